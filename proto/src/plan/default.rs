@@ -1,0 +1,83 @@
+//! What a plan means where it is silent. Each default says why it is what it is.
+
+use std::time::Duration;
+
+use super::{Compression, TlsMode};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// MariaDB's own.
+pub const PORT: u16 = 3306;
+/// Passwords and rows cross a network; less protection than this has to be asked for.
+pub const TLS: TlsMode = TlsMode::VerifyIdentity;
+
+/// Enough to keep every stream of one new shard busy while a batch commits, and with 16 new
+/// shards still a small process.
+pub const DIRECT_BUFFER_BYTES: usize = 8 * MIB;
+/// A round trip to three brokers takes some 10 ms, in which a fast reader sends about 2 MiB; the
+/// rest rides out a leader election. A replicator of three busy old shards stays under 64 MiB.
+pub const KAFKA_BUFFER_BYTES: usize = 8 * MIB;
+/// The largest value of `max_allowed_packet` that is common; a larger row needs a larger limit on
+/// the brokers too, so it has to be asked for.
+pub const MESSAGE_BYTES_MAX: usize = 64 * MIB;
+/// A consumer down over a long weekend still finds its offset.
+pub const RETENTION: Duration = days(7);
+/// Survives a broker's loss during another's maintenance.
+pub const REPLICATION: u16 = 3;
+/// With three replicas: a message acknowledged is on two brokers, and one may be away.
+pub const MIN_INSYNC: u16 = 2;
+/// Halves row data at a cost in CPU that does not show; zstd costs several times that.
+pub const COMPRESSION: Compression = Compression::Lz4;
+
+/// Long enough that the cost of opening a chunk is lost in it, short enough that its keys stay
+/// few and that a purge or a DDL waits no longer than it would for a common query.
+pub const CHUNK_TIME: Duration = Duration::from_millis(200);
+/// Of narrow rows, about what 200 ms read; bounds the touched keys that can matter to one chunk.
+pub const CHUNK_ROWS_MAX: u32 = 20_000;
+/// Of wide rows; four old shards with two chunks each then hold 32 MiB.
+pub const CHUNK_BYTES_MAX: usize = 4 * MIB;
+/// One chunk is read while the other waits for the tail to pass it.
+pub const PARALLEL: u16 = 2;
+/// Ten times what a busy shard writes during a chunk; about 16 MiB of keys at worst.
+pub const TOUCHED_KEYS_MAX: usize = 200_000;
+/// XA branches between prepare and commit live for seconds; a minute covers a slow coordinator.
+pub const XA_GRACE: Duration = Duration::from_secs(60);
+
+/// A fifth of the default lag limit: the newest token is never the reason for a closed gate. Five
+/// small commits a second do not show on a server.
+pub const HEARTBEAT: Duration = Duration::from_millis(200);
+/// A chunk waits for the tail to reach a token written after it: ten times shorter than a chunk
+/// takes keeps that wait out of the copy's time.
+pub const HEARTBEAT_COPYING: Duration = Duration::from_millis(10);
+/// What a restart replays at most, and drops as known; one small write per old shard.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// From 500 rows on a transaction costs the server no less per row; 2000 keep that true of mixed
+/// tables, whose batch is split by table and operation.
+pub const BATCH_ROWS: usize = 2000;
+/// A quarter of MariaDB's default `max_allowed_packet`.
+pub const BATCH_BYTES: usize = 4 * MIB;
+/// A commit takes a few milliseconds: waiting longer for company adds lag and saves little.
+pub const BATCH_AGE: Duration = Duration::from_millis(20);
+/// Sixty times the lag at which the gate would open: by then the other half of a move is here.
+pub const PARKED_AGE_MAX: Duration = Duration::from_secs(60);
+/// Parked rows are looked at after each batch; more than this are no moves of single users.
+pub const PARKED_ROWS_MAX: usize = 10_000;
+
+/// What a cutover may keep writers waiting for at most.
+pub const MAX_LAG: Duration = Duration::from_secs(1);
+/// About a second of a busy shard; catches a lag that a stopped clock would hide.
+pub const MAX_LAG_GROUPS: u64 = 10_000;
+/// Ten times the limit: a lag that was low by accident does not open the gate.
+pub const HOLD: Duration = Duration::from_secs(10);
+
+/// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
+/// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people
+/// give out, the same at every start (two readers with one id push each other out, which is what
+/// a second reader of the same shard shall do), and most likely different for two plans.
+pub const SERVER_ID_RANGE: u32 = 0x6d00_0000;
+
+const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 24 * 60 * 60)
+}

@@ -1,0 +1,172 @@
+//! `[defaults]`, `[[old]]` and `[[new]]`: servers, schemas and how to log in.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::section::{Item, Section};
+use super::{Endpoint, Secret, TlsMode, default};
+use crate::shard::Modulus;
+
+pub(super) const TLS_WORDS: [(&str, TlsMode); 4] = [
+    ("off", TlsMode::Off),
+    ("required", TlsMode::Required),
+    ("verify-ca", TlsMode::VerifyCa),
+    ("verify-identity", TlsMode::VerifyIdentity),
+];
+
+/// What a shard may say, and `[defaults]` for all of them.
+struct Login {
+    host: Option<String>,
+    port: Option<u16>,
+    schema: Option<String>,
+    user: Option<String>,
+    password: Option<Secret>,
+    tls: Option<TlsMode>,
+    tls_ca: Option<PathBuf>,
+}
+
+pub(super) fn read(
+    root: &Section<'_>,
+    plan: &str,
+    old_modulus: Option<Modulus>,
+    new_modulus: Option<Modulus>,
+) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    let defaults = root.section("defaults");
+    let login = read_login(&defaults);
+    let base = defaults.get("server_id_base").and_then(|item| {
+        // Room for every shard of either side above it.
+        item.number(1..=u64::from(u32::MAX - 2 * SIDE)).and_then(|base| u32::try_from(base).ok())
+    });
+    let base = base.unwrap_or_else(|| default_server_ids(plan));
+
+    let mut places = Places::default();
+    let mut side = |key: &'static str, first_id: u32, modulus: Option<Modulus>| {
+        let sections = root.sections(key);
+        let found = sections.len();
+        if let Some(expected) = modulus.map(|modulus| usize::from(modulus.get()))
+            && found != expected
+            && !root.context.broken
+        {
+            let message = format!("modulus.{key} is {expected}, found {found} [[{key}]]");
+            root.fault_at(key, message);
+        }
+        let ids = first_id..=u32::MAX;
+        let read = |(section, id)| read_shard(section, (&defaults, &login), id, &mut places);
+        sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
+    };
+    let old = side("old", base, old_modulus);
+    let new = side("new", base + SIDE, new_modulus);
+    defaults.finish();
+    (old, new)
+}
+
+/// How far the server ids of new shards lie above those of old ones.
+const SIDE: u32 = 2048;
+
+fn default_server_ids(plan: &str) -> u32 {
+    default::SERVER_ID_RANGE + (crc32fast::hash(plan.as_bytes()) & 0xfff) * 2 * SIDE
+}
+
+fn read_login(section: &Section<'_>) -> Login {
+    let name = |item: Item<'_>| item.text_that("1 to 64 characters", is_identifier);
+    let password = section.get("password");
+    let password_file = section.get("password_file");
+    if let (Some(_), Some(file)) = (&password, &password_file) {
+        file.fault("password is given too, expected one of the two");
+    }
+    let password_file = password_file.map(|item| read_password(&item).unwrap_or_default());
+    Login {
+        host: section.get("host").and_then(|item| item.text_that("a host name", is_host)),
+        port: section
+            .get("port")
+            .and_then(|item| item.number(1..=u64::from(u16::MAX)))
+            .and_then(|port| u16::try_from(port).ok()),
+        schema: section.get("schema").and_then(name),
+        user: section.get("user").and_then(|item| {
+            item.text_that("1 to 128 characters", |user| (1..=128).contains(&user.chars().count()))
+        }),
+        // A faulty password stands as an empty one: it is not missing.
+        password: password
+            .map(|item| Secret::new(item.secret().unwrap_or_default()))
+            .or(password_file),
+        tls: section.get("tls").and_then(|item| item.word(&TLS_WORDS)),
+        tls_ca: section.get("tls_ca").and_then(|item| item.file()),
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '/' || c == '@')
+}
+
+pub(super) fn is_identifier(text: &str) -> bool {
+    // MariaDB's limit for the names of schemas, tables and columns.
+    (1..=64).contains(&text.chars().count()) && !text.contains('\0')
+}
+
+/// The file's text; the newline with which editors end it is no part of the password.
+fn read_password(item: &Item<'_>) -> Option<Secret> {
+    let path = item.file()?;
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            Some(Secret::new(line.strip_suffix('\r').unwrap_or(line).to_owned()))
+        }
+        Err(error) => {
+            item.fault(format!("{} cannot be read: {error}", path.display()));
+            None
+        }
+    }
+}
+
+/// What no two shards of a plan may share.
+#[derive(Default)]
+struct Places {
+    schemas: HashMap<(String, u16, String), String>,
+    server_ids: HashMap<u32, String>,
+}
+
+fn read_shard(
+    section: Section<'_>,
+    (defaults, login): (&Section<'_>, &Login),
+    id: u32,
+    places: &mut Places,
+) -> Endpoint {
+    let own = read_login(&section);
+    let id = section.number("replica_server_id", id, 1..=u64::from(u32::MAX));
+    let host = own.host.or_else(|| login.host.clone());
+    let schema = own.schema.or_else(|| login.schema.clone());
+    let user = own.user.or_else(|| login.user.clone());
+    let password = own.password.or_else(|| login.password.clone());
+    let port = own.port.or(login.port).unwrap_or(default::PORT);
+    let in_either = |expected: &str| format!("{expected}, here or in [defaults]");
+    let missing = |absent: bool, key: &'static str, expected: &str| {
+        // A faulty one is a fault already.
+        if absent && !section.has(key) && !defaults.has(key) {
+            section.missing(key, &in_either(expected));
+        }
+    };
+    missing(host.is_none(), "host", "a host name");
+    missing(schema.is_none(), "schema", "a schema");
+    missing(user.is_none(), "user", "an account");
+    missing(password.is_none(), "password", "password or password_file");
+    if let (Some(host), Some(schema)) = (&host, &schema) {
+        let place = (host.to_ascii_lowercase(), port, schema.clone());
+        if let Some(first) = places.schemas.insert(place, section.path.clone()) {
+            section.fault(format!("schema {schema} on {host}:{port} is that of {first} too"));
+        }
+    }
+    if let Some(first) = places.server_ids.insert(id, section.path.clone()) {
+        section.fault_at("replica_server_id", format!("{id} is that of {first} too"));
+    }
+    section.finish();
+    Endpoint {
+        host: host.unwrap_or_default(),
+        port,
+        schema: schema.unwrap_or_default(),
+        user: user.unwrap_or_default(),
+        password: password.unwrap_or_default(),
+        tls: own.tls.or(login.tls).unwrap_or(default::TLS),
+        tls_ca: own.tls_ca.or_else(|| login.tls_ca.clone()),
+        replica_server_id: id,
+    }
+}

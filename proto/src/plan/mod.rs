@@ -1,0 +1,219 @@
+//! The plan: the one TOML file that describes a reshard. Every command and daemon takes it.
+//!
+//! This module is what a plan says once it has been read and found whole; `parse` turns TOML and
+//! the environment into it, or into every fault at once.
+
+pub mod default;
+mod endpoint;
+mod fault;
+mod log;
+mod nearest;
+mod parse;
+mod policy;
+mod quantity;
+mod render;
+mod section;
+mod table;
+mod variable;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::fault::{Fault, PlanErrors};
+pub use self::parse::SHARDS_MAX;
+use crate::rule::ShardRule;
+use crate::shard::{Modulus, NewShard, OldShard};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub name: String,
+    pub old_modulus: Modulus,
+    pub new_modulus: Modulus,
+    /// Index = old shard number; as many as the old modulus.
+    pub old: Vec<Endpoint>,
+    /// Index = new shard number; as many as the new modulus.
+    pub new: Vec<Endpoint>,
+    /// Index = table number on the wire.
+    pub tables: Vec<Table>,
+    pub log: Log,
+    pub snapshot: Snapshot,
+    pub reader: Reader,
+    pub apply: Apply,
+    pub gate: Gate,
+    pub check: Check,
+    pub http: Http,
+}
+
+/// A server, a schema on it, and how to log in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+    pub schema: String,
+    pub user: String,
+    pub password: Secret,
+    pub tls: TlsMode,
+    /// PEM file of the certificate authority; the system's roots without it.
+    pub tls_ca: Option<PathBuf>,
+    /// The server id under which the reader of this shard registers as a replica. Unless the plan
+    /// names one: `server_id_base` plus the number of an old shard, or plus 2048 and the number
+    /// of a new one; without a base see [`default::SERVER_ID_RANGE`].
+    pub replica_server_id: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Off,
+    /// Encrypted, whoever answers.
+    Required,
+    /// Encrypted, certificate signed by a known authority.
+    VerifyCa,
+    /// The same, and issued for the host name connected to.
+    VerifyIdentity,
+}
+
+/// A password: never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    pub name: String,
+    pub placement: Placement,
+}
+
+/// Which shards hold a row of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Placement {
+    /// The one that the rule finds from the value of this column.
+    Sharded { key: String, rule: ShardRule },
+    /// All of them; one old shard feeds all new ones.
+    Broadcast { source: OldShard },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Log {
+    /// Bounded in-process channels; `buffer_bytes` for each new shard.
+    Direct {
+        buffer_bytes: usize,
+    },
+    Kafka(KafkaLog),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct KafkaLog {
+    pub brokers: String,
+    /// `modshift.<plan>.changes` unless the plan names another.
+    pub topic: String,
+    pub replication: u16,
+    pub min_insync: u16,
+    /// How long Kafka keeps a change: the longest a consumer may be down.
+    pub retention: Duration,
+    /// Largest message, hence the largest row that passes.
+    pub message_bytes_max: usize,
+    pub compression: Compression,
+    /// Bytes in flight to the brokers, per old shard.
+    pub buffer_bytes: usize,
+    /// Further librdkafka properties, for security settings. Values may hold secrets.
+    pub properties: Vec<(String, Secret)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Lz4,
+    Zstd,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// What one chunk should take to read.
+    pub chunk_time: Duration,
+    /// Upper bounds of one chunk, whatever its time.
+    pub chunk_rows_max: u32,
+    pub chunk_bytes_max: usize,
+    /// Chunks of one old shard in flight at once.
+    pub parallel: u16,
+    /// Keys touched by the tail that are remembered per table while its chunks are in flight.
+    pub touched_keys_max: usize,
+    /// How long keys committed by XA stay untrusted, and how long the tail must have run first
+    /// on a server that has seen XA.
+    pub xa_grace: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reader {
+    /// Token interval when nothing is being copied; the resolution of time lag.
+    pub heartbeat: Duration,
+    /// Token interval while chunks are in flight.
+    pub heartbeat_copying: Duration,
+    /// How often the resume point is written.
+    pub progress_interval: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Apply {
+    pub batch_rows: usize,
+    pub batch_bytes: usize,
+    /// How long the first change of a batch waits for company.
+    pub batch_age: Duration,
+    /// A parked row that its peers have had this long to make room for is a true duplicate.
+    pub parked_age_max: Duration,
+    pub parked_rows_max: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    pub max_lag: Duration,
+    /// Event groups that a new shard may be behind an old one, modshift's own left out.
+    pub max_lag_groups: u64,
+    pub hold: Duration,
+    /// How old the last clean verification may be; `None`: not asked for, and said to be so.
+    pub verify_age: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Check {
+    /// Names or `*` patterns of tables, views, routines, triggers and events left behind on
+    /// purpose.
+    pub ignore: Vec<String>,
+    /// Accept `sync_binlog` or `innodb_flush_log_at_trx_commit` other than 1.
+    pub accept_unsafe_durability: bool,
+    /// Accept accounts that may switch `binlog_format` or `sql_log_bin` in their session.
+    pub accept_session_binlog_control: bool,
+}
+
+/// Where the daemons listen. `None`: loopback and the default port of the command.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Http {
+    pub replicator: Option<String>,
+    pub consumer: Option<String>,
+    pub run: Option<String>,
+}
+
+impl Plan {
+    pub fn old_shards(&self) -> impl Iterator<Item = OldShard> + use<> {
+        (0..self.old_modulus.get()).map(OldShard)
+    }
+
+    pub fn new_shards(&self) -> impl Iterator<Item = NewShard> + use<> {
+        (0..self.new_modulus.get()).map(NewShard)
+    }
+}

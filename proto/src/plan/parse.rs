@@ -1,0 +1,112 @@
+//! From text and environment to a plan, or to every fault at once.
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use super::fault::{Fault, Faults, PlanErrors};
+use super::section::{Context, Section};
+use super::{Plan, endpoint, log, policy, table};
+use crate::shard::Modulus;
+
+/// A reshard of more shards than this is no longer one operation; server ids leave room for it.
+pub const SHARDS_MAX: u16 = 1024;
+
+impl Plan {
+    /// Reads a plan from TOML text; relative paths start at the working directory. A
+    /// `password_file` is read; nothing else is touched.
+    pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Plan, PlanErrors> {
+        parse_in(text, env, Path::new(""))
+    }
+
+    /// Reads a plan from a file, with the process's environment; relative paths start at the
+    /// file's folder.
+    pub fn load(path: impl AsRef<Path>) -> Result<Plan, PlanErrors> {
+        let path = path.as_ref();
+        let file = Some(path.to_owned());
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let message = format!("the plan cannot be read: {error}");
+            let fault = Fault { line: 0, column: 0, path: String::new(), message };
+            PlanErrors { file: file.clone(), faults: vec![fault] }
+        })?;
+        let env = |name: &str| std::env::var(name).ok();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        parse_in(&text, &env, folder).map_err(|errors| PlanErrors { file, ..errors })
+    }
+}
+
+fn parse_in(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    folder: &Path,
+) -> Result<Plan, PlanErrors> {
+    let faults = Faults::new(text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        faults.add(error.span().unwrap_or(0..0), "", error.message());
+    }
+    let context = Context { faults, env, folder, broken: !errors.is_empty() };
+    let plan = read(Section::root(&context, &document));
+    match plan {
+        Some(plan) if context.faults.is_empty() => Ok(plan),
+        _ => Err(PlanErrors { file: None, faults: context.faults.into_sorted() }),
+    }
+}
+
+/// Reads every part even if one before it has faults.
+fn read(root: Section<'_>) -> Option<Plan> {
+    let name = root
+        .required("name", NAME)
+        .and_then(|item| item.text_that(NAME, is_name))
+        .unwrap_or_default();
+    let modulus = root.section("modulus");
+    if !root.has("modulus") {
+        root.missing("modulus", "{ old = N, new = M }");
+    }
+    let old_modulus = read_modulus(&modulus, "old", root.has("modulus"));
+    let new_modulus = read_modulus(&modulus, "new", root.has("modulus"));
+    if old_modulus.is_some() && old_modulus == new_modulus {
+        modulus.fault("old and new are the same: nothing would move");
+    }
+    modulus.finish();
+    let (old, new) = endpoint::read(&root, &name, old_modulus, new_modulus);
+    let tables = table::read(&root, old_modulus);
+    let log = log::read(&root, &name);
+    let snapshot = policy::snapshot(&root);
+    let reader = policy::reader(&root);
+    let apply = policy::apply(&root);
+    let gate = policy::gate(&root, &reader);
+    let check = policy::check(&root);
+    let http = policy::http(&root);
+    root.finish();
+    let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
+    Some(Plan {
+        name,
+        old_modulus,
+        new_modulus,
+        old,
+        new,
+        tables,
+        log,
+        snapshot,
+        reader,
+        apply,
+        gate,
+        check,
+        http,
+    })
+}
+
+const NAME: &str = "1 to 64 characters of a-z, 0-9, _ and -";
+
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    !text.is_empty() && text.len() <= 64 && text.chars().all(allowed)
+}
+
+fn read_modulus(section: &Section<'_>, key: &'static str, required: bool) -> Option<Modulus> {
+    let expected = "the number of shards";
+    let item = if required { section.required(key, expected) } else { section.get(key) };
+    let number = item?.number(1..=u64::from(SHARDS_MAX))?;
+    u16::try_from(number).ok().and_then(Modulus::new)
+}

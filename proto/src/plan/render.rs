@@ -1,0 +1,161 @@
+//! The effective plan as TOML: defaults filled in, secrets redacted.
+
+use std::fmt::Write as _;
+
+use toml::Value;
+
+use super::endpoint::TLS_WORDS;
+use super::log::COMPRESSION_WORDS;
+use super::quantity::{format_duration, format_size};
+use super::{Endpoint, Log, Placement, Plan, Secret};
+use crate::rule::ShardRule;
+
+/// Stands for every secret, and reads as a password that no one has.
+const REDACTED: &str = "<redacted>";
+
+impl Plan {
+    /// The plan as it is understood. Reads back as the same plan, secrets aside.
+    pub fn render_redacted(&self) -> String {
+        let mut out = Rendered(String::new());
+        out.text("name", &self.name);
+        let (old, new) = (self.old_modulus, self.new_modulus);
+        out.line("modulus", format_args!("{{ old = {old}, new = {new} }}"));
+        self.render_log(&mut out);
+        for (key, shards) in [("old", &self.old), ("new", &self.new)] {
+            shards.iter().for_each(|shard| render_endpoint(key, shard, &mut out));
+        }
+        for table in &self.tables {
+            out.head("[[table]]");
+            out.text("name", &table.name);
+            match &table.placement {
+                Placement::Broadcast { source } => out.line("broadcast", source.0),
+                Placement::Sharded { key, rule } => {
+                    out.text("key", key);
+                    out.text("rule", rule.name());
+                    if let ShardRule::Crc32 { charset } = rule {
+                        out.text("charset", charset.name());
+                    }
+                }
+            }
+        }
+        self.render_policies(&mut out);
+        out.0
+    }
+
+    fn render_log(&self, out: &mut Rendered) {
+        out.head("[log]");
+        match &self.log {
+            Log::Direct { buffer_bytes } => {
+                out.text("kind", "direct");
+                out.size("buffer_bytes", *buffer_bytes);
+            }
+            Log::Kafka(kafka) => {
+                out.text("kind", "kafka");
+                out.text("brokers", &kafka.brokers);
+                out.text("topic", &kafka.topic);
+                out.line("replication", kafka.replication);
+                out.line("min_insync", kafka.min_insync);
+                out.text("retention", &format_duration(kafka.retention));
+                out.size("message_bytes_max", kafka.message_bytes_max);
+                out.text("compression", word(&COMPRESSION_WORDS, kafka.compression));
+                out.size("buffer_bytes", kafka.buffer_bytes);
+                if !kafka.properties.is_empty() {
+                    out.head("[log.properties]");
+                }
+                for (name, Secret(_)) in &kafka.properties {
+                    // Unquoted, the dots would make tables of it.
+                    out.text(&format!("\"{name}\""), REDACTED);
+                }
+            }
+        }
+    }
+
+    fn render_policies(&self, out: &mut Rendered) {
+        out.head("[snapshot]");
+        out.text("chunk_time", &format_duration(self.snapshot.chunk_time));
+        out.line("chunk_rows_max", self.snapshot.chunk_rows_max);
+        out.size("chunk_bytes_max", self.snapshot.chunk_bytes_max);
+        out.line("parallel", self.snapshot.parallel);
+        out.line("touched_keys_max", self.snapshot.touched_keys_max);
+        out.text("xa_grace", &format_duration(self.snapshot.xa_grace));
+        out.head("[reader]");
+        out.text("heartbeat", &format_duration(self.reader.heartbeat));
+        out.text("heartbeat_copying", &format_duration(self.reader.heartbeat_copying));
+        out.text("progress_interval", &format_duration(self.reader.progress_interval));
+        out.head("[apply]");
+        out.line("batch_rows", self.apply.batch_rows);
+        out.size("batch_bytes", self.apply.batch_bytes);
+        out.text("batch_age", &format_duration(self.apply.batch_age));
+        out.text("parked_age_max", &format_duration(self.apply.parked_age_max));
+        out.line("parked_rows_max", self.apply.parked_rows_max);
+        out.head("[gate]");
+        out.text("max_lag", &format_duration(self.gate.max_lag));
+        out.line("max_lag_groups", self.gate.max_lag_groups);
+        out.text("hold", &format_duration(self.gate.hold));
+        match self.gate.verify_age {
+            Some(age) => out.text("verify_age", &format_duration(age)),
+            None => out.0.push_str("# verify_age is not configured\n"),
+        }
+        out.head("[check]");
+        let ignore: Vec<String> = self.check.ignore.iter().map(|text| quote(text)).collect();
+        out.line("ignore", format_args!("[{}]", ignore.join(", ")));
+        out.line("accept_unsafe_durability", self.check.accept_unsafe_durability);
+        out.line("accept_session_binlog_control", self.check.accept_session_binlog_control);
+        out.head("[http]");
+        let http = &self.http;
+        for (key, address) in
+            [("replicator", &http.replicator), ("consumer", &http.consumer), ("run", &http.run)]
+        {
+            if let Some(address) = address {
+                out.text(key, address);
+            }
+        }
+    }
+}
+
+fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered) {
+    out.head(&format!("[[{key}]]"));
+    out.text("host", &endpoint.host);
+    out.line("port", endpoint.port);
+    out.text("schema", &endpoint.schema);
+    out.text("user", &endpoint.user);
+    out.text("password", REDACTED);
+    out.text("tls", word(&TLS_WORDS, endpoint.tls));
+    if let Some(file) = &endpoint.tls_ca {
+        out.text("tls_ca", &file.to_string_lossy());
+    }
+    out.line("replica_server_id", endpoint.replica_server_id);
+}
+
+fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words.iter().find(|&&(_, known)| known == value).map_or("", |&(word, _)| word)
+}
+
+/// A TOML string that reads back as the text, `${` included.
+fn quote(text: &str) -> String {
+    Value::String(text.replace("${", "$${")).to_string()
+}
+
+/// TOML text under construction.
+struct Rendered(String);
+
+impl Rendered {
+    fn head(&mut self, head: &str) {
+        self.0.push('\n');
+        self.0.push_str(head);
+        self.0.push('\n');
+    }
+
+    fn line(&mut self, key: &str, value: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.line(key, quote(value));
+    }
+
+    fn size(&mut self, key: &str, bytes: usize) {
+        self.text(key, &format_size(bytes as u64));
+    }
+}
