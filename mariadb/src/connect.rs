@@ -1,0 +1,135 @@
+//! Opening a connection: TLS, login, and a session in a known state.
+//!
+//! Connections never come from a pool: each belongs to one task, and a session that was set up for
+//! exact values is never handed to someone who expects another.
+
+use std::time::Duration;
+
+use modshift_proto::plan::{Endpoint, TlsMode};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder};
+
+use crate::error::{self, ServerError};
+use crate::tls;
+
+/// Name lookup, TCP, TLS and login together. Enough for a server across a continent under load,
+/// short enough that a dead address does not hold up its task.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections (a tail between two quiet hours) notice a host that vanished without a word.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// The protocol's bound. Left to itself the driver takes the server's `max_allowed_packet` as its
+/// own limit, for reading too: a larger row or event then fails (and a bulk execute is split,
+/// which loses parameter types). What a server accepts is the sender's business:
+/// see [`ServerFacts`](crate::ServerFacts).
+const PACKET_BYTES_MAX: usize = 1 << 30;
+/// A few statements for each table of a plan stay prepared.
+const STATEMENTS_CACHED: usize = 256;
+
+/// Values in and out exactly as stored: no character set conversion, no time zone, no calendar, no
+/// AUTO_INCREMENT for 0, no foreign keys and constraints judged again, and an error for whatever
+/// does not fit. A reader of a large chunk may pause for ten minutes: what follows it may be slow.
+const EXACT_SESSION: &str = "SET NAMES binary, time_zone = '+00:00', \
+     sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO', \
+     foreign_key_checks = 0, check_constraint_checks = 0, net_write_timeout = 600, \
+     autocommit = 1, idle_write_transaction_timeout = 10";
+/// Ten seconds of nothing inside a transaction that has written are a process that is frozen (or
+/// its host): the server ends it, and whoever takes over does not wait for its locks for ever.
+const PLAIN_SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', autocommit = 1, \
+     idle_write_transaction_timeout = 10";
+/// The text of statements in the binlog of a new shard costs up to two thirds of its size.
+const NO_ANNOTATIONS: &str = "SET binlog_annotate_row_events = 0";
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// Text in utf8mb4, times in UTC: catalog, control tables, settings.
+    Plain,
+    /// Rows of planned tables, read and written.
+    Exact,
+}
+
+/// How errors and logs call a server: `host:port/schema`.
+pub fn label(endpoint: &Endpoint) -> String {
+    format!("{}:{}/{}", endpoint.host, endpoint.port, endpoint.schema)
+}
+
+pub async fn connect(endpoint: &Endpoint, session: Session) -> Result<Conn, ServerError> {
+    let mut conn = open(endpoint).await?;
+    let (set, doing) = match session {
+        Session::Plain => (PLAIN_SESSION, "setting up a session"),
+        Session::Exact => (EXACT_SESSION, "setting up a session for exact values"),
+    };
+    conn.query_drop(set).await.map_err(|error| error::of(&label(endpoint), doing, error))?;
+    if session == Session::Exact {
+        // Not every version lets every account do so, and it is a matter of size only.
+        match conn.query_drop(NO_ANNOTATIONS).await {
+            Ok(()) | Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(error::of(&label(endpoint), doing, error)),
+        }
+    }
+    Ok(conn)
+}
+
+/// A connection as the server gives it, for the binlog reader, which sets up its own session.
+pub async fn open(endpoint: &Endpoint) -> Result<Conn, ServerError> {
+    let error = match attempt(endpoint, opts(endpoint)).await? {
+        Ok(conn) => return Ok(conn),
+        Err(error) => error,
+    };
+    // The certificate passed its authority's check and is for another name, which verify-ca
+    // allows and the driver does not: once more, asking for a name that it has.
+    let name = tls::presented_name(&error).filter(|_| endpoint.tls == TlsMode::VerifyCa);
+    let Some(name) = name else { return Err(of_connecting(endpoint, error)) };
+    let tls = tls::options(endpoint).map(|tls| tls.with_danger_tls_hostname_override(Some(name)));
+    attempt(endpoint, builder(endpoint).ssl_opts(tls).into())
+        .await?
+        .map_err(|error| of_connecting(endpoint, error))
+}
+
+/// Options of every connection.
+pub fn opts(endpoint: &Endpoint) -> Opts {
+    builder(endpoint).into()
+}
+
+fn builder(endpoint: &Endpoint) -> OptsBuilder {
+    OptsBuilder::default()
+        .ip_or_hostname(endpoint.host.clone())
+        .tcp_port(endpoint.port)
+        .user(Some(endpoint.user.clone()))
+        .pass(Some(endpoint.password.expose()))
+        .db_name(Some(endpoint.schema.clone()))
+        .prefer_socket(false)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(TCP_KEEPALIVE))
+        .max_allowed_packet(Some(PACKET_BYTES_MAX))
+        // Spares a query: only a pool reads it.
+        .wait_timeout(Some(28_800))
+        .stmt_cache_size(STATEMENTS_CACHED)
+        .ssl_opts(tls::options(endpoint))
+}
+
+async fn attempt(
+    endpoint: &Endpoint,
+    opts: Opts,
+) -> Result<Result<Conn, mysql_async::Error>, ServerError> {
+    tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(opts)).await.map_err(|_| {
+        ServerError::Unreachable {
+            at: label(endpoint),
+            detail: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+        }
+    })
+}
+
+fn of_connecting(endpoint: &Endpoint, error: mysql_async::Error) -> ServerError {
+    match error::of(&label(endpoint), "connecting", error) {
+        ServerError::Lost { at, detail, .. } => ServerError::Unreachable { at, detail },
+        other => other,
+    }
+}
+
+/// The [`label`] of the server behind a connection.
+pub fn label_of(conn: &Conn) -> String {
+    let opts = conn.opts();
+    let schema = opts.db_name().unwrap_or_default();
+    format!("{}:{}/{schema}", opts.ip_or_hostname(), opts.tcp_port())
+}

@@ -1,0 +1,346 @@
+//! What a server or the way to it can answer with, sorted by what to do about it.
+//!
+//! Every failed call goes through [`of`]. An error says where (`host:port/schema`), what was being
+//! done, and either the fact that stopped it or the driver's own words. Unclassified means halt.
+
+use mysql_async::{DriverError, Error, IoError};
+
+/// Retry, or stop and say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The world outside: back off and try again.
+    Retry,
+    /// A fact that trying again cannot change: stop the stream, keep the position, close the gate.
+    Halt,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{at} cannot be reached: {detail}")]
+    Unreachable { at: String, detail: String },
+    /// The outcome of a COMMIT that ends so is unknown.
+    #[error("{at}: connection lost while {doing}: {detail}")]
+    Lost { at: String, doing: &'static str, detail: String },
+    #[error("{at}: TLS: {detail}")]
+    Tls { at: String, detail: String },
+    #[error("{at} refused the login: {message}")]
+    Login { at: String, code: u16, message: String },
+    #[error("{at}: missing privilege {missing} while {doing}: {message}")]
+    Privilege { at: String, doing: &'static str, code: u16, missing: String, message: String },
+    #[error("{at}: {message}")]
+    NoSchema { at: String, message: String },
+    /// Another transaction was in the way; this one, or its statement, has been rolled back.
+    #[error("{at}: {message} while {doing}")]
+    Conflict { at: String, doing: &'static str, code: u16, message: String },
+    /// Full, starting, stopping or out of connections.
+    #[error("{at} is not able just now while {doing}: {message}")]
+    Busy { at: String, doing: &'static str, code: u16, message: String },
+    #[error("{at} is read-only while {doing}: {message}")]
+    ReadOnly { at: String, doing: &'static str, message: String },
+    #[error("{at}: a reader with the same replica_server_id has taken over: {message}")]
+    ReplicaIdTaken { at: String, code: u16, message: String },
+    #[error("{at} cannot send its binlog: {message}")]
+    Binlog { at: String, message: String },
+    #[error("{at}: a packet is larger than max_allowed_packet while {doing}: {message}")]
+    TooLarge { at: String, doing: &'static str, message: String },
+    /// Any other error of the server: code, SQLSTATE and text as it sent them.
+    #[error("{at}: error {code} ({state}) while {doing}: {message}")]
+    Statement { at: String, doing: &'static str, code: u16, state: String, message: String },
+    #[error("{at}: {doing}: {detail}")]
+    Driver { at: String, doing: &'static str, detail: String },
+}
+
+impl ServerError {
+    pub fn class(&self) -> Class {
+        match self {
+            ServerError::Unreachable { .. }
+            | ServerError::Lost { .. }
+            | ServerError::Conflict { .. }
+            | ServerError::Busy { .. }
+            | ServerError::ReadOnly { .. } => Class::Retry,
+            ServerError::Tls { .. }
+            | ServerError::Login { .. }
+            | ServerError::Privilege { .. }
+            | ServerError::NoSchema { .. }
+            | ServerError::ReplicaIdTaken { .. }
+            | ServerError::Binlog { .. }
+            | ServerError::TooLarge { .. }
+            | ServerError::Statement { .. }
+            | ServerError::Driver { .. } => Class::Halt,
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            ServerError::Unreachable { .. } => {
+                "check host and port in the plan, the server and the network"
+            }
+            ServerError::Tls { .. } => {
+                "check tls and tls_ca in the plan; the certificate must carry the host name as a \
+                 subjectAltName"
+            }
+            ServerError::Login { .. } => {
+                "check user and password in the plan and the account's host"
+            }
+            ServerError::Privilege { missing, .. } => {
+                return Some(format!("GRANT {missing} TO the account of the plan"));
+            }
+            ServerError::NoSchema { .. } => "create the schema, or correct its name in the plan",
+            ServerError::ReadOnly { .. } => {
+                "point the plan at the primary, or end read_only on this server"
+            }
+            ServerError::ReplicaIdTaken { .. } => {
+                "stop the other reader, or give each a replica_server_id of its own"
+            }
+            ServerError::Binlog { message, .. } if is_purged(message) => {
+                "the changes since the resume point are gone: start from a fresh copy, and keep \
+                 binlogs longer (expire_logs_days, slave_connections_needed_for_purge)"
+            }
+            ServerError::TooLarge { .. } => "raise max_allowed_packet on this server",
+            ServerError::Busy { code: 1040 | 1203 | 1226, .. } => {
+                "raise max_connections or the account's limits"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// The server's error number, where the server answered at all.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            ServerError::Login { code, .. }
+            | ServerError::Privilege { code, .. }
+            | ServerError::Conflict { code, .. }
+            | ServerError::Busy { code, .. }
+            | ServerError::ReplicaIdTaken { code, .. }
+            | ServerError::Statement { code, .. } => Some(*code),
+            ServerError::NoSchema { .. } => Some(1049),
+            ServerError::ReadOnly { .. } => Some(1290),
+            ServerError::Binlog { .. } => Some(1236),
+            ServerError::TooLarge { .. } => Some(1153),
+            ServerError::Unreachable { .. }
+            | ServerError::Lost { .. }
+            | ServerError::Tls { .. }
+            | ServerError::Driver { .. } => None,
+        }
+    }
+
+    /// The connection is gone: open another, and re-read the watermark after a COMMIT.
+    pub fn is_connection_lost(&self) -> bool {
+        matches!(self, ServerError::Lost { .. } | ServerError::Unreachable { .. })
+    }
+
+    /// Name of the unique key that a duplicate (1062) hit, `PRIMARY` for the primary key.
+    pub fn duplicate_key(&self) -> Option<&str> {
+        match self {
+            ServerError::Statement { code: 1062, message, .. } => duplicate_key(message),
+            _ => None,
+        }
+    }
+}
+
+/// Classifies what the driver returned. `doing` completes "while …".
+pub fn of(at: &str, doing: &'static str, error: Error) -> ServerError {
+    let at = at.to_owned();
+    match error {
+        Error::Server(error) => of_server(at, doing, error),
+        Error::Io(IoError::Io(error)) => {
+            // TLS faults after the handshake's start arrive as io errors of this kind.
+            if error.kind() == std::io::ErrorKind::InvalidData {
+                ServerError::Tls { at, detail: error.to_string() }
+            } else {
+                ServerError::Lost { at, doing, detail: error.to_string() }
+            }
+        }
+        Error::Io(IoError::Tls(error)) => ServerError::Tls { at, detail: error.to_string() },
+        Error::Driver(DriverError::ConnectionClosed) => {
+            ServerError::Lost { at, doing, detail: "closed by the server".to_owned() }
+        }
+        // A server that ends an idle connection may leave a last packet that nobody asked for;
+        // the next command finds it. Nothing of that command has been run.
+        Error::Driver(DriverError::PacketOutOfOrder) => {
+            ServerError::Lost { at, doing, detail: "packet out of order".to_owned() }
+        }
+        Error::Driver(error @ DriverError::NoClientSslFlagFromServer) => {
+            ServerError::Tls { at, detail: error.to_string() }
+        }
+        Error::Driver(
+            error @ (DriverError::UnknownAuthPlugin { .. }
+            | DriverError::MysqlOldPasswordDisabled
+            | DriverError::CleartextPluginDisabled),
+        ) => ServerError::Login { at, code: 0, message: error.to_string() },
+        Error::Driver(error @ DriverError::PacketTooLarge) => {
+            ServerError::TooLarge { at, doing, message: error.to_string() }
+        }
+        Error::Driver(error) => ServerError::Driver { at, doing, detail: driver_detail(&error) },
+        Error::Other(error) => ServerError::Driver { at, doing, detail: error.to_string() },
+        Error::Url(error) => ServerError::Driver { at, doing, detail: error.to_string() },
+    }
+}
+
+/// Error numbers: <https://mariadb.com/kb/en/mariadb-error-code-reference/>.
+fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -> ServerError {
+    let mysql_async::ServerError { code, message, state } = error;
+    match code {
+        // Access denied; unknown plugin; host not allowed or blocked; expired, locked.
+        1045 | 1129 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 4151 => {
+            ServerError::Login { at, code, message }
+        }
+        1044 | 1142 | 1143 | 1227 | 1370 => {
+            let missing = missing_privilege(code, &message);
+            ServerError::Privilege { at, doing, code, missing, message }
+        }
+        1049 => ServerError::NoSchema { at, message },
+        // Lock wait timeout, deadlock, row changed since the snapshot, table changed since the
+        // snapshot, statement to be prepared again.
+        1205 | 1213 | 1020 | 1412 | 1615 => ServerError::Conflict { at, doing, code, message },
+        // Disk full (the server waits by itself), connections or memory used up, shutting down,
+        // a Galera node not ready, interrupted (KILL QUERY, max_statement_time).
+        1021 | 1040 | 1041 | 1047 | 1053 | 1079 | 1203 | 1226 | 1317 | 1969 => {
+            ServerError::Busy { at, doing, code, message }
+        }
+        // The network under the server's feet; the connection killed.
+        1080 | 1152 | 1158..=1161 | 1184 | 1927 | 2006 | 2013 => {
+            ServerError::Lost { at, doing, detail: message }
+        }
+        // Also said of --secure-file-priv and others, which no retry mends.
+        1290 if message.contains("read-only") || message.contains("read_only") => {
+            ServerError::ReadOnly { at, doing, message }
+        }
+        1836 => ServerError::ReadOnly { at, doing, message },
+        1153 => ServerError::TooLarge { at, doing, message },
+        // A parameter sent in parts, as the driver does with large ones.
+        1105 if message.contains("max_allowed_packet") => {
+            ServerError::TooLarge { at, doing, message }
+        }
+        4052 => ServerError::ReplicaIdTaken { at, code, message },
+        // The dump thread says 1236 for this, too.
+        1236 if message.contains("same server_uuid/server_id") => {
+            ServerError::ReplicaIdTaken { at, code, message }
+        }
+        1236 => ServerError::Binlog { at, message },
+        _ => ServerError::Statement { at, doing, code, state, message },
+    }
+}
+
+/// The driver's own text would print values.
+fn driver_detail(error: &DriverError) -> String {
+    match error {
+        DriverError::FromValue { .. } => "a value of another type than expected".to_owned(),
+        DriverError::FromRow { .. } => "a row of other columns than expected".to_owned(),
+        DriverError::UnexpectedPacket { payload } => {
+            format!("unexpected packet of {} bytes", payload.len())
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What to grant, out of the server's sentence.
+fn missing_privilege(code: u16, message: &str) -> String {
+    let between = |from: &str, to: &str| {
+        let rest = &message[message.find(from)? + from.len()..];
+        Some(rest[..rest.find(to)?].to_owned())
+    };
+    let found = match code {
+        // SELECT command denied to user 'a'@'b' for table `d`.`t`
+        1142 | 1143 | 1370 => message.split_once(" command denied to ").map(|(what, rest)| {
+            let on = rest.split_once(" for table ").or_else(|| rest.split_once(" for routine "));
+            match on {
+                Some((_, on)) => format!("{what} ON {on}"),
+                None => what.to_owned(),
+            }
+        }),
+        // you need (at least one of) the BINLOG MONITOR privilege(s) for this operation
+        1227 => between("(at least one of) the ", " privilege").map(|p| format!("{p} ON *.*")),
+        // Access denied for user 'a'@'b' to database 'd'
+        1044 => message.rsplit_once(" to database ").map(|(_, db)| format!("access ON {db}.*")),
+        _ => None,
+    };
+    found.unwrap_or_else(|| "for this operation".to_owned())
+}
+
+/// `Duplicate entry 'x' for key 'name'`: the value may itself hold quotes, so from the end.
+fn duplicate_key(message: &str) -> Option<&str> {
+    let (_, key) = message.rsplit_once(" for key '")?;
+    key.strip_suffix('\'')
+}
+
+fn is_purged(message: &str) -> bool {
+    message.contains("purged") || message.contains("Could not find first log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(code: u16, message: &str, class: Class, shown: &str) {
+        let error = mysql_async::ServerError {
+            code,
+            message: message.to_owned(),
+            state: "HY000".to_owned(),
+        };
+        let error = of("db:3306/shard", "reading", Error::Server(error));
+        assert_eq!(error.to_string(), shown);
+        assert_eq!(error.class(), class);
+        assert_eq!(error.code(), if error.is_connection_lost() { None } else { Some(code) });
+    }
+
+    #[test]
+    fn a_missing_privilege_is_named() {
+        check(
+            1142,
+            "SELECT command denied to user 'm'@'h' for table `d`.`t`",
+            Class::Halt,
+            "db:3306/shard: missing privilege SELECT ON `d`.`t` while reading: \
+             SELECT command denied to user 'm'@'h' for table `d`.`t`",
+        );
+        check(
+            1227,
+            "Access denied; you need (at least one of) the BINLOG MONITOR privilege(s) for this \
+             operation",
+            Class::Halt,
+            "db:3306/shard: missing privilege BINLOG MONITOR ON *.* while reading: \
+             Access denied; you need (at least one of) the BINLOG MONITOR privilege(s) for this \
+             operation",
+        );
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_retried_and_nothing_else() {
+        check(1213, "Deadlock", Class::Retry, "db:3306/shard: Deadlock while reading");
+        check(
+            1927,
+            "Connection was killed",
+            Class::Retry,
+            "db:3306/shard: connection lost while reading: Connection was killed",
+        );
+        check(
+            1290,
+            "The MariaDB server is running with the --read-only option",
+            Class::Retry,
+            "db:3306/shard is read-only while reading: \
+             The MariaDB server is running with the --read-only option",
+        );
+        check(
+            1290,
+            "The MariaDB server is running with the --secure-file-priv option",
+            Class::Halt,
+            "db:3306/shard: error 1290 (HY000) while reading: \
+             The MariaDB server is running with the --secure-file-priv option",
+        );
+        check(
+            1406,
+            "Data too long",
+            Class::Halt,
+            "db:3306/shard: error 1406 (HY000) while reading: Data too long",
+        );
+    }
+
+    #[test]
+    fn the_key_of_a_duplicate_is_found_whatever_the_value() {
+        assert_eq!(duplicate_key("Duplicate entry 'a' for key 'b'' for key 'uk'"), Some("uk"));
+        assert_eq!(duplicate_key("Duplicate entry '1' for key 'PRIMARY'"), Some("PRIMARY"));
+        assert_eq!(duplicate_key("Duplicate"), None);
+    }
+}

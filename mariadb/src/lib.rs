@@ -1,0 +1,20 @@
+//! One way to talk to a MariaDB server: connect, learn what its tables are, carry values exactly.
+
+pub mod catalog;
+mod column_type;
+pub mod connect;
+pub mod control;
+pub mod error;
+pub mod grants;
+mod literal;
+mod order;
+pub mod server;
+mod tls;
+pub mod value;
+
+pub use catalog::CatalogError;
+pub use connect::{Session, connect};
+pub use error::{Class, ServerError};
+pub use grants::Grants;
+pub use mysql_async::{Conn, Value};
+pub use server::ServerFacts;

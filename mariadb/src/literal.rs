@@ -1,0 +1,174 @@
+//! Cells as SQL literals, for paging through a table by its primary key.
+//!
+//! A literal compares under the column's own type, character set and collation, so that
+//! `column > literal` is a range on the index and its order is the index's order.
+
+use std::fmt::Write as _;
+
+use modshift_proto::row::{cell_datetime, cell_double, cell_float, cell_int, cell_uint};
+use modshift_proto::schema::{Column, DataType};
+
+use crate::order;
+use crate::value::{DECIMAL_LEN_MAX, ValueError, canonical_decimal, cell_date, quote};
+
+/// A literal for one cell of a column, for a [`Session::Exact`](crate::Session) connection.
+pub fn literal(column: &Column, cell: &[u8]) -> Result<String, ValueError> {
+    use DataType as T;
+    Ok(match column.data {
+        T::Int { unsigned: false, .. } => cell_int(cell)?.to_string(),
+        T::Int { unsigned: true, .. } | T::Year | T::Bit { .. } | T::Enum | T::Set => {
+            cell_uint(cell)?.to_string()
+        }
+        // Shortest digits that read back as the same double; a FLOAT compares as one, so it is
+        // widened first.
+        T::Float => format!("{:e}", f64::from(cell_float(cell)?)),
+        T::Double => format!("{:e}", cell_double(cell)?),
+        T::Decimal { .. } => {
+            let mut buffer = [0; DECIMAL_LEN_MAX];
+            let text = canonical_decimal(cell, &mut buffer)?;
+            String::from_utf8_lossy(text).into_owned()
+        }
+        T::Date => {
+            let (year, month, day) = cell_date(cell)?;
+            format!("DATE'{year:04}-{month:02}-{day:02}'")
+        }
+        T::DateTime { .. } | T::Timestamp { .. } => {
+            let at = cell_datetime(cell)?;
+            format!(
+                "TIMESTAMP'{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:06}'",
+                at.year, at.month, at.day, at.hour, at.minute, at.second, at.micro
+            )
+        }
+        T::Time { .. } => {
+            let time = cell_int(cell)?;
+            let (seconds, micros) =
+                (time.unsigned_abs() / 1_000_000, time.unsigned_abs() % 1_000_000);
+            format!(
+                "TIME'{}{:02}:{:02}:{:02}.{micros:06}'",
+                if time < 0 { "-" } else { "" },
+                seconds / 3_600,
+                seconds / 60 % 60,
+                seconds % 60
+            )
+        }
+        T::Char | T::VarChar | T::Text | T::Json => text(column, cell),
+        T::Binary { .. } | T::VarBinary | T::Blob | T::Uuid | T::Inet4 | T::Inet6 | T::Geometry => {
+            hex(cell)
+        }
+    })
+}
+
+/// The condition "primary key after this one", `TRUE` without one. `keys` are the columns of the
+/// primary key in key order, `after` the cells of a key.
+///
+/// Not `(a, b) > (x, y)`: MariaDB reads the whole index for a comparison of rows, while the
+/// expanded OR becomes ranges.
+pub fn key_page(keys: &[&Column], after: Option<&[Vec<u8>]>) -> Result<String, ValueError> {
+    let Some(after) = after else { return Ok("TRUE".to_owned()) };
+    if after.len() != keys.len() {
+        return Err(ValueError::KeyParts { found: after.len(), expected: keys.len() });
+    }
+    let mut condition = String::new();
+    let mut equal = String::new();
+    for (column, cell) in keys.iter().zip(after) {
+        order::check(column, cell)?;
+        let (name, value) = (quote(&column.name), literal(column, cell)?);
+        if !condition.is_empty() {
+            condition.push_str(" OR ");
+        }
+        let _ = write!(condition, "({equal}{})", greater(column, &name, &value, cell)?);
+        let _ = write!(equal, "{name} = {value} AND ");
+    }
+    Ok(format!("({condition})"))
+}
+
+/// What to put after ORDER BY for [`key_page`].
+pub fn key_order(keys: &[&Column]) -> String {
+    keys.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
+}
+
+/// ENUM: the numbers after it one by one, because MariaDB makes ranges of `= 3` and `IN (3, 4)`
+/// only.
+fn greater(column: &Column, name: &str, value: &str, cell: &[u8]) -> Result<String, ValueError> {
+    if column.data != DataType::Enum {
+        return Ok(format!("{name} > {value}"));
+    }
+    let last = enum_members(&column.type_text);
+    let after: Vec<String> = (cell_uint(cell)? + 1..=last).map(|n| n.to_string()).collect();
+    Ok(if after.is_empty() {
+        "FALSE".to_owned()
+    } else {
+        format!("{name} IN ({})", after.join(", "))
+    })
+}
+
+/// Labels in `enum('a','it''s')`.
+fn enum_members(type_text: &str) -> u64 {
+    let mut quoted = false;
+    let mut members = 0;
+    // A doubled quote closes and opens at once: two toggles, and no member between.
+    let mut previous = ' ';
+    for c in type_text.chars() {
+        if c == '\'' {
+            quoted = !quoted;
+            if quoted && previous != '\'' {
+                members += 1;
+            }
+        }
+        previous = c;
+    }
+    members
+}
+
+fn text(column: &Column, cell: &[u8]) -> String {
+    match (&column.charset, &column.collation) {
+        (Some(charset), Some(collation)) => format!("_{charset} {} COLLATE {collation}", hex(cell)),
+        _ => hex(cell),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2 + 3);
+    out.push_str("X'");
+    for byte in bytes {
+        let _ = write!(out, "{byte:02X}");
+    }
+    out.push('\'');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, data: DataType, type_text: &str) -> Column {
+        let text = matches!(data, DataType::VarChar);
+        Column {
+            name: name.to_owned(),
+            data,
+            type_text: type_text.to_owned(),
+            charset: text.then(|| "latin1".to_owned()),
+            collation: text.then(|| "latin1_swedish_ci".to_owned()),
+            nullable: false,
+            generated: false,
+        }
+    }
+
+    #[test]
+    fn a_page_begins_after_the_whole_key() {
+        let text = column("a`b", DataType::VarChar, "varchar(9)");
+        let label = column("e", DataType::Enum, "enum('a','it''s',',','','''')");
+        let number = column("n", DataType::Int { bytes: 4, unsigned: false }, "int(11)");
+        let keys = [&text, &label, &number];
+        assert_eq!(key_page(&keys, None).unwrap(), "TRUE");
+        let after = [b"x'".to_vec(), vec![3], vec![1]];
+        assert_eq!(
+            key_page(&keys, Some(&after)).unwrap(),
+            "((`a``b` > _latin1 X'7827' COLLATE latin1_swedish_ci) \
+             OR (`a``b` = _latin1 X'7827' COLLATE latin1_swedish_ci AND `e` IN (4, 5)) \
+             OR (`a``b` = _latin1 X'7827' COLLATE latin1_swedish_ci AND `e` = 3 AND `n` > -1))"
+        );
+        assert!(key_page(&keys, Some(&after[..2])).is_err());
+        assert_eq!(key_order(&keys), "`a``b`, `e`, `n`");
+    }
+}
