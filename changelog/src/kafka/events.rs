@@ -1,0 +1,113 @@
+//! What librdkafka says of itself: log lines to `tracing`, errors counted and remembered.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use tracing::{debug, info, warn};
+
+use super::throttle::Throttle;
+use super::{Meaning, meaning};
+use crate::{LogError, metrics};
+
+const UNKNOWN: i64 = -1;
+
+pub(super) struct Events {
+    /// Which of our clients, for logs and metrics.
+    client: &'static str,
+    /// The last errors, to explain a call that merely timed out.
+    last: Mutex<Last>,
+    /// Where the partition being read ends.
+    end_offset: AtomicI64,
+    lines: Throttle,
+}
+
+#[derive(Default)]
+struct Last {
+    unreachable: Option<String>,
+    refused: Option<String>,
+}
+
+impl Events {
+    pub fn new(client: &'static str) -> Events {
+        let end_offset = AtomicI64::new(UNKNOWN);
+        Events { client, last: Mutex::default(), end_offset, lines: Throttle::default() }
+    }
+
+    /// Nobody answered in time: why not?
+    pub fn unreachable(&self, brokers: &str, otherwise: &KafkaError) -> LogError {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &last.refused {
+            return LogError::Refused(reason.clone());
+        }
+        let detail = last.unreachable.clone().unwrap_or_else(|| otherwise.to_string());
+        LogError::Unreachable { brokers: brokers.to_owned(), detail }
+    }
+
+    pub fn end_offset(&self) -> Option<i64> {
+        Some(self.end_offset.load(Ordering::Relaxed)).filter(|&offset| offset != UNKNOWN)
+    }
+
+    pub fn set_end_offset(&self, offset: i64) {
+        self.end_offset.store(offset, Ordering::Relaxed);
+    }
+}
+
+impl ClientContext for Events {
+    /// Never ERROR: a lost connection is librdkafka's to mend, and what it can't mend comes back
+    /// as an error of ours.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        let client = self.client;
+        // A failed connection is told a second time, by `error`.
+        if facility == "FAIL" || matches!(level, RDKafkaLogLevel::Debug) {
+            debug!(client, facility, "kafka: {line}");
+            return;
+        }
+        let Some(held_back) = self.lines.admit(facility, Instant::now()) else { return };
+        match level {
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                info!(client, facility, held_back, "kafka: {line}");
+            }
+            _ => warn!(client, facility, held_back, "kafka: {line}"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let assigned = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+        if let Some(end) = assigned.map(|one| one.hi_offset).max().filter(|&end| end >= 0) {
+            self.set_end_offset(end);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        metrics::kafka_error(self.client, format!("{code:?}"));
+        if let Some(held_back) = self.lines.admit(&format!("{code:?}"), Instant::now()) {
+            warn!(client = self.client, code = ?code, held_back, "kafka reports: {reason}");
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match meaning(code) {
+            Meaning::Refused => last.refused = Some(reason.to_owned()),
+            // "All brokers are down" says less than what came before it.
+            Meaning::Passing if code != RDKafkaErrorCode::AllBrokersDown => {
+                last.unreachable = Some(reason.to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl ConsumerContext for Events {
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            // For display only; the next one tells the same and more.
+            debug!(%error, "offset not committed");
+        }
+    }
+}
