@@ -1,0 +1,168 @@
+//! Events to what they mean, one at a time. Pure: bytes in, borrowed parts of them out.
+//!
+//! The only memory from event to event are the table maps. Whatever carries data and is not
+//! handled is an error with its name; so is a code that nobody has heard of.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::code;
+use super::compress::UNCOMPRESSED_MAX;
+use super::error::BinlogError;
+use super::event::{self, GtidEvent, SKIP_REPLICATION_F};
+use super::input::{Fault, Input};
+use super::row::{Layout, PlannedTable};
+use super::rows::{Mapped, RowsEvent, RowsHead};
+use super::table_map::TableMap;
+
+/// A decoded event, borrowing from its bytes.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Begins a group.
+    Gtid(GtidEvent),
+    /// Rows of any table, planned or not.
+    Rows(RowsEvent<'a>),
+    /// A statement; see [`super::classify`]. Owned only where the server sent it compressed.
+    Query { schema: &'a [u8], sql: Cow<'a, [u8]> },
+    /// Commits and ends a group.
+    Xid,
+    /// The events that follow are in another file. For display.
+    Rotate { file: String, position: u64 },
+    /// Something without data, by its name.
+    Control(&'static str),
+}
+
+/// Table ids change with every reopening of a table, so maps of old ones pile up within a file.
+/// Above so many they are dropped at the end of a statement; each statement brings its own.
+const TABLE_MAPS_KEPT: usize = 1024;
+/// No statement maps more tables.
+const TABLE_MAPS_MAX: usize = 65_536;
+
+pub struct Decoder {
+    layouts: Vec<Layout>,
+    /// By schema, then table.
+    planned: HashMap<Vec<u8>, HashMap<Vec<u8>, usize>>,
+    maps: HashMap<u64, Arc<Mapped>>,
+}
+
+impl Decoder {
+    /// The index of a table is its place among `tables`.
+    pub fn new(tables: Vec<PlannedTable>) -> Result<Decoder, BinlogError> {
+        let mut planned: HashMap<Vec<u8>, HashMap<Vec<u8>, usize>> = HashMap::new();
+        let mut layouts = Vec::with_capacity(tables.len());
+        for (index, table) in tables.into_iter().enumerate() {
+            let schema = planned.entry(table.schema_name.clone().into_bytes()).or_default();
+            if schema.insert(table.table.name.clone().into_bytes(), index).is_some() {
+                return Err(BinlogError::PlannedTwice { table: table.table.name.clone() });
+            }
+            layouts.push(Layout::new(table)?);
+        }
+        Ok(Decoder { layouts, planned, maps: HashMap::new() })
+    }
+
+    /// One event: header and body, without checksum.
+    pub fn decode<'a>(&mut self, event: &'a [u8]) -> Result<Event<'a>, BinlogError> {
+        if event.len() > UNCOMPRESSED_MAX {
+            return Err(BinlogError::TooLarge { bytes: event.len() });
+        }
+        let (header, body) = event::split(event)?;
+        let code = header.event_type;
+        let skip = header.event_flags & SKIP_REPLICATION_F != 0;
+        let malformed = |fault| BinlogError::malformed(code, fault);
+        match code {
+            code::TABLE_MAP => self.table_map(body),
+            code::WRITE_ROWS_V1..=code::DELETE_ROWS_V1
+            | code::WRITE_ROWS_V2..=code::DELETE_ROWS_V2
+            | code::WRITE_ROWS_COMPRESSED_V1..=code::DELETE_ROWS_COMPRESSED_V2 => {
+                self.rows(code, skip, body)
+            }
+            code::GTID => GtidEvent::parse(&header, body).map(Event::Gtid).map_err(malformed),
+            code::XID => match body.len() {
+                8 => Ok(Event::Xid),
+                _ => Err(malformed(Fault("not eight bytes"))),
+            },
+            code::QUERY | code::QUERY_COMPRESSED => {
+                let (schema, sql) = event::query(code, body).map_err(malformed)?;
+                Ok(Event::Query { schema, sql })
+            }
+            code::ROTATE => {
+                let (file, position) = event::rotate(body).map_err(malformed)?;
+                Ok(Event::Rotate { file, position })
+            }
+            code::FORMAT_DESCRIPTION => {
+                event::check_format(body)?;
+                // A new file, perhaps after a restart: table ids begin again.
+                self.maps.clear();
+                Ok(Event::Control(code::name(code)))
+            }
+            code::GTID_LIST => {
+                event::gtid_list(body).map_err(malformed)?;
+                Ok(Event::Control(code::name(code)))
+            }
+            // START_ENCRYPTION says how the *file* is encrypted; what is streamed is not.
+            code::HEARTBEAT
+            | code::ANNOTATE_ROWS
+            | code::BINLOG_CHECKPOINT
+            | code::STOP
+            | code::START_ENCRYPTION => Ok(Event::Control(code::name(code))),
+            code::INCIDENT => Err(BinlogError::Incident { message: event::incident(body) }),
+            // The flag LOG_EVENT_IGNORABLE_F does not help: nothing says to whom it is ignorable.
+            _ => Err(BinlogError::Unsupported { code }),
+        }
+    }
+
+    /// How to read the rows of a planned table.
+    pub fn layout(&self, table: usize) -> &Layout {
+        &self.layouts[table]
+    }
+
+    fn table_map<'a>(&mut self, body: &'a [u8]) -> Result<Event<'a>, BinlogError> {
+        let fault = |fault| BinlogError::malformed(code::TABLE_MAP, fault);
+        let mut input = Input::new(body);
+        let table_id = input.le(6).map_err(fault)?;
+        let body = input.rest();
+        let done = Event::Control(code::name(code::TABLE_MAP));
+        if let Some(mapped) = self.maps.get(&table_id)
+            && mapped.body == body
+            && mapped.planned.is_none_or(|index| self.is_current(index, mapped.version))
+        {
+            return Ok(done);
+        }
+        let map = TableMap::parse(body)?;
+        let planned = self
+            .planned
+            .get(&map.name.schema)
+            .and_then(|tables| tables.get(&map.name.table))
+            .copied();
+        let mut version = 0;
+        if let Some(layout) = planned.and_then(|index| self.layouts.get_mut(index)) {
+            layout.fit(&map)?;
+            version = layout.version();
+        }
+        if self.maps.len() >= TABLE_MAPS_MAX {
+            return Err(BinlogError::TooManyTables { max: TABLE_MAPS_MAX });
+        }
+        let mapped = Mapped { body: body.to_vec(), map, planned, version };
+        self.maps.insert(table_id, Arc::new(mapped));
+        Ok(done)
+    }
+
+    fn is_current(&self, table: usize, version: u64) -> bool {
+        self.layouts.get(table).is_some_and(|layout| layout.version() == version)
+    }
+
+    fn rows<'a>(&mut self, code: u8, skip: bool, body: &'a [u8]) -> Result<Event<'a>, BinlogError> {
+        let head =
+            RowsHead::parse(code, body).map_err(|fault| BinlogError::malformed(code, fault))?;
+        let table_id = head.table_id;
+        let mapped =
+            self.maps.get(&table_id).cloned().ok_or(BinlogError::NoTableMap { table_id })?;
+        let rows = head.with(code, skip, mapped)?;
+        if rows.statement_end && self.maps.len() > TABLE_MAPS_KEPT {
+            self.maps.clear();
+        }
+        Ok(Event::Rows(rows))
+    }
+}

@@ -1,0 +1,152 @@
+//! What can go wrong between an old shard's binlog and a decoded row.
+
+use modshift_mariadb::ServerError;
+
+use super::code;
+use super::input::Fault;
+
+/// Retry, or stop and say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The world outside: back off and connect again.
+    Retry,
+    /// A fact about data, schema or settings that another connection will not change.
+    Halt,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BinlogError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("{at} ended the binlog stream: it is shutting down")]
+    Ended { at: String },
+    #[error("{at} has sent nothing for {seconds} s, not even a heartbeat")]
+    Silent { at: String, seconds: u64 },
+    #[error("{at}: {setting} is {value}; modshift needs {wanted}")]
+    Setting { at: String, setting: &'static str, value: String, wanted: &'static str },
+    #[error(
+        "{at} has never written GTID domain {domain}, to which the resume point {start} belongs"
+    )]
+    UnknownDomain { at: String, domain: u32, start: String },
+    #[error("{at} is at {now}, before the resume point {start}")]
+    BehindStart { at: String, now: String, start: String },
+    #[error("{at} sent a {event} event whose checksum does not match its bytes")]
+    Checksum { at: String, event: &'static str },
+    #[error("{at} sent bytes that are no binlog event")]
+    NotAnEvent { at: String },
+
+    #[error("malformed {event} event: {what}")]
+    Malformed { event: &'static str, what: &'static str },
+    #[error("event of {bytes} bytes, above 1 GiB")]
+    TooLarge { bytes: usize },
+    #[error("event type {code} ({}) carries what modshift cannot apply exactly", code::name(*code))]
+    Unsupported { code: u8 },
+    #[error("the old shard logged an incident: {message}")]
+    Incident { message: String },
+    #[error("binlog format version {version} (of server {server}) is not known")]
+    Format { version: u16, server: String },
+    #[error("rows of table id {table_id} without a table map before them")]
+    NoTableMap { table_id: u64 },
+    #[error("more than {max} tables mapped within one statement")]
+    TooManyTables { max: usize },
+
+    #[error("table {table}: column {column} has type code {code}, which is not known")]
+    ColumnType { table: String, column: usize, code: u8 },
+    #[error("table {table} is logged with {logged} columns, but the catalog shows {catalog}")]
+    ColumnCount { table: String, logged: usize, catalog: usize },
+    #[error("table {table}, column {column}: logged as {logged}, but the catalog shows {catalog}")]
+    SchemaMismatch { table: String, column: String, logged: String, catalog: String },
+    #[error("table {table}: rows are logged without some of their columns (binlog_row_image)")]
+    IncompleteImage { table: String },
+    #[error("table {table}: malformed row in a {event} event: {what}")]
+    MalformedRow { table: String, event: &'static str, what: &'static str },
+    #[error("table {table}: {column} is a generated or missing column and cannot be a key")]
+    KeyColumn { table: String, column: String },
+    #[error("table {table} is planned twice")]
+    PlannedTwice { table: String },
+    #[error("table {table}: rows read with the layout of another table or time")]
+    WrongLayout { table: String },
+}
+
+impl BinlogError {
+    pub(super) fn malformed(code: u8, fault: Fault) -> BinlogError {
+        BinlogError::Malformed { event: code::name(code), what: fault.0 }
+    }
+
+    pub fn class(&self) -> Class {
+        match self {
+            BinlogError::Server(error) => match error.class() {
+                modshift_mariadb::Class::Retry => Class::Retry,
+                modshift_mariadb::Class::Halt => Class::Halt,
+            },
+            BinlogError::Ended { .. } | BinlogError::Silent { .. } => Class::Retry,
+            BinlogError::Setting { .. }
+            | BinlogError::UnknownDomain { .. }
+            | BinlogError::BehindStart { .. }
+            | BinlogError::Checksum { .. }
+            | BinlogError::NotAnEvent { .. }
+            | BinlogError::Malformed { .. }
+            | BinlogError::TooLarge { .. }
+            | BinlogError::Unsupported { .. }
+            | BinlogError::Incident { .. }
+            | BinlogError::Format { .. }
+            | BinlogError::NoTableMap { .. }
+            | BinlogError::TooManyTables { .. }
+            | BinlogError::ColumnType { .. }
+            | BinlogError::ColumnCount { .. }
+            | BinlogError::SchemaMismatch { .. }
+            | BinlogError::IncompleteImage { .. }
+            | BinlogError::MalformedRow { .. }
+            | BinlogError::KeyColumn { .. }
+            | BinlogError::PlannedTwice { .. }
+            | BinlogError::WrongLayout { .. } => Class::Halt,
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            BinlogError::Server(error) => return error.hint(),
+            BinlogError::Setting { setting: "log_bin", .. } => {
+                "enable the binlog (log_bin in my.cnf) and restart the server"
+            }
+            BinlogError::Setting { setting, wanted, .. } => {
+                return Some(format!(
+                    "SET GLOBAL {setting} = {wanted}, also in my.cnf; sessions that are already \
+                     open keep their old setting until they reconnect"
+                ));
+            }
+            BinlogError::UnknownDomain { .. } | BinlogError::BehindStart { .. } => {
+                "this is not the server that was read before, or it lost the end of its binlog; \
+                 point the plan at a server of this shard that has the resume point, or start over \
+                 from a fresh copy"
+            }
+            BinlogError::Checksum { .. } | BinlogError::NotAnEvent { .. } => {
+                "start the replicator again; if it stops at the same place, the binlog file is \
+                 damaged: check it with mariadb-binlog --verify-binlog-checksum"
+            }
+            BinlogError::Unsupported { code: 5 | 6..=12 | 13 | 14 | 17 | 18 } => {
+                "a session wrote in statement format: set binlog_format=ROW for every session, and \
+                 start over from a fresh copy"
+            }
+            BinlogError::Unsupported { code: code::XA_PREPARE } => {
+                "XA transactions are not carried over: let the application use plain transactions \
+                 while resharding, and start over from a fresh copy"
+            }
+            BinlogError::Incident { .. } => {
+                "the server may have failed to log changes: start over from a fresh copy"
+            }
+            BinlogError::ColumnCount { .. } | BinlogError::SchemaMismatch { .. } => {
+                "the table was altered after the catalog was read: make the same change on the \
+                 new shards, and start over from a fresh copy"
+            }
+            BinlogError::IncompleteImage { .. } => {
+                "SET GLOBAL binlog_row_image = FULL, also in my.cnf, let every session reconnect, \
+                 and start over from a fresh copy"
+            }
+            BinlogError::KeyColumn { .. } => "choose a stored column as the shard key",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

@@ -1,0 +1,36 @@
+//! An old shard's binlog to decoded rows.
+//!
+//! [`EventStream`] brings the bytes of whole events, checksum verified; everything behind it is
+//! pure. [`Decoder`] turns one event's bytes into an [`Event`] that borrows from them,
+//! [`RowsEvent`] reads row by row into a [`DecodedRow`], straight into the wire form of
+//! `modshift_proto::row`. [`classify`] says what a statement is, and [`GroupHash`] what a group was.
+//!
+//! No bytes make it panic or reserve memory out of proportion to their number. What carries data
+//! and is not handled ends in an error with its name. Nothing here knows shards, keys or routes.
+
+mod code;
+mod compress;
+mod decimal;
+mod decode;
+mod digest;
+mod error;
+mod event;
+#[doc(hidden)]
+pub mod fuzz;
+mod input;
+mod query;
+mod row;
+mod rows;
+mod stream;
+mod table_map;
+mod value;
+
+pub use decode::{Decoder, Event};
+pub use digest::GroupHash;
+pub use error::{BinlogError, Class};
+pub use event::{GtidEvent, HEADER_LEN};
+pub use query::{QueryKind, classify, mentions, without_values};
+pub use row::{DecodedRow, Layout, PlannedTable, Want};
+pub use rows::{RowKind, RowsEvent, TableRef};
+pub use stream::{EventStream, RawEvent};
+pub use table_map::TableName;

@@ -1,0 +1,204 @@
+//! Row images to wire form, in one pass over the event's bytes and without an allocation per cell.
+//!
+//! A [`Layout`] joins what the catalog says of a table to what its last TABLE_MAP said, and knows
+//! for each column how to convert it. A [`DecodedRow`] is filled again and again.
+
+use std::sync::Arc;
+
+use modshift_proto::TableSchema;
+use modshift_proto::row::{RowView, RowWriter};
+
+use super::error::BinlogError;
+use super::input::{Fault, Input};
+use super::table_map::{Extent, TableMap, column};
+use super::value::Conversion;
+
+/// A table of the plan, as the catalog of the old shard describes it.
+#[derive(Clone, Debug)]
+pub struct PlannedTable {
+    pub schema_name: String,
+    pub table: Arc<TableSchema>,
+    /// Index of the shard key's column; none for a broadcast table.
+    pub shard_key: Option<usize>,
+}
+
+/// What of a row is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// All columns that travel.
+    Row,
+    /// The columns of the primary key and the shard key only.
+    Keys,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ColumnPlan {
+    extent: Extent,
+    conversion: Conversion,
+    sent: bool,
+    key: bool,
+}
+
+/// How the rows of one planned table are read.
+#[derive(Debug)]
+pub struct Layout {
+    planned: PlannedTable,
+    columns: Vec<ColumnPlan>,
+    sent: usize,
+    keys: usize,
+    /// Raised by every TABLE_MAP that differs from the one before. 0: none seen yet.
+    version: u64,
+}
+
+impl Layout {
+    pub(super) fn new(planned: PlannedTable) -> Result<Layout, BinlogError> {
+        let schema = &planned.table;
+        let keys = schema.primary_key.iter().copied().chain(planned.shard_key);
+        for index in keys {
+            let usable = schema.columns.get(index).is_some_and(|column| !column.generated);
+            if !usable {
+                let column = schema.columns.get(index);
+                return Err(BinlogError::KeyColumn {
+                    table: schema.name.clone(),
+                    column: column.map_or_else(|| index.to_string(), |column| column.name.clone()),
+                });
+            }
+        }
+        Ok(Layout { planned, columns: Vec::new(), sent: 0, keys: 0, version: 0 })
+    }
+
+    pub fn table(&self) -> &Arc<TableSchema> {
+        &self.planned.table
+    }
+
+    pub fn shard_key(&self) -> Option<usize> {
+        self.planned.shard_key
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Holds the catalog against what the server logs now.
+    pub(super) fn fit(&mut self, map: &TableMap) -> Result<(), BinlogError> {
+        let schema = &self.planned.table;
+        if map.columns.len() != schema.columns.len() {
+            return Err(BinlogError::ColumnCount {
+                table: schema.name.clone(),
+                logged: map.columns.len(),
+                catalog: schema.columns.len(),
+            });
+        }
+        let mut columns = Vec::with_capacity(map.columns.len());
+        for (index, (column, logged)) in schema.columns.iter().zip(&map.columns).enumerate() {
+            let Some(conversion) = Conversion::between(*logged, column.data) else {
+                return Err(BinlogError::SchemaMismatch {
+                    table: schema.name.clone(),
+                    column: column.name.clone(),
+                    logged: format!("{} ({})", column::name(logged.code), logged.meta),
+                    catalog: column.type_text.clone(),
+                });
+            };
+            let key = schema.primary_key.contains(&index) || self.planned.shard_key == Some(index);
+            let sent = !column.generated;
+            columns.push(ColumnPlan { extent: logged.extent, conversion, sent, key });
+        }
+        self.columns = columns;
+        self.sent = self.columns.iter().filter(|column| column.sent).count();
+        self.keys = self.columns.iter().filter(|column| column.key).count();
+        self.version += 1;
+        Ok(())
+    }
+
+    /// One complete row image off the front of `input`.
+    pub(super) fn read(
+        &self,
+        input: &mut Input<'_>,
+        want: Want,
+        into: &mut DecodedRow,
+    ) -> Result<(), Fault> {
+        into.clear();
+        into.at.resize(self.columns.len(), ABSENT);
+        let nulls = input.take(self.columns.len().div_ceil(8))?;
+        let wanted = match want {
+            Want::Row => self.sent,
+            Want::Keys => self.keys,
+        };
+        let mut row = RowWriter::new(&mut into.wire, wanted);
+        let places = self.columns.iter().zip(&mut into.at);
+        for (index, (column, at)) in places.enumerate() {
+            let wanted = match want {
+                Want::Row => column.sent,
+                Want::Keys => column.key,
+            };
+            let null = nulls[index / 8] & (1 << (index % 8)) != 0;
+            if null {
+                if wanted {
+                    row.null();
+                }
+                continue;
+            }
+            let raw = column.extent.take(input)?;
+            if wanted {
+                *at = row.written() as u32;
+                column.conversion.write(raw, &mut row, &mut into.scratch)?;
+                // Offsets are 32 bits wide; an image of an event under 1 GiB stays well below,
+                // compressed columns alone could pass it.
+                if row.written() > ROW_BYTES_MAX {
+                    return Err(Fault("a row above 2 GiB"));
+                }
+            }
+        }
+        row.finish();
+        Ok(())
+    }
+}
+
+/// The column is NULL, or was not wanted.
+const ABSENT: u32 = u32::MAX;
+
+const ROW_BYTES_MAX: usize = 1 << 31;
+
+/// One row image, decoded. Its buffers are kept and used again.
+#[derive(Debug, Default)]
+pub struct DecodedRow {
+    wire: Vec<u8>,
+    /// Per column of the table, where its cell begins in `wire`.
+    at: Vec<u32>,
+    scratch: Vec<u8>,
+}
+
+impl DecodedRow {
+    /// Empty, as before the first row.
+    pub fn clear(&mut self) {
+        self.wire.clear();
+        self.at.clear();
+        // One giant row must not hold its memory for ever.
+        if self.wire.capacity() > KEPT_MAX {
+            self.wire.shrink_to(KEPT_MAX);
+        }
+        if self.scratch.capacity() > KEPT_MAX {
+            self.scratch.clear();
+            self.scratch.shrink_to(KEPT_MAX);
+        }
+    }
+
+    /// The row in the wire form of `modshift_proto::row`, all columns that are not generated. With
+    /// [`Want::Keys`], of the key columns only, in table order.
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// A cell in wire form by its column's index in the table; none for NULL, and for what was not
+    /// wanted.
+    #[inline]
+    pub fn cell(&self, column: usize) -> Option<&[u8]> {
+        let at = *self.at.get(column)?;
+        let from = self.wire.get(at as usize..)?;
+        // A row's cells without their NULL bitmap read like a row in which nothing is NULL.
+        RowView::parse(from).ok()?.cells().next()?.ok()?
+    }
+}
+
+/// Capacity that is kept from row to row.
+const KEPT_MAX: usize = 1 << 20;
