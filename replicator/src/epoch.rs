@@ -1,0 +1,180 @@
+//! Opens a reader epoch on an old shard: from its commit on, this reader is the only one whose
+//! writes there take effect.
+
+use modshift_mariadb::{Conn, Session, control};
+use modshift_proto::plan::Endpoint;
+use modshift_proto::row::{RowView, RowWriter};
+use modshift_proto::{GroupDigest, GtidSet, OldShard};
+use mysql_async::prelude::Queryable;
+use std::collections::HashMap;
+
+use crate::error::{ReadError, server_error};
+use crate::snapshot::TableProgress;
+
+/// Where a reader starts, and under which epoch.
+#[derive(Clone, Debug)]
+pub struct Epoch {
+    pub number: u64,
+    /// Event groups that modshift has written on this shard so far, this epoch's opening included.
+    pub writes: u64,
+    pub resume: ResumePoint,
+    /// Nothing was recorded before: no group acknowledged, no chunk done.
+    pub initial: bool,
+    pub tables: HashMap<String, TableProgress>,
+}
+
+/// Complete groups: all of `before`, then the group of `last`. The split lets the reader ask for
+/// that last group again and see that it is still the same.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ResumePoint {
+    pub before: GtidSet,
+    pub last: Option<GroupDigest>,
+}
+
+impl ResumePoint {
+    pub fn gtids(&self) -> GtidSet {
+        crate::error::with(&self.before, self.last)
+    }
+}
+
+/// Creates modshift's tables where they are missing, raises the epoch, and reads what the
+/// predecessor recorded; the first start records its GTID set in the same transaction.
+pub async fn open(
+    shard: OldShard,
+    primary: &Endpoint,
+    planned: &[String],
+) -> Result<Epoch, ReadError> {
+    let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
+    create_tables(&mut conn, primary).await?;
+    let failed = |error| server_error(primary, "opening a reader epoch", error);
+    conn.query_drop("START TRANSACTION").await.map_err(failed)?;
+    // The row is inserted first, so that two first starts wait for each other here.
+    conn.query_drop(
+        "INSERT INTO modshift_token (id, epoch, writes, clock) VALUES (1, 0, 0, UTC_TIMESTAMP(6))
+         ON DUPLICATE KEY UPDATE id = id",
+    )
+    .await
+    .map_err(failed)?;
+    conn.query_drop(
+        "UPDATE modshift_token SET
+           epoch = GREATEST(epoch + 1, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)),
+           writes = writes + 1, clock = UTC_TIMESTAMP(6), halted = NULL
+         WHERE id = 1",
+    )
+    .await
+    .map_err(failed)?;
+    let row: Option<(u64, u64)> = conn
+        .query_first("SELECT epoch, writes FROM modshift_token WHERE id = 1")
+        .await
+        .map_err(failed)?;
+    let (number, writes) = row.ok_or(ReadError::ProgressLost { shard })?;
+    let recorded = load(shard, primary, &mut conn).await?;
+    let first = writes == 1;
+    let (resume, tables) = match recorded {
+        Some(recorded) => recorded,
+        None if first => {
+            let gtids: Option<String> =
+                conn.query_first("SELECT @@gtid_binlog_pos").await.map_err(failed)?;
+            let gtids = gtids.unwrap_or_default();
+            conn.exec_drop(
+                "INSERT INTO modshift_progress (name, epoch, gtids) VALUES (?, ?, ?)",
+                (control::RESUME_ROW, number, &gtids),
+            )
+            .await
+            .map_err(failed)?;
+            let before =
+                gtids.parse().map_err(|source| ReadError::ProgressUnreadable { shard, source })?;
+            (ResumePoint { before, last: None }, HashMap::new())
+        }
+        None => return Err(ReadError::ProgressLost { shard }),
+    };
+    conn.exec_drop("UPDATE modshift_progress SET epoch = ?", (number,)).await.map_err(failed)?;
+    // A table that the plan left out for a while has changes that nobody sent: should it come back,
+    // it is copied anew.
+    for name in tables.keys().filter(|name| !planned.contains(name)) {
+        conn.exec_drop("DELETE FROM modshift_progress WHERE name = ?", (name,))
+            .await
+            .map_err(failed)?;
+    }
+    conn.query_drop("COMMIT").await.map_err(failed)?;
+    let initial = resume.last.is_none();
+    conn.disconnect().await.map_err(failed)?;
+    Ok(Epoch { number, writes, resume, initial, tables })
+}
+
+/// `CREATE TABLE IF NOT EXISTS` writes an event group even where the table exists, so it is only
+/// sent where one is missing.
+async fn create_tables(conn: &mut Conn, primary: &Endpoint) -> Result<(), ReadError> {
+    let failed = |error| server_error(primary, "creating modshift's tables", error);
+    let present: Option<u64> = conn
+        .exec_first(
+            "SELECT COUNT(*) FROM information_schema.TABLES
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?)",
+            (&primary.schema, control::TOKEN, control::PROGRESS),
+        )
+        .await
+        .map_err(failed)?;
+    if present != Some(2) {
+        for sql in control::OLD_SHARD_TABLES {
+            conn.query_drop(sql).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+type Recorded = (ResumePoint, HashMap<String, TableProgress>);
+
+async fn load(
+    shard: OldShard,
+    primary: &Endpoint,
+    conn: &mut Conn,
+) -> Result<Option<Recorded>, ReadError> {
+    type Row = (String, Option<String>, Option<String>, Option<Vec<u8>>, u64, bool);
+    let rows: Vec<Row> = conn
+        .query(
+            "SELECT name, gtids, digest, copied_to, rows_copied, done FROM modshift_progress
+             FOR UPDATE",
+        )
+        .await
+        .map_err(|error| server_error(primary, "reading modshift_progress", error))?;
+    let unreadable = |source| ReadError::ProgressUnreadable { shard, source };
+    let mut resume = None;
+    let mut tables = HashMap::new();
+    for (name, gtids, digest, copied_to, rows_copied, done) in rows {
+        if name == control::RESUME_ROW {
+            let before = gtids.unwrap_or_default().parse().map_err(unreadable)?;
+            let last = digest.map(|text| text.parse()).transpose().map_err(unreadable)?;
+            resume = Some(ResumePoint { before, last });
+        } else {
+            let copied_to =
+                copied_to.map(|bytes| key_cells(&bytes)).transpose().map_err(|source| {
+                    ReadError::Row {
+                        shard,
+                        table: name.clone(),
+                        position: "modshift_progress".to_owned(),
+                        source,
+                    }
+                })?;
+            tables.insert(name, TableProgress { copied_to, rows_copied, done });
+        }
+    }
+    Ok(resume.map(|resume| (resume, tables)))
+}
+
+/// A primary key as it is stored in `modshift_progress.copied_to`: a wire row of its cells.
+pub fn key_bytes(cells: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut row = RowWriter::new(&mut bytes, cells.len());
+    for cell in cells {
+        row.bytes(cell);
+    }
+    row.finish();
+    bytes
+}
+
+fn key_cells(bytes: &[u8]) -> Result<Vec<Vec<u8>>, modshift_proto::row::RowError> {
+    RowView::parse(bytes)?
+        .cells()
+        .map(|cell| cell.map(|cell| cell.unwrap_or_default().to_vec()))
+        .collect()
+}

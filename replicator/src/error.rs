@@ -1,0 +1,274 @@
+//! Everything that can end a reader, and whether trying again can help.
+
+use modshift_changelog::LogError;
+use modshift_mariadb::value::ValueError;
+use modshift_mariadb::{CatalogError, ServerError};
+use modshift_proto::gtid::GtidParseError;
+use modshift_proto::plan::Endpoint;
+use modshift_proto::row::RowError;
+use modshift_proto::rule::RuleError;
+use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
+
+use crate::binlog::BinlogError;
+
+/// Retry, or stop and say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The world outside: back off and try again.
+    Retry,
+    /// A fact about data, schema or settings that trying again cannot change.
+    Halt,
+}
+
+/// What an event group can hold that is not carried over. Statements come without their values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Foreign {
+    #[error("group {0}, which begins before its end")]
+    Group(Gtid),
+    #[error("an XA transaction")]
+    Xa,
+    #[error("DDL on a planned table ({what}): {statement}")]
+    Ddl { what: String, statement: String },
+    #[error("a statement-format {verb}: {statement}")]
+    StatementFormat { verb: String, statement: String },
+    #[error("a statement not known to be harmless: {statement}")]
+    Unknown { statement: String },
+}
+
+impl Foreign {
+    fn hint(&self) -> &'static str {
+        match self {
+            Foreign::Group(_) => {
+                "the binlog file is damaged: check it with mariadb-binlog, and start over from a \
+                 fresh copy"
+            }
+            Foreign::Xa => {
+                "XA transactions are not carried over: let the application use plain transactions \
+                 while resharding, and start over from a fresh copy"
+            }
+            Foreign::Ddl { .. } => {
+                "make the same change on every other shard, old and new, and start over from a \
+                 fresh copy; change planned tables before a reshard or after it"
+            }
+            Foreign::StatementFormat { .. } => {
+                "a session wrote in statement format: set binlog_format=ROW for every session, and \
+                 start over from a fresh copy"
+            }
+            Foreign::Unknown { .. } => {
+                "it may have changed rows unseen: start over from a fresh copy, and run such \
+                 statements before a reshard or after it"
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Binlog(#[from] BinlogError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+
+    #[error("{shard}: another reader has taken over (its epoch is {theirs}, ours was {ours})")]
+    Superseded { shard: OldShard, ours: u64, theirs: u64 },
+    #[error(
+        "{shard}: modshift_token has a reader epoch, but modshift_progress has no resume point"
+    )]
+    ProgressLost { shard: OldShard },
+    #[error("{shard}: the resume point in modshift_progress is unreadable: {source}")]
+    ProgressUnreadable { shard: OldShard, source: GtidParseError },
+    #[error("{shard}: group {found} is not what was read before as {expected}")]
+    HistoryChanged { shard: OldShard, expected: GroupDigest, found: GroupDigest },
+    #[error("{shard}: the binlog gave {found} where {expected} was read before")]
+    HistoryMissing { shard: OldShard, expected: Gtid, found: Gtid },
+    #[error("{shard}: group {gtid} differs in its first {events} events from what was read before")]
+    GroupChanged { shard: OldShard, gtid: Gtid, events: u64 },
+    #[error("{shard}: GTID {found} follows {last}: sequence numbers of a domain must rise")]
+    SequenceBack { shard: OldShard, last: Gtid, found: Gtid },
+    #[error("{shard}: {what} outside of an event group")]
+    NoGroup { shard: OldShard, what: &'static str },
+
+    #[error(
+        "{shard}: at {position} table {table} has a row whose key places it on shard {placed}: \
+         a stray row"
+    )]
+    Stray { shard: OldShard, table: String, position: String, placed: u16 },
+    #[error("{shard}: at {position} table {table}: {source}")]
+    Row { shard: OldShard, table: String, position: String, source: RowError },
+    #[error("{shard}: table {table}: {source}")]
+    Value { shard: OldShard, table: String, source: ValueError },
+    #[error("{shard}: table {table}: {source}")]
+    Rule { shard: OldShard, table: String, source: RuleError },
+    #[error("{shard}: table {table} has no column {column}")]
+    NoKeyColumn { shard: OldShard, table: String, column: String },
+    #[error("{shard}: table {table} has no primary key")]
+    NoPrimaryKey { shard: OldShard, table: String },
+    #[error("{shard}: table {table} uses engine {engine}, which has no consistent reads")]
+    Engine { shard: OldShard, table: String, engine: String },
+
+    #[error(
+        "{shard}: table {table} has primary keys that MariaDB compares in another order than its \
+             index: rows where {condition}"
+    )]
+    Unpageable { shard: OldShard, table: String, condition: String },
+
+    #[error("{shard}: group {gtid} holds {what}")]
+    Statement { shard: OldShard, gtid: Gtid, what: Foreign },
+    #[error("{shard}: group {gtid} rolls back after changes to planned tables")]
+    RollbackInGroup { shard: OldShard, gtid: Gtid },
+    #[error("{shard}: group {gtid} has more row changes than can be numbered")]
+    GroupTooLarge { shard: OldShard, gtid: Gtid },
+}
+
+impl ReadError {
+    /// The change log ended this epoch's writer, but a new epoch may go on.
+    pub(crate) fn ends_epoch(&self) -> bool {
+        // `Closed` is an applier of this very process that has halted: it does not come back.
+        matches!(self, ReadError::Log(error) if !matches!(error, LogError::Closed(_))
+            && error.class() == modshift_changelog::Class::Retry)
+    }
+
+    /// The server gave this reader's replica id to another connection.
+    pub(crate) fn replica_id_taken(&self) -> bool {
+        let taken = |error: &ServerError| matches!(error, ServerError::ReplicaIdTaken { .. });
+        match self {
+            ReadError::Server(error) => taken(error),
+            ReadError::Binlog(BinlogError::Server(error)) => taken(error),
+            _ => false,
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        match self {
+            ReadError::Server(error) => match error.class() {
+                modshift_mariadb::Class::Retry => Class::Retry,
+                modshift_mariadb::Class::Halt => Class::Halt,
+            },
+            ReadError::Catalog(error) => match error.class() {
+                modshift_mariadb::Class::Retry => Class::Retry,
+                modshift_mariadb::Class::Halt => Class::Halt,
+            },
+            ReadError::Binlog(error) => match error.class() {
+                crate::binlog::Class::Retry => Class::Retry,
+                crate::binlog::Class::Halt => Class::Halt,
+            },
+            ReadError::Log(error) => match error.class() {
+                modshift_changelog::Class::Retry => Class::Retry,
+                modshift_changelog::Class::Halt => Class::Halt,
+            },
+            ReadError::Superseded { .. }
+            | ReadError::ProgressLost { .. }
+            | ReadError::ProgressUnreadable { .. }
+            | ReadError::HistoryChanged { .. }
+            | ReadError::HistoryMissing { .. }
+            | ReadError::GroupChanged { .. }
+            | ReadError::SequenceBack { .. }
+            | ReadError::NoGroup { .. }
+            | ReadError::Stray { .. }
+            | ReadError::Row { .. }
+            | ReadError::Value { .. }
+            | ReadError::Rule { .. }
+            | ReadError::NoKeyColumn { .. }
+            | ReadError::NoPrimaryKey { .. }
+            | ReadError::Engine { .. }
+            | ReadError::Unpageable { .. }
+            | ReadError::Statement { .. }
+            | ReadError::RollbackInGroup { .. }
+            | ReadError::GroupTooLarge { .. } => Class::Halt,
+        }
+    }
+
+    /// A short name for the metric of halts.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ReadError::Server(_) => "server",
+            ReadError::Catalog(_) => "catalog",
+            ReadError::Binlog(_) => "binlog",
+            ReadError::Log(_) => "log",
+            ReadError::Superseded { .. } => "superseded",
+            ReadError::ProgressLost { .. } | ReadError::ProgressUnreadable { .. } => "progress",
+            ReadError::HistoryChanged { .. }
+            | ReadError::HistoryMissing { .. }
+            | ReadError::GroupChanged { .. }
+            | ReadError::SequenceBack { .. } => "history",
+            ReadError::NoGroup { .. } | ReadError::GroupTooLarge { .. } => "group",
+            ReadError::Stray { .. } => "stray",
+            ReadError::Row { .. } | ReadError::Value { .. } => "value",
+            ReadError::Rule { .. }
+            | ReadError::NoKeyColumn { .. }
+            | ReadError::NoPrimaryKey { .. }
+            | ReadError::Engine { .. }
+            | ReadError::Unpageable { .. } => "schema",
+            ReadError::Statement { .. } | ReadError::RollbackInGroup { .. } => "statement",
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            ReadError::Server(error) => return error.hint().map(|hint| hint.to_string()),
+            ReadError::Catalog(error) => return error.hint().map(|hint| hint.to_string()),
+            ReadError::Binlog(error) => return error.hint().map(|hint| hint.to_string()),
+            ReadError::Log(error) => return error.hint().map(|hint| hint.to_string()),
+            ReadError::Superseded { .. } => {
+                "run one replicator per old shard; this one has stopped and lost nothing"
+            }
+            ReadError::ProgressLost { .. } | ReadError::ProgressUnreadable { .. } => {
+                "the resume point is gone; to start over, drop the modshift_* tables on this old \
+                 shard and empty the new shards"
+            }
+            ReadError::HistoryChanged { .. }
+            | ReadError::HistoryMissing { .. }
+            | ReadError::GroupChanged { .. } => {
+                "the server lost the end of its binlog (crash without sync_binlog=1, or failover \
+                 to a replica that was behind); new shards may hold rows that no longer exist: \
+                 start over from a fresh copy"
+            }
+            ReadError::SequenceBack { .. } => {
+                "set gtid_strict_mode=1 on the old shard and find out who writes GTIDs by hand"
+            }
+            ReadError::Stray { .. } => {
+                "the application wrote a row to the wrong shard, or the plan's rule is not the \
+                 application's: `modshift check` lists strays"
+            }
+            ReadError::Statement { what, .. } => what.hint(),
+            ReadError::Unpageable { .. } => {
+                "pages by primary key would leave rows out; give these rows other keys"
+            }
+            ReadError::NoPrimaryKey { .. } => "add a primary key",
+            ReadError::Engine { .. } => "ALTER TABLE ... ENGINE=InnoDB",
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// The driver's error with where and what.
+pub(crate) fn server_error(
+    endpoint: &Endpoint,
+    doing: &'static str,
+    error: mysql_async::Error,
+) -> ServerError {
+    modshift_mariadb::error::of(&modshift_mariadb::connect::label(endpoint), doing, error)
+}
+
+/// Where an event group or a snapshot chunk was, for errors.
+pub(crate) fn place(position: Option<Position>) -> String {
+    match position {
+        Some(position) => position.to_string(),
+        None => "the copy".to_owned(),
+    }
+}
+
+/// The GTID set up to and including the last group.
+pub(crate) fn with(before: &GtidSet, last: Option<GroupDigest>) -> GtidSet {
+    let mut set = before.clone();
+    if let Some(last) = last {
+        set.set(last.gtid);
+    }
+    set
+}

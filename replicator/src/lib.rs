@@ -1,0 +1,27 @@
+//! Old shard -> change log: one reader per old shard.
+//!
+//! `binlog` turns the server's bytes into events and rows; `tail` follows them in log order and
+//! routes each change (`route`) to the new shards' partitions (`publish`); `snapshot` and `copy`
+//! bring in the rows that were there before, chunk by chunk, beside the running tail; `epoch`,
+//! `token` and `history` make sure that there is one reader, that its log is the log it was, and
+//! that a restart goes on where every partition had acknowledged. `reader` wires them up.
+
+mod backoff;
+pub mod binlog;
+mod copy;
+mod epoch;
+mod error;
+mod history;
+pub mod metrics;
+mod prepare;
+mod publish;
+mod reader;
+pub mod route;
+mod snapshot;
+mod status;
+mod tail;
+mod token;
+
+pub use error::{Class, ReadError};
+pub use reader::run_reader;
+pub use status::{Phase, ReaderState, ReaderStatus, TableState};

@@ -1,0 +1,102 @@
+//! Names of the reader's metrics.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use modshift_proto::{NewShard, OldShard};
+
+const EVENTS: &str = "modshift_read_events_total";
+const BYTES: &str = "modshift_read_bytes_total";
+const ROWS: &str = "modshift_routed_rows_total";
+const SNAPSHOT_ROWS: &str = "modshift_snapshot_rows";
+const SNAPSHOT_ESTIMATED: &str = "modshift_snapshot_rows_estimated";
+const SNAPSHOT_DONE: &str = "modshift_snapshot_done";
+const CHUNKS_AGAIN: &str = "modshift_snapshot_chunks_read_again_total";
+const STALE: &str = "modshift_snapshot_rows_superseded_total";
+const UNACKED: &str = "modshift_unacknowledged_bytes";
+const HEAD: &str = "modshift_read_lag_seconds";
+const RETRIES: &str = "modshift_retries_total";
+const HALTS: &str = "modshift_halts_total";
+const EPOCH: &str = "modshift_reader_epoch";
+
+pub fn describe() {
+    describe_counter!(EVENTS, Unit::Count, "Binlog events read from an old shard");
+    describe_counter!(BYTES, Unit::Bytes, "Binlog bytes read from an old shard");
+    describe_counter!(ROWS, Unit::Count, "Row changes sent, by table, operation and new shard");
+    describe_gauge!(SNAPSHOT_ROWS, Unit::Count, "Rows of a table copied so far");
+    describe_gauge!(
+        SNAPSHOT_ESTIMATED,
+        Unit::Count,
+        "Rows of a table as the server estimates them"
+    );
+    describe_gauge!(SNAPSHOT_DONE, Unit::Count, "1 once every table of the old shard is copied");
+    describe_counter!(
+        CHUNKS_AGAIN,
+        Unit::Count,
+        "Chunks read again: token too old or too many keys"
+    );
+    describe_counter!(STALE, Unit::Count, "Rows of chunks left out: the tail had something newer");
+    describe_gauge!(UNACKED, Unit::Bytes, "Bytes sent to a partition and not acknowledged yet");
+    describe_gauge!(HEAD, Unit::Seconds, "Age of the newest token the tail has read");
+    describe_counter!(RETRIES, Unit::Count, "Attempts after an error of the outside world");
+    describe_counter!(HALTS, Unit::Count, "Streams stopped by a fact that a retry cannot change");
+    describe_gauge!(EPOCH, Unit::Count, "Epoch of the reader");
+}
+
+fn source(shard: OldShard) -> String {
+    shard.0.to_string()
+}
+
+/// What seldom happens is there from the start: a counter that appears with its first event hides
+/// that event from `increase()`.
+pub fn begin(shard: OldShard) {
+    counter!(CHUNKS_AGAIN, "source" => source(shard)).increment(0);
+    counter!(STALE, "source" => source(shard)).increment(0);
+}
+
+pub fn read(shard: OldShard, events: u64, bytes: u64) {
+    counter!(EVENTS, "source" => source(shard)).increment(events);
+    counter!(BYTES, "source" => source(shard)).increment(bytes);
+}
+
+pub fn routed(shard: OldShard, to: NewShard, table: &str, op: &'static str, rows: u64) {
+    counter!(ROWS, "source" => source(shard), "target" => to.0.to_string(),
+        "table" => table.to_owned(), "op" => op)
+    .increment(rows);
+}
+
+pub fn snapshot(shard: OldShard, table: &str, rows: u64, estimated: u64) {
+    gauge!(SNAPSHOT_ROWS, "source" => source(shard), "table" => table.to_owned()).set(rows as f64);
+    gauge!(SNAPSHOT_ESTIMATED, "source" => source(shard), "table" => table.to_owned())
+        .set(estimated.max(rows) as f64);
+}
+
+pub fn snapshot_done(shard: OldShard, done: bool) {
+    gauge!(SNAPSHOT_DONE, "source" => source(shard)).set(f64::from(u8::from(done)));
+}
+
+pub fn chunk_read_again(shard: OldShard) {
+    counter!(CHUNKS_AGAIN, "source" => source(shard)).increment(1);
+}
+
+pub fn superseded_rows(shard: OldShard, rows: u64) {
+    counter!(STALE, "source" => source(shard)).increment(rows);
+}
+
+pub fn unacknowledged(shard: OldShard, to: NewShard, bytes: u64) {
+    gauge!(UNACKED, "source" => source(shard), "target" => to.0.to_string()).set(bytes as f64);
+}
+
+pub fn head_age(shard: OldShard, seconds: f64) {
+    gauge!(HEAD, "source" => source(shard)).set(seconds);
+}
+
+pub fn retry(shard: OldShard, what: &'static str) {
+    counter!(RETRIES, "source" => source(shard), "what" => what).increment(1);
+}
+
+pub fn halt(shard: OldShard, reason: &'static str) {
+    counter!(HALTS, "source" => source(shard), "reason" => reason).increment(1);
+}
+
+pub fn epoch(shard: OldShard, epoch: u64) {
+    gauge!(EPOCH, "source" => source(shard)).set(epoch as f64);
+}

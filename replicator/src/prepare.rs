@@ -1,0 +1,83 @@
+//! What a reader has to know of its old shard before it can read: the tables as they are there.
+
+use std::collections::HashMap;
+
+use modshift_mariadb::{Conn, Session, catalog, control, value};
+use modshift_proto::OldShard;
+use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::schema::TableSchema;
+use mysql_async::prelude::Queryable;
+
+use crate::error::{ReadError, server_error};
+use crate::route::RoutedTable;
+
+/// The planned tables of one old shard, and what else matters of its server.
+pub struct Prepared {
+    pub tables: Vec<RoutedTable>,
+    pub estimates: HashMap<String, u64>,
+    /// The schema as the server spells it, which is how the binlog does.
+    pub schema_name: String,
+    /// The server has committed XA transactions since it started.
+    pub xa_seen: bool,
+}
+
+pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError> {
+    let endpoint = &plan.old[usize::from(shard.0)];
+    let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
+    let mut estimates = HashMap::new();
+    let mut engines = HashMap::new();
+    for table in catalog::tables(&mut conn, &endpoint.schema).await? {
+        estimates.insert(table.name.clone(), table.rows_estimated);
+        engines.insert(table.name, table.engine);
+    }
+    let mut tables = Vec::new();
+    let doing = "preparing to read";
+    let schema_name: Option<String> = conn
+        .query_first("SELECT DATABASE()")
+        .await
+        .map_err(|error| server_error(endpoint, doing, error))?;
+    for (index, planned) in plan.tables.iter().enumerate() {
+        let schema = catalog::table(&mut conn, &endpoint.schema, &planned.name).await?;
+        let engine = engines.get(&schema.name).cloned().flatten().unwrap_or_default();
+        if !engine.eq_ignore_ascii_case("InnoDB") {
+            return Err(ReadError::Engine { shard, table: schema.name, engine });
+        }
+        pageable(&mut conn, shard, endpoint, &schema).await?;
+        tables.push(RoutedTable::bind(plan, index, schema, shard)?);
+    }
+    let xa: Option<(String, u64)> = conn
+        .query_first("SHOW GLOBAL STATUS LIKE 'Com_xa_commit'")
+        .await
+        .map_err(|error| server_error(endpoint, "looking for XA transactions", error))?;
+    let failed = |error| server_error(endpoint, "closing a connection", error);
+    conn.disconnect().await.map_err(failed)?;
+    let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
+    let xa_seen = xa.is_some_and(|(_, count)| count > 0);
+    Ok(Prepared { tables, estimates, schema_name, xa_seen })
+}
+
+/// Some keys have another order in comparisons than in the index: pages would leave rows out.
+async fn pageable(
+    conn: &mut Conn,
+    shard: OldShard,
+    endpoint: &Endpoint,
+    schema: &TableSchema,
+) -> Result<(), ReadError> {
+    let keys: Vec<_> = schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
+    let Some(condition) = value::unpageable(&keys) else { return Ok(()) };
+    let table = value::quote(&schema.name);
+    let found: Option<u8> = conn
+        .query_first(format!("SELECT 1 FROM {table} WHERE {condition} LIMIT 1"))
+        .await
+        .map_err(|error| server_error(endpoint, "looking at primary keys", error))?;
+    let table = schema.name.clone();
+    match found {
+        Some(_) => Err(ReadError::Unpageable { shard, table, condition }),
+        None => Ok(()),
+    }
+}
+
+pub async fn token_table(endpoint: &Endpoint) -> Result<TableSchema, ReadError> {
+    let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
+    Ok(catalog::table(&mut conn, &endpoint.schema, control::TOKEN).await?)
+}

@@ -1,0 +1,202 @@
+//! Numbers, encodes and sends changes to partitions, and knows which tokens are durable in all.
+
+use std::collections::VecDeque;
+
+use modshift_changelog::{LogError, LogWriter};
+use modshift_proto::message::{self, Change, Envelope, Start, Token};
+use modshift_proto::{NewShard, OldShard};
+
+use crate::epoch::ResumePoint;
+use crate::metrics;
+use crate::route::Place;
+use crate::token::SavedTable;
+
+/// Tokens waiting for acknowledgement beyond this are thinned out: only the choice of resume
+/// points gets coarser.
+const TOKENS_WAITING_MAX: usize = 256;
+
+/// Capacity of a buffer that is kept from message to message.
+const KEPT_MAX: usize = 1 << 20;
+
+/// A token that has been sent to every partition, and what may be recorded once all have it.
+#[derive(Debug)]
+struct SentToken {
+    resume: ResumePoint,
+    /// Messages of each partition up to and including the token.
+    numbers: Vec<u64>,
+    /// Bytes sent to each partition by then.
+    bytes: Vec<u64>,
+    /// Chunks that entered before it.
+    tables: Vec<SavedTable>,
+}
+
+pub struct Publisher<W> {
+    writer: W,
+    source: OldShard,
+    epoch: u64,
+    /// Next message number of each partition.
+    numbers: Vec<u64>,
+    bytes: Vec<u64>,
+    message: Vec<u8>,
+    tokens: VecDeque<SentToken>,
+    /// Chunks that entered since the last token.
+    entered: Vec<SavedTable>,
+}
+
+impl<W: LogWriter> Publisher<W> {
+    pub fn new(writer: W, source: OldShard, epoch: u64, partitions: u16) -> Publisher<W> {
+        Publisher {
+            writer,
+            source,
+            epoch,
+            numbers: vec![0; partitions.into()],
+            bytes: vec![0; partitions.into()],
+            message: Vec::new(),
+            tokens: VecDeque::new(),
+            entered: Vec::new(),
+        }
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = NewShard> + use<W> {
+        (0..self.numbers.len() as u16).map(NewShard)
+    }
+
+    fn envelope(&self, to: NewShard) -> Envelope {
+        Envelope { source: self.source, epoch: self.epoch, number: self.numbers[usize::from(to.0)] }
+    }
+
+    /// Sends what is in `self.message` as the partition's next message.
+    async fn send(&mut self, to: NewShard, key: &[u8]) -> Result<(), LogError> {
+        self.writer.send(to, key, &self.message).await?;
+        self.numbers[usize::from(to.0)] += 1;
+        self.bytes[usize::from(to.0)] += self.message.len() as u64;
+        if self.message.capacity() > KEPT_MAX {
+            // One giant row must not hold its memory for ever.
+            self.message = Vec::new();
+        }
+        Ok(())
+    }
+
+    pub async fn start(&mut self, start: &Start) -> Result<(), LogError> {
+        for to in self.partitions() {
+            self.message.clear();
+            message::encode_start(&self.envelope(to), start, &mut self.message);
+            self.send(to, &[]).await?;
+        }
+        self.writer.flush().await
+    }
+
+    /// Every partition has acknowledged its start marker.
+    pub fn started(&self) -> bool {
+        self.partitions().all(|to| self.writer.acked(to) > 0)
+    }
+
+    #[inline]
+    pub async fn change(
+        &mut self,
+        to: Place,
+        key: &[u8],
+        change: &Change<'_>,
+    ) -> Result<(), LogError> {
+        match to {
+            Place::Nowhere => Ok(()),
+            Place::One(to) => self.change_to(to, key, change).await,
+            Place::All => {
+                for to in self.partitions() {
+                    self.change_to(to, key, change).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    async fn change_to(
+        &mut self,
+        to: NewShard,
+        key: &[u8],
+        change: &Change<'_>,
+    ) -> Result<(), LogError> {
+        self.message.clear();
+        message::encode_change(&self.envelope(to), change, &mut self.message);
+        self.send(to, key).await
+    }
+
+    /// Sends a token to every partition; once all have it, `resume` may be recorded, and with it
+    /// the chunks that entered before.
+    pub async fn token(&mut self, token: &Token, resume: ResumePoint) -> Result<(), LogError> {
+        for to in self.partitions() {
+            self.message.clear();
+            message::encode_token(&self.envelope(to), token, &mut self.message);
+            self.send(to, &[]).await?;
+        }
+        self.tokens.push_back(SentToken {
+            resume,
+            numbers: self.numbers.clone(),
+            bytes: self.bytes.clone(),
+            tables: std::mem::take(&mut self.entered),
+        });
+        if self.tokens.len() > TOKENS_WAITING_MAX {
+            self.thin_out();
+        }
+        Ok(())
+    }
+
+    /// A chunk has been sent in full.
+    pub fn entered(&mut self, table: SavedTable) {
+        self.entered.push(table);
+    }
+
+    pub async fn flush(&mut self) -> Result<(), LogError> {
+        self.writer.flush().await
+    }
+
+    /// Resolves when more has been acknowledged. Cancel safe.
+    pub async fn acknowledged(&mut self) -> Result<(), LogError> {
+        self.writer.acknowledged().await
+    }
+
+    /// The newest token that every partition has acknowledged since the last call, with all
+    /// chunks that entered before it.
+    pub fn durable(&mut self) -> Option<(ResumePoint, Vec<SavedTable>)> {
+        let acked: Vec<u64> = self.partitions().map(|to| self.writer.acked(to)).collect();
+        let mut newest = None;
+        let mut tables = Vec::new();
+        while let Some(token) = self.tokens.front() {
+            if !token.numbers.iter().zip(&acked).all(|(number, acked)| acked >= number) {
+                break;
+            }
+            let Some(token) = self.tokens.pop_front() else { break };
+            tables.extend(token.tables);
+            for (to, bytes) in token.bytes.iter().enumerate() {
+                let waiting = self.bytes[to].saturating_sub(*bytes);
+                metrics::unacknowledged(self.source, NewShard(to as u16), waiting);
+            }
+            newest = Some(token.resume);
+        }
+        newest.map(|resume| (resume, tables))
+    }
+
+    /// Everything sent so far has been acknowledged by every partition.
+    pub fn all_durable(&self) -> bool {
+        self.partitions().all(|to| self.writer.acked(to) >= self.numbers[usize::from(to.0)])
+    }
+
+    /// Drops every other waiting token, handing its chunks to the one after it.
+    fn thin_out(&mut self) {
+        let mut kept = VecDeque::with_capacity(TOKENS_WAITING_MAX);
+        let mut carried: Vec<SavedTable> = Vec::new();
+        for (index, mut token) in self.tokens.drain(..).enumerate() {
+            carried.append(&mut token.tables);
+            // The oldest stays: it is the next to be acknowledged.
+            if index % 2 == 0 {
+                token.tables = std::mem::take(&mut carried);
+                kept.push_back(token);
+            }
+        }
+        self.tokens = kept;
+        // An odd token at the end: its chunks wait for the next token.
+        carried.append(&mut self.entered);
+        self.entered = carried;
+    }
+}

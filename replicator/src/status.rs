@@ -1,0 +1,63 @@
+//! What a reader says of itself, for `/status` and the demo.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// Shared between the reader and whoever shows it.
+#[derive(Clone, Debug, Default)]
+pub struct ReaderStatus(Arc<Mutex<ReaderState>>);
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ReaderState {
+    pub phase: Phase,
+    pub epoch: u64,
+    /// Complete event groups read.
+    pub gtids: String,
+    /// Row changes and copied rows sent.
+    pub rows_sent: u64,
+    /// Age of the newest token read, in milliseconds; `None`: none of this epoch yet.
+    pub head_age_ms: Option<u64>,
+    pub tables: Vec<TableState>,
+    /// Why the reader stopped, and what to do about it.
+    pub halted: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TableState {
+    pub table: String,
+    pub rows_copied: u64,
+    pub rows_estimated: u64,
+    pub done: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    #[default]
+    Starting,
+    /// The connection is gone and being made again.
+    Reconnecting,
+    Copying,
+    Tailing,
+    Stopped,
+    Halted,
+}
+
+impl ReaderState {
+    pub(crate) fn reconnecting(&mut self) {
+        self.phase = Phase::Reconnecting;
+        // What is known of the head is getting old.
+        self.head_age_ms = None;
+    }
+}
+
+impl ReaderStatus {
+    pub fn get(&self) -> ReaderState {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut ReaderState)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
