@@ -1,0 +1,190 @@
+//! Why an applier stopped, and what to do about each reason.
+
+use modshift_changelog::LogError;
+use modshift_mariadb::value::ValueError;
+use modshift_mariadb::{CatalogError, ServerError};
+use modshift_proto::message::MessageError;
+use modshift_proto::{NewShard, OldShard};
+
+use crate::sequence::SequenceError;
+use crate::target::{ChangeError, TargetError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Catalog(Box<CatalogError>),
+    #[error(transparent)]
+    Log(Box<LogError>),
+    #[error("change log of {new}: {error}")]
+    Message { new: NewShard, error: MessageError },
+    #[error("{new}: a message of {old}, the plan has {shards} old shards")]
+    UnknownSource { new: NewShard, old: OldShard, shards: u16 },
+    #[error("{new}: {error}")]
+    Sequence { new: NewShard, error: SequenceError },
+    #[error("{new}: {error}")]
+    Change { new: NewShard, error: ChangeError },
+    #[error("{new}: {error}")]
+    Target { new: NewShard, error: TargetError },
+    #[error("{new}: table {table}: {error}")]
+    Value { new: NewShard, table: String, error: ValueError },
+    /// The compare-and-set found another version.
+    #[error("another applier has taken over {new}")]
+    TakenOver { new: NewShard },
+    #[error("{new}: control table {table} cannot be read: {detail}")]
+    Control { new: NewShard, table: &'static str, detail: String },
+    #[error(transparent)]
+    Duplicate(Box<Duplicate>),
+    #[error("{new}: {parked} rows wait for their place, the plan allows {limit}")]
+    TooManyParked { new: NewShard, parked: usize, limit: usize },
+    #[error(
+        "{new}: a row of table {table} from {old} found {key} taken by another row of {old}, \
+         which cannot be on one old shard"
+    )]
+    OwnRow { new: NewShard, table: String, old: OldShard, key: String },
+}
+
+/// Two rows of different old shards that cannot both be on one new shard, for good.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{new}: table {table} has the same {key} on {old} and {holder}: the row from {old} has waited \
+     {waited_s} s for its place, and every old shard has been read far beyond that"
+)]
+pub struct Duplicate {
+    pub new: NewShard,
+    pub table: String,
+    /// Columns of the primary key.
+    pub columns: String,
+    /// Unique key that is taken.
+    pub key: String,
+    pub old: OldShard,
+    /// The old shard whose row holds the place.
+    pub holder: String,
+    pub waited_s: i64,
+    /// The primary key of the row that waits, for the operator. Not for logs.
+    pub values: String,
+}
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The world outside: back off and try again.
+    Retry,
+    /// A fact that trying again cannot change: stop, keep the position, close the gate.
+    Halt,
+    /// An invariant of our own broke: stop the process.
+    Fatal,
+}
+
+impl ApplyError {
+    pub fn class(&self) -> Class {
+        use modshift_changelog::Class as Log;
+        use modshift_mariadb::Class as Server;
+        match self {
+            ApplyError::Server(error) => match error.class() {
+                Server::Retry => Class::Retry,
+                Server::Halt => Class::Halt,
+            },
+            ApplyError::Catalog(error) => match error.class() {
+                Server::Retry => Class::Retry,
+                Server::Halt => Class::Halt,
+            },
+            ApplyError::Log(error) => match error.class() {
+                Log::Retry => Class::Retry,
+                Log::Halt => Class::Halt,
+            },
+            ApplyError::Change { error, .. } if error.is_fatal() => Class::Fatal,
+            ApplyError::OwnRow { .. } => Class::Fatal,
+            ApplyError::Message { .. }
+            | ApplyError::UnknownSource { .. }
+            | ApplyError::Sequence { .. }
+            | ApplyError::Change { .. }
+            | ApplyError::Target { .. }
+            | ApplyError::Value { .. }
+            | ApplyError::TakenOver { .. }
+            | ApplyError::Control { .. }
+            | ApplyError::Duplicate(_)
+            | ApplyError::TooManyParked { .. } => Class::Halt,
+        }
+    }
+
+    /// Short and of low cardinality, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ApplyError::Server(_) => "server",
+            ApplyError::Catalog(_) => "catalog",
+            ApplyError::Log(_) => "log",
+            ApplyError::Message { .. } => "message",
+            ApplyError::UnknownSource { .. } => "unknown_source",
+            ApplyError::Sequence { error, .. } => error.reason(),
+            ApplyError::Change { error, .. } => error.reason(),
+            ApplyError::Target { .. } => "target",
+            ApplyError::Value { .. } => "value",
+            ApplyError::TakenOver { .. } => "taken_over",
+            ApplyError::Control { .. } => "control",
+            ApplyError::Duplicate(_) => "duplicate",
+            ApplyError::TooManyParked { .. } => "too_many_parked",
+            ApplyError::OwnRow { .. } => "own_row",
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            ApplyError::Server(error) => return error.hint(),
+            ApplyError::Catalog(error) => return error.hint(),
+            ApplyError::Log(error) => error.hint()?,
+            ApplyError::Message { .. } | ApplyError::UnknownSource { .. } => {
+                "run replicator and consumer with the same plan and version"
+            }
+            ApplyError::Sequence { error, .. } => error.hint(),
+            ApplyError::Change { error, .. } => error.hint(),
+            ApplyError::Target { .. } => "correct the plan or the table, see modshift check",
+            ApplyError::Value { .. } => "run replicator and consumer in the same version",
+            ApplyError::TakenOver { .. } => "stop one of the two",
+            ApplyError::Control { .. } => {
+                "the control tables were changed by hand or by another version"
+            }
+            ApplyError::Duplicate(_) => {
+                "both rows exist on their old shards: change or delete one of them there, then \
+                 start the consumer again; the halted column of modshift_watermark names the key"
+            }
+            ApplyError::TooManyParked { .. } => {
+                "look for keys that exist on several old shards (modshift check), or raise \
+                 apply.parked_rows_max"
+            }
+            ApplyError::OwnRow { .. } => {
+                "rows of the new shard were changed by hand, or this is a defect of modshift"
+            }
+        };
+        Some(hint.to_owned())
+    }
+
+    /// What is written to `modshift_watermark.halted`. Unlike the text for logs it may name the
+    /// primary key of a row.
+    pub fn halted_text(&self) -> String {
+        let mut text = self.to_string();
+        if let ApplyError::Duplicate(duplicate) = self {
+            let Duplicate { columns, values, .. } = &**duplicate;
+            text.push_str(&format!("; primary key ({columns}) = ({values})"));
+        }
+        if let Some(hint) = self.hint() {
+            text.push_str("; ");
+            text.push_str(&hint);
+        }
+        text
+    }
+}
+
+impl From<CatalogError> for ApplyError {
+    fn from(error: CatalogError) -> ApplyError {
+        ApplyError::Catalog(Box::new(error))
+    }
+}
+
+impl From<LogError> for ApplyError {
+    fn from(error: LogError) -> ApplyError {
+        ApplyError::Log(Box::new(error))
+    }
+}

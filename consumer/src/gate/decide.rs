@@ -1,0 +1,248 @@
+//! Facts -> open, or every reason why not.
+
+use std::time::Duration;
+
+use modshift_proto::GtidSet;
+use modshift_proto::plan::Gate;
+use serde::Serialize;
+
+use super::facts::{Facts, NewFacts, OldFacts, TokenFacts};
+use super::reason::Reason;
+use crate::watermark::Kept;
+
+/// Between two samples further apart than this anything may have happened: the hold begins anew.
+const SAMPLE_GAP_MAX: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Decision {
+    pub open: bool,
+    /// Empty if and only if open.
+    pub reasons: Vec<Reason>,
+    /// What was not asked for, hence not looked at.
+    pub notes: Vec<String>,
+    pub streams: Vec<StreamLag>,
+}
+
+/// How far one stream is behind. `None`: not known.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StreamLag {
+    pub old: u16,
+    pub new: u16,
+    /// Age of the newest token applied, by the old shard's clock.
+    pub lag_ms: Option<i64>,
+    /// Event groups of others on the primary that are not applied.
+    pub groups: Option<u64>,
+    pub copied: bool,
+}
+
+/// Since when all samples were within the limits. Times are of any clock that does not go back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    since: Option<Duration>,
+    last: Option<Duration>,
+}
+
+impl Hold {
+    fn after(self, well: bool, now: Duration) -> Hold {
+        let unbroken = self.last.is_some_and(|last| now.saturating_sub(last) <= SAMPLE_GAP_MAX);
+        let since = match (well, self.since) {
+            (false, _) => None,
+            (true, Some(since)) if unbroken => Some(since),
+            (true, _) => Some(now),
+        };
+        Hold { since, last: Some(now) }
+    }
+}
+
+impl Decision {
+    /// Closed because nobody could tell, and for no other reason.
+    pub fn cannot_tell(&self) -> bool {
+        !self.open && self.reasons.iter().all(|why| matches!(why, Reason::Unreachable { .. }))
+    }
+}
+
+/// The gate. `hold` is what the previous call returned; `now` the time since any fixed moment.
+pub fn decide(facts: &Facts, hold: Hold, gate: &Gate, now: Duration) -> (Decision, Hold) {
+    let mut reasons = Vec::new();
+    let mut notes = Vec::new();
+    let mut streams = Vec::new();
+    for (old, read) in facts.old.iter().enumerate() {
+        match read {
+            Err(detail) => reasons.push(Reason::Unreachable {
+                shard: format!("old shard {old}"),
+                detail: detail.clone(),
+            }),
+            Ok(facts) => old_shard(old as u16, facts, gate, &mut reasons),
+        }
+    }
+    for (new, read) in facts.new.iter().enumerate() {
+        let target = match read {
+            Err(detail) => {
+                reasons.push(Reason::Unreachable {
+                    shard: format!("new shard {new}"),
+                    detail: detail.clone(),
+                });
+                None
+            }
+            Ok(target) => {
+                new_shard(new as u16, target, &mut reasons);
+                Some(target)
+            }
+        };
+        for (old, source) in facts.old.iter().enumerate() {
+            let source = source.as_ref().ok();
+            let mark = target
+                .and_then(|target| target.marks.iter().find(|m| usize::from(m.source.0) == old));
+            let pair = (old as u16, new as u16);
+            if target.is_some() && mark.is_none() {
+                reasons.push(Reason::NothingApplied { old: pair.0, new: pair.1 });
+            }
+            streams.push(stream(pair, source, mark, gate, &mut reasons));
+        }
+    }
+    outside(facts, gate, &mut reasons, &mut notes);
+    let hold = hold.after(reasons.is_empty(), now);
+    if let Some(since) = hold.since {
+        let held = now.saturating_sub(since);
+        if held < gate.hold {
+            reasons.push(Reason::Hold {
+                held_ms: held.as_millis() as u64,
+                hold_ms: gate.hold.as_millis() as u64,
+            });
+        }
+    }
+    (Decision { open: reasons.is_empty(), reasons, notes, streams }, hold)
+}
+
+fn old_shard(old: u16, facts: &OldFacts, gate: &Gate, reasons: &mut Vec<Reason>) {
+    let Some(token) = &facts.token else {
+        reasons.push(Reason::NoReader { old });
+        return;
+    };
+    if let Some(text) = &token.halted {
+        reasons.push(Reason::ReaderHalted { old, text: text.clone() });
+    }
+    let silent_us = facts.now_us - token.clock_us;
+    if silent_us < 0 {
+        reasons.push(Reason::ClockBack { old, ahead_ms: -silent_us / 1000 });
+    } else if beyond(silent_us, gate) {
+        reasons.push(Reason::ReaderSilent {
+            old,
+            silent_ms: silent_us / 1000,
+            limit_ms: gate.max_lag.as_millis() as i64,
+        });
+    }
+}
+
+fn new_shard(new: u16, facts: &NewFacts, reasons: &mut Vec<Reason>) {
+    // One applier, one error: it is on every row.
+    if let Some(text) = facts.marks.iter().find_map(|mark| mark.halted.as_ref()) {
+        reasons.push(Reason::ApplierHalted { new, text: text.clone() });
+    }
+    if facts.parked > 0 {
+        reasons.push(Reason::Parked { new, rows: facts.parked });
+    }
+}
+
+fn stream(
+    (old, new): (u16, u16),
+    source: Option<&OldFacts>,
+    mark: Option<&Kept>,
+    gate: &Gate,
+    reasons: &mut Vec<Reason>,
+) -> StreamLag {
+    let mut lag = StreamLag { old, new, lag_ms: None, groups: None, copied: false };
+    // Whichever is missing has its own reason.
+    let Some(mark) = mark.map(|kept| &kept.mark) else { return lag };
+    lag.copied = mark.copied;
+    if !mark.copied {
+        reasons.push(Reason::Copying { old, new });
+    }
+    if mark.proof_pending() {
+        reasons.push(Reason::ProofPending { old, new });
+    }
+    let Some((source, token)) = source.and_then(|s| Some((s, s.token.as_ref()?))) else {
+        return lag;
+    };
+    if mark.epoch != token.epoch {
+        reasons.push(Reason::OtherReader { old, new });
+    }
+    let lag_us = source.now_us - mark.token_clock_us;
+    lag.lag_ms = Some(lag_us / 1000);
+    if lag_us < 0 {
+        reasons.push(Reason::ClockBack { old, ahead_ms: -lag_us / 1000 });
+    } else if beyond(lag_us, gate) {
+        reasons.push(Reason::TimeLag {
+            old,
+            new,
+            lag_ms: lag_us / 1000,
+            limit_ms: gate.max_lag.as_millis() as i64,
+        });
+    }
+    match groups_behind(&source.gtids, token, &mark.gtids, mark.token_writes) {
+        None => reasons.push(Reason::PrimaryBehind {
+            old,
+            new,
+            primary: source.gtids.to_string(),
+            applied: mark.gtids.to_string(),
+        }),
+        Some(groups) => {
+            lag.groups = Some(groups);
+            if groups > gate.max_lag_groups {
+                let limit = gate.max_lag_groups;
+                reasons.push(Reason::PositionLag { old, new, groups, limit });
+            }
+        }
+    }
+    lag
+}
+
+fn beyond(lag_us: i64, gate: &Gate) -> bool {
+    i128::from(lag_us) > gate.max_lag.as_micros() as i128
+}
+
+/// Groups of the primary beyond the watermark, modshift's own left out. `None` where the primary
+/// does not have what was applied.
+fn groups_behind(
+    primary: &GtidSet,
+    token: &TokenFacts,
+    applied: &GtidSet,
+    applied_writes: u64,
+) -> Option<u64> {
+    if !primary.contains(applied) {
+        return None;
+    }
+    let all: u64 = primary
+        .iter()
+        .map(|gtid| gtid.seq - applied.get(gtid.domain).map_or(0, |had| had.seq))
+        .sum();
+    // A count that went back (a failover that lost tokens) leaves nothing out.
+    Some(all.saturating_sub(token.writes.saturating_sub(applied_writes)))
+}
+
+fn outside(facts: &Facts, gate: &Gate, reasons: &mut Vec<Reason>, notes: &mut Vec<String>) {
+    match &facts.outside.schema_differences {
+        None => reasons.push(Reason::SchemaUnknown),
+        Some(differences) => {
+            let of = |text: &String| Reason::SchemaDifference { text: text.clone() };
+            reasons.extend(differences.iter().map(of));
+        }
+    }
+    let of = |text: &String| Reason::Daemon { text: text.clone() };
+    reasons.extend(facts.outside.daemons.iter().map(of));
+    match (gate.verify_age, &facts.outside.verification) {
+        (None, _) => notes.push("verification: not configured".to_owned()),
+        (Some(_), None) => reasons.push(Reason::NotVerified),
+        (Some(limit), Some(last)) => {
+            if let Some(text) = &last.failed {
+                reasons.push(Reason::VerificationFailed { text: text.clone() });
+            }
+            if last.age > limit {
+                reasons.push(Reason::VerificationOld {
+                    age_s: last.age.as_secs(),
+                    limit_s: limit.as_secs(),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Asks all shards again and again, and keeps since when all was well.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use modshift_mariadb::{Conn, Session, connect};
+use modshift_proto::NewShard;
+use modshift_proto::plan::{Endpoint, Plan};
+use tokio::time::timeout;
+
+use super::decide::{Decision, Hold, decide};
+use super::facts::{Facts, NewFacts, OldFacts, Outside, read_new, read_old};
+use super::reason::Reason;
+use crate::error::ApplyError;
+use crate::metrics;
+
+/// How often to ask. Fast enough to see a break in the default lag of a second, slow enough to be
+/// no load.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+/// A shard that takes longer to answer is as good as silent, and must not hide the others.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct Evaluator {
+    plan: Arc<Plan>,
+    old: Vec<Option<Conn>>,
+    new: Vec<Option<Conn>>,
+    hold: Hold,
+    begun: Instant,
+}
+
+impl Evaluator {
+    pub fn new(plan: Arc<Plan>) -> Evaluator {
+        let none = |count: usize| (0..count).map(|_| None).collect();
+        Evaluator {
+            old: none(plan.old.len()),
+            new: none(plan.new.len()),
+            plan,
+            hold: Hold::default(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Asks every shard once and decides. The gate can only open for a caller that samples at
+    /// about [`SAMPLE_INTERVAL`], for as long as the plan's hold.
+    pub async fn sample(&mut self, outside: Outside) -> (Decision, Facts) {
+        let facts = self.facts(outside).await;
+        let now = self.begun.elapsed();
+        let (decision, hold) = decide(&facts, self.hold, &self.plan.gate, now);
+        self.hold = hold;
+        let closed: Vec<_> = decision.reasons.iter().map(Reason::kind).collect();
+        metrics::gate(decision.open, &Reason::KINDS, &closed);
+        (decision, facts)
+    }
+
+    /// New shards first: what they have applied must not be newer than the position that it is
+    /// compared with.
+    async fn facts(&mut self, outside: Outside) -> Facts {
+        let plan = &self.plan;
+        let old_shards = plan.old_modulus.get();
+        let new = join_all(self.new.iter_mut().enumerate().map(|(index, conn)| {
+            let shard = NewShard(index as u16);
+            new_shard(conn, &plan.new[index], shard, old_shards)
+        }))
+        .await;
+        let old = join_all(
+            self.old.iter_mut().enumerate().map(|(index, conn)| old_shard(conn, &plan.old[index])),
+        )
+        .await;
+        Facts { old, new, outside }
+    }
+}
+
+async fn old_shard(slot: &mut Option<Conn>, endpoint: &Endpoint) -> Result<OldFacts, String> {
+    // Taken out: a connection whose answer did not come in time is not used again.
+    let conn = slot.take();
+    let ask = async {
+        let mut conn = match conn {
+            Some(conn) => conn,
+            None => connect(endpoint, Session::Plain).await?,
+        };
+        let facts = read_old(&mut conn, endpoint).await?;
+        Ok((conn, facts))
+    };
+    let (conn, facts) = answer(ask).await?;
+    *slot = Some(conn);
+    Ok(facts)
+}
+
+async fn new_shard(
+    slot: &mut Option<Conn>,
+    endpoint: &Endpoint,
+    shard: NewShard,
+    old_shards: u16,
+) -> Result<NewFacts, String> {
+    let conn = slot.take();
+    let ask = async {
+        let mut conn = match conn {
+            Some(conn) => conn,
+            None => connect(endpoint, Session::Plain).await?,
+        };
+        let facts = read_new(&mut conn, endpoint, shard, old_shards).await?;
+        Ok((conn, facts))
+    };
+    let (conn, facts) = answer(ask).await?;
+    *slot = Some(conn);
+    Ok(facts)
+}
+
+async fn answer<T>(ask: impl Future<Output = Result<T, ApplyError>>) -> Result<T, String> {
+    match timeout(ANSWER_TIMEOUT, ask).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+    }
+}

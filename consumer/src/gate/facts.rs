@@ -1,0 +1,159 @@
+//! What the databases say, read in an order that never flatters: new shards before old ones, and
+//! on an old shard the token before the position.
+
+use std::time::Duration;
+
+use modshift_mariadb::control::{PARKED, PROGRESS, RESUME_ROW, TOKEN};
+use modshift_mariadb::{Conn, ServerError, error};
+use modshift_proto::plan::Endpoint;
+use modshift_proto::{GtidSet, NewShard};
+use mysql_async::prelude::Queryable;
+use serde::Serialize;
+
+use crate::error::ApplyError;
+use crate::watermark::{self, Kept};
+
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Index = old shard; what kept it from answering.
+    pub old: Vec<Result<OldFacts, String>>,
+    /// Index = new shard.
+    pub new: Vec<Result<NewFacts, String>>,
+    pub outside: Outside,
+}
+
+#[derive(Clone, Debug)]
+pub struct OldFacts {
+    /// That server's clock, microseconds since 1970 UTC.
+    pub now_us: i64,
+    /// Its `gtid_binlog_pos`, read after the token.
+    pub gtids: GtidSet,
+    /// `None`: no reader was ever started.
+    pub token: Option<TokenFacts>,
+    pub tables: Vec<CopyFacts>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TokenFacts {
+    pub epoch: u64,
+    pub writes: u64,
+    pub clock_us: i64,
+    pub halted: Option<String>,
+}
+
+/// How far one table has been copied from an old shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyFacts {
+    pub table: String,
+    pub rows_copied: u64,
+    pub rows_estimated: u64,
+    pub done: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct NewFacts {
+    pub marks: Vec<Kept>,
+    pub parked: u64,
+}
+
+/// What others found out.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// `None`: not compared.
+    pub schema_differences: Option<Vec<String>>,
+    /// Daemons that are dead, halted or do not answer, one line each.
+    pub daemons: Vec<String>,
+    /// The last verification of the rows.
+    pub verification: Option<Verification>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Verification {
+    pub age: Duration,
+    /// What differed; `None`: clean.
+    pub failed: Option<String>,
+}
+
+/// One old shard. Session: plain.
+pub async fn read_old(conn: &mut Conn, endpoint: &Endpoint) -> Result<OldFacts, ServerError> {
+    type TokenRow = (u64, u64, i64, Option<String>, i64);
+    let at = modshift_mariadb::connect::label(endpoint);
+    let of = |error| error::of(&at, "reading the token", error);
+    let of_copy = |error| error::of(&at, "reading the progress of the copy", error);
+    let micros = |value: &str| format!("CAST(UNIX_TIMESTAMP({value}) * 1000000 AS SIGNED)");
+    let token = conn
+        .query_first(format!(
+            "SELECT epoch, writes, {}, halted, {} FROM {TOKEN}",
+            micros("clock"),
+            micros("UTC_TIMESTAMP(6)"),
+        ))
+        .await
+        .map_err(of);
+    let token: Option<TokenRow> = if_there(token)?;
+    // Only now: a group counted among our own writes must not be missing from the position.
+    let (gtids, now_us): (String, i64) = conn
+        .query_first(format!("SELECT @@gtid_binlog_pos, {}", micros("UTC_TIMESTAMP(6)")))
+        .await
+        .map_err(of)?
+        .unwrap_or_default();
+    let gtids = gtids.parse().map_err(|_| ServerError::Driver {
+        at: at.clone(),
+        doing: "reading the position of the binlog",
+        detail: gtids,
+    })?;
+    let tables = conn
+        .query(format!(
+            "SELECT name, rows_copied, rows_estimated, done FROM {PROGRESS} \
+             WHERE name <> '{RESUME_ROW}' ORDER BY name"
+        ))
+        .await
+        .map_err(of_copy);
+    let tables: Vec<(String, u64, u64, bool)> = if_there(tables)?;
+    let of = |(table, rows_copied, rows_estimated, done)| CopyFacts {
+        table,
+        rows_copied,
+        rows_estimated,
+        done,
+    };
+    Ok(OldFacts {
+        now_us,
+        gtids,
+        token: token.map(|(epoch, writes, clock_us, halted, _)| TokenFacts {
+            epoch,
+            writes,
+            clock_us,
+            halted,
+        }),
+        tables: tables.into_iter().map(of).collect(),
+    })
+}
+
+/// One new shard. Session: plain.
+pub async fn read_new(
+    conn: &mut Conn,
+    endpoint: &Endpoint,
+    shard: NewShard,
+    old_shards: u16,
+) -> Result<NewFacts, ApplyError> {
+    let at = modshift_mariadb::connect::label(endpoint);
+    let parked = conn
+        .query_first(format!("SELECT COUNT(*) FROM {PARKED}"))
+        .await
+        .map_err(|error| error::of(&at, "counting parked rows", error));
+    let marks = match watermark::read(conn, &at, shard, old_shards).await {
+        Err(ApplyError::Server(error)) => if_there(Err(error))?,
+        marks => marks?,
+    };
+    // Beside a watermark the table of parked rows must be there.
+    let parked: Option<u64> = if marks.is_empty() { if_there(parked)? } else { parked? };
+    Ok(NewFacts { marks, parked: parked.unwrap_or_default() })
+}
+
+/// Without its control tables a shard has answered all the same: modshift has never been there.
+fn if_there<T: Default>(read: Result<T, ServerError>) -> Result<T, ServerError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    match read {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(T::default()),
+        read => read,
+    }
+}

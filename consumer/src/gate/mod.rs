@@ -1,0 +1,17 @@
+//! The gate: is a cutover safe now?
+//!
+//! [`facts`] is what the databases and daemons say, [`decide`] one pure function over it, and
+//! [`evaluator`] the shell that asks again and again and remembers since when all was well.
+//! Whatever is not known counts as bad; whatever was not asked for is said to be so.
+
+pub mod decide;
+pub mod evaluator;
+pub mod facts;
+pub mod reason;
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Decision, Hold, StreamLag, decide};
+pub use evaluator::Evaluator;
+pub use facts::{Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+pub use reason::Reason;

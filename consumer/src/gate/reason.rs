@@ -1,0 +1,220 @@
+//! Why the gate is closed: one line each, and a form for machines.
+
+use std::fmt;
+
+use serde::Serialize;
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    Unreachable {
+        shard: String,
+        detail: String,
+    },
+    NoReader {
+        old: u16,
+    },
+    ReaderHalted {
+        old: u16,
+        text: String,
+    },
+    ReaderSilent {
+        old: u16,
+        silent_ms: i64,
+        limit_ms: i64,
+    },
+    ClockBack {
+        old: u16,
+        ahead_ms: i64,
+    },
+    NothingApplied {
+        old: u16,
+        new: u16,
+    },
+    ApplierHalted {
+        new: u16,
+        text: String,
+    },
+    OtherReader {
+        old: u16,
+        new: u16,
+    },
+    ProofPending {
+        old: u16,
+        new: u16,
+    },
+    Copying {
+        old: u16,
+        new: u16,
+    },
+    TimeLag {
+        old: u16,
+        new: u16,
+        lag_ms: i64,
+        limit_ms: i64,
+    },
+    PositionLag {
+        old: u16,
+        new: u16,
+        groups: u64,
+        limit: u64,
+    },
+    PrimaryBehind {
+        old: u16,
+        new: u16,
+        primary: String,
+        applied: String,
+    },
+    Parked {
+        new: u16,
+        rows: u64,
+    },
+    SchemaUnknown,
+    SchemaDifference {
+        text: String,
+    },
+    Daemon {
+        text: String,
+    },
+    NotVerified,
+    VerificationFailed {
+        text: String,
+    },
+    VerificationOld {
+        age_s: u64,
+        limit_s: u64,
+    },
+    /// All is well, but not for long enough.
+    Hold {
+        held_ms: u64,
+        hold_ms: u64,
+    },
+}
+
+impl Reason {
+    /// All values of [`Reason::kind`], for the metric.
+    pub const KINDS: [&'static str; 21] = [
+        "unreachable",
+        "no_reader",
+        "reader_halted",
+        "reader_silent",
+        "clock_back",
+        "nothing_applied",
+        "applier_halted",
+        "other_reader",
+        "proof_pending",
+        "copying",
+        "time_lag",
+        "position_lag",
+        "primary_behind",
+        "parked",
+        "schema_unknown",
+        "schema_difference",
+        "daemon",
+        "not_verified",
+        "verification_failed",
+        "verification_old",
+        "hold",
+    ];
+
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Reason::Unreachable { .. } => "unreachable",
+            Reason::NoReader { .. } => "no_reader",
+            Reason::ReaderHalted { .. } => "reader_halted",
+            Reason::ReaderSilent { .. } => "reader_silent",
+            Reason::ClockBack { .. } => "clock_back",
+            Reason::NothingApplied { .. } => "nothing_applied",
+            Reason::ApplierHalted { .. } => "applier_halted",
+            Reason::OtherReader { .. } => "other_reader",
+            Reason::ProofPending { .. } => "proof_pending",
+            Reason::Copying { .. } => "copying",
+            Reason::TimeLag { .. } => "time_lag",
+            Reason::PositionLag { .. } => "position_lag",
+            Reason::PrimaryBehind { .. } => "primary_behind",
+            Reason::Parked { .. } => "parked",
+            Reason::SchemaUnknown => "schema_unknown",
+            Reason::SchemaDifference { .. } => "schema_difference",
+            Reason::Daemon { .. } => "daemon",
+            Reason::NotVerified => "not_verified",
+            Reason::VerificationFailed { .. } => "verification_failed",
+            Reason::VerificationOld { .. } => "verification_old",
+            Reason::Hold { .. } => "hold",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ms: i64| format!("{}.{:03} s", ms / 1000, ms % 1000);
+        match self {
+            Reason::Unreachable { shard, detail } => write!(f, "{shard} does not answer: {detail}"),
+            Reason::NoReader { old } => write!(f, "old shard {old} has never been read"),
+            Reason::ReaderHalted { old, text } => {
+                write!(f, "reader of old shard {old} stopped: {text}")
+            }
+            Reason::ReaderSilent { old, silent_ms, limit_ms } => write!(
+                f,
+                "reader of old shard {old} wrote its last token {} ago (limit {})",
+                seconds(*silent_ms),
+                seconds(*limit_ms)
+            ),
+            Reason::ClockBack { old, ahead_ms } => write!(
+                f,
+                "clock of old shard {old} went back: a token is {} ahead of it",
+                seconds(*ahead_ms)
+            ),
+            Reason::NothingApplied { old, new } => {
+                write!(f, "new shard {new} has applied nothing of old shard {old}")
+            }
+            Reason::ApplierHalted { new, text } => {
+                write!(f, "applier of new shard {new} stopped: {text}")
+            }
+            Reason::OtherReader { old, new } => write!(
+                f,
+                "new shard {new} has applied nothing yet of old shard {old}'s present reader"
+            ),
+            Reason::ProofPending { old, new } => write!(
+                f,
+                "new shard {new} waits for old shard {old}'s reader to show again what was applied"
+            ),
+            Reason::Copying { old, new } => {
+                write!(f, "old shard {old} is still being copied to new shard {new}")
+            }
+            Reason::TimeLag { old, new, lag_ms, limit_ms } => write!(
+                f,
+                "new shard {new} is {} behind old shard {old} (limit {})",
+                seconds(*lag_ms),
+                seconds(*limit_ms)
+            ),
+            Reason::PositionLag { old, new, groups, limit } => write!(
+                f,
+                "new shard {new} is {groups} event groups behind old shard {old} (limit {limit})"
+            ),
+            Reason::PrimaryBehind { old, new, primary, applied } => write!(
+                f,
+                "old shard {old} is at {primary}, behind what new shard {new} has applied, \
+                 {applied}"
+            ),
+            Reason::Parked { new, rows } => {
+                write!(f, "{rows} rows wait for their place on new shard {new}")
+            }
+            Reason::SchemaUnknown => f.write_str("tables of old and new shards were not compared"),
+            Reason::SchemaDifference { text } => write!(f, "tables differ: {text}"),
+            Reason::Daemon { text } => f.write_str(text),
+            Reason::NotVerified => f.write_str("the rows were never verified"),
+            Reason::VerificationFailed { text } => {
+                write!(f, "the last verification failed: {text}")
+            }
+            Reason::VerificationOld { age_s, limit_s } => {
+                write!(f, "the last verification is {age_s} s old (limit {limit_s} s)")
+            }
+            Reason::Hold { held_ms, hold_ms } => write!(
+                f,
+                "within limits for {} of {}",
+                seconds(*held_ms as i64),
+                seconds(*hold_ms as i64)
+            ),
+        }
+    }
+}

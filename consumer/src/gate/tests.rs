@@ -1,0 +1,267 @@
+use std::time::Duration;
+
+use modshift_proto::plan::Gate;
+use modshift_proto::{GroupDigest, OldShard};
+use proptest::prelude::*;
+
+use super::facts::{Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+use super::{Decision, Hold, Reason, decide};
+use crate::sequence::{TokenMark, Watermark};
+use crate::watermark::Kept;
+
+const SECOND: i64 = 1_000_000;
+
+fn gate() -> Gate {
+    Gate {
+        max_lag: Duration::from_secs(1),
+        max_lag_groups: 10,
+        hold: Duration::from_secs(10),
+        verify_age: None,
+    }
+}
+
+/// One old and one new shard, all well.
+fn well() -> Facts {
+    let digest = GroupDigest { gtid: "0-1-100".parse().unwrap(), checksum: 1 };
+    Facts {
+        old: vec![Ok(OldFacts {
+            now_us: 1000 * SECOND,
+            gtids: "0-1-110".parse().unwrap(),
+            token: Some(TokenFacts {
+                epoch: 5,
+                writes: 60,
+                clock_us: 1000 * SECOND - 200_000,
+                halted: None,
+            }),
+            tables: Vec::new(),
+        })],
+        new: vec![Ok(NewFacts {
+            marks: vec![Kept {
+                source: OldShard(0),
+                version: 1,
+                mark: Watermark {
+                    epoch: 5,
+                    number: 9,
+                    gtids: "0-1-100".parse().unwrap(),
+                    partial: None,
+                    token: Some(TokenMark { digest, awaited: false }),
+                    token_clock_us: 1000 * SECOND - 300_000,
+                    token_writes: 55,
+                    copied: true,
+                },
+                offset: None,
+                halted: None,
+            }],
+            parked: 0,
+        })],
+        outside: Outside { schema_differences: Some(Vec::new()), ..Outside::default() },
+    }
+}
+
+fn old(facts: &mut Facts) -> &mut OldFacts {
+    facts.old[0].as_mut().unwrap()
+}
+
+fn token(facts: &mut Facts) -> &mut TokenFacts {
+    old(facts).token.as_mut().unwrap()
+}
+
+fn new(facts: &mut Facts) -> &mut NewFacts {
+    facts.new[0].as_mut().unwrap()
+}
+
+fn mark(facts: &mut Facts) -> &mut Watermark {
+    &mut new(facts).marks[0].mark
+}
+
+/// The decision after the same facts for longer than the hold.
+fn settled(facts: &Facts, gate: &Gate) -> Decision {
+    let mut hold = Hold::default();
+    let mut now = Duration::ZERO;
+    loop {
+        let (decision, next) = decide(facts, hold, gate, now);
+        if now > gate.hold {
+            return decision;
+        }
+        hold = next;
+        now += Duration::from_millis(250);
+    }
+}
+
+/// One thing goes wrong; the gate names it, and nothing else.
+#[track_caller]
+fn check(kind: &str, line: &str, spoil: impl FnOnce(&mut Facts, &mut Gate)) {
+    let (mut facts, mut gate) = (well(), gate());
+    spoil(&mut facts, &mut gate);
+    let decision = settled(&facts, &gate);
+    assert!(!decision.open);
+    let lines: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
+    let kinds: Vec<&str> = decision.reasons.iter().map(Reason::kind).collect();
+    assert_eq!(
+        (kinds.as_slice(), lines.as_slice()),
+        ([kind].as_slice(), [line.to_owned()].as_slice())
+    );
+    assert!(Reason::KINDS.contains(&kind));
+    let json = serde_json::to_value(&decision.reasons[0]).unwrap();
+    assert_eq!(json["kind"], kind);
+}
+
+#[test]
+fn open_when_all_is_well_for_long_enough() {
+    let decision = settled(&well(), &gate());
+    assert!(decision.open, "{:?}", decision.reasons);
+    assert_eq!(decision.notes, ["verification: not configured"]);
+    assert_eq!((decision.streams[0].lag_ms, decision.streams[0].groups), (Some(300), Some(5)));
+}
+
+#[test]
+fn every_reason_closes_it_and_is_named() {
+    check("unreachable", "old shard 0 does not answer: gone", |f, _| f.old[0] = Err("gone".into()));
+    check("unreachable", "new shard 0 does not answer: gone", |f, _| f.new[0] = Err("gone".into()));
+    check("no_reader", "old shard 0 has never been read", |f, _| old(f).token = None);
+    check("reader_halted", "reader of old shard 0 stopped: purged", |f, _| {
+        token(f).halted = Some("purged".into());
+    });
+    check(
+        "reader_silent",
+        "reader of old shard 0 wrote its last token 1.500 s ago (limit 1.000 s)",
+        |f, _| token(f).clock_us -= 1_300_000,
+    );
+    check(
+        "clock_back",
+        "clock of old shard 0 went back: a token is 2.000 s ahead of it",
+        |f, _| token(f).clock_us += 2_200_000,
+    );
+    check("nothing_applied", "new shard 0 has applied nothing of old shard 0", |f, _| {
+        new(f).marks.clear();
+    });
+    check("applier_halted", "applier of new shard 0 stopped: gap", |f, _| {
+        new(f).marks[0].halted = Some("gap".into());
+    });
+    check(
+        "other_reader",
+        "new shard 0 has applied nothing yet of old shard 0's present reader",
+        |f, _| token(f).epoch = 6,
+    );
+    check(
+        "proof_pending",
+        "new shard 0 waits for old shard 0's reader to show again what was applied",
+        |f, _| mark(f).token.as_mut().unwrap().awaited = true,
+    );
+    check("copying", "old shard 0 is still being copied to new shard 0", |f, _| {
+        mark(f).copied = false;
+    });
+    check("time_lag", "new shard 0 is 1.001 s behind old shard 0 (limit 1.000 s)", |f, _| {
+        mark(f).token_clock_us = 999 * SECOND - 1000
+    });
+    check(
+        "position_lag",
+        "new shard 0 is 11 event groups behind old shard 0 (limit 10)",
+        |f, _| old(f).gtids = "0-1-116".parse().unwrap(),
+    );
+    check(
+        "position_lag",
+        "new shard 0 is 12 event groups behind old shard 0 (limit 10)",
+        |f, _| old(f).gtids = "0-1-110,3-1-7".parse().unwrap(),
+    );
+    check(
+        "primary_behind",
+        "old shard 0 is at 0-1-99, behind what new shard 0 has applied, 0-1-100",
+        |f, _| old(f).gtids = "0-1-99".parse().unwrap(),
+    );
+    check("parked", "3 rows wait for their place on new shard 0", |f, _| new(f).parked = 3);
+    check("schema_unknown", "tables of old and new shards were not compared", |f, _| {
+        f.outside.schema_differences = None;
+    });
+    check("schema_difference", "tables differ: t.a", |f, _| {
+        f.outside.schema_differences = Some(vec!["t.a".into()]);
+    });
+    check("daemon", "consumer is dead", |f, _| f.outside.daemons = vec!["consumer is dead".into()]);
+    check("not_verified", "the rows were never verified", |_, g| {
+        g.verify_age = Some(Duration::from_secs(60));
+    });
+    check("verification_old", "the last verification is 61 s old (limit 60 s)", |f, g| {
+        g.verify_age = Some(Duration::from_secs(60));
+        f.outside.verification = Some(Verification { age: Duration::from_secs(61), failed: None });
+    });
+    check("verification_failed", "the last verification failed: 1 row", |f, g| {
+        g.verify_age = Some(Duration::from_secs(60));
+        f.outside.verification =
+            Some(Verification { age: Duration::ZERO, failed: Some("1 row".into()) });
+    });
+}
+
+#[test]
+fn a_token_applied_from_the_future_closes_it() {
+    let mut facts = well();
+    mark(&mut facts).token_clock_us += 5 * SECOND;
+    let decision = settled(&facts, &gate());
+    assert_eq!(decision.reasons, [Reason::ClockBack { old: 0, ahead_ms: 4700 }]);
+}
+
+#[test]
+fn a_break_or_a_silence_begins_the_hold_anew() {
+    let gate = gate();
+    let at = Duration::from_secs;
+    let mut bad = well();
+    new(&mut bad).parked = 1;
+    let run = |samples: &[(u64, bool)]| {
+        let mut hold = Hold::default();
+        let mut open = false;
+        for &(second, good) in samples {
+            let facts = if good { well() } else { bad.clone() };
+            let (decision, next) = decide(&facts, hold, &gate, at(second));
+            (open, hold) = (decision.open, next);
+        }
+        open
+    };
+    let steady: Vec<(u64, bool)> = (0..=10).map(|second| (second, true)).collect();
+    assert!(run(&steady));
+    assert!(!run(&steady[..10]));
+    let broken: Vec<_> = (0..=14).map(|second| (second, second != 5)).collect();
+    assert!(!run(&broken));
+    let silent: Vec<_> = (0..=14).filter(|s| !(3..8).contains(s)).map(|s| (s, true)).collect();
+    assert!(!run(&silent));
+}
+
+#[test]
+fn only_unreachable_shards_mean_cannot_tell() {
+    let mut facts = well();
+    facts.old[0] = Err("gone".into());
+    assert!(settled(&facts, &gate()).cannot_tell());
+    new(&mut facts).parked = 1;
+    assert!(!settled(&facts, &gate()).cannot_tell());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn never_open_with_a_lag_above_the_limit(
+        now in 0i64..4_000_000,
+        token_clock in 0i64..4_000_000,
+        applied_clock in 0i64..4_000_000,
+        primary in 0u64..60,
+        applied in 0u64..60,
+        writes in 0u64..20,
+        applied_writes in 0u64..20,
+    ) {
+        let mut facts = well();
+        old(&mut facts).now_us = now;
+        old(&mut facts).gtids = format!("0-1-{primary}").parse().unwrap();
+        token(&mut facts).clock_us = token_clock;
+        token(&mut facts).writes = writes;
+        mark(&mut facts).token_clock_us = applied_clock;
+        mark(&mut facts).token_writes = applied_writes;
+        mark(&mut facts).gtids = format!("0-1-{applied}").parse().unwrap();
+        let decision = settled(&facts, &gate());
+        if decision.open {
+            prop_assert!((0..=SECOND).contains(&(now - applied_clock)));
+            prop_assert!(now >= token_clock);
+            prop_assert!(primary >= applied);
+            prop_assert!(primary - applied <= 10 + writes.saturating_sub(applied_writes));
+        } else {
+            prop_assert!(!decision.reasons.is_empty());
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Messages -> the next batch and where the watermarks stand after it.
+
+use std::time::{Duration, Instant};
+
+use modshift_changelog::{Delivery, Offset};
+use modshift_proto::message::{Body, decode};
+use modshift_proto::{NewShard, OldShard};
+
+use crate::apply::Cut;
+use crate::batch::{Batch, Limits, RowChange};
+use crate::error::ApplyError;
+use crate::metrics;
+use crate::sequence::{Dropped, Stream, Verdict};
+use crate::target::{Key, Target};
+use crate::watermark::{Kept, Move};
+
+/// Tokens alone are no hurry: while tables are copied they come every few milliseconds, and a
+/// transaction for each would cost more than the rows. Well below the lag that a gate asks for.
+const TOKENS_AGE_MAX: Duration = Duration::from_millis(50);
+
+/// Takes messages in, in the order of the partition. Ahead of what has been applied by the batch
+/// that is being applied and the one that is being gathered; it never has to go back, because a
+/// batch is retried until it is in, or the applier ends.
+pub struct Gather {
+    shard: NewShard,
+    streams: Vec<Stream>,
+    limits: Limits,
+    age: Duration,
+    batch: Batch,
+    /// Index = old shard: something of it was taken in since the last cut.
+    moved: Vec<bool>,
+    /// Index = old shard: a token was among it.
+    tokens: Vec<bool>,
+    dropped: Vec<[u64; 3]>,
+    next_offset: Option<Offset>,
+    /// When the first change, and the first message of all, came.
+    first_change: Option<Instant>,
+    first_message: Option<Instant>,
+    key: Key,
+}
+
+impl Gather {
+    pub fn new(
+        shard: NewShard,
+        sources: u16,
+        kept: &[Kept],
+        offset: Option<Offset>,
+        limits: Limits,
+        age: Duration,
+    ) -> Gather {
+        let mark = |source| kept.iter().find(|row| row.source == source).map(|r| r.mark.clone());
+        let count = usize::from(sources);
+        Gather {
+            shard,
+            streams: (0..sources).map(OldShard).map(|i| Stream::new(i, mark(i))).collect(),
+            limits,
+            age,
+            batch: Batch::default(),
+            moved: vec![false; count],
+            tokens: vec![false; count],
+            dropped: vec![[0; 3]; count],
+            next_offset: offset,
+            first_change: None,
+            first_message: None,
+            key: Key::default(),
+        }
+    }
+
+    /// Where to read on from.
+    pub fn next_offset(&self) -> Option<Offset> {
+        self.next_offset
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.batch.is_full(&self.limits)
+    }
+
+    /// When what is here should be applied, full or not. `None`: there is nothing.
+    pub fn due(&self) -> Option<Instant> {
+        match (self.first_change, self.first_message) {
+            (Some(first), _) => Some(first + self.age),
+            (None, Some(first)) => Some(first + self.age.max(TOKENS_AGE_MAX)),
+            (None, None) => None,
+        }
+    }
+
+    /// Takes one message in. After an error everything before it can still be cut and applied.
+    pub fn take(&mut self, delivery: Delivery, target: &Target) -> Result<(), ApplyError> {
+        let new = self.shard;
+        let Delivery { message, offset } = delivery;
+        let (envelope, body) =
+            decode(&message).map_err(|error| ApplyError::Message { new, error })?;
+        let old = envelope.source;
+        let index = usize::from(old.0);
+        let Some(stream) = self.streams.get_mut(index) else {
+            let shards = self.streams.len() as u16;
+            return Err(ApplyError::UnknownSource { new, old, shards });
+        };
+        if let Body::Change(change) = &body
+            && !stream.has(&envelope, change.position)
+        {
+            // Before the stream moves over it, so that an error leaves the message in place. A
+            // change that will be dropped may well be of another definition or plan.
+            target
+                .check(old, change, &mut self.key)
+                .map_err(|error| ApplyError::Change { new, error })?;
+        }
+        let verdict =
+            stream.accept(&envelope, &body).map_err(|error| ApplyError::Sequence { new, error })?;
+        match (verdict, &body) {
+            (Verdict::Apply, Body::Change(change)) => {
+                let row = place_in(&message, change.row);
+                let change = RowChange {
+                    source: old,
+                    table: change.table,
+                    key: self.key.bytes(),
+                    op: change.op,
+                    row: &[],
+                };
+                let bytes = message.clone();
+                self.batch.push(bytes, row, change);
+                if self.first_change.is_none() {
+                    self.first_change = Some(Instant::now());
+                }
+            }
+            (Verdict::Progress, Body::Token(_)) => self.tokens[index] = true,
+            (Verdict::Drop(why), _) => self.dropped[index][why as usize] += 1,
+            (Verdict::Apply | Verdict::Progress, _) => {}
+        }
+        // A message that had been taken before moves nothing.
+        if !matches!(verdict, Verdict::Drop(Dropped::Number | Dropped::Epoch)) {
+            self.moved[index] = true;
+            if self.first_message.is_none() {
+                self.first_message = Some(Instant::now());
+            }
+        }
+        if let Some(offset) = offset {
+            self.next_offset = self.next_offset.max(Some(offset + 1));
+        }
+        Ok(())
+    }
+
+    /// What has been gathered, if anything.
+    pub fn cut(&mut self) -> Option<Cut> {
+        self.report_dropped();
+        let mut tokens = Vec::new();
+        for (source, token) in self.tokens.iter_mut().enumerate() {
+            if std::mem::take(token) {
+                tokens.push(OldShard(source as u16));
+            }
+        }
+        let mut moves = Vec::new();
+        for (stream, moved) in self.streams.iter().zip(&mut self.moved) {
+            if let Some(mark) = stream.mark().filter(|_| std::mem::take(moved)) {
+                moves.push(Move { source: stream.source(), mark: mark.clone() });
+            }
+        }
+        (self.first_change, self.first_message) = (None, None);
+        if moves.is_empty() {
+            return None;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        Some(Cut { batch, moves, tokens, offset: self.next_offset })
+    }
+
+    fn report_dropped(&mut self) {
+        for (source, counts) in self.dropped.iter_mut().enumerate() {
+            for why in [Dropped::Position, Dropped::Number, Dropped::Epoch] {
+                let count = std::mem::take(&mut counts[why as usize]);
+                if count > 0 {
+                    metrics::dropped(self.shard, OldShard(source as u16), why, count);
+                }
+            }
+        }
+    }
+}
+
+/// Where a row that was decoded in place lies in its message.
+fn place_in(message: &[u8], row: &[u8]) -> std::ops::Range<usize> {
+    let start = row.as_ptr() as usize - message.as_ptr() as usize;
+    debug_assert!(start + row.len() <= message.len());
+    start..start + row.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use modshift_proto::message::{
+        Change, Envelope, Op, Start, Token, encode_change, encode_start, encode_token,
+    };
+    use modshift_proto::plan::Plan;
+    use modshift_proto::row::RowWriter;
+    use modshift_proto::{Column, DataType, GroupDigest, Gtid, Position, TableSchema};
+
+    use super::*;
+
+    fn target() -> Target {
+        let plan = "name = \"t\"\nmodulus = { old = 2, new = 3 }\n[log]\nkind = \"direct\"\n\
+             [defaults]\nuser = \"u\"\npassword = \"p\"\ntls = \"off\"\n\
+             [[old]]\nhost = \"h\"\nport = 1\nschema = \"a\"\n\
+             [[old]]\nhost = \"h\"\nport = 1\nschema = \"b\"\n\
+             [[new]]\nhost = \"h\"\nport = 2\nschema = \"a\"\n\
+             [[new]]\nhost = \"h\"\nport = 2\nschema = \"b\"\n\
+             [[new]]\nhost = \"h\"\nport = 2\nschema = \"c\"\n\
+             [[table]]\nname = \"t\"\nkey = \"uid\"\nrule = \"floor_mod\"\n";
+        let plan = Plan::parse(plan, &|_| None).unwrap();
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            data: DataType::Int { bytes: 8, unsigned: false },
+            type_text: "bigint(20)".to_owned(),
+            charset: None,
+            collation: None,
+            nullable: false,
+            generated: false,
+        };
+        let schema = TableSchema {
+            name: "t".to_owned(),
+            columns: vec![column("id"), column("uid")],
+            primary_key: vec![0],
+            unique_keys: Vec::new(),
+        };
+        Target::new(&plan, NewShard(1), vec![schema]).unwrap()
+    }
+
+    fn gather() -> Gather {
+        let limits = Limits { rows: 10, bytes: 1 << 20 };
+        Gather::new(NewShard(1), 2, &[], Some(70), limits, Duration::from_millis(20))
+    }
+
+    fn gtid(seq: u64) -> Gtid {
+        Gtid { domain: 0, server: 1, seq }
+    }
+
+    /// Message `number` of old shard 0, at offset 100 + number; its group has number 10 + number.
+    fn delivery(number: u64, what: &str) -> Delivery {
+        let envelope = Envelope { source: OldShard(0), epoch: 1, number };
+        let mut message = Vec::new();
+        let gtids = [gtid(10 + number)].into_iter().collect();
+        let digest = GroupDigest { gtid: gtid(10 + number), checksum: 0 };
+        match what.split_once(' ') {
+            None if what == "start" => {
+                let start = Start { gtids, digest: None, initial: true };
+                encode_start(&envelope, &start, &mut message);
+            }
+            None => {
+                let token = Token { gtids, digest, writes: 0, clock_us: 5, copied: false };
+                encode_token(&envelope, &token, &mut message);
+            }
+            Some((id, uid)) => {
+                let mut row = Vec::new();
+                let mut writer = RowWriter::new(&mut row, 2);
+                writer.int(id.parse().unwrap());
+                writer.int(uid.parse().unwrap());
+                writer.finish();
+                let change = Change {
+                    table: 0,
+                    fingerprint: target().table(0).fingerprint,
+                    position: Some(Position { gtid: gtid(10 + number), ordinal: 0 }),
+                    op: Op::Upsert,
+                    row: &row,
+                };
+                encode_change(&envelope, &change, &mut message);
+            }
+        }
+        Delivery { message: message.into(), offset: Some(100 + number as i64) }
+    }
+
+    #[test]
+    fn a_cut_has_the_last_images_and_where_the_watermark_stands_after_them() {
+        let (target, mut gather) = (target(), gather());
+        assert!(gather.cut().is_none() && gather.due().is_none());
+        for (number, what) in ["start", "1 4", "2 4", "1 10", "token"].into_iter().enumerate() {
+            gather.take(delivery(number as u64, what), &target).unwrap();
+        }
+        gather.take(delivery(2, "2 4"), &target).unwrap();
+        assert!(gather.due().is_some());
+        let cut = gather.cut().unwrap();
+        assert_eq!((cut.batch.len(), cut.batch.changes()), (2, 3));
+        assert_eq!((cut.offset, cut.tokens.as_slice()), (Some(105), [OldShard(0)].as_slice()));
+        assert_eq!((cut.moves.len(), cut.moves[0].mark.number), (1, 4));
+        assert_eq!(cut.moves[0].mark.gtids.to_string(), "0-1-14");
+        assert!(gather.cut().is_none() && gather.due().is_none());
+    }
+
+    #[test]
+    fn an_error_leaves_everything_before_it_to_be_applied() {
+        let (target, mut gather) = (target(), gather());
+        for (number, what) in ["start", "1 4"].into_iter().enumerate() {
+            gather.take(delivery(number as u64, what), &target).unwrap();
+        }
+        let stray = gather.take(delivery(2, "1 7"), &target).unwrap_err();
+        assert_eq!(stray.reason(), "stray");
+        let misrouted = gather.take(delivery(2, "1 6"), &target).unwrap_err();
+        assert_eq!((misrouted.reason(), misrouted.class()), ("misrouted", crate::Class::Fatal));
+        let cut = gather.cut().unwrap();
+        assert_eq!((cut.batch.len(), cut.moves[0].mark.number, cut.offset), (1, 1, Some(102)));
+    }
+}

@@ -1,0 +1,165 @@
+//! Merging streams of different old shards into one new shard: the two roads of a batch.
+//!
+//! The fast road takes guarded deletes, then guarded upserts, and is only open while nothing is
+//! parked. Whatever gets in its way (another owner's row, a unique value that moves between rows
+//! of the batch) closes it, and the same batch takes the exact road from the start: remove every
+//! row of the batch that its source owns, and its parked image; insert; park what finds its place
+//! taken by another owner; then try every parked row once. Both roads end in the same state.
+//!
+//! What a table is stays behind [`Places`]: a MariaDB transaction in production, maps in the model
+//! that tries every interleaving.
+
+use std::future::Future;
+
+use modshift_proto::OldShard;
+use modshift_proto::message::Op;
+
+use crate::batch::{Batch, RowChange};
+
+/// The tables and parked rows of one new shard, within one transaction.
+pub trait Places {
+    type Error;
+    type Parked: Send;
+
+    /// Deletes rows by bytes of the primary key, where the source owns them.
+    fn delete(
+        &mut self,
+        rows: &[RowChange<'_>],
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Inserts rows, or overwrites those with the same primary key bytes and the same owner.
+    /// `Taken` if any other row is in the way; then the transaction is of no use any more.
+    fn upsert(
+        &mut self,
+        rows: &[RowChange<'_>],
+    ) -> impl Future<Output = Result<Placed, Self::Error>> + Send;
+
+    /// Inserts all of the rows, or none of them and `Taken`. The transaction stays usable.
+    fn insert(
+        &mut self,
+        rows: &[RowChange<'_>],
+    ) -> impl Future<Output = Result<Placed, Self::Error>> + Send;
+
+    /// Who holds the place that the last `insert`, of this one row, found taken?
+    fn holder(
+        &mut self,
+        row: &RowChange<'_>,
+    ) -> impl Future<Output = Result<Held, Self::Error>> + Send;
+
+    /// Is anything parked on this new shard?
+    fn any_parked(&self) -> bool;
+
+    /// Removes the parked images of these rows, where there are any.
+    fn unpark(
+        &mut self,
+        rows: &[RowChange<'_>],
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    fn park(
+        &mut self,
+        row: &RowChange<'_>,
+        held: &Held,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// All parked rows.
+    fn parked(&mut self) -> impl Future<Output = Result<Vec<Self::Parked>, Self::Error>> + Send;
+
+    /// Inserts a parked row and removes its image, if all its places are free.
+    fn settle(
+        &mut self,
+        parked: &Self::Parked,
+    ) -> impl Future<Output = Result<Placed, Self::Error>> + Send;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    All,
+    Taken,
+}
+
+/// Which place was taken, and by whose row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Name of the unique key.
+    pub key: String,
+    /// `None`: a row that its values do not find (a key over a prefix or a generated column).
+    pub owner: Option<OldShard>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError<E> {
+    #[error(transparent)]
+    Places(#[from] E),
+    /// All rows of the batch that its source owns had been removed: two rows of one old shard
+    /// cannot hold one place there.
+    #[error("a row of table number {table} from {old} found {key} taken by another row of {old}")]
+    OwnRow { table: u32, old: OldShard, key: String },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    pub parked: u64,
+    pub settled: u64,
+}
+
+/// The fast road. `Taken`: roll back and take the exact one.
+pub async fn fast_road<P: Places>(places: &mut P, batch: &Batch) -> Result<Placed, P::Error> {
+    debug_assert!(!places.any_parked(), "the fast road does not see parked rows");
+    // Deletes first: an upsert may take a unique value that a deleted row had.
+    let deletes: Vec<_> = of(batch, Op::Delete);
+    if !deletes.is_empty() {
+        places.delete(&deletes).await?;
+    }
+    let upserts = of(batch, Op::Upsert);
+    if upserts.is_empty() { Ok(Placed::All) } else { places.upsert(&upserts).await }
+}
+
+/// The exact road.
+pub async fn exact_road<P: Places>(
+    places: &mut P,
+    batch: &Batch,
+) -> Result<Merged, MergeError<P::Error>> {
+    let rows: Vec<_> = batch.rows().collect();
+    places.delete(&rows).await?;
+    places.unpark(&rows).await?;
+    // Rows parked below need no second try: from here on nothing is removed.
+    let waiting = places.parked().await?;
+    let mut merged = Merged::default();
+    let upserts = of(batch, Op::Upsert);
+    // Halves in place of rows one by one: with few conflicts, few statements; the same outcome,
+    // since a half is inserted whole or taken apart before the next begins.
+    let mut pending: Vec<&[RowChange<'_>]> = vec![&upserts];
+    while let Some(rows) = pending.pop() {
+        if rows.is_empty() || places.insert(rows).await? == Placed::All {
+            continue;
+        }
+        if let [row] = rows {
+            park(places, row).await?;
+            merged.parked += 1;
+        } else {
+            let (first, second) = rows.split_at(rows.len() / 2);
+            pending.push(second);
+            pending.push(first);
+        }
+    }
+    // One pass: placing frees nothing.
+    for parked in &waiting {
+        if places.settle(parked).await? == Placed::All {
+            merged.settled += 1;
+        }
+    }
+    Ok(merged)
+}
+
+async fn park<P: Places>(places: &mut P, row: &RowChange<'_>) -> Result<(), MergeError<P::Error>> {
+    let held = places.holder(row).await?;
+    if held.owner == Some(row.source) {
+        return Err(MergeError::OwnRow { table: row.table, old: row.source, key: held.key });
+    }
+    places.park(row, &held).await?;
+    Ok(())
+}
+
+fn of<'a>(batch: &'a Batch, op: Op) -> Vec<RowChange<'a>> {
+    batch.rows().filter(|row| row.op == op).collect()
+}

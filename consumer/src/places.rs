@@ -1,0 +1,415 @@
+//! [`Places`] as a transaction on the new shard: bulk statements, cut well below what a packet
+//! may hold.
+
+use std::collections::HashSet;
+
+use modshift_mariadb::control::PARKED;
+use modshift_mariadb::value::{ValueError, cell_to_value};
+use modshift_mariadb::{Conn, ServerError, Value, error};
+use modshift_proto::message::Op;
+use modshift_proto::row::{RowError, RowView};
+use modshift_proto::{DataType, NewShard, OldShard};
+use mysql_async::prelude::Queryable;
+
+use crate::batch::{RowChange, runs};
+use crate::error::ApplyError;
+use crate::merge::{Held, Placed, Places};
+use crate::parked::{Parked, ParkedChanges, ParkedRow};
+use crate::sql::Holder;
+use crate::target::{Target, TargetTable};
+
+/// A fixed-width value takes at most this much more as a parameter than in its wire form.
+const PARAM_BYTES_MORE: usize = 12;
+
+/// Head of a command, NULL bitmap and types.
+const PACKET_BYTES_SPARE: usize = 64 * 1024;
+
+/// Duplicate entry: of the unique key that the message names.
+const DUPLICATE: u16 = 1062;
+/// What a guard raises: "Subquery returns more than 1 row". Also 1048, "Column cannot be null".
+const GUARD: [u16; 2] = [1242, 1048];
+
+pub struct SqlPlaces<'a> {
+    pub conn: &'a mut Conn,
+    pub at: &'a str,
+    pub target: &'a Target,
+    /// Parked rows as of the last commit.
+    pub parked: &'a Parked,
+    pub changes: ParkedChanges,
+    /// Clock of each source's newest token.
+    pub clocks: &'a [i64],
+    /// For one bulk statement.
+    pub bytes_max: usize,
+    /// The server's `max_allowed_packet`. It answers a larger one by closing the connection, which
+    /// would look like something to try again.
+    pub packet_bytes_max: usize,
+    /// Unique key that the last insert found taken.
+    pub taken: Option<String>,
+}
+
+impl SqlPlaces<'_> {
+    fn new_shard(&self) -> NewShard {
+        self.target.shard
+    }
+
+    fn table(&self, row: &RowChange<'_>) -> &TargetTable {
+        self.target.table(row.table)
+    }
+
+    fn value_error(&self, table: u32, error: ValueError) -> ApplyError {
+        let table = self.target.table(table).schema.name.clone();
+        ApplyError::Value { new: self.new_shard(), table, error }
+    }
+
+    /// Runs one statement for rows of one table. More than one: as a single bulk command.
+    async fn run(
+        &mut self,
+        sql: &str,
+        doing: &'static str,
+        mut params: Vec<Vec<Value>>,
+    ) -> Result<(), ServerError> {
+        let result = if params.len() == 1 {
+            let params = params.swap_remove(0);
+            let bytes: usize = params.iter().map(|value| value.bin_len() as usize).sum();
+            if bytes + PACKET_BYTES_SPARE > self.packet_bytes_max {
+                return Err(ServerError::TooLarge {
+                    at: self.at.to_owned(),
+                    doing,
+                    message: format!(
+                        "a row of {bytes} bytes, max_allowed_packet is {}",
+                        self.packet_bytes_max
+                    ),
+                });
+            }
+            self.conn.exec_drop(sql, params).await
+        } else {
+            self.conn.exec_batch(sql, params).await
+        };
+        result.map_err(|error| error::of(self.at, doing, error))
+    }
+
+    fn upsert_params(&self, row: &RowChange<'_>, owner: bool) -> Result<Vec<Value>, ApplyError> {
+        let table = self.table(row);
+        row_params(table, row.row, owner.then_some(row.source))
+            .map_err(|error| self.value_error(row.table, error))
+    }
+
+    fn cut<'r>(&self, rows: &[RowChange<'r>]) -> Vec<Vec<RowChange<'r>>> {
+        runs(rows.iter().copied(), self.bytes_max, |row| self.cost(row))
+    }
+
+    fn cost(&self, row: &RowChange<'_>) -> usize {
+        let columns = self.table(row).sent.len() + 1;
+        match row.op {
+            Op::Upsert => row.row.len() + columns * PARAM_BYTES_MORE,
+            // Parts of the key may be sent twice.
+            Op::Delete => 2 * (row.row.len() + columns * PARAM_BYTES_MORE),
+        }
+    }
+}
+
+/// Parameters of a whole row, and of its owner where the statement asks for it.
+fn row_params(
+    table: &TargetTable,
+    row: &[u8],
+    owner: Option<OldShard>,
+) -> Result<Vec<Value>, ValueError> {
+    let mut values = Vec::with_capacity(table.sent.len() + 1);
+    let mut columns = table.sent.iter();
+    for cell in RowView::parse(row)?.cells() {
+        let &column = columns.next().ok_or(TOO_MANY_CELLS)?;
+        values.push(cell_to_value(table.schema.columns[column].data, cell?)?);
+    }
+    if columns.next().is_some() {
+        return Err(TOO_MANY_CELLS.into());
+    }
+    if table.is_sharded()
+        && let Some(owner) = owner
+    {
+        values.push(Value::UInt(u64::from(owner.0)));
+    }
+    Ok(values)
+}
+
+/// A value to compare a column with. The server compares a FLOAT as the double it widens to, and
+/// takes a float parameter for the double that its digits say.
+fn to_compare(data: DataType, cell: Option<&[u8]>) -> Result<Value, ValueError> {
+    Ok(match cell_to_value(data, cell)? {
+        Value::Float(value) => Value::Double(f64::from(value)),
+        value => value,
+    })
+}
+
+const TOO_MANY_CELLS: RowError = RowError("the number of cells is not that of the columns");
+
+/// Parameters of the guarded delete.
+fn key_params(table: &TargetTable, key: &[u8], source: OldShard) -> Result<Vec<Value>, ValueError> {
+    let mut cells = Vec::with_capacity(table.schema.primary_key.len());
+    RowView::parse(key)?.collect(table.schema.primary_key.len(), &mut cells)?;
+    let mut values = Vec::with_capacity(table.sql.key_params.len() + 1);
+    for &part in &table.sql.key_params {
+        let column = table.schema.primary_key[part];
+        values.push(to_compare(table.schema.columns[column].data, cells[part])?);
+    }
+    if table.is_sharded() {
+        values.push(Value::UInt(u64::from(source.0)));
+    }
+    Ok(values)
+}
+
+impl Places for SqlPlaces<'_> {
+    type Error = ApplyError;
+    type Parked = ParkedRow;
+
+    async fn delete(&mut self, rows: &[RowChange<'_>]) -> Result<(), ApplyError> {
+        for run in self.cut(rows) {
+            let table = self.target.table(run[0].table);
+            let params = run
+                .iter()
+                .map(|row| key_params(table, row.key, row.source))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| self.value_error(run[0].table, error))?;
+            self.run(&table.sql.delete, "deleting rows", params).await?;
+        }
+        Ok(())
+    }
+
+    async fn upsert(&mut self, rows: &[RowChange<'_>]) -> Result<Placed, ApplyError> {
+        for run in self.cut(rows) {
+            let table = self.target.table(run[0].table);
+            let params = run
+                .iter()
+                .map(|row| self.upsert_params(row, true))
+                .collect::<Result<Vec<_>, _>>()?;
+            match self.run(&table.sql.upsert, "writing rows", params).await {
+                Ok(()) => {}
+                Err(error) if is_taken(&error) => return Ok(Placed::Taken),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Placed::All)
+    }
+
+    async fn insert(&mut self, rows: &[RowChange<'_>]) -> Result<Placed, ApplyError> {
+        let cut = self.cut(rows);
+        // Only a single statement is undone as a whole.
+        let several = cut.len() > 1;
+        if several {
+            self.query("SAVEPOINT modshift_insert").await?;
+        }
+        for run in &cut {
+            if self.insert_run(run).await? == Placed::Taken {
+                if several {
+                    self.query("ROLLBACK TO SAVEPOINT modshift_insert").await?;
+                }
+                return Ok(Placed::Taken);
+            }
+        }
+        Ok(Placed::All)
+    }
+
+    async fn holder(&mut self, row: &RowChange<'_>) -> Result<Held, ApplyError> {
+        let table = self.target.table(row.table);
+        let key = self.taken.clone().unwrap_or_else(|| "a unique key".to_owned());
+        let place = table.sql.holders.iter().find(|holder| holder.key == key);
+        let Some(place) = place else { return Ok(Held { key, owner: None }) };
+        let values =
+            place_params(table, place, row.row).map_err(|e| self.value_error(row.table, e))?;
+        let owner = look(self.conn, self.at, place, values, row.source).await?;
+        Ok(Held { key, owner })
+    }
+
+    fn any_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    async fn unpark(&mut self, rows: &[RowChange<'_>]) -> Result<(), ApplyError> {
+        let gone: Vec<ParkedRow> = rows
+            .iter()
+            .filter_map(|row| self.parked.get(row.source, row.table, row.key))
+            .cloned()
+            .collect();
+        for ids in gone.chunks(1000) {
+            self.remove_images(ids).await?;
+        }
+        self.changes.removed.extend(gone);
+        Ok(())
+    }
+
+    async fn park(&mut self, row: &RowChange<'_>, held: &Held) -> Result<(), ApplyError> {
+        // A row that waits already does not begin to wait anew with each of its changes.
+        let waits_since = self
+            .changes
+            .removed
+            .iter()
+            .find(|had| (had.source, had.table) == (row.source, row.table) && *had.key == *row.key)
+            .map(|had| had.clock_us);
+        let clock_us = waits_since.unwrap_or(self.clocks[usize::from(row.source.0)]);
+        let blocked_by = blocked_by(held);
+        let target = self.target;
+        let name = target.table(row.table).schema.name.as_str();
+        self.conn
+            .exec_drop(
+                format!(
+                    "INSERT INTO {PARKED} \
+                     (source, table_name, pk, image, parked_clock_us, blocked_by) \
+                     VALUES (?, ?, ?, ?, ?, ?)"
+                ),
+                (row.source.0, name, row.key, row.row, clock_us, &blocked_by),
+            )
+            .await
+            .map_err(|error| error::of(self.at, "parking a row", error))?;
+        let id = self.conn.last_insert_id().unwrap_or_default();
+        assert_ne!(id, 0, "modshift_parked numbers its rows");
+        self.changes.added.push(ParkedRow {
+            id,
+            source: row.source,
+            table: row.table,
+            key: row.key.into(),
+            clock_us,
+            blocked_by,
+        });
+        Ok(())
+    }
+
+    async fn parked(&mut self) -> Result<Vec<ParkedRow>, ApplyError> {
+        let removed: HashSet<u64> = self.changes.removed.iter().map(|row| row.id).collect();
+        let mut waiting: Vec<_> =
+            self.parked.iter().filter(|row| !removed.contains(&row.id)).cloned().collect();
+        waiting.sort_by_key(|row| row.id);
+        Ok(waiting)
+    }
+
+    async fn settle(&mut self, parked: &ParkedRow) -> Result<Placed, ApplyError> {
+        let image = image(self.conn, self.at, self.new_shard(), parked).await?;
+        let row = RowChange {
+            source: parked.source,
+            table: parked.table,
+            key: &parked.key,
+            op: Op::Upsert,
+            row: &image,
+        };
+        let placed = self.insert(&[row]).await?;
+        if placed == Placed::All {
+            self.remove_images(std::slice::from_ref(parked)).await?;
+            self.changes.removed.push(parked.clone());
+        }
+        Ok(placed)
+    }
+}
+
+impl SqlPlaces<'_> {
+    /// One statement: all or none.
+    async fn insert_run(&mut self, run: &[RowChange<'_>]) -> Result<Placed, ApplyError> {
+        let target = self.target;
+        let table = target.table(run[0].table);
+        let params =
+            run.iter().map(|row| self.upsert_params(row, false)).collect::<Result<Vec<_>, _>>()?;
+        match self.run(&table.sql.insert, "inserting rows", params).await {
+            Ok(()) => Ok(Placed::All),
+            Err(error) if error.code() == Some(DUPLICATE) => {
+                self.taken = error.duplicate_key().map(str::to_owned);
+                Ok(Placed::Taken)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn query(&mut self, text: &str) -> Result<(), ServerError> {
+        let done = self.conn.query_drop(text).await;
+        done.map_err(|error| error::of(self.at, "inserting rows", error))
+    }
+
+    async fn remove_images(&mut self, rows: &[ParkedRow]) -> Result<(), ApplyError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+        self.conn
+            .query_drop(format!("DELETE FROM {PARKED} WHERE id IN ({})", ids.join(", ")))
+            .await
+            .map_err(|error| error::of(self.at, "removing parked images", error))?;
+        Ok(())
+    }
+}
+
+/// Values of a row for a unique key, in the order of the query for its holder.
+fn place_params(table: &TargetTable, place: &Holder, row: &[u8]) -> Result<Vec<Value>, ValueError> {
+    let mut cells = Vec::new();
+    RowView::parse(row)?.collect(table.sent.len(), &mut cells)?;
+    place
+        .params
+        .iter()
+        .map(|&column| {
+            let cell = table.sent.iter().position(|&sent| sent == column);
+            let cell = cell.and_then(|at| cells[at]);
+            to_compare(table.schema.columns[column].data, cell)
+        })
+        .collect()
+}
+
+/// Whose row holds a place. All rows of a broadcast table come from one old shard.
+async fn look(
+    conn: &mut Conn,
+    at: &str,
+    place: &Holder,
+    values: Vec<Value>,
+    feeder: OldShard,
+) -> Result<Option<OldShard>, ServerError> {
+    let found: Option<Option<u16>> = conn
+        .exec_first(place.select.as_str(), values)
+        .await
+        .map_err(|error| error::of(at, "looking for who holds a place", error))?;
+    Ok(found.map(|owner| owner.map_or(feeder, OldShard)))
+}
+
+/// The first unique key of a parked row that another row holds, and whose that row is.
+pub async fn holder_of(
+    conn: &mut Conn,
+    at: &str,
+    target: &Target,
+    parked: &ParkedRow,
+    image: &[u8],
+) -> Result<Option<(String, OldShard)>, ApplyError> {
+    let table = target.table(parked.table);
+    for place in &table.sql.holders {
+        let values = place_params(table, place, image).map_err(|error| ApplyError::Value {
+            new: target.shard,
+            table: table.schema.name.clone(),
+            error,
+        })?;
+        if let Some(owner) = look(conn, at, place, values, parked.source).await? {
+            return Ok(Some((place.key.clone(), owner)));
+        }
+    }
+    Ok(None)
+}
+
+/// The stored image of a parked row.
+pub async fn image(
+    conn: &mut Conn,
+    at: &str,
+    shard: NewShard,
+    parked: &ParkedRow,
+) -> Result<Vec<u8>, ApplyError> {
+    let image: Option<Vec<u8>> = conn
+        .exec_first(format!("SELECT image FROM {PARKED} WHERE id = ?"), (parked.id,))
+        .await
+        .map_err(|error| error::of(at, "reading a parked row", error))?;
+    image.ok_or_else(|| ApplyError::Control {
+        new: shard,
+        table: PARKED,
+        detail: format!("row {} is gone", parked.id),
+    })
+}
+
+fn blocked_by(held: &Held) -> String {
+    match held.owner {
+        Some(owner) => format!("{} of {owner}", held.key),
+        None => held.key.clone(),
+    }
+}
+
+fn is_taken(error: &ServerError) -> bool {
+    error.code().is_some_and(|code| code == DUPLICATE || GUARD.contains(&code))
+}

@@ -1,0 +1,120 @@
+//! What an applier is doing, for `/status` and `/ready`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use modshift_changelog::Backlog;
+use modshift_proto::NewShard;
+use serde::Serialize;
+
+use crate::error::ApplyError;
+use crate::sequence::Watermark;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Connecting, taking over.
+    Starting,
+    Running,
+    /// The last attempt failed and another follows.
+    Retrying,
+    /// Ended as asked.
+    Stopped,
+    /// Stopped by an error that trying again cannot change.
+    Halted,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ApplierView {
+    pub target: u16,
+    pub phase: Phase,
+    /// Why it is not running; never row values.
+    pub error: Option<String>,
+    /// Short name of the error.
+    pub reason: Option<&'static str>,
+    pub hint: Option<String>,
+    pub rows_applied: u64,
+    pub batches: u64,
+    pub dropped: u64,
+    pub parked: u64,
+    pub backlog_bytes: Option<u64>,
+    pub backlog_messages: Option<u64>,
+    /// Index = old shard; `None`: nothing was ever applied of it.
+    pub streams: Vec<Option<StreamView>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamView {
+    pub epoch: u64,
+    pub number: u64,
+    pub gtids: String,
+    /// The old shard's clock at the newest token applied, microseconds since 1970 UTC.
+    pub token_clock_us: i64,
+    pub copied: bool,
+    /// It is not proven yet that the old shard still has the binlog that was applied.
+    pub proof_pending: bool,
+}
+
+impl From<&Watermark> for StreamView {
+    fn from(mark: &Watermark) -> StreamView {
+        StreamView {
+            epoch: mark.epoch,
+            number: mark.number,
+            gtids: mark.gtids.to_string(),
+            token_clock_us: mark.token_clock_us,
+            copied: mark.copied,
+            proof_pending: mark.proof_pending(),
+        }
+    }
+}
+
+/// One writer, the applier; anyone may look.
+#[derive(Debug)]
+pub struct ApplierStatus {
+    view: Mutex<ApplierView>,
+}
+
+impl ApplierStatus {
+    pub fn new(shard: NewShard, old_shards: u16) -> ApplierStatus {
+        ApplierStatus {
+            view: Mutex::new(ApplierView {
+                target: shard.0,
+                phase: Phase::Starting,
+                error: None,
+                reason: None,
+                hint: None,
+                rows_applied: 0,
+                batches: 0,
+                dropped: 0,
+                parked: 0,
+                backlog_bytes: None,
+                backlog_messages: None,
+                streams: vec![None; usize::from(old_shards)],
+            }),
+        }
+    }
+
+    pub fn view(&self) -> ApplierView {
+        self.lock().clone()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ApplierView> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn phase(&self, phase: Phase, error: Option<&ApplyError>) {
+        let mut view = self.lock();
+        view.phase = phase;
+        view.error = error.map(ToString::to_string);
+        view.reason = error.map(ApplyError::reason);
+        view.hint = error.and_then(ApplyError::hint);
+    }
+
+    pub(crate) fn backlog(&self, backlog: Backlog) {
+        let mut view = self.lock();
+        (view.backlog_bytes, view.backlog_messages) = match backlog {
+            Backlog::Bytes(bytes) => (Some(bytes), None),
+            Backlog::Messages(messages) => (None, Some(messages)),
+            Backlog::Unknown => (None, None),
+        };
+    }
+}
