@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done or open, 1 no or closed, 2 cannot tell, 3 bad plan or usage, 4 halted.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "modshift",
+    version,
+    about = "Moves live, modulo-sharded MariaDB data to a new modulus",
+    after_help = EXIT_CODES
+)]
+pub struct Cli {
+    /// The plan: the TOML file that describes the reshard
+    #[arg(long, global = true, env = "MODSHIFT_PLAN", value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+
+    /// How log lines look; they go to standard error
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look for everything that would stop the reshard, and report all of it at once
+    Check(Check),
+    /// Show what the new shards' tables lack; with --apply, create them
+    Schema(Schema),
+    /// Read the old shards into the change log
+    Replicator(Daemon),
+    /// Apply the change log to the new shards
+    Consumer(Daemon),
+    /// Both in one process, over the in-process change log
+    Run(Run),
+    /// How far every stream is
+    Status(Status),
+    /// May the application be switched now?
+    Gate(Gate),
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Print the report as one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Leave out what reads whole tables: strays, keys that would meet, the move matrix
+    #[arg(long)]
+    pub quick: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// Create the missing tables instead of printing their statements
+    #[arg(long)]
+    pub apply: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Only these shards, by number: `0,2`
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub shards: Option<Vec<u16>>,
+    #[command(flatten)]
+    pub http: Http,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub http: Http,
+}
+
+#[derive(Debug, Args)]
+pub struct Http {
+    /// Where to serve /metrics, /healthz, /ready and /status
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Draw again every second until interrupted
+    #[arg(long)]
+    pub watch: bool,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Gate {
+    /// Ask again until the gate opens, for at most this long: `90s`, `10m`, `1h`
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub wait: Option<Duration>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A whole number and a unit: `500ms`, `90s`, `10m`, `1h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let bad = || format!("'{text}' is not a duration such as 90s, 10m or 1h");
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let ms = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli = Cli::parse_from(["modshift", "replicator", "--shards", "0,2", "--plan", "p"]);
+        assert_eq!(cli.plan, Some("p".into()));
+        let Command::Replicator(daemon) = cli.command else { panic!("{:?}", cli.command) };
+        assert_eq!(daemon.shards, Some(vec![0, 2]));
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        for bad in ["", "10", "m", "-1s", "1d", "1.5s", "99999999999999999999s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a rule finds: one fact, what was expected instead, and what mends it.
+
+use std::fmt;
+
+use modshift_proto::{NewShard, OldShard};
+use serde::Serialize;
+
+/// How bad it is. Only a fault makes `check` exit 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The reshard would fail, or lose or double data.
+    Fault,
+    /// It works, with a risk the operator should know.
+    Warning,
+    /// Worth knowing.
+    Note,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Fault => "fault",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub rule: &'static str,
+    pub severity: Severity,
+    /// Server, table or account.
+    pub subject: String,
+    pub actual: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// An SQL statement, a plan line or a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
+impl Fault {
+    pub fn new(
+        severity: Severity,
+        rule: &'static str,
+        subject: impl fmt::Display,
+        actual: impl Into<String>,
+    ) -> Fault {
+        let (subject, actual) = (subject.to_string(), actual.into());
+        Fault { rule, severity, subject, actual, expected: None, mend: None }
+    }
+
+    pub fn expected(mut self, expected: impl Into<String>) -> Fault {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    pub fn mend(mut self, mend: impl Into<String>) -> Fault {
+        self.mend = Some(mend.into());
+        self
+    }
+}
+
+/// One line, whatever it says: scripts grep for it. Severity is for the caller to show.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.actual)?;
+        if let Some(expected) = &self.expected {
+            write!(f, ", expected {expected}")?;
+        }
+        match &self.mend {
+            Some(mend) => write!(f, "; mend: {mend}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A shard of either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    Old(OldShard),
+    New(NewShard),
+}
+
+impl Side {
+    pub fn is_old(self) -> bool {
+        matches!(self, Side::Old(_))
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Side::Old(shard) => shard.fmt(f),
+            Side::New(shard) => shard.fmt(f),
+        }
+    }
+}
+
+/// At most five of them, and how many more: a line stays a line.
+pub fn some_of<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
+    const SHOWN_MAX: usize = 5;
+    let all: Vec<String> = all.into_iter().map(|item| item.to_string()).collect();
+    match all.len().checked_sub(SHOWN_MAX) {
+        Some(more @ 1..) => format!("{} and {more} more", all[..SHOWN_MAX].join(", ")),
+        _ => all.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_one_line() {
+        let fault =
+            Fault::new(Severity::Fault, "binlog", Side::Old(OldShard(1)), "binlog_format is MIXED")
+                .expected("ROW")
+                .mend("SET GLOBAL binlog_format = 'ROW'");
+        assert_eq!(
+            fault.to_string(),
+            "old shard 1: binlog_format is MIXED, expected ROW; \
+             mend: SET GLOBAL binlog_format = 'ROW'"
+        );
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(some_of(1..=5), "1, 2, 3, 4, 5");
+        assert_eq!(some_of(1..=7), "1, 2, 3, 4, 5 and 2 more");
+    }
+}

@@ -1,0 +1,114 @@
+//! Foreign keys of planned tables, read off `SHOW CREATE TABLE`: information_schema shows them
+//! only to accounts with more than SELECT.
+
+use super::fault::{Fault, Severity, some_of};
+use super::survey::Survey;
+
+const RULE: &str = "foreign_keys";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    pub name: String,
+    pub parent: String,
+    /// `ON DELETE CASCADE` and the like; nothing for RESTRICT and NO ACTION.
+    pub actions: Vec<String>,
+}
+
+/// One line per constraint: ``CONSTRAINT `n` FOREIGN KEY (`a`) REFERENCES `p` (`b`) ON DELETE …``
+pub fn of_create(create: &str) -> Vec<ForeignKey> {
+    create.lines().filter_map(of_line).collect()
+}
+
+fn of_line(line: &str) -> Option<ForeignKey> {
+    let rest = line.trim_start().strip_prefix("CONSTRAINT ")?;
+    let (name, rest) = rest.split_once(" FOREIGN KEY (")?;
+    let (_, rest) = rest.split_once(" REFERENCES ")?;
+    let (parent, rest) = rest.split_once(" (")?;
+    let (_, tail) = rest.rsplit_once(')')?;
+    let tail = tail.trim().trim_end_matches(',');
+    let mut actions = Vec::new();
+    for event in ["ON DELETE ", "ON UPDATE "] {
+        let Some((_, action)) = tail.split_once(event) else { continue };
+        for writing in ["CASCADE", "SET NULL", "SET DEFAULT"] {
+            if action.starts_with(writing) {
+                actions.push(format!("{event}{writing}"));
+            }
+        }
+    }
+    let plain = |quoted: &str| quoted.replace('`', "");
+    Some(ForeignKey { name: plain(name), parent: plain(parent), actions })
+}
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (server, facts) in survey.reached() {
+        let mut plain = Vec::new();
+        for (name, table) in &facts.tables {
+            for key in of_create(&table.create) {
+                if key.actions.is_empty() {
+                    plain.push(format!("{name}.{}", key.name));
+                    continue;
+                }
+                let actual = format!("foreign key {} has {}", key.name, key.actions.join(" and "));
+                // On new shards the keys are not enforced while modshift writes.
+                let severity = if server.side.is_old() { Severity::Fault } else { Severity::Note };
+                faults.push(
+                    Fault::new(severity, RULE, format!("{}: table {name}", server.side), actual)
+                        .expected("no action that changes rows: the binlog does not show them")
+                        .mend(format!(
+                            "ALTER TABLE {name} DROP FOREIGN KEY {}, then ADD it with RESTRICT",
+                            key.name
+                        )),
+                );
+            }
+        }
+        if server.side.is_old() && !plain.is_empty() {
+            let actual = format!("has foreign keys {}", some_of(plain));
+            faults.push(
+                Fault::new(Severity::Note, RULE, server.side, actual)
+                    .expected("rows that refer to each other to have the same shard key"),
+            );
+        }
+    }
+    faults
+}
+
+/// A trigger on a new shard would run for every row applied, and change what it writes.
+pub fn check_triggers(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (server, facts) in survey.reached().filter(|(server, _)| !server.side.is_old()) {
+        let planned = facts
+            .triggers
+            .iter()
+            .filter(|trigger| survey.plan.tables.iter().any(|t| t.name == trigger.table));
+        faults.extend(planned.map(|trigger| {
+            let subject = format!("{}: table {}", server.side, trigger.table);
+            Fault::new(
+                Severity::Fault,
+                "triggers",
+                subject,
+                format!("has trigger {}", trigger.name),
+            )
+            .expected("none until the cutover")
+            .mend(format!("DROP TRIGGER {}", trigger.name))
+        }));
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_read_as_the_server_prints_them() {
+        let create = "CREATE TABLE `c` (\n  `a` int(11) COMMENT 'x CONSTRAINT `no` FOREIGN KEY (',\n  \
+            CONSTRAINT `k1` FOREIGN KEY (`a`) REFERENCES `p` (`id`),\n  \
+            CONSTRAINT `k2` FOREIGN KEY (`a`, `b`) REFERENCES `p` (`id`, `x`) ON DELETE CASCADE ON UPDATE SET NULL,\n  \
+            CONSTRAINT `k3` FOREIGN KEY (`a`) REFERENCES `p` (`id`) ON DELETE NO ACTION\n)";
+        let keys = of_create(create);
+        let shown: Vec<_> = keys.iter().map(|k| (k.name.as_str(), k.actions.join("; "))).collect();
+        let k2 = "ON DELETE CASCADE; ON UPDATE SET NULL".to_owned();
+        assert_eq!(shown, [("k1", String::new()), ("k2", k2), ("k3", String::new())]);
+    }
+}

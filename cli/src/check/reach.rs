@@ -1,0 +1,21 @@
+//! Can every server be reached, and does it let us in?
+
+use super::fault::{Fault, Severity};
+use super::survey::Survey;
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let missed = survey.servers.iter().filter_map(|server| {
+        let error = server.facts.as_ref().err()?;
+        let fault = Fault::new(Severity::Fault, "reach", server.side, &*error.message);
+        Some(match &error.hint {
+            Some(hint) => fault.mend(hint),
+            None => fault,
+        })
+    });
+    missed.collect()
+}
+
+/// For each fault of `check`, in the same order: may the server answer later?
+pub fn passing(survey: &Survey) -> impl Iterator<Item = bool> {
+    survey.servers.iter().filter_map(|server| Some(server.facts.as_ref().err()?.passing))
+}

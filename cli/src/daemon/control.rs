@@ -1,0 +1,38 @@
+//! Modshift's own tables on a new shard, created before its applier looks for them. (A reader
+//! creates those of its old shard itself, since it writes there from its first statement on.)
+
+use std::time::Duration;
+
+use modshift_mariadb::connect::{Session, connect, label};
+use modshift_mariadb::{Class, ServerError, control, error};
+use modshift_proto::plan::Endpoint;
+use mysql_async::prelude::Queryable;
+use tokio_util::sync::CancellationToken;
+
+/// How often a server that is away is asked again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Waits for a server that is only away. `Ok(false)`: cancelled meanwhile.
+pub async fn create(endpoint: &Endpoint, cancel: &CancellationToken) -> Result<bool, ServerError> {
+    loop {
+        let error = match cancel.run_until_cancelled(attempt(endpoint)).await {
+            None => return Ok(false),
+            Some(Ok(())) => return Ok(true),
+            Some(Err(error)) if error.class() == Class::Halt => return Err(error),
+            Some(Err(error)) => error,
+        };
+        tracing::warn!(%error, "waiting for a new shard");
+        if cancel.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+async fn attempt(endpoint: &Endpoint) -> Result<(), ServerError> {
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    for statement in control::NEW_SHARD_TABLES {
+        let created = conn.query_drop(statement).await;
+        created.map_err(|e| error::of(&label(endpoint), "creating modshift's tables", e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! The daemons: `replicator`, `consumer`, and `run`, which is both in one process.
+//!
+//! Two phases. First everything is parsed and checked, and all faults are reported at once; then
+//! streams, gate and status pages run until a signal, or until every stream has halted.
+
+mod control;
+mod log;
+pub mod streams;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use modshift_changelog::Class;
+use modshift_proto::plan::{Log, Plan};
+use modshift_proto::{NewShard, OldShard};
+use tokio_util::sync::CancellationToken;
+
+use crate::check::{self, Severity, Side};
+use crate::exit::{BadPlan, Exit};
+use crate::signals::Signals;
+use crate::{args, gate, http, metrics};
+use log::ChangeLog;
+use streams::{Board, Streams};
+
+/// How often a change log that cannot be reached is asked for again.
+const LOG_RETRY: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Replicator,
+    Consumer,
+    Run,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Replicator => "replicator",
+            Role::Consumer => "consumer",
+            Role::Run => "run",
+        }
+    }
+
+    /// Unless plan or command line say otherwise, on loopback.
+    pub fn port(self) -> u16 {
+        match self {
+            Role::Replicator => 9477,
+            Role::Consumer => 9478,
+            Role::Run => 9479,
+        }
+    }
+}
+
+/// The shards that this process looks after.
+struct Share {
+    old: Vec<OldShard>,
+    new: Vec<NewShard>,
+}
+
+pub async fn run(
+    plan: Arc<Plan>,
+    role: Role,
+    shards: Option<&[u16]>,
+    args: &args::Http,
+) -> anyhow::Result<Exit> {
+    let signals = Signals::listen().context("listening for signals")?;
+    let share = share(&plan, role, shards)?;
+    let address = address(&plan, role, args).await?;
+    let prometheus = metrics::install()?;
+    let listener = http::bind(address).await?;
+    let address = listener.local_addr().context("asking for the port")?;
+    tracing::info!(role = role.name(), version = env!("CARGO_PKG_VERSION"), %address, "starting");
+    tracing::info!("effective plan\n{}", plan.render_redacted());
+
+    if !checked(&plan, &share).await {
+        return Ok(Exit::BadPlan);
+    }
+    let cancel = CancellationToken::new();
+    let quit = signals.drain_then_quit(cancel.clone());
+    let board = Board::default();
+    let (gate, asking) = gate::watch(plan.clone(), board.clone(), cancel.clone());
+    let pages = http::Pages {
+        role: role.name(),
+        plan: plan.name.clone(),
+        started: Instant::now(),
+        metrics: prometheus.clone(),
+        board: board.clone(),
+        gate,
+    };
+    let pages = http::serve(listener, Arc::new(pages), cancel.clone());
+    let upkeep = metrics::upkeep(prometheus, cancel.clone());
+    let working = async {
+        let Some(log) = opened(&plan, &cancel).await? else { return Ok(Exit::Done) };
+        let mut streams = Streams::new(board);
+        wire::start(&mut streams, &plan, &share.old, &share.new, &log, &cancel);
+        Ok(streams.supervise(cancel.clone()).await)
+    };
+    // Those beside the work end with it: they are dropped here.
+    let beside = async { tokio::join!(asking, pages, upkeep, std::future::pending()).3 };
+    let serving = async {
+        tokio::select! {
+            exit = working => exit,
+            never = beside => never,
+        }
+    };
+    tokio::select! {
+        exit = serving => exit,
+        () = quit => Ok(Exit::CannotTell),
+    }
+}
+
+/// Which shards: all, or those named, each of which must exist.
+fn share(plan: &Plan, role: Role, shards: Option<&[u16]>) -> anyhow::Result<Share> {
+    if role != Role::Run && matches!(plan.log, Log::Direct { .. }) {
+        let message = format!(
+            "log.kind = \"direct\" lives within one process: use `modshift run`, or kind = \"kafka\" \
+             for `modshift {}`",
+            role.name()
+        );
+        return Err(BadPlan(message).into());
+    }
+    let limit = match role {
+        Role::Consumer => plan.new_modulus.get(),
+        Role::Replicator | Role::Run => plan.old_modulus.get(),
+    };
+    let all: Vec<u16> = (0..limit).collect();
+    let mut chosen = shards.unwrap_or(&all).to_vec();
+    chosen.sort_unstable();
+    chosen.dedup();
+    if let Some(wrong) = chosen.iter().find(|shard| **shard >= limit) {
+        let message = format!("--shards {wrong}: the plan has shards 0 to {}", limit - 1);
+        return Err(BadPlan(message).into());
+    }
+    Ok(match role {
+        Role::Replicator => {
+            Share { old: chosen.into_iter().map(OldShard).collect(), new: Vec::new() }
+        }
+        Role::Consumer => {
+            Share { old: Vec::new(), new: chosen.into_iter().map(NewShard).collect() }
+        }
+        Role::Run => Share { old: plan.old_shards().collect(), new: plan.new_shards().collect() },
+    })
+}
+
+async fn address(plan: &Plan, role: Role, args: &args::Http) -> anyhow::Result<SocketAddr> {
+    let planned = match role {
+        Role::Replicator => &plan.http.replicator,
+        Role::Consumer => &plan.http.consumer,
+        Role::Run => &plan.http.run,
+    };
+    match (args.listen, planned) {
+        (Some(address), _) => Ok(address),
+        (None, None) => Ok(SocketAddr::from(([127, 0, 0, 1], role.port()))),
+        (None, Some(text)) => {
+            let unknown = || BadPlan(format!("http.{}: {text} is no address here", role.name()));
+            let mut found = tokio::net::lookup_host(text).await.map_err(|_| unknown())?;
+            Ok(found.next().ok_or_else(unknown)?)
+        }
+    }
+}
+
+/// Says everything that is wrong with the shards of this process, and whether it may start.
+async fn checked(plan: &Arc<Plan>, share: &Share) -> bool {
+    let old = share.old.iter().map(|&shard| Side::Old(shard));
+    let new = share.new.iter().map(|&shard| Side::New(shard));
+    let faults = check::before_start(plan.clone(), old.chain(new).collect()).await;
+    for fault in &faults {
+        match fault.severity {
+            Severity::Fault => tracing::error!(rule = fault.rule, "{fault}"),
+            Severity::Warning => tracing::warn!(rule = fault.rule, "{fault}"),
+            Severity::Note => tracing::debug!(rule = fault.rule, "{fault}"),
+        }
+    }
+    faults.iter().all(|fault| fault.severity != Severity::Fault)
+}
+
+/// Waits for brokers that are only away; `None` when cancelled meanwhile.
+async fn opened(plan: &Plan, cancel: &CancellationToken) -> anyhow::Result<Option<ChangeLog>> {
+    loop {
+        let Some(opened) = cancel.run_until_cancelled(ChangeLog::open(plan)).await else {
+            return Ok(None);
+        };
+        let error = match opened {
+            Ok(log) => return Ok(Some(log)),
+            Err(error) => error,
+        };
+        let hint = error.hint().unwrap_or_default();
+        if error.class() == Class::Halt {
+            return Err(BadPlan(format!("{error}; {hint}")).into());
+        }
+        tracing::warn!(%error, hint, "the change log does not answer: waiting");
+        if cancel.run_until_cancelled(tokio::time::sleep(LOG_RETRY)).await.is_none() {
+            return Ok(None);
+        }
+    }
+}

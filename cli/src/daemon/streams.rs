@@ -1,0 +1,239 @@
+//! The streams of this process: each runs, or has halted, and the others go on.
+//!
+//! A stream that halts stops alone. The process stays up, so that the halt stands in /status, in
+//! the metrics and in the gate, until every stream has halted: then nothing is left to do, and the
+//! process ends with [`Exit::Halted`].
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::Exit;
+use crate::metrics;
+
+/// How long streams may take to bring what is in flight to its durable point. Less than systemd's
+/// default patience of 90 s before SIGKILL; a batch takes well under a second.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Why a stream stopped for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Halt {
+    /// An invariant of our own broke: nothing in this process can be trusted any more.
+    #[serde(skip)]
+    pub fatal: bool,
+    /// Short and of few values: a metric label.
+    pub reason: String,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum State {
+    Running,
+    /// Cancelled, and everything that was in flight is durable or will be replayed.
+    Stopped,
+    Halted(Halt),
+}
+
+/// What a stream says of itself for /status.
+type Detail = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+struct Entry {
+    name: String,
+    state: State,
+    detail: Detail,
+}
+
+/// One line of /status.
+#[derive(Serialize)]
+pub struct StreamStatus {
+    pub stream: String,
+    #[serde(flatten)]
+    pub state: State,
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub detail: serde_json::Value,
+}
+
+/// The board on which every stream's state stands; the supervisor writes, HTTP reads.
+#[derive(Clone, Default)]
+pub struct Board(Arc<Mutex<Vec<Entry>>>);
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, index: usize, state: State) {
+        let mut entries = self.lock();
+        entries[index].state = state;
+        let running = entries.iter().filter(|e| e.state == State::Running).count();
+        let halted = entries.iter().filter(|e| matches!(e.state, State::Halted(_))).count();
+        metrics::streams(running, halted);
+    }
+
+    pub fn status(&self) -> Vec<StreamStatus> {
+        let entries = self.lock();
+        let status = entries.iter().map(|entry| StreamStatus {
+            stream: entry.name.clone(),
+            state: entry.state.clone(),
+            detail: (entry.detail)(),
+        });
+        status.collect()
+    }
+
+    /// Streams that have halted, with why.
+    pub fn halts(&self) -> Vec<(String, Halt)> {
+        let entries = self.lock();
+        let halts = entries.iter().filter_map(|entry| match &entry.state {
+            State::Halted(halt) => Some((entry.name.clone(), halt.clone())),
+            State::Running | State::Stopped => None,
+        });
+        halts.collect()
+    }
+}
+
+/// Owns the streams' tasks.
+pub struct Streams {
+    board: Board,
+    tasks: JoinSet<(usize, Result<(), Halt>)>,
+}
+
+impl Streams {
+    pub fn new(board: Board) -> Streams {
+        Streams { board, tasks: JoinSet::new() }
+    }
+
+    pub fn start<F>(&mut self, name: impl Into<String>, detail: Detail, stream: F)
+    where
+        F: Future<Output = Result<(), Halt>> + Send + 'static,
+    {
+        let index = {
+            let mut entries = self.board.lock();
+            entries.push(Entry { name: name.into(), state: State::Running, detail });
+            entries.len() - 1
+        };
+        self.board.set(index, State::Running);
+        self.tasks.spawn(async move { (index, stream.await) });
+    }
+
+    /// Runs until every stream has ended. `cancel` asks them to drain.
+    pub async fn supervise(mut self, cancel: CancellationToken) -> Exit {
+        while let Some(ended) = cancel.run_until_cancelled(self.tasks.join_next()).await.flatten() {
+            if self.note(ended).is_err() {
+                cancel.cancel();
+                self.drain().await;
+                return Exit::Halted;
+            }
+        }
+        if !cancel.is_cancelled() {
+            tracing::error!("every stream has halted");
+            return Exit::Halted;
+        }
+        self.drain().await;
+        Exit::Done
+    }
+
+    async fn drain(&mut self) {
+        let drained = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                // A second panic changes nothing: the process is ending already.
+                let _ = self.note(ended);
+            }
+        };
+        if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
+            let limit_s = DRAIN_TIME_MAX.as_secs();
+            tracing::warn!(limit_s, "draining took too long: what is in flight will be replayed");
+        }
+    }
+
+    /// `Err` where an invariant of ours broke: nothing here can be trusted any more.
+    fn note(
+        &self,
+        ended: Result<(usize, Result<(), Halt>), tokio::task::JoinError>,
+    ) -> Result<(), ()> {
+        let (index, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(%error, "a stream broke an invariant: stopping all");
+                metrics::panicked();
+                return Err(());
+            }
+        };
+        let state = match result {
+            Ok(()) => State::Stopped,
+            Err(halt) => {
+                let stream = self.board.lock()[index].name.clone();
+                // The stream itself has said so at ERROR, and counted it.
+                let hint = halt.hint.as_deref().unwrap_or("none");
+                tracing::warn!(stream, reason = halt.reason, hint, "stream is over, others go on");
+                State::Halted(halt)
+            }
+        };
+        let fatal = matches!(&state, State::Halted(halt) if halt.fatal);
+        self.board.set(index, state);
+        if fatal { Err(()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent() -> Detail {
+        Box::new(|| serde_json::Value::Null)
+    }
+
+    fn halt(message: &str) -> Halt {
+        Halt { fatal: false, reason: "stray".into(), message: message.into(), hint: None }
+    }
+
+    #[tokio::test]
+    async fn one_halt_leaves_the_others_running() {
+        let (board, cancel) = (Board::default(), CancellationToken::new());
+        let mut streams = Streams::new(board.clone());
+        let stop = cancel.clone();
+        let (halted, seen) = tokio::sync::oneshot::channel::<()>();
+        streams.start("old shard 0", silent(), async move {
+            drop(halted);
+            Err(halt("row of t belongs to old shard 1"))
+        });
+        streams.start("old shard 1", silent(), async move {
+            assert!(seen.await.is_err());
+            tokio::task::yield_now().await;
+            stop.cancel();
+            Ok(())
+        });
+        assert_eq!(streams.supervise(cancel).await, Exit::Done);
+        assert_eq!(board.halts().len(), 1);
+        assert_eq!(board.status()[1].state, State::Stopped);
+    }
+
+    #[tokio::test]
+    async fn all_halted_ends_the_process_with_its_code() {
+        let board = Board::default();
+        let mut streams = Streams::new(board.clone());
+        streams.start("new shard 0", silent(), async { Err(halt("a")) });
+        streams.start("new shard 1", silent(), async { Err(halt("b")) });
+        assert_eq!(streams.supervise(CancellationToken::new()).await, Exit::Halted);
+        assert_eq!(board.halts().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_panic_stops_everything() {
+        let cancel = CancellationToken::new();
+        let mut streams = Streams::new(Board::default());
+        let others = cancel.clone();
+        streams.start("new shard 0", silent(), async { panic!("watermark moved back") });
+        streams.start("new shard 1", silent(), async move {
+            others.cancelled().await;
+            Ok(())
+        });
+        assert_eq!(streams.supervise(cancel).await, Exit::Halted);
+    }
+}

@@ -1,0 +1,269 @@
+//! The gate as seen from outside: `modshift gate`, and /ready of the daemons.
+//!
+//! Both ask the databases only, so that neither depends on a daemon that may be dead. The decision
+//! is the consumer crate's; what is added here is whether the tables of old and new shards still
+//! agree, and what the streams of this process know of their own end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use modshift_consumer::gate::{Decision, Evaluator, Outside, Reason, evaluator::SAMPLE_INTERVAL};
+use modshift_proto::plan::Plan;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::streams::Board;
+use crate::exit::Exit;
+use crate::{answer, args, schema};
+
+/// Schemas change rarely, and a change halts the streams anyway: the comparison is for the change
+/// that nobody has written a row after.
+const SCHEMA_INTERVAL: Duration = Duration::from_secs(30);
+/// After a comparison that failed.
+const SCHEMA_RETRY: Duration = Duration::from_secs(2);
+/// A shard that takes longer to describe its tables is as good as silent.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a yes of a daemon's gate is good for: four samples. A shard that takes seconds to
+/// answer, or a process that was stopped, must not leave a yes standing.
+const YES_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// What /ready and `gate --json` show.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    pub open: bool,
+    /// Closed only because somebody did not answer.
+    pub cannot_tell: bool,
+    pub reasons: Vec<Line>,
+    pub notes: Vec<String>,
+    /// When the shards began to be asked.
+    #[serde(skip)]
+    asked_at: Instant,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// In words; beside it the same in parts.
+    pub message: String,
+    #[serde(flatten)]
+    pub reason: Option<Reason>,
+}
+
+impl Answer {
+    fn unknown(message: String, asked_at: Instant) -> Answer {
+        let reasons = vec![Line { message, reason: None }];
+        Answer { open: false, cannot_tell: true, reasons, notes: Vec::new(), asked_at }
+    }
+
+    /// What it is worth by now: a yes that is too old is none. A no stays.
+    pub fn by(self, now: Instant) -> Answer {
+        let age = now.saturating_duration_since(self.asked_at);
+        if !self.open || age <= YES_AGE_MAX {
+            return self;
+        }
+        let message = format!("the shards last answered {:.1} s ago", age.as_secs_f64());
+        Answer::unknown(message, self.asked_at)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    fn of(decision: &Decision, asked_at: Instant) -> Answer {
+        let line =
+            |reason: &Reason| Line { message: reason.to_string(), reason: Some(reason.clone()) };
+        Answer {
+            open: decision.open,
+            cannot_tell: cannot_tell(decision),
+            reasons: decision.reasons.iter().map(line).collect(),
+            notes: decision.notes.clone(),
+            asked_at,
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.open, self.cannot_tell) {
+            (true, _) => Exit::Done,
+            (false, true) => Exit::CannotTell,
+            (false, false) => Exit::No,
+        }
+    }
+
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            answer::line(serde_json::to_string(self)?);
+            return Ok(());
+        }
+        for line in &self.reasons {
+            answer::line(&line.message);
+        }
+        for note in &self.notes {
+            answer::line(format_args!("note: {note}"));
+        }
+        let state = match self.exit() {
+            Exit::Done => "open",
+            Exit::CannotTell => "unknown, so closed",
+            _ => "closed",
+        };
+        answer::line(format_args!("gate: {state}"));
+        Ok(())
+    }
+}
+
+/// Tables of a shard that does not answer cannot be compared: that alone is no answer either.
+fn cannot_tell(decision: &Decision) -> bool {
+    let silent = |why: &Reason| matches!(why, Reason::Unreachable { .. } | Reason::SchemaUnknown);
+    !decision.open && decision.reasons.iter().all(silent)
+}
+
+/// Asks again and again, with the comparison of tables kept fresh beside it.
+struct Asking {
+    plan: Arc<Plan>,
+    evaluator: Evaluator,
+    /// `None`: not known.
+    differences: Option<Vec<String>>,
+    /// At most one comparison under way.
+    comparing: JoinSet<Option<Vec<String>>>,
+    /// `None`: never yet.
+    compare_at: Option<Instant>,
+}
+
+impl Asking {
+    fn new(plan: Arc<Plan>) -> Asking {
+        Asking {
+            evaluator: Evaluator::new(plan.clone()),
+            plan,
+            differences: None,
+            comparing: JoinSet::new(),
+            compare_at: None,
+        }
+    }
+
+    /// The first answer waits for the first comparison; later ones take the last there is.
+    async fn compare(&mut self) {
+        let first = self.compare_at.is_none();
+        if self.comparing.is_empty() && self.compare_at.is_none_or(|at| at <= Instant::now()) {
+            let plan = self.plan.clone();
+            self.comparing.spawn(async move {
+                timeout(SCHEMA_TIMEOUT, schema::compare(&plan)).await.ok()?.ok()
+            });
+        }
+        let compared = match first {
+            true => self.comparing.join_next().await,
+            false => self.comparing.try_join_next(),
+        };
+        if let Some(compared) = compared {
+            self.differences = compared.ok().flatten();
+            let known = self.differences.is_some();
+            let wait = if known { SCHEMA_INTERVAL } else { SCHEMA_RETRY };
+            self.compare_at = Some(Instant::now() + wait);
+        }
+    }
+
+    async fn ask(&mut self, daemons: Vec<String>) -> Answer {
+        self.compare().await;
+        let asked_at = Instant::now();
+        let schema_differences = self.differences.clone();
+        let outside = Outside { schema_differences, daemons, verification: None };
+        Answer::of(&self.evaluator.sample(outside).await.0, asked_at)
+    }
+}
+
+/// `modshift gate`: once, or until it opens or the time is over.
+///
+/// All shards are watched for as long as `gate.hold` before the answer can be yes, so that takes
+/// at least as long; a no is known at once.
+pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
+    let deadline = args.wait.map(|wait| Instant::now() + wait);
+    let mut asking = Asking::new(plan);
+    let mut every = interval(SAMPLE_INTERVAL);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let answer = asking.ask(Vec::new()).await;
+        let only_hold =
+            answer.reasons.iter().all(|l| matches!(l.reason, Some(Reason::Hold { .. })));
+        let over = match deadline {
+            None => !only_hold,
+            Some(deadline) => Instant::now() >= deadline,
+        };
+        if answer.open || over {
+            answer.print(args.json)?;
+            return Ok(answer.exit());
+        }
+    }
+}
+
+/// The gate of a daemon: the newest answer, and the task that keeps it so until cancelled.
+pub fn watch(
+    plan: Arc<Plan>,
+    board: Board,
+    cancel: CancellationToken,
+) -> (watch::Receiver<Answer>, impl Future<Output = ()>) {
+    let unknown = Answer::unknown("not looked at yet".to_owned(), Instant::now());
+    let (sender, receiver) = watch::channel(unknown);
+    let asking = async move {
+        let mut asking = Asking::new(plan);
+        let mut every = interval(SAMPLE_INTERVAL);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while cancel.run_until_cancelled(every.tick()).await.is_some() {
+            let of = |(stream, halt): (String, crate::daemon::streams::Halt)| {
+                format!("{stream} has halted in this process: {}", halt.message)
+            };
+            let halted = board.halts().into_iter().map(of).collect();
+            let answer = asking.ask(halted).await;
+            let before = sender.send_replace(answer.clone());
+            if before.open != answer.open {
+                let reason = answer.reasons.first().map_or("none", |line| line.message.as_str());
+                tracing::info!(open = answer.open, reason, "gate");
+            }
+        }
+    };
+    (receiver, asking)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(reasons: Vec<Reason>) -> Decision {
+        Decision { open: reasons.is_empty(), reasons, notes: Vec::new(), streams: Vec::new() }
+    }
+
+    #[test]
+    fn silence_is_no_answer_and_anything_else_is_no() {
+        let silent = || Reason::Unreachable { shard: "old shard 0".into(), detail: "gone".into() };
+        let answer = |reasons| Answer::of(&decision(reasons), Instant::now());
+        let check = |reasons, exit| assert_eq!(answer(reasons).exit(), exit);
+        check(vec![], Exit::Done);
+        check(vec![silent()], Exit::CannotTell);
+        check(vec![silent(), Reason::SchemaUnknown], Exit::CannotTell);
+        check(vec![silent(), Reason::Parked { new: 0, rows: 1 }], Exit::No);
+    }
+
+    #[test]
+    fn a_reason_is_shown_in_words_and_in_parts() {
+        let parked = vec![Reason::Parked { new: 2, rows: 3 }];
+        let answer = Answer::of(&decision(parked), Instant::now());
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!(json["reasons"][0]["kind"], "parked");
+        assert_eq!(json["reasons"][0]["rows"], 3);
+        assert_eq!(json["reasons"][0]["message"], "3 rows wait for their place on new shard 2");
+    }
+
+    #[test]
+    fn a_yes_grows_old_and_a_no_does_not() {
+        let begun = Instant::now();
+        let open = |age_ms| {
+            let answer = Answer::of(&decision(vec![]), begun);
+            answer.by(begun + Duration::from_millis(age_ms))
+        };
+        assert_eq!(open(1000).exit(), Exit::Done);
+        assert_eq!(open(1001).exit(), Exit::CannotTell);
+        assert_eq!(open(2500).reasons[0].message, "the shards last answered 2.5 s ago");
+        let closed = Answer::of(&decision(vec![Reason::Parked { new: 0, rows: 1 }]), begun);
+        assert_eq!(closed.by(begun + Duration::from_secs(60)).exit(), Exit::No);
+    }
+}

@@ -1,0 +1,86 @@
+//! The one binary: daemons, operator commands, metrics and HTTP, logging, signals.
+//!
+//! It wires what the other crates do and decides nothing about data. Daemons start in two phases:
+//! everything is parsed and checked and all faults are reported at once; only then does anything
+//! run.
+#![allow(clippy::print_stderr, reason = "the last word of a command that failed")]
+
+mod answer;
+mod args;
+mod check;
+mod daemon;
+#[cfg(test)]
+mod deploy_tests;
+mod exit;
+mod gate;
+mod http;
+mod logs;
+mod metrics;
+mod schema;
+mod signals;
+mod status;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use modshift_proto::plan::Plan;
+
+use args::{Cli, Command};
+use daemon::Role;
+use exit::{BadPlan, Exit, code_of};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, not mistakes.
+            let exit = if error.use_stderr() { Exit::BadPlan } else { Exit::Done };
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    let daemon =
+        matches!(cli.command, Command::Replicator(_) | Command::Consumer(_) | Command::Run(_));
+    logs::start(cli.log_format, daemon);
+    let exit = run(cli).unwrap_or_else(|error| {
+        eprintln!("modshift: {error:#}");
+        code_of(&error)
+    });
+    exit.into()
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let exit = runtime.block_on(answer(cli));
+    // What still blocks a thread (a broker that does not answer) must not hold up the end.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn answer(cli: Cli) -> anyhow::Result<Exit> {
+    let plan = Arc::new(plan(&cli)?);
+    match &cli.command {
+        Command::Check(args) => check::run(plan, args).await,
+        Command::Schema(args) => schema::run(plan, args).await,
+        Command::Replicator(args) => {
+            daemon::run(plan, Role::Replicator, args.shards.as_deref(), &args.http).await
+        }
+        Command::Consumer(args) => {
+            daemon::run(plan, Role::Consumer, args.shards.as_deref(), &args.http).await
+        }
+        Command::Run(args) => daemon::run(plan, Role::Run, None, &args.http).await,
+        Command::Status(args) => status::run(plan, args).await,
+        Command::Gate(args) => gate::run(plan, args).await,
+    }
+}
+
+fn plan(cli: &Cli) -> anyhow::Result<Plan> {
+    let Some(file) = &cli.plan else {
+        let message = "no plan: give --plan FILE or set MODSHIFT_PLAN";
+        return Err(BadPlan(message.to_owned()).into());
+    };
+    Plan::load(file).map_err(|errors| {
+        BadPlan(format!("the plan is refused\n{errors}\nhint: {}", errors.hint())).into()
+    })
+}

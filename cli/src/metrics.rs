@@ -1,0 +1,58 @@
+//! The Prometheus side: one recorder for all crates, and the numbers that belong to the process.
+//!
+//! Names and units of what the crates measure are in their own `metrics.rs`; this one has the
+//! streams, which only the process as a whole knows.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics::{counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Streams stopped for good, by reason. The crates count theirs; here are only broken invariants.
+const HALTS: &str = "modshift_halts_total";
+const BUILD_INFO: &str = "modshift_build_info";
+const STREAMS: &str = "modshift_streams";
+
+/// A commit every 20 ms is the usual pace and 10 s is past every alert: powers of about two.
+const SECONDS: [f64; 16] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0];
+const ROWS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5];
+const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1e6, 4e6, 16e6];
+
+/// How often histograms are compacted; without it memory grows with every sample.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Installs the recorder. Once per process, before any stream starts.
+pub fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS))
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("installing the metrics recorder")?;
+    modshift_changelog::describe_metrics();
+    modshift_replicator::metrics::describe();
+    modshift_consumer::describe_metrics();
+    describe_gauge!(BUILD_INFO, "always 1; the version is a label");
+    describe_gauge!(STREAMS, "streams of this process by state: running, halted");
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+pub async fn upkeep(handle: PrometheusHandle, cancel: CancellationToken) {
+    let mut every = tokio::time::interval(UPKEEP_INTERVAL);
+    while cancel.run_until_cancelled(every.tick()).await.is_some() {
+        handle.run_upkeep();
+    }
+}
+
+pub fn panicked() {
+    counter!(HALTS, "reason" => "panic").increment(1);
+}
+
+pub fn streams(running: usize, halted: usize) {
+    gauge!(STREAMS, "state" => "running").set(running as f64);
+    gauge!(STREAMS, "state" => "halted").set(halted as f64);
+}

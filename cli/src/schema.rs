@@ -1,0 +1,176 @@
+//! `modshift schema`: the new shards' tables, as the old shards have them.
+//!
+//! Old shard 0 is the model (all old shards must agree, says `check`). AUTO_INCREMENT counters stay
+//! behind: what keys the new shards hand out is settled at the cutover, not while they are fed.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use modshift_mariadb::connect::{Session, connect, label};
+use modshift_mariadb::{CatalogError, catalog, control, error};
+use modshift_proto::plan::Plan;
+use modshift_proto::{NewShard, OldShard};
+use mysql_async::prelude::Queryable;
+
+use crate::check::differences;
+use crate::check::survey::{all_sides, endpoint};
+use crate::exit::Exit;
+use crate::{answer, args};
+
+/// What a new shard's table is to the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    Same,
+    Missing,
+    Differs(Vec<String>),
+}
+
+struct Model {
+    name: String,
+    statement: String,
+    schema: modshift_proto::TableSchema,
+}
+
+pub async fn run(plan: Arc<Plan>, args: &args::Schema) -> anyhow::Result<Exit> {
+    let models = models(&plan).await?;
+    let mut complete = true;
+    for shard in plan.new_shards() {
+        complete &= one_shard(&plan, shard, &models, args.apply).await?;
+    }
+    Ok(if complete { Exit::Done } else { Exit::No })
+}
+
+/// In the order of the plan; foreign keys do not mind, see `one_shard`.
+async fn models(plan: &Plan) -> anyhow::Result<Vec<Model>> {
+    let endpoint = &plan.old[usize::from(OldShard(0).0)];
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let mut models = Vec::with_capacity(plan.tables.len());
+    for table in &plan.tables {
+        let schema = catalog::table(&mut conn, &endpoint.schema, &table.name).await?;
+        let create = catalog::show_create_table(&mut conn, &endpoint.schema, &table.name).await?;
+        let statement = without_counter(&create);
+        models.push(Model { name: table.name.clone(), statement, schema });
+    }
+    Ok(models)
+}
+
+/// `… ENGINE=InnoDB AUTO_INCREMENT=42 DEFAULT …` without the counter. Only the last line has it.
+fn without_counter(create: &str) -> String {
+    let Some(end) = create.rfind("\n)") else { return create.to_owned() };
+    let (columns, options) = create.split_at(end);
+    let Some(at) = options.find(" AUTO_INCREMENT=") else { return create.to_owned() };
+    // A comment may hold anything: the counter comes before it.
+    if options.find(" COMMENT=").is_some_and(|comment| comment < at) {
+        return create.to_owned();
+    }
+    let digits = at + " AUTO_INCREMENT=".len();
+    let rest = options[digits..].trim_start_matches(|c: char| c.is_ascii_digit());
+    format!("{columns}{}{rest}", &options[..at])
+}
+
+/// Is everything there in the end?
+async fn one_shard(
+    plan: &Plan,
+    shard: NewShard,
+    models: &[Model],
+    apply: bool,
+) -> anyhow::Result<bool> {
+    let endpoint = &plan.new[usize::from(shard.0)];
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let failed = |error| error::of(&label(endpoint), "creating tables", error);
+    if apply {
+        // A child may come before its parent in the plan.
+        conn.query_drop("SET foreign_key_checks = 0").await.map_err(failed)?;
+        for statement in control::NEW_SHARD_TABLES {
+            conn.query_drop(statement).await.map_err(failed)?;
+        }
+    }
+    let present = catalog::tables(&mut conn, &endpoint.schema).await?;
+    let mut complete = true;
+    for model in models {
+        let finding = if present.iter().any(|table| table.name == model.name) {
+            let schema = catalog::table(&mut conn, &endpoint.schema, &model.name).await?;
+            match differences(&model.schema, &schema) {
+                same if same.is_empty() => Finding::Same,
+                differences => Finding::Differs(differences),
+            }
+        } else {
+            Finding::Missing
+        };
+        match finding {
+            Finding::Same => {
+                answer::line(format_args!("-- {shard}: table {} is as on old shard 0", model.name))
+            }
+            Finding::Differs(differences) => {
+                complete = false;
+                for difference in differences {
+                    answer::line(format_args!("-- {shard}: table {} {difference}", model.name));
+                }
+            }
+            Finding::Missing if apply => {
+                conn.query_drop(&model.statement).await.map_err(failed)?;
+                answer::line(format_args!("-- {shard}: table {} created", model.name));
+            }
+            Finding::Missing => {
+                complete = false;
+                answer::line(format_args!("-- {shard}: table {} is missing", model.name));
+                answer::line(format_args!("{};", model.statement));
+            }
+        }
+    }
+    Ok(complete)
+}
+
+/// What of the planned tables differs between shards, old shard 0 being the measure: one line each.
+pub async fn compare(plan: &Plan) -> Result<Vec<String>, CatalogError> {
+    let sides = all_sides(plan);
+    let reads = sides.iter().map(|&side| async move {
+        let endpoint = endpoint(plan, side);
+        let mut conn = connect(endpoint, Session::Plain).await?;
+        let mut schemas = Vec::with_capacity(plan.tables.len());
+        for table in &plan.tables {
+            schemas.push(match catalog::table(&mut conn, &endpoint.schema, &table.name).await {
+                Ok(schema) => Some(schema),
+                Err(CatalogError::NoSuchTable { .. }) => None,
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(schemas)
+    });
+    let read = try_join_all(reads).await?;
+    let mut found = Vec::new();
+    for (index, table) in plan.tables.iter().enumerate() {
+        let name = &table.name;
+        let model = read[0][index].as_ref();
+        for (side, schemas) in sides.iter().zip(&read) {
+            match (model, &schemas[index]) {
+                (_, None) => found.push(format!("{side}: table {name} is missing")),
+                (Some(model), Some(schema)) => {
+                    let of = |difference| format!("{side}: table {name} {difference}");
+                    found.extend(differences(model, schema).into_iter().map(of));
+                }
+                (None, Some(_)) => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_is_left_out_and_nothing_else() {
+        let check = |create: &str, expected: &str| assert_eq!(without_counter(create), expected);
+        check(
+            "CREATE TABLE `t` (\n  `id` int\n) ENGINE=InnoDB AUTO_INCREMENT=42 DEFAULT CHARSET=latin1",
+            "CREATE TABLE `t` (\n  `id` int\n) ENGINE=InnoDB DEFAULT CHARSET=latin1",
+        );
+        let commented =
+            "CREATE TABLE `t` (\n  `id` int\n) ENGINE=InnoDB COMMENT=' AUTO_INCREMENT=7'";
+        check(commented, commented);
+        let column = "CREATE TABLE `t` (\n  `id` int COMMENT ' AUTO_INCREMENT=7'\n) ENGINE=InnoDB";
+        check(column, column);
+    }
+}

@@ -1,0 +1,222 @@
+//! `modshift status`: how far every stream is, from the databases alone.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside};
+use modshift_proto::plan::Plan;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::{answer, args};
+
+const REDRAW: Duration = Duration::from_secs(1);
+
+#[derive(Serialize)]
+struct Status {
+    plan: String,
+    old: Vec<Old>,
+    new: Vec<New>,
+    streams: Vec<Stream>,
+}
+
+#[derive(Serialize)]
+struct Old {
+    old: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreachable: Option<String>,
+    rows_copied: u64,
+    rows_estimated: u64,
+    copied: bool,
+    /// Age of the newest token; `None`: never read.
+    token_age_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    halted: Option<String>,
+}
+
+#[derive(Serialize)]
+struct New {
+    new: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreachable: Option<String>,
+    parked: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    halted: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Stream {
+    old: u16,
+    new: u16,
+    lag_ms: Option<i64>,
+    groups_behind: Option<u64>,
+    copied: bool,
+}
+
+pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
+    let mut evaluator = Evaluator::new(plan.clone());
+    let redraw = args.watch && !args.json && std::io::stdout().is_terminal();
+    loop {
+        // Tables are not compared here: the gate does that, and says so.
+        let (decision, facts) = evaluator.sample(Outside::default()).await;
+        let status = Status::of(&plan, &decision, &facts);
+        match (args.json, redraw) {
+            (true, _) => answer::line(serde_json::to_string(&status)?),
+            // Home, and clear from there: no flicker.
+            (false, true) => answer::line(format_args!("\x1b[H\x1b[J{}", status.text())),
+            (false, false) => answer::line(status.text()),
+        }
+        if !args.watch {
+            return Ok(status.exit());
+        }
+        tokio::time::sleep(REDRAW).await;
+    }
+}
+
+impl Status {
+    fn of(plan: &Plan, decision: &Decision, facts: &Facts) -> Status {
+        let old =
+            facts.old.iter().enumerate().map(|(old, read)| match read {
+                Err(detail) => Old {
+                    old,
+                    unreachable: Some(detail.clone()),
+                    rows_copied: 0,
+                    rows_estimated: 0,
+                    copied: false,
+                    token_age_ms: None,
+                    halted: None,
+                },
+                Ok(read) => Old {
+                    old,
+                    unreachable: None,
+                    rows_copied: read.tables.iter().map(|table| table.rows_copied).sum(),
+                    // The server's estimate may be too low: never less than what was counted.
+                    rows_estimated: read
+                        .tables
+                        .iter()
+                        .map(|t| {
+                            if t.done { t.rows_copied } else { t.rows_estimated.max(t.rows_copied) }
+                        })
+                        .sum(),
+                    copied: !read.tables.is_empty() && read.tables.iter().all(|table| table.done),
+                    token_age_ms: read.token.as_ref().map(|t| (read.now_us - t.clock_us) / 1000),
+                    halted: read.token.as_ref().and_then(|token| token.halted.clone()),
+                },
+            });
+        let new = facts.new.iter().enumerate().map(|(new, read)| match read {
+            Err(detail) => New { new, unreachable: Some(detail.clone()), parked: 0, halted: None },
+            Ok(read) => New {
+                new,
+                unreachable: None,
+                parked: read.parked,
+                halted: read.marks.iter().find_map(|mark| mark.halted.clone()),
+            },
+        });
+        let streams = decision.streams.iter().map(|lag| Stream {
+            old: lag.old,
+            new: lag.new,
+            lag_ms: lag.lag_ms,
+            groups_behind: lag.groups,
+            copied: lag.copied,
+        });
+        Status {
+            plan: plan.name.clone(),
+            old: old.collect(),
+            new: new.collect(),
+            streams: streams.collect(),
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        let halted = self.old.iter().any(|old| old.halted.is_some())
+            || self.new.iter().any(|new| new.halted.is_some());
+        let silent = self.old.iter().any(|old| old.unreachable.is_some())
+            || self.new.iter().any(|new| new.unreachable.is_some());
+        match (halted, silent) {
+            (true, _) => Exit::Halted,
+            (false, true) => Exit::CannotTell,
+            (false, false) => Exit::Done,
+        }
+    }
+
+    fn text(&self) -> String {
+        // Writing to a String does not fail.
+        let mut text =
+            format!("{}: {} -> {} shards\n\n", self.plan, self.old.len(), self.new.len());
+        for old in &self.old {
+            let share = match old.rows_estimated {
+                0 => 0.0,
+                rows => 100.0 * old.rows_copied as f64 / rows as f64,
+            };
+            let share = if old.copied { "all".to_owned() } else { format!("{share:.1} %") };
+            let _ = write!(text, "old {:<4} copied {share:>7} ({} rows)", old.old, old.rows_copied);
+            let _ = match old.token_age_ms {
+                Some(age) => write!(text, ", read {} ago", seconds(age)),
+                None => write!(text, ", never read"),
+            };
+            text += &trouble(old.unreachable.as_deref(), old.halted.as_deref());
+        }
+        text.push('\n');
+        for new in &self.new {
+            let _ = write!(text, "new {:<4} parked {:>7}", new.new, new.parked);
+            text += &trouble(new.unreachable.as_deref(), new.halted.as_deref());
+        }
+        let _ = writeln!(text, "\n{:<12}{:>12}{:>12}  copied", "stream", "lag", "groups");
+        for stream in &self.streams {
+            let name = format!("{} -> {}", stream.old, stream.new);
+            let lag = stream.lag_ms.map_or("?".to_owned(), seconds);
+            let groups = stream.groups_behind.map_or("?".to_owned(), |groups| groups.to_string());
+            let copied = if stream.copied { "yes" } else { "no" };
+            let _ = writeln!(text, "{name:<12}{lag:>12}{groups:>12}  {copied}");
+        }
+        text.trim_end().to_owned()
+    }
+}
+
+fn seconds(ms: i64) -> String {
+    format!("{:.3} s", ms as f64 / 1000.0)
+}
+
+fn trouble(unreachable: Option<&str>, halted: Option<&str>) -> String {
+    let mut text = String::new();
+    if let Some(detail) = unreachable {
+        let _ = write!(text, "  DOES NOT ANSWER: {detail}");
+    }
+    if let Some(why) = halted {
+        let _ = write!(text, "  HALTED: {why}");
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_streams() {
+        let old = Old {
+            old: 0,
+            unreachable: None,
+            rows_copied: 50,
+            rows_estimated: 200,
+            copied: false,
+            token_age_ms: Some(120),
+            halted: None,
+        };
+        let new = New { new: 0, unreachable: None, parked: 2, halted: Some("a stray".into()) };
+        let stream =
+            Stream { old: 0, new: 0, lag_ms: Some(1500), groups_behind: None, copied: false };
+        let status =
+            Status { plan: "shop".into(), old: vec![old], new: vec![new], streams: vec![stream] };
+        let expected = "shop: 1 -> 1 shards\n\n\
+            old 0    copied  25.0 % (50 rows), read 0.120 s ago\n\n\
+            new 0    parked       2  HALTED: a stray\n\n\
+            stream               lag      groups  copied\n\
+            0 -> 0           1.500 s           ?  no";
+        assert_eq!(status.text(), expected);
+        assert_eq!(status.exit(), Exit::Halted);
+    }
+}
