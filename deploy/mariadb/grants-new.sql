@@ -1,0 +1,23 @@
+-- Least privileges of modshift on a new shard. Run as root on every new shard's primary:
+--
+--   mariadb --init-command="SET @schema = 'shop_new_0', @host = '10.0.0.%', @password = '...'" \
+--           < deploy/mariadb/grants-new.sql
+--
+-- Without @user it is modshift. Without @password the account is left as it is and must exist.
+-- `modshift check` names whatever is missing.
+
+SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
+SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
+-- In the name of a schema grants take _ and % for wildcards.
+SET @in_pattern = CONCAT('`', REPLACE(REPLACE(REPLACE(@schema, '`', '``'), '_', '\\_'), '%', '\\%'), '`');
+
+EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
+    CONCAT('CREATE USER IF NOT EXISTS ', @account, ' IDENTIFIED BY ', QUOTE(@password)));
+
+-- Apply changes, and keep watermark and parked rows.
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, UPDATE, DELETE ON ', @in_pattern, '.* TO ', @account);
+
+-- CREATE for `modshift schema --apply` and modshift's own tables, REFERENCES for foreign keys of
+-- the tables it creates, TRIGGER because the server shows triggers to nobody else: one on a
+-- planned table would change what is applied, and `modshift check` refuses it.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '.* TO ', @account);
