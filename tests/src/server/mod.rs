@@ -1,0 +1,18 @@
+//! The parts of an estate, started, broken and stopped by the tests.
+//!
+//! Each server has its own port, socket and data directory, and dies with the test. Every method
+//! takes `&self`, so that a server can be shared by the writer, the test and whoever breaks it.
+
+mod address;
+mod kafka;
+mod mariadb;
+mod options;
+mod proxy;
+mod topic;
+
+pub use address::{ADMIN, Address, PASSWORD};
+pub use kafka::{KafkaBroker, KafkaOptions};
+pub use mariadb::MariaDbServer;
+pub use options::MariaDbOptions;
+pub use proxy::{Delay, Proxy};
+pub use topic::{RawMessage, Topics};
