@@ -1,0 +1,303 @@
+//! Connecting, the errors of a server, and what the catalog and a server say of themselves.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use modshift_mariadb::catalog::{self, TableKind};
+use modshift_mariadb::server::{ServerFacts, holders};
+use modshift_mariadb::{CatalogError, Class, Conn, ServerError, Session, connect, error};
+use modshift_proto::DataType;
+use modshift_proto::plan::{Endpoint, Secret, TlsMode};
+use modshift_tests::{Address, MariaDbOptions, MariaDbServer};
+use mysql_async::prelude::Queryable;
+
+fn endpoint(address: &Address, schema: &str) -> Endpoint {
+    Endpoint {
+        host: address.host.clone(),
+        port: address.port,
+        schema: schema.to_owned(),
+        user: address.user.clone(),
+        password: Secret::new(address.password.clone()),
+        tls: TlsMode::Off,
+        tls_ca: None,
+        replica_server_id: 1000,
+    }
+}
+
+async fn server() -> Result<(MariaDbServer, Endpoint)> {
+    let server = MariaDbServer::start(MariaDbOptions::default()).await?;
+    server.run("CREATE DATABASE s").await?;
+    let endpoint = endpoint(&server.address(), "s");
+    Ok((server, endpoint))
+}
+
+async fn refused(endpoint: &Endpoint) -> Result<ServerError> {
+    match connect(endpoint, Session::Plain).await {
+        Ok(_) => anyhow::bail!("connected"),
+        Err(error) => Ok(error),
+    }
+}
+
+async fn fails(conn: &mut Conn, sql: &str) -> Result<ServerError> {
+    match conn.query_drop(sql).await {
+        Ok(()) => anyhow::bail!("{sql} passed"),
+        Err(error) => Ok(error::of("here", "testing", error)),
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_says_what_is_wrong() -> Result<()> {
+    let (server, good) = server().await?;
+    connect(&good, Session::Exact).await?.disconnect().await?;
+    let wrong = Endpoint { password: Secret::new("no".to_owned()), ..good.clone() };
+    let error = refused(&wrong).await?;
+    ensure!(matches!(error, ServerError::Login { code: 1045, .. }), "{error:?}");
+    ensure!(error.class() == Class::Halt && !error.to_string().contains("'no'"), "{error}");
+    let error = refused(&Endpoint { schema: "gone".to_owned(), ..good.clone() }).await?;
+    ensure!(matches!(error, ServerError::NoSchema { .. }), "{error:?}");
+    ensure!(error.to_string().contains("/gone: Unknown database 'gone'"), "{error}");
+    server.run("CREATE USER poor@'%' IDENTIFIED BY 'p'").await?;
+    let poor =
+        Endpoint { user: "poor".to_owned(), password: Secret::new("p".to_owned()), ..good.clone() };
+    let error = refused(&poor).await?;
+    ensure!(matches!(error, ServerError::Privilege { code: 1044, .. }), "{error:?}");
+    server.stop().await?;
+    let error = refused(&good).await?;
+    ensure!(matches!(error, ServerError::Unreachable { .. }), "{error:?}");
+    ensure!(error.class() == Class::Retry);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_passes_by_itself_is_told_from_what_does_not() -> Result<()> {
+    let (server, endpoint) = server().await?;
+    let mut one = connect(&endpoint, Session::Exact).await?;
+    let mut two = connect(&endpoint, Session::Exact).await?;
+    one.query_drop("CREATE TABLE t (id INT PRIMARY KEY, u INT, t MEDIUMTEXT, UNIQUE uk (u))")
+        .await?;
+    one.query_drop("INSERT INTO t VALUES (1,1,''),(2,2,'')").await?;
+    let error = fails(&mut one, "INSERT INTO t VALUES (3,1,'')").await?;
+    ensure!(error.duplicate_key() == Some("uk") && error.class() == Class::Halt, "{error:?}");
+    one.query_drop("BEGIN").await?;
+    one.query_drop("UPDATE t SET u = 5 WHERE id = 1").await?;
+    two.query_drop("SET innodb_lock_wait_timeout = 1").await?;
+    let error = fails(&mut two, "UPDATE t SET u = 6 WHERE id = 1").await?;
+    ensure!(matches!(error, ServerError::Conflict { code: 1205, .. }), "{error:?}");
+    one.query_drop("COMMIT").await?;
+    // Connections that are killed while idle.
+    let killed = two.id();
+    one.query_drop(format!("KILL {killed}")).await?;
+    let error = fails(&mut two, "DO 1").await?;
+    ensure!(error.is_connection_lost() && error.class() == Class::Retry, "{error:?}");
+    let error = fails(&mut two, "DO 1").await?;
+    ensure!(error.is_connection_lost(), "{error:?}");
+    // The server takes 64 MiB.
+    let mut two = connect(&endpoint, Session::Exact).await?;
+    let huge = vec![0u8; 65 << 20];
+    let Err(error) = two.exec_drop("DO ?", (&huge,)).await else { anyhow::bail!("passed") };
+    let error = error::of("here", "testing", error);
+    ensure!(matches!(error, ServerError::TooLarge { .. }), "{error:?}");
+    let insert = "INSERT INTO t VALUES (9, 9, ?)";
+    let Err(error) = two.exec_batch(insert, vec![(&huge,)]).await else { anyhow::bail!("passed") };
+    let error = error::of("here", "testing", error);
+    ensure!(matches!(error, ServerError::TooLarge { .. }), "{error:?}");
+    server.run("CREATE USER app@'%' IDENTIFIED BY 'p'; GRANT INSERT ON s.* TO app@'%'").await?;
+    let app = Endpoint {
+        user: "app".to_owned(),
+        password: Secret::new("p".to_owned()),
+        ..endpoint.clone()
+    };
+    let mut app = connect(&app, Session::Exact).await?;
+    let error = fails(&mut app, "SELECT * FROM t").await?;
+    let ServerError::Privilege { missing, .. } = &error else { anyhow::bail!("{error:?}") };
+    ensure!(missing == "SELECT ON `s`.`t`", "{missing}");
+    let error = fails(&mut app, "SHOW MASTER STATUS").await?;
+    ensure!(error.hint().is_some_and(|hint| hint.contains("BINLOG MONITOR")), "{error:?}");
+    server.run("SET GLOBAL read_only = 1").await?;
+    let error = fails(&mut app, "INSERT INTO t (id) VALUES (9)").await?;
+    ensure!(matches!(error, ServerError::ReadOnly { .. }), "{error:?}");
+    server.kill()?;
+    let error = fails(&mut app, "DO 1").await?;
+    ensure!(error.is_connection_lost(), "{error:?}");
+    Ok(())
+}
+
+fn openssl(dir: &Path, line: &str) -> Result<()> {
+    let run = Command::new("openssl").args(line.split_whitespace()).current_dir(dir).output()?;
+    ensure!(run.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&run.stderr));
+    Ok(())
+}
+
+/// An authority, and a server certificate of it for the name `db.test` alone.
+fn certificates(dir: &Path) -> Result<()> {
+    let key = "-newkey rsa:2048 -nodes -days 30";
+    openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority"))?;
+    openssl(dir, &format!("req -x509 {key} -keyout other.key -out other.pem -subj /CN=other"))?;
+    openssl(dir, "req -newkey rsa:2048 -nodes -keyout s.key -out s.csr -subj /CN=db.test")?;
+    std::fs::write(dir.join("names"), "subjectAltName=DNS:db.test\n")?;
+    openssl(
+        dir,
+        "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile names -out s.pem",
+    )
+}
+
+#[tokio::test]
+async fn tls_goes_as_far_as_the_plan_asks() -> Result<()> {
+    let dir = std::env::temp_dir().join(format!("modshift-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    certificates(&dir)?;
+    let path = |name: &str| dir.join(name).display().to_string();
+    let options = MariaDbOptions::default()
+        .arg(&format!("--ssl-cert={}", path("s.pem")))
+        .arg(&format!("--ssl-key={}", path("s.key")))
+        .arg("--plugin-load-add=auth_ed25519");
+    let server = MariaDbServer::start(options).await?;
+    server
+        .run(
+            "CREATE DATABASE s; CREATE USER e@'%' IDENTIFIED VIA ed25519 USING PASSWORD('secret') \
+             REQUIRE SSL; GRANT ALL ON s.* TO e@'%'",
+        )
+        .await?;
+    let base = Endpoint {
+        user: "e".to_owned(),
+        password: Secret::new("secret".to_owned()),
+        ..endpoint(&server.address(), "s")
+    };
+    let with = |tls, ca: Option<&str>| Endpoint {
+        tls,
+        tls_ca: ca.map(|name| dir.join(name)),
+        ..base.clone()
+    };
+    let error = refused(&with(TlsMode::Off, None)).await?;
+    ensure!(matches!(error, ServerError::Login { .. }), "{error:?}");
+    for good in [with(TlsMode::Required, None), with(TlsMode::VerifyCa, Some("ca.pem"))] {
+        let mut conn =
+            connect(&good, Session::Exact).await.with_context(|| format!("{:?}", good.tls))?;
+        let cipher: Option<(String, String)> =
+            conn.query_first("SHOW STATUS LIKE 'Ssl_cipher'").await?;
+        ensure!(cipher.is_some_and(|(_, name)| !name.is_empty()), "not encrypted");
+    }
+    for bad in [
+        with(TlsMode::VerifyCa, Some("other.pem")),
+        with(TlsMode::VerifyCa, None),
+        // Issued for another name than 127.0.0.1.
+        with(TlsMode::VerifyIdentity, Some("ca.pem")),
+        with(TlsMode::VerifyIdentity, Some("other.pem")),
+    ] {
+        let error = refused(&bad).await?;
+        ensure!(matches!(error, ServerError::Tls { .. }), "{:?}: {error:?}", bad.tls);
+        ensure!(error.class() == Class::Halt && error.hint().is_some());
+    }
+    // Never in clear text for want of TLS on the other side.
+    let plain = MariaDbServer::start(MariaDbOptions::with_server_id(2).arg("--skip-ssl")).await?;
+    let plain = Endpoint { tls: TlsMode::Required, ..endpoint(&plain.address(), "mysql") };
+    let error = refused(&plain).await?;
+    ensure!(matches!(error, ServerError::Tls { .. }), "{error:?}");
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_catalog_tells_what_a_schema_holds() -> Result<()> {
+    let (_server, endpoint) = server().await?;
+    let mut conn = connect(&endpoint, Session::Exact).await?;
+    let c = &mut conn;
+    for sql in [
+        "CREATE TABLE `we``ird` (a INT, `B b` VARCHAR(9) COLLATE latin1_bin, n INT AS (a + 1) STORED, \
+         h BIGINT UNSIGNED INVISIBLE, j JSON, PRIMARY KEY (`B b`, a), UNIQUE z (n, h), UNIQUE y (h))",
+        "CREATE TABLE nokey (a INT) ENGINE=MyISAM",
+        "CREATE TABLE prefixed (a BLOB, PRIMARY KEY (a(10)))",
+        "CREATE TABLE parent (id INT PRIMARY KEY)",
+        "CREATE TABLE child (id INT PRIMARY KEY, p INT, q INT, \
+         CONSTRAINT gone FOREIGN KEY (p) REFERENCES parent (id) ON DELETE CASCADE, \
+         CONSTRAINT kept FOREIGN KEY (q) REFERENCES parent (id))",
+        "CREATE TABLE history (id INT PRIMARY KEY) WITH SYSTEM VERSIONING",
+        "CREATE VIEW look AS SELECT 1",
+        "CREATE SEQUENCE counter",
+        "CREATE PROCEDURE act() DO 1",
+        "CREATE TRIGGER watch BEFORE INSERT ON parent FOR EACH ROW SET @a = 1",
+        "CREATE EVENT tick ON SCHEDULE EVERY 1 DAY DO DO 1",
+    ] {
+        c.query_drop(sql).await.with_context(|| sql.to_owned())?;
+    }
+    let table = catalog::table(c, "s", "we`ird").await?;
+    let names: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    ensure!(names == ["a", "B b", "n", "h", "j"], "{names:?}");
+    ensure!(table.primary_key == [1, 0], "{:?}", table.primary_key);
+    let unique: Vec<_> =
+        table.unique_keys.iter().map(|k| (k.name.as_str(), &k.columns[..])).collect();
+    ensure!(unique == [("y", &[3][..]), ("z", &[2, 3][..])], "{unique:?}");
+    ensure!(table.columns[2].generated && !table.columns[3].generated);
+    ensure!(table.columns[3].data == DataType::Int { bytes: 8, unsigned: true });
+    ensure!(table.columns[1].collation.as_deref() == Some("latin1_bin"));
+    ensure!(catalog::table(c, "s", "nokey").await?.primary_key.is_empty());
+    let error = catalog::table(c, "s", "prefixed").await.err().context("prefix passed")?;
+    ensure!(matches!(error, CatalogError::PrefixKey { length: 10, .. }), "{error}");
+    for (name, kind) in [("look", "view"), ("counter", "sequence"), ("history", "system versioned")]
+    {
+        let error = catalog::table(c, "s", name).await.err().context("not a table")?;
+        ensure!(matches!(&error, CatalogError::NotATable { kind: k, .. } if k == kind), "{error}");
+    }
+    let error = catalog::table(c, "s", "none").await.err().context("no such table")?;
+    ensure!(matches!(error, CatalogError::NoSuchTable { .. }), "{error}");
+    let tables = catalog::tables(c, "s").await?;
+    let kinds: Vec<_> = tables.iter().map(|table| (table.name.as_str(), table.kind)).collect();
+    ensure!(kinds.contains(&("look", TableKind::View)), "{kinds:?}");
+    ensure!(kinds.contains(&("counter", TableKind::Sequence)), "{kinds:?}");
+    ensure!(kinds.contains(&("history", TableKind::Versioned)), "{kinds:?}");
+    ensure!(kinds.contains(&("nokey", TableKind::Table)) && kinds.len() == 8, "{kinds:?}");
+    let keys = catalog::foreign_keys(c, "s").await?;
+    let cascades: Vec<_> = keys.iter().map(|key| (key.name.as_str(), key.cascades())).collect();
+    ensure!(cascades == [("gone", true), ("kept", false)], "{keys:?}");
+    ensure!(catalog::routines(c, "s").await?.len() == 1);
+    ensure!(catalog::triggers(c, "s").await?[0].when == "BEFORE INSERT");
+    ensure!(catalog::events(c, "s").await?[0].name == "tick");
+    let made = catalog::show_create_table(c, "s", "we`ird").await?;
+    ensure!(made.starts_with("CREATE TABLE `we``ird`"), "{made}");
+    let error = catalog::show_create_table(c, "s", "none").await.err().context("no such table")?;
+    ensure!(matches!(error, CatalogError::NoSuchTable { .. }), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_tells_its_settings_and_our_privileges() -> Result<()> {
+    let (server, endpoint) = server().await?;
+    server
+        .run(
+            "CREATE TABLE s.t (id INT PRIMARY KEY) ENGINE=InnoDB; XA START 'x'; \
+             INSERT INTO s.t VALUES (1); XA END 'x'; XA PREPARE 'x'",
+        )
+        .await?;
+    server.run("XA COMMIT 'x'").await?;
+    server
+        .run(
+            "CREATE USER app@'%' IDENTIFIED BY 'p'; GRANT SELECT ON s.* TO app@'%'; \
+             CREATE USER boss@'%'; GRANT BINLOG ADMIN ON *.* TO boss@'%'",
+        )
+        .await?;
+    let mut conn = connect(&endpoint, Session::Plain).await?;
+    let facts = ServerFacts::load(&mut conn).await?;
+    ensure!(facts.is_mariadb && facts.version_number >= (10, 5, 0), "{facts:?}");
+    ensure!(facts.log_bin && facts.binlog_format == "ROW" && facts.server_id == 1, "{facts:?}");
+    ensure!(facts.xa_commits == 1 && facts.xa_prepared == 0, "{facts:?}");
+    ensure!(facts.max_allowed_packet == 64 << 20 && !facts.gtid_binlog_pos.is_empty(), "{facts:?}");
+    ensure!(facts.grants.has_global("REPLICATION SLAVE"), "{facts:?}");
+    ensure!(
+        facts.replica_server_ids == Some(vec![]) && facts.is_replica == Some(false),
+        "{facts:?}"
+    );
+    let holders = holders(&mut conn, &facts.grants, &["BINLOG ADMIN"]).await?.context("visible")?;
+    ensure!(holders.iter().any(|(account, _)| account == "'boss'@'%'"), "{holders:?}");
+    let app = Endpoint {
+        user: "app".to_owned(),
+        password: Secret::new("p".to_owned()),
+        ..endpoint.clone()
+    };
+    let mut conn = connect(&app, Session::Plain).await?;
+    let facts = ServerFacts::load(&mut conn).await?;
+    ensure!(facts.replica_server_ids.is_none() && facts.is_replica.is_none(), "{facts:?}");
+    ensure!(facts.grants.has_on_schema("s", "SELECT"), "{facts:?}");
+    ensure!(!facts.grants.has_on_schema("s", "INSERT"), "{facts:?}");
+    Ok(())
+}
