@@ -6,7 +6,6 @@
 
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-use prost::encoding::{encode_varint, encoded_len_varint};
 
 use crate::gtid::{GroupDigest, Gtid, GtidSet, Position};
 use crate::row::{RowError, RowView};
@@ -110,63 +109,98 @@ mod tag {
     pub const GTID_SEQ: u8 = 3 << 3;
 }
 
-/// Proto3 leaves zero fields out.
-fn put(out: &mut Vec<u8>, tag: u8, value: u64) {
-    if value != 0 {
-        out.push(tag);
-        encode_varint(value, out);
-    }
-}
-
-fn len_of(value: u64) -> usize {
-    if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
-}
-
-fn put_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
-    put(out, tag::VERSION, u64::from(WIRE_VERSION));
-    put(out, tag::SOURCE, u64::from(envelope.source.0));
-    if envelope.epoch != 0 {
-        out.push(tag::EPOCH);
-        out.extend_from_slice(&envelope.epoch.to_le_bytes());
-    }
-    put(out, tag::NUMBER, envelope.number);
-}
-
 /// Appends a change message.
 pub fn encode_change(envelope: &Envelope, change: &Change<'_>, out: &mut Vec<u8>) {
-    put_envelope(envelope, out);
-    let (gtid_len, ordinal) = match &change.position {
-        Some(Position { gtid, ordinal }) => (
-            len_of(gtid.domain.into()) + len_of(gtid.server.into()) + len_of(gtid.seq),
-            u64::from(*ordinal),
-        ),
-        None => (0, 0),
-    };
-    let row_len = 1 + encoded_len_varint(change.row.len() as u64) + change.row.len();
-    let gtid_field = if change.position.is_some() { 2 + gtid_len } else { 0 };
-    let schema_field = if change.fingerprint == 0 { 0 } else { 5 };
-    let len = len_of(change.table.into()) + schema_field + gtid_field + len_of(ordinal) + row_len;
-    out.push(tag::CHANGE);
-    encode_varint(len as u64, out);
-    put(out, tag::TABLE, change.table.into());
+    // What comes before the row, innermost length first: the outer one counts all of it.
+    let mut fields = Head::default();
+    fields.put(tag::TABLE, change.table.into());
     if change.fingerprint != 0 {
-        out.push(tag::SCHEMA);
-        out.extend_from_slice(&change.fingerprint.to_le_bytes());
+        fields.push(&[tag::SCHEMA]);
+        fields.push(&change.fingerprint.to_le_bytes());
     }
-    if let Some(Position { gtid, .. }) = &change.position {
-        out.push(tag::GTID);
-        out.push(gtid_len as u8); // at most 1+5 + 1+5 + 1+10
-        put(out, tag::GTID_DOMAIN, gtid.domain.into());
-        put(out, tag::GTID_SERVER, gtid.server.into());
-        put(out, tag::GTID_SEQ, gtid.seq);
-        put(out, tag::ORDINAL, ordinal);
+    if let Some(Position { gtid, ordinal }) = &change.position {
+        let mut inner = Head::default();
+        inner.put(tag::GTID_DOMAIN, gtid.domain.into());
+        inner.put(tag::GTID_SERVER, gtid.server.into());
+        inner.put(tag::GTID_SEQ, gtid.seq);
+        fields.push(&[tag::GTID, inner.len as u8]);
+        fields.push(inner.bytes());
+        fields.put(tag::ORDINAL, u64::from(*ordinal));
     }
-    out.push(match change.op {
+    fields.push(&[match change.op {
         Op::Upsert => tag::UPSERT,
         Op::Delete => tag::DELETE,
-    });
-    encode_varint(change.row.len() as u64, out);
+    }]);
+    fields.varint(change.row.len() as u64);
+
+    let mut head = envelope_head(envelope);
+    head.push(&[tag::CHANGE]);
+    head.varint((fields.len + change.row.len()) as u64);
+
+    out.reserve(head.len + fields.len + change.row.len());
+    out.extend_from_slice(head.bytes());
+    out.extend_from_slice(fields.bytes());
     out.extend_from_slice(change.row);
+}
+
+fn envelope_head(envelope: &Envelope) -> Head {
+    let mut head = Head::default();
+    head.put(tag::VERSION, u64::from(WIRE_VERSION));
+    head.put(tag::SOURCE, u64::from(envelope.source.0));
+    if envelope.epoch != 0 {
+        head.push(&[tag::EPOCH]);
+        head.push(&envelope.epoch.to_le_bytes());
+    }
+    head.put(tag::NUMBER, envelope.number);
+    head
+}
+
+/// A run of short fields, built apart so that the buffer behind it grows once per message.
+struct Head {
+    buffer: [u8; HEAD_MAX],
+    len: usize,
+}
+
+/// No head is longer: 6 for the table, 5 for its fingerprint, 2 + 23 for a GTID, 6 for an ordinal,
+/// 11 for the row's tag and length; an envelope with the change's own length takes 40.
+const HEAD_MAX: usize = 64;
+
+impl Default for Head {
+    fn default() -> Head {
+        Head { buffer: [0; HEAD_MAX], len: 0 }
+    }
+}
+
+impl Head {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        self.buffer[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    #[inline]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.buffer[self.len] = value as u8 | 0x80;
+            self.len += 1;
+            value >>= 7;
+        }
+        self.buffer[self.len] = value as u8;
+        self.len += 1;
+    }
+
+    /// Proto3 leaves zero fields out.
+    #[inline]
+    fn put(&mut self, tag: u8, value: u64) {
+        if value != 0 {
+            self.push(&[tag]);
+            self.varint(value);
+        }
+    }
 }
 
 /// Appends a token message.
@@ -192,7 +226,7 @@ pub fn encode_start(envelope: &Envelope, start: &Start, out: &mut Vec<u8>) {
 }
 
 fn encode_body(envelope: &Envelope, body: wire::message::Body, out: &mut Vec<u8>) {
-    put_envelope(envelope, out);
+    out.extend_from_slice(envelope_head(envelope).bytes());
     // Message fields of the body follow the envelope's: concatenation is merging in protobuf.
     body.encode(out);
 }

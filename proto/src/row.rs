@@ -15,10 +15,13 @@
 //!
 //! Zero and impossible dates are kept as they are: nothing here checks a calendar.
 
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use prost::encoding::{decode_varint, encode_varint};
 
 const CELLS_TAG: u8 = 0x12; // field 2, length delimited
 const NULLS_TAG: u8 = 0x0a; // field 1, length delimited
+
+/// Bytes of the longest varint.
+const VARINT_MAX: usize = 10;
 
 /// Which of the forms above a column uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,14 +133,27 @@ impl<'a> RowWriter<'a> {
         self.open(0);
     }
 
+    #[inline]
     pub fn int(&mut self, value: i64) {
         self.uint(zigzag(value));
     }
 
     #[inline]
     pub fn uint(&mut self, value: u64) {
-        self.open(encoded_len_varint(value));
-        encode_varint(value, self.out);
+        // Built apart and appended once: the buffer is looked at once per cell.
+        let mut cell = [CELLS_TAG; 2 + VARINT_MAX];
+        let mut len = 2;
+        let mut rest = value;
+        while rest >= 0x80 {
+            cell[len] = rest as u8 | 0x80;
+            rest >>= 7;
+            len += 1;
+        }
+        cell[len] = rest as u8;
+        len += 1;
+        cell[1] = (len - 2) as u8;
+        self.next += 1;
+        self.out.extend_from_slice(&cell[..len]);
     }
 
     pub fn float(&mut self, value: f32) {
@@ -152,6 +168,7 @@ impl<'a> RowWriter<'a> {
         self.uint((u64::from(year) << 9) | (u64::from(month) << 5) | u64::from(day));
     }
 
+    #[inline]
     pub fn datetime(&mut self, value: DateTime) {
         self.bytes(&value.pack().to_le_bytes());
     }
@@ -164,6 +181,7 @@ impl<'a> RowWriter<'a> {
     /// Strings, decimals, everything that is bytes.
     #[inline]
     pub fn bytes(&mut self, value: &[u8]) {
+        self.out.reserve(value.len() + 2 + VARINT_MAX);
         self.open(value.len());
         self.out.extend_from_slice(value);
     }
@@ -244,6 +262,18 @@ pub struct CellIter<'a> {
     index: usize,
 }
 
+/// The cell that begins a run of cells, read as not NULL.
+#[inline]
+pub fn first_cell(cells: &[u8]) -> Result<&[u8], RowError> {
+    match cells {
+        [CELLS_TAG, len, rest @ ..] if *len < 0x80 => {
+            rest.get(..usize::from(*len)).ok_or(RowError("truncated"))
+        }
+        [CELLS_TAG, rest @ ..] => take_delimited(&mut { rest }),
+        _ => Err(RowError("unexpected field")),
+    }
+}
+
 impl<'a> Iterator for CellIter<'a> {
     type Item = Result<Option<&'a [u8]>, RowError>;
 
@@ -272,6 +302,7 @@ impl<'a> Iterator for CellIter<'a> {
     }
 }
 
+#[inline]
 fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], RowError> {
     let len = decode_varint(rest).map_err(|_| RowError("bad length"))?;
     let len = usize::try_from(len).map_err(|_| RowError("length beyond memory"))?;

@@ -381,7 +381,7 @@ impl<W: LogWriter> Reader<W> {
             // What is here already is taken without the cost of a select per event.
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
-                let Some(event) = stream.next().now_or_never() else { break };
+                let Some(event) = stream.here() else { break };
                 self.tail.event(event?.bytes(), &mut self.publisher).await?;
                 taken += 1;
             }

@@ -6,7 +6,7 @@
 
 use modshift_proto::message::Op;
 use modshift_proto::plan::{Placement, Plan};
-use modshift_proto::row::RowWriter;
+use modshift_proto::row::{RowWriter, cell_int, cell_uint};
 use modshift_proto::rule::BoundRule;
 use modshift_proto::schema::TableSchema;
 use modshift_proto::{Modulus, NewShard, OldShard};
@@ -126,12 +126,12 @@ pub fn place(table: &RoutedTable, moduli: Moduli, row: &impl Cells) -> Result<Pl
             // `bind` refused nullable keys, so a NULL here is a broken image.
             let null = modshift_proto::row::RowError("the shard key is NULL");
             let cell = row.cell(*column).ok_or(RouteError::Row(null))?;
-            let old = rule.place(cell, moduli.old).map_err(RouteError::Row)?;
+            let key = rule.number(cell).map_err(RouteError::Row)?;
+            let old = key.place(moduli.old);
             if old != moduli.source.0 {
                 return Err(RouteError::Stray(Stray { placed: old }));
             }
-            let new = rule.place(cell, moduli.new).map_err(RouteError::Row)?;
-            Ok(Place::One(NewShard(new)))
+            Ok(Place::One(NewShard(key.place(moduli.new))))
         }
     }
 }
@@ -186,19 +186,15 @@ pub fn write_key_row(table: &TableSchema, row: &impl Cells, out: &mut Vec<u8>) {
 /// Appends the shard key as a message key: decimal digits for integers, the bytes of strings,
 /// nothing for a broadcast table.
 pub fn write_message_key(table: &RoutedTable, row: &impl Cells, out: &mut Vec<u8>) {
-    use std::io::Write;
     let Target::Keyed { column, form, .. } = &table.target else { return };
     let Some(cell) = row.cell(*column) else { return };
-    // Writing to a Vec cannot fail; a malformed cell was refused by `place` before.
-    let _ = match form {
-        KeyForm::Bytes => out.write_all(cell),
-        KeyForm::Signed => {
-            write!(out, "{}", modshift_proto::row::cell_int(cell).unwrap_or_default())
-        }
-        KeyForm::Unsigned => {
-            write!(out, "{}", modshift_proto::row::cell_uint(cell).unwrap_or_default())
-        }
-    };
+    let mut digits = itoa::Buffer::new();
+    // A malformed cell was refused by `place` before.
+    out.extend_from_slice(match form {
+        KeyForm::Bytes => cell,
+        KeyForm::Signed => digits.format(cell_int(cell).unwrap_or_default()).as_bytes(),
+        KeyForm::Unsigned => digits.format(cell_uint(cell).unwrap_or_default()).as_bytes(),
+    });
 }
 
 #[cfg(test)]

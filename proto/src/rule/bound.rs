@@ -63,6 +63,26 @@ pub struct BoundRule {
     form: Form,
 }
 
+/// See [`BoundRule::number`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyNumber {
+    /// Its remainder is never negative.
+    Floor(i64),
+    Plain(u64),
+}
+
+impl KeyNumber {
+    #[inline]
+    pub fn place(self, modulus: Modulus) -> u16 {
+        let shards = modulus.get();
+        // Below `shards`, which is a u16.
+        match self {
+            KeyNumber::Floor(key) => key.rem_euclid(i64::from(shards)) as u16,
+            KeyNumber::Plain(key) => (key % u64::from(shards)) as u16,
+        }
+    }
+}
+
 impl ShardRule {
     /// Checks that every value the column can hold has a shard, the same in Rust and in SQL.
     pub fn bind(&self, column: &Column) -> Result<BoundRule, RuleError> {
@@ -121,17 +141,22 @@ impl BoundRule {
     /// The shard under `modulus` of a key in its wire form (see [`crate::row`]). Total and stable
     /// over the column's values; the error means that the cell is not of the column's form.
     pub fn place(&self, cell: &[u8], modulus: Modulus) -> Result<u16, RowError> {
-        let shards = modulus.get();
-        let shard = match self.form {
-            Form::SignedFloor => cell_int(cell)?.rem_euclid(i64::from(shards)) as u64,
-            Form::SignedAbs => cell_int(cell)?.unsigned_abs() % u64::from(shards),
-            Form::Unsigned => cell_uint(cell)? % u64::from(shards),
+        self.number(cell).map(|number| number.place(modulus))
+    }
+
+    /// What of a key decides its shard, whatever the modulus: a key that is placed under two
+    /// moduli is read once.
+    #[inline]
+    pub fn number(&self, cell: &[u8]) -> Result<KeyNumber, RowError> {
+        Ok(match self.form {
+            Form::SignedFloor => KeyNumber::Floor(cell_int(cell)?),
+            Form::SignedAbs => KeyNumber::Plain(cell_int(cell)?.unsigned_abs()),
+            Form::Unsigned => KeyNumber::Plain(cell_uint(cell)?),
             Form::Crc32 { conversion, char_column } => {
                 let key = if char_column { without_trailing_spaces(cell) } else { cell };
-                u64::from(crc32(key, conversion)) % u64::from(shards)
+                KeyNumber::Plain(crc32(key, conversion).into())
             }
-        };
-        Ok(shard as u16) // below `shards`, which is a u16
+        })
     }
 
     /// An SQL expression over the column with exactly the same value, an integer of

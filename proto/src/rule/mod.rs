@@ -8,7 +8,7 @@
 mod bound;
 mod charset;
 
-pub use bound::{BoundRule, RuleError};
+pub use bound::{BoundRule, KeyNumber, RuleError};
 pub use charset::Charset;
 
 /// `shard = f(key) mod modulus`.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use modshift_proto::TableSchema;
-use modshift_proto::row::{RowView, RowWriter};
+use modshift_proto::row::{RowWriter, first_cell};
 
 use super::error::BinlogError;
 use super::input::{Fault, Input};
@@ -195,8 +195,7 @@ impl DecodedRow {
     pub fn cell(&self, column: usize) -> Option<&[u8]> {
         let at = *self.at.get(column)?;
         let from = self.wire.get(at as usize..)?;
-        // A row's cells without their NULL bitmap read like a row in which nothing is NULL.
-        RowView::parse(from).ok()?.cells().next()?.ok()?
+        first_cell(from).ok()
     }
 }
 

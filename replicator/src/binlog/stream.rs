@@ -78,6 +78,16 @@ impl EventStream {
         Ok(stream)
     }
 
+    /// The next event if it is here already: without the clock and the timer of a wait.
+    pub fn here(&mut self) -> Option<Result<RawEvent, BinlogError>> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
+        let next = AssertUnwindSafe(self.inner.next()).catch_unwind().now_or_never()?;
+        self.silence.waited = Duration::ZERO;
+        Some(self.arrived(next))
+    }
+
     /// The next event. Cancel safe.
     pub async fn next(&mut self) -> Result<RawEvent, BinlogError> {
         if let Some(first) = self.first.take() {
@@ -91,16 +101,24 @@ impl EventStream {
         let next = tokio::time::timeout_at(deadline, next).await;
         wait.answered = next.is_ok();
         drop(wait);
-        let at = || self.at.clone();
         match next {
-            Err(_) => Err(BinlogError::Silent { at: at(), seconds: limit.as_secs() }),
-            Ok(Err(panic)) => Err(not_an_event(at(), panic)),
-            Ok(Ok(None)) => Err(BinlogError::Ended { at: at() }),
-            Ok(Ok(Some(Err(error)))) => Err(of(&self.at, READING, error).into()),
-            Ok(Ok(Some(Ok(event)))) => verify(&self.at, &mut self.described, &event),
+            Err(_) => Err(BinlogError::Silent { at: self.at.clone(), seconds: limit.as_secs() }),
+            Ok(next) => self.arrived(next),
+        }
+    }
+
+    fn arrived(&mut self, next: Arrived) -> Result<RawEvent, BinlogError> {
+        match next {
+            Err(panic) => Err(not_an_event(self.at.clone(), panic)),
+            Ok(None) => Err(BinlogError::Ended { at: self.at.clone() }),
+            Ok(Some(Err(error))) => Err(of(&self.at, READING, error).into()),
+            Ok(Some(Ok(event))) => verify(&self.at, &mut self.described, &event),
         }
     }
 }
+
+/// What the driver gives: nothing at a graceful end; it panics over bytes too few for a header.
+type Arrived = Result<Option<Result<Event, mysql_async::Error>>, Box<dyn Any + Send>>;
 
 /// Verifies the checksum and joins header and body. `described`: a format description came before.
 fn verify(at: &str, described: &mut bool, event: &Event) -> Result<RawEvent, BinlogError> {
