@@ -185,7 +185,7 @@ fn place_in(message: &[u8], row: &[u8]) -> std::ops::Range<usize> {
 #[cfg(test)]
 mod tests {
     use modshift_proto::message::{
-        Change, Envelope, Op, Start, Token, encode_change, encode_start, encode_token,
+        Change, Envelope, Op, Start, Token, TokenPhase, encode_change, encode_start, encode_token,
     };
     use modshift_proto::plan::Plan;
     use modshift_proto::row::RowWriter;
@@ -242,7 +242,15 @@ mod tests {
                 encode_start(&envelope, &start, &mut message);
             }
             None => {
-                let token = Token { gtids, digest, writes: 0, clock_us: 5, copied: false };
+                let token = Token {
+                    gtids,
+                    digest,
+                    writes: 0,
+                    clock_us: 5,
+                    copied: false,
+                    phase: TokenPhase::Serving,
+                    fence: None,
+                };
                 encode_token(&envelope, &token, &mut message);
             }
             Some((id, uid)) => {

@@ -50,6 +50,30 @@ impl<'a> Change<'a> {
     }
 }
 
+/// Whether applications may write to a shard. It travels in the log: a token's phase holds for
+/// everything that follows it, until another token says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TokenPhase {
+    #[default]
+    Serving,
+    /// Nobody but modshift writes there.
+    Fenced,
+}
+
+impl TokenPhase {
+    /// As `modshift_token` stores it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TokenPhase::Serving => "serving",
+            TokenPhase::Fenced => "fenced",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<TokenPhase> {
+        [TokenPhase::Serving, TokenPhase::Fenced].into_iter().find(|phase| phase.name() == name)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub gtids: GtidSet,
@@ -57,6 +81,9 @@ pub struct Token {
     pub writes: u64,
     pub clock_us: i64,
     pub copied: bool,
+    pub phase: TokenPhase,
+    /// The run that wrote the last marker; never empty.
+    pub fence: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,6 +238,11 @@ pub fn encode_token(envelope: &Envelope, token: &Token, out: &mut Vec<u8>) {
         writes: token.writes,
         clock_us: token.clock_us,
         copied: token.copied,
+        phase: match token.phase {
+            TokenPhase::Serving => wire::Phase::Serving.into(),
+            TokenPhase::Fenced => wire::Phase::Fenced.into(),
+        },
+        fence: token.fence.clone().unwrap_or_default(),
     });
     encode_body(envelope, body, out);
 }
@@ -321,12 +353,20 @@ fn decode_token(bytes: &[u8]) -> Result<Token, MessageError> {
     let Some(digest) = token.digest.as_ref().and_then(digest_from_wire) else {
         return malformed("a token without a digest");
     };
+    // A phase that this version does not know may forbid what it would do.
+    let phase = match wire::Phase::try_from(token.phase) {
+        Ok(wire::Phase::Serving) => TokenPhase::Serving,
+        Ok(wire::Phase::Fenced) => TokenPhase::Fenced,
+        Err(_) => return malformed("a token of an unknown phase"),
+    };
     Ok(Token {
         gtids: gtids_from_wire(&token.gtids),
         digest,
         writes: token.writes,
         clock_us: token.clock_us,
         copied: token.copied,
+        phase,
+        fence: Some(token.fence).filter(|fence| !fence.is_empty()),
     })
 }
 

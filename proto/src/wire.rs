@@ -102,6 +102,12 @@ pub struct Token {
     /// Set once every snapshot chunk of the source has been sent before this message.
     #[prost(bool, tag = "5")]
     pub copied: bool,
+    /// From this token on. Absent in what was written before there were fences: serving.
+    #[prost(enumeration = "Phase", tag = "6")]
+    pub phase: i32,
+    /// The run that wrote the last marker, a change of phase; empty before the first.
+    #[prost(string, tag = "7")]
+    pub fence: ::prost::alloc::string::String,
 }
 /// Opens an epoch in every partition.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -115,4 +121,32 @@ pub struct Start {
     /// Nothing was ever recorded for this source: its first epoch.
     #[prost(bool, tag = "3")]
     pub initial: bool,
+}
+/// Whether applications may write to the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Phase {
+    Serving = 0,
+    /// Nobody but modshift writes there.
+    Fenced = 1,
+}
+impl Phase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Serving => "SERVING",
+            Self::Fenced => "FENCED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SERVING" => Some(Self::Serving),
+            "FENCED" => Some(Self::Fenced),
+            _ => None,
+        }
+    }
 }

@@ -6,7 +6,7 @@ mod support;
 
 use modshift_proto::fuzz;
 use modshift_proto::message::{
-    Body, Change, Envelope, MessageError, Op, Start, Token, WIRE_VERSION, decode,
+    Body, Change, Envelope, MessageError, Op, Start, Token, TokenPhase, WIRE_VERSION, decode,
 };
 use modshift_proto::row::{RowView, RowWriter};
 use modshift_proto::{GroupDigest, Gtid, OldShard, Position, wire};
@@ -58,9 +58,14 @@ fn kind() -> impl Strategy<Value = Kind> {
             cells,
         });
     let gtids = || vec(gtid(), 0..4).prop_map(|gtids| gtids.into_iter().collect());
-    let token = (gtids(), digest(), number(), any::<i64>(), any::<bool>()).prop_map(
-        |(gtids, digest, writes, clock_us, copied)| {
-            Kind::Token(Token { gtids, digest, writes, clock_us, copied })
+    let phase = prop_oneof![
+        Just((TokenPhase::Serving, None)),
+        "[ -~]{1,64}".prop_map(|fence| (TokenPhase::Serving, Some(fence))),
+        "[ -~]{1,64}".prop_map(|fence| (TokenPhase::Fenced, Some(fence))),
+    ];
+    let token = (gtids(), digest(), number(), any::<i64>(), any::<bool>(), phase).prop_map(
+        |(gtids, digest, writes, clock_us, copied, (phase, fence))| {
+            Kind::Token(Token { gtids, digest, writes, clock_us, copied, phase, fence })
         },
     );
     let start = (gtids(), proptest::option::of(digest()), any::<bool>())
@@ -142,6 +147,11 @@ fn to_prost(envelope: &Envelope, kind: &Kind) -> wire::Message {
             writes: token.writes,
             clock_us: token.clock_us,
             copied: token.copied,
+            phase: match token.phase {
+                TokenPhase::Serving => wire::Phase::Serving.into(),
+                TokenPhase::Fenced => wire::Phase::Fenced.into(),
+            },
+            fence: token.fence.clone().unwrap_or_default(),
         }),
         Kind::Start(start) => wire::message::Body::Start(wire::Start {
             gtids: start.gtids.iter().map(gtid).collect(),
@@ -253,6 +263,10 @@ fn what_no_writer_makes_is_refused() {
     check(with(wire::message::Body::Change(change)), "a change without a row");
     let token = wire::Token::default();
     check(with(wire::message::Body::Token(token)), "a token without a digest");
+    let gtid = Some(wire::Gtid::default());
+    let digest = Some(wire::Digest { gtid, checksum: 0 });
+    let token = wire::Token { digest, phase: 2, ..wire::Token::default() };
+    check(with(wire::message::Body::Token(token)), "a token of an unknown phase");
     let digest = Some(wire::Digest::default());
     let start = wire::Start { digest, ..wire::Start::default() };
     check(with(wire::message::Body::Start(start)), "a digest without a GTID");
@@ -310,7 +324,15 @@ fn a_million_odd_messages_are_read_or_refused() {
             op: Op::Upsert,
             cells,
         },
-        Kind::Token(Token { gtids: gtids.clone(), digest, writes: 4, clock_us: -1, copied: true }),
+        Kind::Token(Token {
+            gtids: gtids.clone(),
+            digest,
+            writes: 4,
+            clock_us: -1,
+            copied: true,
+            phase: TokenPhase::Fenced,
+            fence: Some("run".to_owned()),
+        }),
         Kind::Start(Start { gtids, digest: Some(digest), initial: false }),
     ];
     let envelope = Envelope { source: OldShard(300), epoch: 1 << 50, number: 77 };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use modshift_proto::plan::{
-    Compression, Log, Placement, Plan, PlanErrors, Secret, TlsMode, default,
+    Compression, Direction, Log, Placement, Plan, PlanErrors, Secret, TlsMode, default,
 };
 use modshift_proto::rule::{Charset, ShardRule};
 use modshift_proto::{Modulus, OldShard};
@@ -453,4 +453,63 @@ proptest! {
             Err(errors) => prop_assert!(!errors.faults.is_empty()),
         }
     }
+}
+
+#[test]
+fn the_way_back_is_the_plan_turned_around() {
+    let plan = parse(&changed("broadcast = 0", "broadcast = 2")).unwrap();
+    let back = plan.reversed();
+    assert_eq!((plan.direction(), back.direction()), (Direction::Forward, Direction::Back));
+    assert_eq!(back.name, "orders-back");
+    assert_eq!((back.old_modulus, back.new_modulus), (modulus(4), modulus(3)));
+    assert_eq!((&back.old, &back.new), (&plan.new, &plan.old));
+    let Log::Kafka(log) = &back.log else { panic!("{:?}", back.log) };
+    assert_eq!(log.topic, "modshift.orders-back.changes");
+    assert_eq!(back.tables[2].placement, Placement::Broadcast { source: OldShard(0) });
+    assert_eq!(back.tables[..2], plan.tables[..2]);
+    assert_eq!(back.apply, plan.apply);
+    // Whatever could not be turned is there again.
+    assert_eq!(back.reversed(), plan);
+}
+
+#[test]
+fn no_plan_is_called_like_a_way_back() {
+    let expected = "name: expected no name that ends in -back: it is that of a way back";
+    check_change("name = \"orders\"", "name = \"orders-back\"", expected);
+}
+
+#[test]
+fn the_way_back_is_open_unless_the_plan_closes_it() {
+    assert!(parse(&orders()).unwrap().back.enabled);
+    let closed = parse(&changed("[gate]\n", "[back]\nenabled = false\n[gate]\n")).unwrap();
+    assert!(!closed.back.enabled);
+}
+
+#[test]
+fn a_shard_may_list_its_replicas() {
+    let with = |lines: &str| changed("port = 3311\n", &format!("port = 3311\n{lines}\n"));
+    let text = with("replicas = [\"r1:3306\", \"[fd00::1]:3307\"]\nread_from = \"r1:3306\"");
+    let plan = parse(&text).unwrap();
+    let shard = &plan.old[0];
+    let servers: Vec<String> =
+        shard.servers().iter().map(|server| format!("{} {}", server.host, server.port)).collect();
+    assert_eq!(servers, ["127.0.0.1 3311", "r1 3306", "fd00::1 3307"]);
+    assert_eq!((shard.tailed().host.as_str(), shard.tailed().port), ("r1", 3306));
+    assert_eq!(shard.tailed().schema, shard.schema);
+    assert_eq!(plan.old[1].tailed(), plan.old[1]);
+    assert_eq!(parse(&plan.render_redacted()).unwrap(), redacted(plan));
+
+    let refused = |lines: &str, expected: &str| {
+        let errors = parse(&with(lines)).expect_err(lines);
+        let found: Vec<String> =
+            errors.faults.iter().map(|f| format!("{}: {}", f.path, f.message)).collect();
+        assert_eq!(found, [expected], "of {lines}");
+    };
+    refused("replicas = [\"r1\"]", "old[0].replicas[0]: expected host:port, found \"r1\"");
+    refused(
+        "replicas = [\"127.0.0.1:3311\"]",
+        "old[0].replicas[0]: expected another server than the shard's own host and port",
+    );
+    refused("replicas = [\"r:1\", \"r:1\"]", "old[0].replicas[1]: r:1 is listed twice");
+    refused("read_from = \"r:1\"", "old[0].read_from: expected one of the shard's replicas");
 }

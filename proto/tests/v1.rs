@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use modshift_proto::message::{Body, Change, Envelope, Op, Start, Token, decode};
+use modshift_proto::message::{Body, Change, Envelope, Op, Start, Token, TokenPhase, decode};
 use modshift_proto::row::{
     DateTime, RowView, RowWriter, cell_datetime, cell_double, cell_float, cell_int, cell_uint,
 };
@@ -98,8 +98,31 @@ fn a_delete() {
 fn a_token() {
     let gtids = "0-1-5,1-3311-1234567890123".parse().unwrap();
     let clock_us = 1_763_800_000_123_456;
-    let token = Token { gtids, digest: DIGEST, writes: 99, clock_us, copied: true };
+    let token = Token {
+        gtids,
+        digest: DIGEST,
+        writes: 99,
+        clock_us,
+        copied: true,
+        // It was written before there were phases.
+        phase: TokenPhase::Serving,
+        fence: None,
+    };
     check("token.hex", envelope(44), Body::Token(token));
+}
+
+#[test]
+fn a_token_of_a_fenced_shard() {
+    let token = Token {
+        gtids: "1-3311-1234567890123".parse().unwrap(),
+        digest: DIGEST,
+        writes: 100,
+        clock_us: 1,
+        copied: false,
+        phase: TokenPhase::Fenced,
+        fence: Some("run-7".to_owned()),
+    };
+    check("token-fenced.hex", envelope(45), Body::Token(token));
 }
 
 #[test]

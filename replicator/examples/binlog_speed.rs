@@ -105,5 +105,7 @@ fn endpoint() -> Endpoint {
         tls: TlsMode::Off,
         tls_ca: None,
         replica_server_id: 7002,
+        replicas: Vec::new(),
+        read_from: None,
     }
 }

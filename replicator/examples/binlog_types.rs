@@ -244,6 +244,8 @@ fn endpoint() -> Endpoint {
         tls: TlsMode::Off,
         tls_ca: None,
         replica_server_id: 7001,
+        replicas: Vec::new(),
+        read_from: None,
     }
 }
 

@@ -22,6 +22,8 @@ fn endpoint(address: &Address, schema: &str) -> Endpoint {
         tls: TlsMode::Off,
         tls_ca: None,
         replica_server_id: 1000,
+        replicas: Vec::new(),
+        read_from: None,
     }
 }
 

@@ -78,6 +78,8 @@ impl Keys {
             tls: TlsMode::Off,
             tls_ca: None,
             replica_server_id: 1000,
+            replicas: Vec::new(),
+            read_from: None,
         };
         Ok(Keys { endpoint, _server: server })
     }

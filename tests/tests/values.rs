@@ -25,6 +25,8 @@ async fn server() -> Result<(MariaDbServer, Conn)> {
         tls: TlsMode::Off,
         tls_ca: None,
         replica_server_id: 1000,
+        replicas: Vec::new(),
+        read_from: None,
     };
     let conn = connect(&endpoint, Session::Exact).await?;
     Ok((server, conn))

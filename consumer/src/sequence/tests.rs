@@ -1,4 +1,4 @@
-use modshift_proto::message::{Body, Change, Envelope, Op, Start, Token};
+use modshift_proto::message::{Body, Change, Envelope, Op, Start, Token, TokenPhase};
 use modshift_proto::{GroupDigest, OldShard, Position};
 
 use super::{Dropped, SequenceError, Stream, Verdict};
@@ -30,7 +30,15 @@ fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
             let last = gtids.iter().next().unwrap();
             let checksum = u32::from_str_radix(words.next().unwrap(), 16).unwrap();
             let digest = GroupDigest { gtid: last, checksum };
-            Body::Token(Token { gtids, digest, writes: 1, clock_us: 7, copied: true })
+            Body::Token(Token {
+                gtids,
+                digest,
+                writes: 1,
+                clock_us: 7,
+                copied: true,
+                phase: TokenPhase::Serving,
+                fence: None,
+            })
         }
         kind => {
             let position = (kind == "row").then(|| {

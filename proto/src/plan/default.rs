@@ -72,6 +72,9 @@ pub const MAX_LAG_GROUPS: u64 = 10_000;
 /// Ten times the limit: a lag that was low by accident does not open the gate.
 pub const HOLD: Duration = Duration::from_secs(10);
 
+/// A way back that was not kept open from the start cannot be opened after the flip.
+pub const BACK_ENABLED: bool = true;
+
 /// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
 /// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people
 /// give out, the same at every start (two readers with one id push each other out, which is what

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::section::{Item, Section};
-use super::{Endpoint, Secret, TlsMode, default};
+use super::{Endpoint, HostPort, Secret, TlsMode, default};
 use crate::shard::Modulus;
 
 pub(super) const TLS_WORDS: [(&str, TlsMode); 4] = [
@@ -158,6 +158,8 @@ fn read_shard(
     if let Some(first) = places.server_ids.insert(id, section.path.clone()) {
         section.fault_at("replica_server_id", format!("{id} is that of {first} too"));
     }
+    let primary = HostPort { host: host.clone().unwrap_or_default(), port };
+    let (replicas, read_from) = read_replicas(&section, &primary);
     section.finish();
     Endpoint {
         host: host.unwrap_or_default(),
@@ -168,5 +170,43 @@ fn read_shard(
         tls: own.tls.or(login.tls).unwrap_or(default::TLS),
         tls_ca: own.tls_ca.or_else(|| login.tls_ca.clone()),
         replica_server_id: id,
+        replicas,
+        read_from,
     }
+}
+
+const HOST_PORT: &str = "host:port";
+
+fn read_replicas(section: &Section<'_>, primary: &HostPort) -> (Vec<HostPort>, Option<HostPort>) {
+    let server = |item: &Item<'_>| {
+        let text = item.text_that(HOST_PORT, |text| host_port(text).is_some())?;
+        host_port(&text)
+    };
+    let mut replicas: Vec<HostPort> = Vec::new();
+    for item in section.get("replicas").map(|item| item.elements()).unwrap_or_default() {
+        let Some(replica) = server(&item) else { continue };
+        if replica == *primary {
+            item.fault("expected another server than the shard's own host and port");
+        }
+        if replicas.contains(&replica) {
+            item.fault(format!("{replica} is listed twice"));
+        }
+        replicas.push(replica);
+    }
+    let read_from = section.get("read_from").and_then(|item| {
+        let from = server(&item)?;
+        if !replicas.contains(&from) {
+            // A server that is read but not known to the fence could let a write through it.
+            item.fault("expected one of the shard's replicas");
+        }
+        Some(from)
+    });
+    (replicas, read_from)
+}
+
+fn host_port(text: &str) -> Option<HostPort> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|&port| port != 0)?;
+    is_host(host).then(|| HostPort { host: host.to_owned(), port })
 }

@@ -12,16 +12,19 @@ mod parse;
 mod policy;
 mod quantity;
 mod render;
+mod reverse;
 mod section;
 mod table;
 mod variable;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
+pub use self::reverse::Direction;
 use crate::rule::ShardRule;
 use crate::shard::{Modulus, NewShard, OldShard};
 
@@ -43,6 +46,9 @@ pub struct Plan {
     pub gate: Gate,
     pub check: Check,
     pub http: Http,
+    pub back: Back,
+    /// The plan of which this one is the way back, see [`Plan::reversed`]; `None` as parsed.
+    pub forward: Option<Arc<Plan>>,
 }
 
 /// A server, a schema on it, and how to log in.
@@ -60,6 +66,47 @@ pub struct Endpoint {
     /// names one: `server_id_base` plus the number of an old shard, or plus 2048 and the number
     /// of a new one; without a base see [`default::SERVER_ID_RANGE`].
     pub replica_server_id: u32,
+    /// The shard's further servers, which replicate from this one: a fence closes them too.
+    pub replicas: Vec<HostPort>,
+    /// The replica whose binlog and rows are read in place of the primary's. One of `replicas`.
+    pub read_from: Option<HostPort>,
+}
+
+impl Endpoint {
+    /// The same shard on another of its servers, reached with the same login.
+    pub fn on(&self, server: &HostPort) -> Endpoint {
+        let HostPort { host, port } = server.clone();
+        Endpoint { host, port, replicas: Vec::new(), read_from: None, ..self.clone() }
+    }
+
+    /// The server whose binlog and rows are read.
+    pub fn tailed(&self) -> Endpoint {
+        self.read_from.as_ref().map_or_else(|| self.clone(), |server| self.on(server))
+    }
+
+    /// Every server of the shard, the primary first.
+    pub fn servers(&self) -> Vec<Endpoint> {
+        let primary = Endpoint { replicas: Vec::new(), read_from: None, ..self.clone() };
+        let replicas = self.replicas.iter().map(|server| self.on(server));
+        std::iter::once(primary).chain(replicas).collect()
+    }
+}
+
+/// A server without its schemas.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An IPv6 address has colons of its own.
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +253,13 @@ pub struct Http {
     pub replicator: Option<String>,
     pub consumer: Option<String>,
     pub run: Option<String>,
+}
+
+/// The streams from the new shards to the old ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Back {
+    /// They run beside the forward ones from the start, silent until the new shards serve.
+    pub enabled: bool,
 }
 
 impl Plan {

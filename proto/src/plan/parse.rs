@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
-use super::{Plan, endpoint, log, policy, table};
+use super::{Plan, endpoint, log, policy, reverse, table};
 use crate::shard::Modulus;
 
 /// A reshard of more shards than this is no longer one operation; server ids leave room for it.
@@ -59,6 +59,9 @@ fn read(root: Section<'_>) -> Option<Plan> {
         .required("name", NAME)
         .and_then(|item| item.text_that(NAME, is_name))
         .unwrap_or_default();
+    if name.ends_with(reverse::SUFFIX) {
+        root.fault_at("name", "expected no name that ends in -back: it is that of a way back");
+    }
     let modulus = root.section("modulus");
     if !root.has("modulus") {
         root.missing("modulus", "{ old = N, new = M }");
@@ -78,6 +81,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let gate = policy::gate(&root, &reader);
     let check = policy::check(&root);
     let http = policy::http(&root);
+    let back = policy::back(&root);
     root.finish();
     let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
     Some(Plan {
@@ -94,6 +98,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
         gate,
         check,
         http,
+        back,
+        forward: None,
     })
 }
 

@@ -1,4 +1,4 @@
-//! `[snapshot]`, `[reader]`, `[apply]`, `[gate]`, `[check]` and `[http]`.
+//! `[snapshot]`, `[reader]`, `[apply]`, `[gate]`, `[check]`, `[http]` and `[back]`.
 //!
 //! The ranges keep out what could only be a slip of a unit; they are wide enough for any estate
 //! and for tests that want a bound to be reached.
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::Section;
-use super::{Apply, Check, Gate, Http, Reader, Snapshot, default};
+use super::{Apply, Back, Check, Gate, Http, Reader, Snapshot, default};
 
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
@@ -136,6 +136,13 @@ pub(super) fn http(root: &Section<'_>) -> Http {
     };
     section.finish();
     http
+}
+
+pub(super) fn back(root: &Section<'_>) -> Back {
+    let section = root.section("back");
+    let enabled = section.get("enabled").and_then(|item| item.flag());
+    section.finish();
+    Back { enabled: enabled.unwrap_or(default::BACK_ENABLED) }
 }
 
 fn is_address(text: &str) -> bool {

@@ -101,6 +101,8 @@ impl Plan {
         out.line("ignore", format_args!("[{}]", ignore.join(", ")));
         out.line("accept_unsafe_durability", self.check.accept_unsafe_durability);
         out.line("accept_session_binlog_control", self.check.accept_session_binlog_control);
+        out.head("[back]");
+        out.line("enabled", self.back.enabled);
         out.head("[http]");
         let http = &self.http;
         for (key, address) in
@@ -125,6 +127,14 @@ fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered) {
         out.text("tls_ca", &file.to_string_lossy());
     }
     out.line("replica_server_id", endpoint.replica_server_id);
+    if !endpoint.replicas.is_empty() {
+        let replicas: Vec<String> =
+            endpoint.replicas.iter().map(|server| quote(&server.to_string())).collect();
+        out.line("replicas", format_args!("[{}]", replicas.join(", ")));
+    }
+    if let Some(server) = &endpoint.read_from {
+        out.text("read_from", &server.to_string());
+    }
 }
 
 fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {

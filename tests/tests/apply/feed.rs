@@ -8,7 +8,7 @@ use modshift_changelog::{DirectLog, DirectWriter, LogWriter};
 use modshift_consumer::{ApplierStatus, ApplyError, Phase, run_applier};
 use modshift_mariadb::{Session, catalog, connect, control};
 use modshift_proto::message::{
-    Change, Envelope, Op, Start, Token, encode_change, encode_start, encode_token,
+    Change, Envelope, Op, Start, Token, TokenPhase, encode_change, encode_start, encode_token,
 };
 use modshift_proto::plan::Plan;
 use modshift_proto::row::RowWriter;
@@ -251,6 +251,8 @@ impl Source {
             writes: 1,
             clock_us: self.clock_us,
             copied: true,
+            phase: TokenPhase::Serving,
+            fence: None,
         };
         let mut message = Vec::new();
         encode_token(&self.envelope(), &token, &mut message);
