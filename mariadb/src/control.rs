@@ -1,15 +1,24 @@
-//! Modshift's own tables on the old and new shards.
+//! Modshift's own tables. Each shard has all of them: on the way back old and new change roles.
 //!
-//! | table | where | holds |
+//! | table | a shard has it as | holds |
 //! |---|---|---|
-//! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
-//! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
-//! | `modshift_watermark` | new | a row per old shard: what of it has been applied |
-//! | `modshift_parked` | new | rows that wait for their place |
+//! | `modshift_token` | source | one row: epoch, count of own event groups, clock, phase |
+//! | `modshift_progress` | source | the resume point, and per table how far it has been copied |
+//! | `modshift_watermark` | target | a row per source: what of it has been applied |
+//! | `modshift_parked` | target | rows that wait for their place |
 //!
-//! Readers of an old shard write there only with the epoch in the WHERE clause. Every own event
-//! group on an old shard adds one to `modshift_token.writes` (a write of progress updates the token
-//! in the same transaction), so that a lag counted in groups can leave them out.
+//! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
+//! a reader adds one to `modshift_token.writes` (a write of progress updates the token in the same
+//! transaction), so that a lag counted in groups can leave them out.
+//!
+//! The phase travels in the log. Each image of the token's row says whether applications may write
+//! from there on; a *marker* is an UPDATE of that row by a cutover, which names its run in `fence`.
+//! The row's present phase says nothing about an older position: the resume point has its own.
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use crate::error::{self, ServerError};
 
 /// Names beginning so belong to modshift.
 pub const PREFIX: &str = "modshift_";
@@ -23,14 +32,16 @@ pub const PARKED: &str = "modshift_parked";
 /// tables. No table can be called so.
 pub const RESUME_ROW: &str = "@resume";
 
-/// For each old shard, in order; safe to repeat.
-pub const OLD_SHARD_TABLES: [&str; 2] = [
+/// Of each shard, old or new, in order; safe to repeat. [`create`] sends them where needed.
+pub const SHARD_TABLES: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS modshift_token (
         id TINYINT UNSIGNED NOT NULL PRIMARY KEY,
         epoch BIGINT UNSIGNED NOT NULL,
         writes BIGINT UNSIGNED NOT NULL COMMENT 'event groups written here by modshift itself',
         clock DATETIME(6) NOT NULL COMMENT 'UTC, by this server',
-        halted TEXT NULL COMMENT 'why the reader stopped'
+        halted TEXT NULL COMMENT 'why the reader stopped',
+        phase ENUM('serving','fenced') NOT NULL COMMENT 'may applications write here?',
+        fence VARCHAR(64) NULL COMMENT 'run that wrote the last marker'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_progress (
         name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
@@ -40,14 +51,11 @@ pub const OLD_SHARD_TABLES: [&str; 2] = [
         copied_to LONGBLOB NULL COMMENT 'primary key up to which the table is copied, wire form',
         rows_copied BIGINT UNSIGNED NOT NULL DEFAULT 0,
         rows_estimated BIGINT UNSIGNED NOT NULL DEFAULT 0,
-        done TINYINT NOT NULL DEFAULT 0
+        done TINYINT NOT NULL DEFAULT 0,
+        phase ENUM('serving','fenced') NULL COMMENT 'at the resume point'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
-];
-
-/// For each new shard, in order; safe to repeat.
-pub const NEW_SHARD_TABLES: [&str; 2] = [
     "CREATE TABLE IF NOT EXISTS modshift_watermark (
-        source SMALLINT UNSIGNED NOT NULL PRIMARY KEY COMMENT 'old shard',
+        source SMALLINT UNSIGNED NOT NULL PRIMARY KEY COMMENT 'shard that it comes from',
         version BIGINT UNSIGNED NOT NULL COMMENT 'raised by every write and every new owner',
         epoch BIGINT UNSIGNED NOT NULL,
         number BIGINT UNSIGNED NOT NULL COMMENT 'last message applied in this epoch',
@@ -56,7 +64,7 @@ pub const NEW_SHARD_TABLES: [&str; 2] = [
         group_ordinal INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'last change of it applied',
         token_digest VARCHAR(128) NULL COMMENT 'group of the newest token applied',
         token_writes BIGINT UNSIGNED NOT NULL DEFAULT 0,
-        token_clock_us BIGINT NOT NULL DEFAULT 0 COMMENT 'the old shard''s clock at that token',
+        token_clock_us BIGINT NOT NULL DEFAULT 0 COMMENT 'the source''s clock at that token',
         copied TINYINT NOT NULL DEFAULT 0 COMMENT 'snapshot complete',
         log_offset BIGINT NULL COMMENT 'offset to resume the partition from; NULL: direct log',
         halted TEXT NULL COMMENT 'why the applier stopped'
@@ -71,3 +79,34 @@ pub const NEW_SHARD_TABLES: [&str; 2] = [
         blocked_by TEXT NOT NULL COMMENT 'key that was taken'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
 ];
+
+/// What earlier versions of modshift did not have.
+const LATER_COLUMNS: [(&str, &str); 3] = [(TOKEN, "phase"), (TOKEN, "fence"), (PROGRESS, "phase")];
+
+/// Creates the tables that are missing, and refuses those of an earlier version: the binlog between
+/// their change and the resume point could not be read. An existing table is not touched, since
+/// even `CREATE TABLE IF NOT EXISTS` writes an event group.
+pub async fn create(conn: &mut Conn, at: &str, schema: &str) -> Result<(), ServerError> {
+    let failed = |error| error::of(at, "creating modshift's tables", error);
+    let columns: Vec<(String, String)> = conn
+        .exec(
+            "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?)",
+            (schema, TOKEN, PROGRESS, WATERMARK, PARKED),
+        )
+        .await
+        .map_err(failed)?;
+    let present = |name: &str| columns.iter().any(|(table, _)| table == name);
+    for (table, column) in LATER_COLUMNS {
+        let has = columns.iter().any(|(t, c)| t == table && c == column);
+        if present(table) && !has {
+            return Err(ServerError::EarlierTable { at: at.to_owned(), table, column });
+        }
+    }
+    for (name, sql) in [TOKEN, PROGRESS, WATERMARK, PARKED].into_iter().zip(SHARD_TABLES) {
+        if !present(name) {
+            conn.query_drop(sql).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}

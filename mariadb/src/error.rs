@@ -43,6 +43,9 @@ pub enum ServerError {
     Binlog { at: String, message: String },
     #[error("{at}: a packet is larger than max_allowed_packet while {doing}: {message}")]
     TooLarge { at: String, doing: &'static str, message: String },
+    /// Made by a version of modshift that knew less.
+    #[error("{at}: table {table} has no column {column}: it is of an earlier version of modshift")]
+    EarlierTable { at: String, table: &'static str, column: &'static str },
     /// Any other error of the server: code, SQLSTATE and text as it sent them.
     #[error("{at}: error {code} ({state}) while {doing}: {message}")]
     Statement { at: String, doing: &'static str, code: u16, state: String, message: String },
@@ -65,6 +68,7 @@ impl ServerError {
             | ServerError::ReplicaIdTaken { .. }
             | ServerError::Binlog { .. }
             | ServerError::TooLarge { .. }
+            | ServerError::EarlierTable { .. }
             | ServerError::Statement { .. }
             | ServerError::Driver { .. } => Class::Halt,
         }
@@ -97,6 +101,10 @@ impl ServerError {
                 "the changes since the resume point are gone: start from a fresh copy, and keep \
                  binlogs longer (expire_logs_days, slave_connections_needed_for_purge)"
             }
+            ServerError::EarlierTable { .. } => {
+                "finish this reshard with the version that began it; or start over: drop the \
+                 modshift_* tables on every shard and empty the new shards"
+            }
             ServerError::TooLarge { .. } => "raise max_allowed_packet on this server",
             ServerError::Busy { code: 1040 | 1203 | 1226, .. } => {
                 "raise max_connections or the account's limits"
@@ -122,6 +130,7 @@ impl ServerError {
             ServerError::Unreachable { .. }
             | ServerError::Lost { .. }
             | ServerError::Tls { .. }
+            | ServerError::EarlierTable { .. }
             | ServerError::Driver { .. } => None,
         }
     }

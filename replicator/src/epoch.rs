@@ -45,7 +45,8 @@ pub async fn open(
     planned: &[String],
 ) -> Result<Epoch, ReadError> {
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
-    create_tables(&mut conn, primary).await?;
+    let at = modshift_mariadb::connect::label(primary);
+    control::create(&mut conn, &at, &primary.schema).await?;
     let failed = |error| server_error(primary, "opening a reader epoch", error);
     conn.query_drop("START TRANSACTION").await.map_err(failed)?;
     // The row is inserted first, so that two first starts wait for each other here.
@@ -100,26 +101,6 @@ pub async fn open(
     let initial = resume.last.is_none();
     conn.disconnect().await.map_err(failed)?;
     Ok(Epoch { number, writes, resume, initial, tables })
-}
-
-/// `CREATE TABLE IF NOT EXISTS` writes an event group even where the table exists, so it is only
-/// sent where one is missing.
-async fn create_tables(conn: &mut Conn, primary: &Endpoint) -> Result<(), ReadError> {
-    let failed = |error| server_error(primary, "creating modshift's tables", error);
-    let present: Option<u64> = conn
-        .exec_first(
-            "SELECT COUNT(*) FROM information_schema.TABLES
-             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?)",
-            (&primary.schema, control::TOKEN, control::PROGRESS),
-        )
-        .await
-        .map_err(failed)?;
-    if present != Some(2) {
-        for sql in control::OLD_SHARD_TABLES {
-            conn.query_drop(sql).await.map_err(failed)?;
-        }
-    }
-    Ok(())
 }
 
 type Recorded = (ResumePoint, HashMap<String, TableProgress>);

@@ -229,6 +229,8 @@ impl<W: LogWriter> Reader<W> {
             epoch: column("epoch")?,
             writes: column("writes")?,
             clock: column("clock")?,
+            phase: column("phase")?,
+            fence: column("fence")?,
         };
         let planned = prepared
             .tables

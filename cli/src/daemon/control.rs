@@ -1,12 +1,11 @@
-//! Modshift's own tables on a new shard, created before its applier looks for them. (A reader
-//! creates those of its old shard itself, since it writes there from its first statement on.)
+//! Modshift's own tables on a shard, created before its applier looks for them. (A reader creates
+//! those of its shard itself, since it writes there from its first statement on.)
 
 use std::time::Duration;
 
 use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::{Class, ServerError, control, error};
+use modshift_mariadb::{Class, ServerError, control};
 use modshift_proto::plan::Endpoint;
-use mysql_async::prelude::Queryable;
 use tokio_util::sync::CancellationToken;
 
 /// How often a server that is away is asked again.
@@ -30,9 +29,5 @@ pub async fn create(endpoint: &Endpoint, cancel: &CancellationToken) -> Result<b
 
 async fn attempt(endpoint: &Endpoint) -> Result<(), ServerError> {
     let mut conn = connect(endpoint, Session::Plain).await?;
-    for statement in control::NEW_SHARD_TABLES {
-        let created = conn.query_drop(statement).await;
-        created.map_err(|e| error::of(&label(endpoint), "creating modshift's tables", e))?;
-    }
-    Ok(())
+    control::create(&mut conn, &label(endpoint), &endpoint.schema).await
 }

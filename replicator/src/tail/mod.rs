@@ -8,8 +8,8 @@ mod statement;
 use std::sync::Arc;
 
 use modshift_changelog::LogWriter;
-use modshift_proto::message::{Change, Op, Token};
-use modshift_proto::row::{cell_datetime, cell_uint};
+use modshift_proto::message::{Change, Op, Token, TokenPhase};
+use modshift_proto::row::{RowError, cell_datetime, cell_uint};
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
 
 use crate::binlog::{DecodedRow, Decoder, Event, GroupHash, RowKind, RowsEvent, TableRef, Want};
@@ -34,14 +34,18 @@ pub struct TokenColumns {
     pub epoch: usize,
     pub writes: usize,
     pub clock: usize,
+    pub phase: usize,
+    pub fence: usize,
 }
 
 /// A token row as the log shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct TokenRow {
     epoch: u64,
     writes: u64,
     clock_us: i64,
+    phase: TokenPhase,
+    fence: Option<String>,
 }
 
 struct Group {
@@ -407,17 +411,7 @@ impl Tail {
             if kind == RowKind::Delete {
                 continue; // the operator starts over; the next reader writes a new row
             }
-            let missing = || modshift_proto::row::RowError("a column of modshift_token is NULL");
-            let read = || {
-                let uint = |column| cell_uint(self.after.cell(column).ok_or_else(missing)?);
-                let clock = cell_datetime(self.after.cell(columns.clock).ok_or_else(missing)?)?;
-                Ok(TokenRow {
-                    epoch: uint(columns.epoch)?,
-                    writes: uint(columns.writes)?,
-                    clock_us: clock.unix_micros(),
-                })
-            };
-            let token = read().map_err(|source| ReadError::Row {
+            let token = read_token(&self.after, columns).map_err(|source| ReadError::Row {
                 shard: self.shard,
                 table: modshift_mariadb::control::TOKEN.to_owned(),
                 position: group.gtid.to_string(),
@@ -467,6 +461,8 @@ impl Tail {
             writes: token.writes,
             clock_us: token.clock_us,
             copied: self.copied,
+            phase: token.phase,
+            fence: token.fence,
         };
         out.token(&message, self.history.resume_point()).await?;
         Ok(())
@@ -483,4 +479,23 @@ impl Tail {
             RouteError::Row(source) => ReadError::Row { shard, table, position, source },
         }
     }
+}
+
+fn read_token(row: &DecodedRow, columns: TokenColumns) -> Result<TokenRow, RowError> {
+    let missing = || RowError("a column of modshift_token is NULL");
+    let uint = |column| cell_uint(row.cell(column).ok_or_else(missing)?);
+    let clock = cell_datetime(row.cell(columns.clock).ok_or_else(missing)?)?;
+    let fence = row.cell(columns.fence).map(|cell| String::from_utf8_lossy(cell).into_owned());
+    Ok(TokenRow {
+        epoch: uint(columns.epoch)?,
+        writes: uint(columns.writes)?,
+        clock_us: clock.unix_micros(),
+        // Members of an ENUM count from 1, in the order of `control::SHARD_TABLES`.
+        phase: match uint(columns.phase)? {
+            1 => TokenPhase::Serving,
+            2 => TokenPhase::Fenced,
+            _ => return Err(RowError("modshift_token has an unknown phase")),
+        },
+        fence: fence.filter(|fence| !fence.is_empty()),
+    })
 }

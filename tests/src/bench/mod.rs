@@ -108,7 +108,7 @@ fn plan(old: &[Arc<MariaDbServer>], new: &[Arc<MariaDbServer>], log: &str) -> St
 /// What a reader finds that has to begin at this GTID set with nothing left to copy: the record of
 /// a predecessor that was stopped there.
 async fn plant_progress(old: &Address, gtids: &str) -> Result<()> {
-    for sql in modshift_mariadb::control::OLD_SHARD_TABLES {
+    for sql in modshift_mariadb::control::SHARD_TABLES {
         old.run(sql).await?;
     }
     old.run("REPLACE INTO modshift_token (id, epoch, writes, clock) VALUES (1, 1, 1, NOW(6))")

@@ -55,7 +55,7 @@ impl Shard {
         let server = Arc::new(MariaDbServer::start(options).await?);
         server.run(format!("CREATE DATABASE {SCHEMA}")).await?;
         let address = server.address().with_schema(SCHEMA);
-        for table in control::NEW_SHARD_TABLES.iter().chain(&[USERS, COUNTRIES]) {
+        for table in control::SHARD_TABLES.iter().chain(&[USERS, COUNTRIES]) {
             address.run(table).await?;
         }
         let mut port = server.port();
