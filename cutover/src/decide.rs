@@ -1,0 +1,360 @@
+//! What a cutover does next: pure, from its journal and a few facts. No I/O, no clock.
+//!
+//! [`Journal`] is what has been written down, entry by entry. [`next`] says what to do; whoever
+//! does it writes the entry first ([`Entry::Begun`]) and the outcome after. [`legal`] is the
+//! invariant of the journal, asserted on every write; [`admit`] decides whether a command may start
+//! or continue a run at all.
+//!
+//! The rules:
+//! - A step is begun only when all before it are done; so nothing is opened before every from-shard
+//!   is fenced, drained and sealed.
+//! - Once `open` is begun there is no way back in this run. (One exception: see
+//!   [`Facts::reopened`].)
+//! - Before that, any trouble turns the run back: routing first, then the fence.
+//! - A run that is resumed before `open` takes every step again, except for the gate, which asks
+//!   whether to begin at all: what a dead process found out may no longer be so. From `open` on it
+//!   only opens: the to-shards may serve already.
+
+use crate::step::{Direction, Mode, Side, Step};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mark {
+    Untouched,
+    /// Begun, perhaps taken, perhaps in part.
+    Begun,
+    Done,
+    Undone,
+}
+
+/// How a run ended: who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    To,
+    From,
+}
+
+/// One row of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Entry {
+    Begun(Step),
+    Done(Step),
+    /// Another process goes on with the run.
+    Resumed,
+    /// From here on the run only undoes.
+    TurnedBack,
+    Undone(Step),
+    Ended(End),
+}
+
+/// What is known to have been begun, done and undone in one run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Journal {
+    mode: Mode,
+    marks: [Mark; Step::ALL.len()],
+    turned: bool,
+    ended: Option<End>,
+}
+
+impl Journal {
+    pub fn new(mode: Mode) -> Journal {
+        Journal { mode, marks: [Mark::Untouched; Step::ALL.len()], turned: false, ended: None }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn mark(&self, step: Step) -> Mark {
+        self.marks[step as usize]
+    }
+
+    pub fn turned(&self) -> bool {
+        self.turned
+    }
+
+    pub fn ended(&self) -> Option<End> {
+        self.ended
+    }
+
+    /// Begun and not undone: it may have had its effect.
+    pub fn stands(&self, step: Step) -> bool {
+        matches!(self.mark(step), Mark::Begun | Mark::Done)
+    }
+
+    /// Is the application made to wait by this run, under the budget?
+    pub fn pausing(&self) -> bool {
+        let copied = self.mode == Mode::Online || self.mark(Step::Gate) == Mark::Done;
+        self.ended.is_none() && self.stands(Step::Fence) && copied
+    }
+
+    /// The first step in order that is not done.
+    fn pending(&self) -> Option<Step> {
+        self.mode.order().into_iter().find(|&step| self.mark(step) != Mark::Done)
+    }
+
+    /// Takes in an entry that is [`legal`].
+    pub fn apply(&mut self, entry: Entry) {
+        assert!(legal(self, entry), "journal entry {entry:?} cannot follow {self:?}");
+        match entry {
+            Entry::Begun(step) => self.marks[step as usize] = Mark::Begun,
+            Entry::Done(step) => self.marks[step as usize] = Mark::Done,
+            Entry::Undone(step) => self.marks[step as usize] = Mark::Undone,
+            Entry::TurnedBack => self.turned = true,
+            Entry::Ended(end) => self.ended = Some(end),
+            Entry::Resumed if self.stands(Step::Open) => {
+                self.marks[Step::Open as usize] = Mark::Begun;
+            }
+            Entry::Resumed => {
+                for step in Step::ALL {
+                    let mark = &mut self.marks[step as usize];
+                    if *mark == Mark::Done && step != Step::Gate {
+                        *mark = Mark::Begun;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// May this entry follow? Everything that the journal of one run guarantees.
+pub fn legal(journal: &Journal, entry: Entry) -> bool {
+    if journal.ended.is_some() {
+        return false;
+    }
+    match entry {
+        // Again after a resume: then it is begun already.
+        Entry::Begun(step) => {
+            !journal.turned && journal.pending() == Some(step) && journal.mark(step) != Mark::Undone
+        }
+        Entry::Done(step) => !journal.turned && journal.mark(step) == Mark::Begun,
+        Entry::Resumed => true,
+        Entry::TurnedBack => !journal.turned && journal.mark(Step::Open) != Mark::Done,
+        // Publish may be given up for a while, so the fence does not wait for it.
+        Entry::Undone(step) => {
+            journal.turned && matches!(step, Step::Publish | Step::Fence) && journal.stands(step)
+        }
+        Entry::Ended(End::To) => !journal.turned && journal.pending().is_none(),
+        Entry::Ended(End::From) => {
+            journal.turned && !journal.stands(Step::Fence) && !journal.stands(Step::Publish)
+        }
+    }
+}
+
+/// What the operator wants of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wish {
+    Forward,
+    Back,
+}
+
+/// What the deciding process knows besides the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Facts {
+    pub wish: Wish,
+    /// The step just tried did not come about: the gate is closed, a write leaked, a server does
+    /// not answer, the budget is used up.
+    pub trouble: bool,
+    /// The old routing could not be published again everywhere; tried by this process.
+    pub unpublish_failed: bool,
+    /// A from-shard's own token says that it serves. So the process before, cut off from the
+    /// journal, undid its fence; which it does only if it has opened nothing: an `open` begun in
+    /// the journal was not taken.
+    pub reopened: bool,
+}
+
+impl Facts {
+    pub fn new(wish: Wish) -> Facts {
+        Facts { wish, trouble: false, unpublish_failed: false, reopened: false }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Write `begun`, take it, write `done`.
+    Take(Step),
+    /// Write that the run turns back.
+    TurnBack,
+    /// Undo it, then write `undone`.
+    Undo(Step),
+    /// Write that the run is over.
+    End(End),
+    /// Nothing that this process could do now.
+    Stop(Stop),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stop {
+    /// The run is over.
+    Ended,
+    /// Back is wanted, and a to-shard may serve already: finish the run, then roll back.
+    NoReturn,
+    /// A to-shard could not be opened: resume when it can be reached.
+    Unopened,
+    /// The from-shards serve; a target still has the new routing.
+    Unpublished,
+}
+
+/// May a to-shard have been opened?
+pub fn past_no_return(journal: &Journal, facts: &Facts) -> bool {
+    journal.stands(Step::Open) && !facts.reopened
+}
+
+pub fn next(journal: &Journal, facts: &Facts) -> Action {
+    if journal.ended.is_some() {
+        return Action::Stop(Stop::Ended);
+    }
+    if journal.turned {
+        return undo(journal, facts);
+    }
+    if past_no_return(journal, facts) {
+        if facts.wish == Wish::Back {
+            return Action::Stop(Stop::NoReturn);
+        }
+        if facts.trouble {
+            return Action::Stop(Stop::Unopened);
+        }
+    } else if facts.wish == Wish::Back || facts.trouble || journal.stands(Step::Open) {
+        return Action::TurnBack;
+    }
+    match journal.pending() {
+        Some(step) => Action::Take(step),
+        None => Action::End(End::To),
+    }
+}
+
+/// Clients that know the new routing meet shards that refuse them; those that know the old one
+/// must meet shards that serve: so routing first, but the fence does not wait for a target that
+/// does not answer.
+fn undo(journal: &Journal, facts: &Facts) -> Action {
+    let published = journal.stands(Step::Publish);
+    if published && !facts.unpublish_failed {
+        Action::Undo(Step::Publish)
+    } else if journal.stands(Step::Fence) {
+        Action::Undo(Step::Fence)
+    } else if published {
+        Action::Stop(Stop::Unpublished)
+    } else {
+        Action::End(End::From)
+    }
+}
+
+/// Who serves, by the journal of the last run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Serving {
+    From,
+    /// Fenced, and nothing opened yet.
+    Neither,
+    /// Opening has begun; some may still be closed.
+    Opening,
+    To,
+}
+
+pub fn serving(journal: &Journal) -> Serving {
+    match journal.ended {
+        Some(End::To) => Serving::To,
+        Some(End::From) => Serving::From,
+        None if !journal.turned && journal.stands(Step::Open) => Serving::Opening,
+        None if journal.stands(Step::Fence) => Serving::Neither,
+        None => Serving::From,
+    }
+}
+
+/// How long the application may be made to wait, and how much of that is kept for undoing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Budget {
+    pub limit_ms: u64,
+    pub reserve_ms: u64,
+}
+
+impl Budget {
+    /// What is left for going forward after a pause of so long; 0: turn back.
+    pub fn left_ms(self, paused_ms: u64) -> u64 {
+        self.limit_ms.saturating_sub(self.reserve_ms).saturating_sub(paused_ms)
+    }
+}
+
+/// A run, as it is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Run {
+    pub direction: Direction,
+    pub journal: Journal,
+}
+
+impl Run {
+    /// `None`: between the two.
+    pub fn side(&self) -> Option<Side> {
+        match serving(&self.journal) {
+            Serving::From => Some(self.direction.from()),
+            Serving::To => Some(self.direction.to()),
+            Serving::Neither | Serving::Opening => None,
+        }
+    }
+}
+
+/// What a command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ask {
+    Start(Direction),
+    Resume(Direction),
+    Abort(Direction),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Admission {
+    /// A new run.
+    Begin,
+    /// The last one, with this wish.
+    Continue(Wish),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    #[error("a {0} was begun and is not over")]
+    Unfinished(Direction),
+    #[error("the {0} shards serve already")]
+    Serves(Side),
+    #[error("no {0} is under way")]
+    NothingUnderWay(Direction),
+}
+
+impl Refusal {
+    pub fn hint(self) -> String {
+        match self {
+            Refusal::Unfinished(run) => {
+                format!("modshift {run} --resume goes on with it, modshift {run} --abort undoes it")
+            }
+            Refusal::Serves(_) => "modshift status shows who serves".to_owned(),
+            Refusal::NothingUnderWay(run) => format!("modshift {run} begins one"),
+        }
+    }
+}
+
+/// `last`: the newest run in the journal.
+pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
+    let unfinished = last.filter(|run| run.journal.ended.is_none());
+    let (direction, wish) = match ask {
+        Ask::Start(direction) => {
+            if let Some(run) = unfinished {
+                return Err(Refusal::Unfinished(run.direction));
+            }
+            let side = last.and_then(Run::side).unwrap_or(Side::Old);
+            return if side == direction.from() {
+                Ok(Admission::Begin)
+            } else {
+                Err(Refusal::Serves(side))
+            };
+        }
+        Ask::Resume(direction) => (direction, Wish::Forward),
+        Ask::Abort(direction) => (direction, Wish::Back),
+    };
+    match unfinished {
+        None => Err(Refusal::NothingUnderWay(direction)),
+        Some(run) if run.direction != direction => Err(Refusal::Unfinished(run.direction)),
+        // A run that has turned back goes on undoing, whatever is wished.
+        Some(run) if run.journal.turned => Ok(Admission::Continue(Wish::Back)),
+        Some(_) => Ok(Admission::Continue(wish)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

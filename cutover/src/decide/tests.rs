@@ -1,0 +1,169 @@
+use super::*;
+
+fn journal(entries: &[Entry]) -> Journal {
+    let mut journal = Journal::new(Mode::Online);
+    entries.iter().for_each(|&entry| journal.apply(entry));
+    journal
+}
+
+/// As it stands when this step has been begun.
+fn begun(step: Step) -> Journal {
+    let mut entries = Vec::new();
+    for before in Mode::Online.order() {
+        entries.push(Entry::Begun(before));
+        if before == step {
+            break;
+        }
+        entries.push(Entry::Done(before));
+    }
+    journal(&entries)
+}
+
+/// Follows `next` to the end, every step succeeding, and says what was done.
+fn follow(mut journal: Journal, facts: Facts) -> (Vec<Action>, Journal) {
+    let mut actions = Vec::new();
+    loop {
+        let action = next(&journal, &facts);
+        actions.push(action);
+        match action {
+            Action::Take(step) => {
+                journal.apply(Entry::Begun(step));
+                journal.apply(Entry::Done(step));
+            }
+            Action::TurnBack => journal.apply(Entry::TurnedBack),
+            Action::Undo(step) => journal.apply(Entry::Undone(step)),
+            Action::End(end) => journal.apply(Entry::Ended(end)),
+            Action::Stop(_) => return (actions, journal),
+        }
+    }
+}
+
+#[test]
+fn a_run_takes_every_step_in_order_and_ends() {
+    for mode in [Mode::Online, Mode::StopWrites] {
+        let (actions, journal) = follow(Journal::new(mode), Facts::new(Wish::Forward));
+        let mut expected: Vec<Action> = mode.order().into_iter().map(Action::Take).collect();
+        expected.extend([Action::End(End::To), Action::Stop(Stop::Ended)]);
+        assert_eq!(actions, expected);
+        assert_eq!(serving(&journal), Serving::To);
+    }
+}
+
+#[test]
+fn trouble_before_the_opening_takes_back_routing_then_fence() {
+    use Step::{Drain, Fence, Publish, Seal};
+    let trouble = Facts { trouble: true, ..Facts::new(Wish::Forward) };
+    let check = |at: Step, undone: &[Step]| {
+        let mut expected = vec![Action::TurnBack];
+        expected.extend(undone.iter().map(|&step| Action::Undo(step)));
+        expected.extend([Action::End(End::From), Action::Stop(Stop::Ended)]);
+        let (actions, journal) = follow(begun(at), trouble);
+        assert_eq!(actions, expected, "{at}");
+        assert_eq!(serving(&journal), Serving::From);
+        assert_eq!(follow(begun(at), Facts::new(Wish::Back)).0, expected, "{at}");
+    };
+    check(Step::Gate, &[]);
+    check(Fence, &[Fence]);
+    check(Drain, &[Fence]);
+    check(Publish, &[Publish, Fence]);
+    check(Seal, &[Publish, Fence]);
+}
+
+#[test]
+fn from_the_opening_on_there_is_only_forward() {
+    let open = begun(Step::Open);
+    assert_eq!(next(&open, &Facts::new(Wish::Back)), Action::Stop(Stop::NoReturn));
+    let trouble = Facts { trouble: true, ..Facts::new(Wish::Forward) };
+    assert_eq!(next(&open, &trouble), Action::Stop(Stop::Unopened));
+    assert_eq!(serving(&open), Serving::Opening);
+    let mut resumed = open;
+    resumed.apply(Entry::Resumed);
+    let (actions, _) = follow(resumed, Facts::new(Wish::Forward));
+    assert_eq!(actions[..2], [Action::Take(Step::Open), Action::End(End::To)]);
+}
+
+#[test]
+fn an_opening_that_was_not_taken_because_the_fence_was_undone_turns_back() {
+    let reopened = Facts { reopened: true, ..Facts::new(Wish::Forward) };
+    let (actions, _) = follow(begun(Step::Open), reopened);
+    assert_eq!(actions[0], Action::TurnBack);
+    // The same before it: the fence is simply taken again.
+    let mut drained = begun(Step::Drain);
+    drained.apply(Entry::Resumed);
+    assert_eq!(next(&drained, &reopened), Action::Take(Step::Close));
+}
+
+#[test]
+fn a_target_that_does_not_answer_does_not_hold_up_the_fence() {
+    let mut journal = begun(Step::Seal);
+    journal.apply(Entry::TurnedBack);
+    let failed = Facts { unpublish_failed: true, ..Facts::new(Wish::Back) };
+    let (actions, journal) = follow(journal, failed);
+    assert_eq!(actions, [Action::Undo(Step::Fence), Action::Stop(Stop::Unpublished)]);
+    let (actions, _) = follow(journal, Facts::new(Wish::Back));
+    assert_eq!(actions[..2], [Action::Undo(Step::Publish), Action::End(End::From)]);
+}
+
+#[test]
+fn what_a_dead_process_found_out_is_found_out_again() {
+    let mut journal = begun(Step::Seal);
+    journal.apply(Entry::Resumed);
+    assert!(journal.stands(Step::Publish) && journal.stands(Step::Fence));
+    let (actions, _) = follow(journal, Facts::new(Wish::Forward));
+    let again = Mode::Online.order().into_iter().filter(|&step| step != Step::Gate);
+    assert_eq!(actions[..7], again.map(Action::Take).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_journal_refuses_what_cannot_be() {
+    let open = begun(Step::Open);
+    assert!(!legal(&open, Entry::Undone(Step::Fence)), "not turned back");
+    assert!(!legal(&begun(Step::Fence), Entry::Begun(Step::Open)), "steps between");
+    assert!(!legal(&begun(Step::Seal), Entry::Ended(End::From)), "the fence stands");
+    let mut turned = begun(Step::Seal);
+    turned.apply(Entry::TurnedBack);
+    assert!(!legal(&turned, Entry::Begun(Step::Seal)));
+    assert!(!legal(&turned, Entry::Done(Step::Seal)));
+}
+
+#[test]
+fn the_budget_runs_while_the_application_waits() {
+    assert!(!begun(Step::Gate).pausing());
+    assert!(begun(Step::Fence).pausing());
+    let mut offline = Journal::new(Mode::StopWrites);
+    for step in [Step::Close, Step::Fence] {
+        offline.apply(Entry::Begun(step));
+        offline.apply(Entry::Done(step));
+    }
+    assert!(!offline.pausing(), "the copy is not under the budget");
+    offline.apply(Entry::Begun(Step::Gate));
+    offline.apply(Entry::Done(Step::Gate));
+    assert!(offline.pausing());
+    let budget = Budget { limit_ms: 3000, reserve_ms: 600 };
+    assert_eq!([0, 2399, 2400, 9000].map(|ms| budget.left_ms(ms)), [2400, 1, 0, 0]);
+}
+
+#[test]
+fn commands_are_admitted_by_what_the_last_run_left() {
+    use Direction::{Cutover, Rollback};
+    let run = |direction, journal| Run { direction, journal };
+    let (_, over) = follow(Journal::new(Mode::Online), Facts::new(Wish::Forward));
+    let (_, undone) = follow(begun(Step::Drain), Facts::new(Wish::Back));
+    assert_eq!(admit(None, Ask::Start(Cutover)), Ok(Admission::Begin));
+    assert_eq!(admit(None, Ask::Start(Rollback)), Err(Refusal::Serves(Side::Old)));
+    assert_eq!(admit(None, Ask::Resume(Cutover)), Err(Refusal::NothingUnderWay(Cutover)));
+
+    let cut = run(Cutover, over.clone());
+    assert_eq!(admit(Some(&cut), Ask::Start(Cutover)), Err(Refusal::Serves(Side::New)));
+    assert_eq!(admit(Some(&cut), Ask::Start(Rollback)), Ok(Admission::Begin));
+    assert_eq!(admit(Some(&run(Rollback, over)), Ask::Start(Cutover)), Ok(Admission::Begin));
+    assert_eq!(admit(Some(&run(Cutover, undone)), Ask::Start(Cutover)), Ok(Admission::Begin));
+
+    let half = run(Cutover, begun(Step::Drain));
+    assert_eq!(admit(Some(&half), Ask::Start(Cutover)), Err(Refusal::Unfinished(Cutover)));
+    assert_eq!(admit(Some(&half), Ask::Resume(Rollback)), Err(Refusal::Unfinished(Cutover)));
+    assert_eq!(admit(Some(&half), Ask::Resume(Cutover)), Ok(Admission::Continue(Wish::Forward)));
+    let mut turned = half.clone();
+    turned.journal.apply(Entry::TurnedBack);
+    assert_eq!(admit(Some(&turned), Ask::Resume(Cutover)), Ok(Admission::Continue(Wish::Back)));
+}
