@@ -513,3 +513,32 @@ fn a_shard_may_list_its_replicas() {
     refused("replicas = [\"r:1\", \"r:1\"]", "old[0].replicas[1]: r:1 is listed twice");
     refused("read_from = \"r:1\"", "old[0].read_from: expected one of the shard's replicas");
 }
+
+#[test]
+fn the_accounts_of_a_cutover_are_those_of_create_user() {
+    let plan = parse(&changed(
+        "[gate]\n",
+        "[cutover]\naccounts = [\"app@10.0.%\", \"a@b@%\"]\nnew_accounts = []\nbudget = \"800ms\"\n\
+         user = \"root\"\npassword = \"${MODSHIFT_PASSWORD}\"\nauto_increment = \"keep\"\n[gate]\n",
+    ))
+    .unwrap();
+    let names: Vec<_> =
+        plan.cutover.old_accounts.iter().map(|a| (a.user.as_str(), a.host.as_str())).collect();
+    assert_eq!(names, [("app", "10.0.%"), ("a@b", "%")]);
+    assert_eq!(plan.cutover.new_accounts, []);
+    assert_eq!(plan.cutover.budget, Duration::from_millis(800));
+    assert!(!plan.render_redacted().contains("s3cret"));
+    let back = parse(&plan.render_redacted()).unwrap();
+    assert_eq!(back.cutover.old_accounts, plan.cutover.old_accounts);
+    assert_eq!(back.cutover.auto_increment, plan.cutover.auto_increment);
+
+    let check = |line: &str, expected: &str| {
+        check_change("[gate]\n", &format!("[cutover]\n{line}\n[gate]\n"), expected);
+    };
+    check(
+        "accounts = [\"app\"]",
+        "cutover.accounts[0]: expected an account such as \"app@%\", found \"app\"",
+    );
+    check("user = \"root\"", "cutover: expected both user and password, or neither");
+    check("account = []", "cutover.account: unknown key, did you mean accounts?");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Compression, TlsMode};
+use super::{AutoIncrement, Compression, TlsMode};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -74,6 +74,10 @@ pub const HOLD: Duration = Duration::from_secs(10);
 
 /// A way back that was not kept open from the start cannot be opened after the flip.
 pub const BACK_ENABLED: bool = true;
+/// What users take for a slow answer and not for a failure; clients retry that long.
+pub const PAUSE_BUDGET: Duration = Duration::from_secs(3);
+/// Otherwise new shards give out the same keys, and the rows meet on the way back.
+pub const AUTO_INCREMENT: AutoIncrement = AutoIncrement::Interleave;
 
 /// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
 /// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people

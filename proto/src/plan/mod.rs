@@ -3,6 +3,7 @@
 //! This module is what a plan says once it has been read and found whole; `parse` turns TOML and
 //! the environment into it, or into every fault at once.
 
+mod cutover;
 pub mod default;
 mod endpoint;
 mod fault;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::cutover::{Account, AutoIncrement, Cutover};
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
 pub use self::reverse::Direction;
@@ -44,6 +46,7 @@ pub struct Plan {
     pub reader: Reader,
     pub apply: Apply,
     pub gate: Gate,
+    pub cutover: Cutover,
     pub check: Check,
     pub http: Http,
     pub back: Back,

@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
-use super::{Plan, endpoint, log, policy, reverse, table};
+use super::{Plan, cutover, endpoint, log, policy, reverse, table};
 use crate::shard::Modulus;
 
 /// A reshard of more shards than this is no longer one operation; server ids leave room for it.
@@ -79,6 +79,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let reader = policy::reader(&root);
     let apply = policy::apply(&root);
     let gate = policy::gate(&root, &reader);
+    let cutover = cutover::read(&root);
     let check = policy::check(&root);
     let http = policy::http(&root);
     let back = policy::back(&root);
@@ -96,6 +97,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
         reader,
         apply,
         gate,
+        cutover,
         check,
         http,
         back,

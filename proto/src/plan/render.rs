@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use toml::Value;
 
+use super::cutover::AUTO_INCREMENT_WORDS;
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
@@ -96,6 +97,7 @@ impl Plan {
             Some(age) => out.text("verify_age", &format_duration(age)),
             None => out.0.push_str("# verify_age is not configured\n"),
         }
+        self.render_cutover(out);
         out.head("[check]");
         let ignore: Vec<String> = self.check.ignore.iter().map(|text| quote(text)).collect();
         out.line("ignore", format_args!("[{}]", ignore.join(", ")));
@@ -112,6 +114,25 @@ impl Plan {
                 out.text(key, address);
             }
         }
+    }
+}
+
+impl Plan {
+    fn render_cutover(&self, out: &mut Rendered) {
+        let cutover = &self.cutover;
+        out.head("[cutover]");
+        for (key, accounts) in
+            [("old_accounts", &cutover.old_accounts), ("new_accounts", &cutover.new_accounts)]
+        {
+            let accounts: Vec<_> = accounts.iter().map(|name| quote(&name.to_string())).collect();
+            out.line(key, format_args!("[{}]", accounts.join(", ")));
+        }
+        if let Some((user, _)) = &cutover.login {
+            out.text("user", user);
+            out.text("password", REDACTED);
+        }
+        out.text("budget", &format_duration(cutover.budget));
+        out.text("auto_increment", word(&AUTO_INCREMENT_WORDS, cutover.auto_increment));
     }
 }
 
