@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AutoIncrement, Compression, TlsMode};
+use super::{AutoIncrement, Compression, HttpMethod, TlsMode};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -78,6 +78,10 @@ pub const BACK_ENABLED: bool = true;
 pub const PAUSE_BUDGET: Duration = Duration::from_secs(3);
 /// Otherwise new shards give out the same keys, and the rows meet on the way back.
 pub const AUTO_INCREMENT: AutoIncrement = AutoIncrement::Interleave;
+/// A third of the pause that a cutover allows itself: one slow target does not use it up.
+pub const ROUTING_TIMEOUT: Duration = Duration::from_secs(1);
+/// The document replaces the one before it.
+pub const ROUTING_METHOD: HttpMethod = HttpMethod::Put;
 
 /// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
 /// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people

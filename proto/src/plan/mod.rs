@@ -14,6 +14,7 @@ mod policy;
 mod quantity;
 mod render;
 mod reverse;
+mod routing;
 mod section;
 mod table;
 mod variable;
@@ -27,6 +28,10 @@ pub use self::cutover::{Account, AutoIncrement, Cutover};
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
 pub use self::reverse::Direction;
+pub use self::routing::{
+    EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,
+    RoutingTarget, ShardingSphereTarget,
+};
 use crate::rule::ShardRule;
 use crate::shard::{Modulus, NewShard, OldShard};
 
@@ -52,6 +57,8 @@ pub struct Plan {
     pub back: Back,
     /// The plan of which this one is the way back, see [`Plan::reversed`]; `None` as parsed.
     pub forward: Option<Arc<Plan>>,
+    /// In the order in which a routing document is published; may be empty.
+    pub routing: Vec<RoutingTarget>,
 }
 
 /// A server, a schema on it, and how to log in.

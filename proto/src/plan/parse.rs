@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
-use super::{Plan, cutover, endpoint, log, policy, reverse, table};
+use super::{Plan, cutover, endpoint, log, policy, reverse, routing, table};
 use crate::shard::Modulus;
 
 /// A reshard of more shards than this is no longer one operation; server ids leave room for it.
@@ -83,6 +83,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let check = policy::check(&root);
     let http = policy::http(&root);
     let back = policy::back(&root);
+    let routing = routing::read(&root);
     root.finish();
     let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
     Some(Plan {
@@ -102,6 +103,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
         http,
         back,
         forward: None,
+        routing,
     })
 }
 

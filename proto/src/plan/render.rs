@@ -1,6 +1,8 @@
 //! The effective plan as TOML: defaults filled in, secrets redacted.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
 
 use toml::Value;
 
@@ -12,7 +14,7 @@ use super::{Endpoint, Log, Placement, Plan, Secret};
 use crate::rule::ShardRule;
 
 /// Stands for every secret, and reads as a password that no one has.
-const REDACTED: &str = "<redacted>";
+pub(super) const REDACTED: &str = "<redacted>";
 
 impl Plan {
     /// The plan as it is understood. Reads back as the same plan, secrets aside.
@@ -40,6 +42,7 @@ impl Plan {
             }
         }
         self.render_policies(&mut out);
+        super::routing::render(&self.routing, &mut out);
         out.0
     }
 
@@ -158,7 +161,7 @@ fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered) {
     }
 }
 
-fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
     words.iter().find(|&&(_, known)| known == value).map_or("", |&(word, _)| word)
 }
 
@@ -168,25 +171,40 @@ fn quote(text: &str) -> String {
 }
 
 /// TOML text under construction.
-struct Rendered(String);
+pub(super) struct Rendered(String);
 
 impl Rendered {
-    fn head(&mut self, head: &str) {
+    pub(super) fn head(&mut self, head: &str) {
         self.0.push('\n');
         self.0.push_str(head);
         self.0.push('\n');
     }
 
-    fn line(&mut self, key: &str, value: impl std::fmt::Display) {
+    pub(super) fn line(&mut self, key: &str, value: impl std::fmt::Display) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{key} = {value}");
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    pub(super) fn text(&mut self, key: &str, value: &str) {
         self.line(key, quote(value));
     }
 
     fn size(&mut self, key: &str, bytes: usize) {
         self.text(key, &format_size(bytes as u64));
+    }
+
+    pub(super) fn texts(&mut self, key: &str, values: &[String]) {
+        let values: Vec<String> = values.iter().map(|text| quote(text)).collect();
+        self.line(key, format_args!("[{}]", values.join(", ")));
+    }
+
+    pub(super) fn duration(&mut self, key: &str, value: Duration) {
+        self.text(key, &format_duration(value));
+    }
+
+    pub(super) fn file(&mut self, key: &str, path: Option<&Path>) {
+        if let Some(path) = path {
+            self.text(key, &path.to_string_lossy());
+        }
     }
 }

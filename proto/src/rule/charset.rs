@@ -1,5 +1,7 @@
 //! Character sets of keys, and the one conversion that changes bytes.
 
+use std::borrow::Cow;
+
 /// A character set whose bytes a key can be hashed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Charset {
@@ -32,6 +34,20 @@ impl Charset {
             return Some(Charset::Utf8mb3);
         }
         Charset::ALL.into_iter().find(|charset| charset.name().eq_ignore_ascii_case(name))
+    }
+
+    /// A text's bytes in this character set; `None` if it has no such text, and for binary, whose
+    /// bytes no text stands for.
+    pub fn encode(self, text: &str) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Charset::Binary => None,
+            Charset::Ascii => text.is_ascii().then_some(Cow::Borrowed(text.as_bytes())),
+            Charset::Latin1 => text.chars().map(latin1).collect::<Option<_>>().map(Cow::Owned),
+            Charset::Utf8mb3 => {
+                text.chars().all(|c| c.len_utf8() < 4).then_some(Cow::Borrowed(text.as_bytes()))
+            }
+            Charset::Utf8mb4 => Some(Cow::Borrowed(text.as_bytes())),
+        }
     }
 }
 
@@ -73,6 +89,17 @@ const LATIN1_80_TO_9F: [char; 32] = [
     '\u{90}', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{2022}', '\u{2013}', '\u{2014}',
     '\u{2dc}', '\u{2122}', '\u{161}', '\u{203a}', '\u{153}', '\u{9d}', '\u{17e}', '\u{178}',
 ];
+
+fn latin1(character: char) -> Option<u8> {
+    match u8::try_from(u32::from(character)) {
+        Ok(byte) if !(0x80..=0x9f).contains(&byte) => Some(byte),
+        // Of the C1 controls, those that fill the holes are among the 32.
+        _ => {
+            let at = LATIN1_80_TO_9F.iter().position(|&known| known == character)?;
+            u8::try_from(0x80 + at).ok()
+        }
+    }
+}
 
 /// CRC-32 (IEEE, as zlib's and MariaDB's `CRC32()`) over the converted bytes, without a copy.
 pub(super) fn crc32(key: &[u8], conversion: Conversion) -> u32 {

@@ -1,0 +1,358 @@
+//! `[[routing]]`: where the routing document is published, in this order.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::render::{REDACTED, Rendered};
+use super::section::{Item, Section};
+use super::{Secret, default};
+
+/// One target. The cutover publishes to all of them, in the plan's order, and goes on only when
+/// each has acknowledged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutingTarget {
+    /// What errors and the journal call it; `<kind>-<n>` unless the plan names it, n from 0.
+    pub name: String,
+    /// How long it may take to acknowledge.
+    pub timeout: Duration,
+    pub kind: RoutingKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RoutingKind {
+    /// The document as a file, replaced in one step.
+    File {
+        path: PathBuf,
+    },
+    /// The document as the body of a request; any 2xx acknowledges.
+    Http {
+        url: String,
+        method: HttpMethod,
+        token: Option<Secret>,
+        tls_ca: Option<PathBuf>,
+    },
+    /// A program with the document on its standard input; exit code 0 acknowledges.
+    Command {
+        argv: Vec<String>,
+    },
+    /// The document as the value of a key.
+    Etcd(EtcdTarget),
+    ProxySql(ProxySqlTarget),
+    ShardingSphere(ShardingSphereTarget),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpMethod {
+    Put,
+    Post,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EtcdTarget {
+    /// Base addresses of the cluster's members, `http://host:2379`; tried in order.
+    pub endpoints: Vec<String>,
+    pub key: String,
+    /// User and password, where etcd wants a login.
+    pub login: Option<(String, Secret)>,
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// Statements for ProxySQL's admin interface. At least one of `file` and `admin`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxySqlTarget {
+    /// Written here.
+    pub file: Option<PathBuf>,
+    /// And sent there.
+    pub admin: Option<ProxySqlAdmin>,
+    /// Shard *j* is hostgroup `hostgroup_base + j`. Modshift owns the 1024 from the base on.
+    pub hostgroup_base: u32,
+    /// Modshift owns the 1025 query rules from this id on.
+    pub rule_base: u32,
+    pub matching: ProxySqlMatch,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxySqlAdmin {
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password: Secret,
+}
+
+/// How ProxySQL knows the shard of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxySqlMatch {
+    /// By a comment that the application puts into it: `/* shard=3/4 */`, shard 3 of 4.
+    Hint,
+    /// By the schema of the connection.
+    Schema,
+}
+
+/// Apache ShardingSphere's configuration. At least one of `yaml` and `distsql`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardingSphereTarget {
+    pub yaml: Option<PathBuf>,
+    pub distsql: Option<PathBuf>,
+    /// The application's account on the shards.
+    pub user: String,
+    pub password: Secret,
+    /// A `StandardShardingAlgorithm` of the application's own for tables of rule crc32, which
+    /// ShardingSphere has none for.
+    pub crc32_class: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    File,
+    Http,
+    Command,
+    Etcd,
+    ProxySql,
+    ShardingSphere,
+}
+
+const KINDS: [(&str, Kind); 6] = [
+    ("file", Kind::File),
+    ("http", Kind::Http),
+    ("command", Kind::Command),
+    ("etcd", Kind::Etcd),
+    ("proxysql", Kind::ProxySql),
+    ("shardingsphere", Kind::ShardingSphere),
+];
+const METHODS: [(&str, HttpMethod); 2] = [("PUT", HttpMethod::Put), ("POST", HttpMethod::Post)];
+const MATCHES: [(&str, ProxySqlMatch); 2] =
+    [("hint", ProxySqlMatch::Hint), ("schema", ProxySqlMatch::Schema)];
+
+pub(super) fn read(root: &Section<'_>) -> Vec<RoutingTarget> {
+    let mut names: HashMap<String, String> = HashMap::new();
+    let mut targets = Vec::new();
+    for (index, section) in root.sections("routing").into_iter().enumerate() {
+        let kind = section
+            .required("kind", "file, http, command, etcd, proxysql or shardingsphere")
+            .and_then(|item| item.word(&KINDS));
+        let word = kind.map_or("routing", |kind| super::render::word(&KINDS, kind));
+        let name = section
+            .get("name")
+            .and_then(|item| item.text_that("1 to 64 characters of a-z, 0-9, _ and -", is_name))
+            .unwrap_or_else(|| format!("{word}-{index}"));
+        if let Some(first) = names.insert(name.clone(), section.path.clone()) {
+            section.fault_at("name", format!("{name} is that of {first} too"));
+        }
+        let range = Duration::from_millis(1)..=Duration::from_secs(60);
+        let timeout = section.duration("timeout", default::ROUTING_TIMEOUT, range);
+        if let Some(kind) = kind.and_then(|kind| read_kind(&section, kind)) {
+            targets.push(RoutingTarget { name, timeout, kind });
+        }
+        // Without a kind no key can be called unknown.
+        if kind.is_some() {
+            section.finish();
+        }
+    }
+    targets
+}
+
+fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
+    match kind {
+        Kind::File => {
+            let path = section.required("path", "the file that applications read")?.file()?;
+            Some(RoutingKind::File { path })
+        }
+        Kind::Http => {
+            let method = section.get("method").and_then(|item| item.word(&METHODS));
+            let token = secret(section, "token");
+            let tls_ca = section.get("tls_ca").and_then(|item| item.file());
+            let url = section.required("url", "http:// or https:// and an address")?;
+            let url = url.text_that("http:// or https:// and an address, no login", is_url)?;
+            let method = method.unwrap_or(default::ROUTING_METHOD);
+            Some(RoutingKind::Http { url, method, token, tls_ca })
+        }
+        Kind::Command => {
+            let item = section.required("argv", "a program and its arguments")?;
+            let argv: Vec<_> = item.elements().iter().filter_map(Item::text).collect();
+            if argv.first().is_none_or(String::is_empty) {
+                item.fault("expected a program and its arguments");
+            }
+            Some(RoutingKind::Command { argv })
+        }
+        Kind::Etcd => read_etcd(section).map(RoutingKind::Etcd),
+        Kind::ProxySql => read_proxysql(section).map(RoutingKind::ProxySql),
+        Kind::ShardingSphere => read_shardingsphere(section).map(RoutingKind::ShardingSphere),
+    }
+}
+
+fn read_etcd(section: &Section<'_>) -> Option<EtcdTarget> {
+    let login = read_login(section);
+    let tls_ca = section.get("tls_ca").and_then(|item| item.file());
+    let key = section
+        .required("key", "the key that applications watch")
+        .and_then(|item| item.text_that("a key", |key| !key.is_empty()));
+    let item = section.required("endpoints", "[\"http://host:2379\", …]")?;
+    let elements = item.elements();
+    if elements.is_empty() {
+        item.fault("expected at least one address");
+    }
+    let base = |text: &str| is_url(text) && !text.ends_with('/');
+    let endpoint = |item: &Item<'_>| item.text_that("http://host:2379 or https://host:2379", base);
+    let endpoints = elements.iter().filter_map(endpoint).collect();
+    Some(EtcdTarget { endpoints, key: key?, login, tls_ca })
+}
+
+/// Both of user and password, or neither.
+fn read_login(section: &Section<'_>) -> Option<(String, Secret)> {
+    let user = section.get("user").and_then(|item| item.text_that("a name", |u| !u.is_empty()));
+    let password = secret(section, "password");
+    match (section.has("user"), section.has("password")) {
+        (true, false) => section.missing("password", "one, as there is a user"),
+        (false, true) => section.missing("user", "one, as there is a password"),
+        _ => {}
+    }
+    Some((user?, password?))
+}
+
+fn read_proxysql(section: &Section<'_>) -> Option<ProxySqlTarget> {
+    let file = section.get("file").and_then(|item| item.file());
+    let login = read_login(section);
+    let address = section
+        .get("admin")
+        .and_then(|item| item.text_that("host:port", |text| split_address(text).is_some()));
+    let admin = match (address.as_deref().and_then(split_address), login) {
+        (Some((host, port)), Some((user, password))) => {
+            Some(ProxySqlAdmin { host: host.to_owned(), port, user, password })
+        }
+        (Some(_), None) if !section.has("user") && !section.has("password") => {
+            section.missing("user", "that of the admin interface, and its password");
+            None
+        }
+        _ => None,
+    };
+    if !section.has("file") && !section.has("admin") {
+        section.missing("file", "file, admin (host:port) or both");
+    }
+    // Room for the largest plan above either.
+    let base = 0..=u64::from(u32::MAX - 2048);
+    let hostgroup = section.required("hostgroup_base", "the hostgroup of shard 0");
+    let rule = section.required("rule_base", "the id of modshift's first query rule");
+    let matching = section
+        .required("match", "hint or schema: how ProxySQL knows the shard")
+        .and_then(|item| item.word(&MATCHES));
+    let number = |item: Item<'_>| item.number(base.clone()).and_then(|n| u32::try_from(n).ok());
+    Some(ProxySqlTarget {
+        file,
+        admin,
+        hostgroup_base: hostgroup.and_then(number)?,
+        rule_base: rule.and_then(number)?,
+        matching: matching?,
+    })
+}
+
+fn read_shardingsphere(section: &Section<'_>) -> Option<ShardingSphereTarget> {
+    let yaml = section.get("yaml").and_then(|item| item.file());
+    let distsql = section.get("distsql").and_then(|item| item.file());
+    if !section.has("yaml") && !section.has("distsql") {
+        section.missing("yaml", "a file, here or in distsql or in both");
+    }
+    let crc32_class = section
+        .get("crc32_class")
+        .and_then(|item| item.text_that("the name of a Java class", is_class));
+    let user = section.required("user", "the application's account on the shards");
+    let password = section.required("password", "the password of that account");
+    Some(ShardingSphereTarget {
+        yaml,
+        distsql,
+        user: user?.text_that("a name", |user| !user.is_empty())?,
+        password: password?.secret().map(Secret::new)?,
+        crc32_class,
+    })
+}
+
+fn secret(section: &Section<'_>, key: &'static str) -> Option<Secret> {
+    section.get(key).and_then(|item| item.secret()).map(Secret::new)
+}
+
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    (1..=64).contains(&text.len()) && text.chars().all(allowed)
+}
+
+/// Without a login in it, which would be shown.
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        !host.is_empty() && !host.contains('@') && !rest.contains(char::is_whitespace)
+    })
+}
+
+fn is_class(text: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$')
+    };
+    text.split('.').all(part)
+}
+
+fn split_address(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+    port.parse().ok().filter(|&port| plain && port != 0).map(|port| (host, port))
+}
+
+pub(super) fn render(targets: &[RoutingTarget], out: &mut Rendered) {
+    for target in targets {
+        out.head("[[routing]]");
+        out.text("name", &target.name);
+        out.duration("timeout", target.timeout);
+        match &target.kind {
+            RoutingKind::File { path } => {
+                out.text("kind", "file");
+                out.file("path", Some(path));
+            }
+            RoutingKind::Http { url, method, token, tls_ca } => {
+                out.text("kind", "http");
+                out.text("url", url);
+                out.text("method", super::render::word(&METHODS, *method));
+                if token.is_some() {
+                    out.text("token", REDACTED);
+                }
+                out.file("tls_ca", tls_ca.as_deref());
+            }
+            RoutingKind::Command { argv } => {
+                out.text("kind", "command");
+                out.texts("argv", argv);
+            }
+            RoutingKind::Etcd(etcd) => {
+                out.text("kind", "etcd");
+                out.texts("endpoints", &etcd.endpoints);
+                out.text("key", &etcd.key);
+                if let Some((user, _)) = &etcd.login {
+                    out.text("user", user);
+                    out.text("password", REDACTED);
+                }
+                out.file("tls_ca", etcd.tls_ca.as_deref());
+            }
+            RoutingKind::ProxySql(proxysql) => {
+                out.text("kind", "proxysql");
+                out.file("file", proxysql.file.as_deref());
+                if let Some(admin) = &proxysql.admin {
+                    out.text("admin", &format!("{}:{}", admin.host, admin.port));
+                    out.text("user", &admin.user);
+                    out.text("password", REDACTED);
+                }
+                out.line("hostgroup_base", proxysql.hostgroup_base);
+                out.line("rule_base", proxysql.rule_base);
+                out.text("match", super::render::word(&MATCHES, proxysql.matching));
+            }
+            RoutingKind::ShardingSphere(sphere) => {
+                out.text("kind", "shardingsphere");
+                out.file("yaml", sphere.yaml.as_deref());
+                out.file("distsql", sphere.distsql.as_deref());
+                out.text("user", &sphere.user);
+                out.text("password", REDACTED);
+                if let Some(class) = &sphere.crc32_class {
+                    out.text("crc32_class", class);
+                }
+            }
+        }
+    }
+}

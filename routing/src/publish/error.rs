@@ -1,0 +1,101 @@
+//! Why a target did not acknowledge.
+
+use std::time::Duration;
+
+use modshift_mariadb::{Class, ServerError};
+
+#[derive(Debug, thiserror::Error)]
+#[error("routing target {target}: {failure}")]
+pub struct PublishError {
+    /// Its name in the plan; `modshift_routing of <server>` for the table.
+    pub target: String,
+    #[source]
+    pub failure: Failure,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("holds version {found}, newer than {version}")]
+    Newer { found: u64, version: u64 },
+    #[error("holds another document of version {version}")]
+    Differs { version: u64 },
+    #[error("holds the routing of plan {found}")]
+    OtherPlan { found: String },
+    #[error("{place} holds something else than a routing document: {detail}")]
+    Foreign { place: String, detail: String },
+    /// The target itself said no.
+    #[error("refused: {detail}")]
+    Refused { detail: String },
+    #[error("{doing}: {detail}")]
+    Unreachable { doing: String, detail: String },
+    /// There was no answer, or not a whole one: the target may hold the document.
+    #[error("no acknowledgement: {detail}")]
+    Unanswered { detail: String },
+    #[error("no acknowledgement within {after:?}")]
+    Timeout { after: Duration },
+    /// Never sent: the document cannot be said in the target's terms.
+    #[error("cannot express the routing: {detail}")]
+    Unfit { detail: String },
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+impl PublishError {
+    /// Whether the target may hold the document although it did not acknowledge.
+    pub fn may_have_arrived(&self) -> bool {
+        match &self.failure {
+            Failure::Newer { .. }
+            | Failure::Differs { .. }
+            | Failure::OtherPlan { .. }
+            | Failure::Foreign { .. }
+            | Failure::Unfit { .. }
+            | Failure::Unreachable { .. } => false,
+            // A hook that failed half way has perhaps told some of those behind it.
+            Failure::Refused { .. } | Failure::Unanswered { .. } | Failure::Timeout { .. } => true,
+            Failure::Server(error) => matches!(error, ServerError::Lost { .. }),
+        }
+    }
+
+    /// Retry: the world outside. Halt: trying again cannot change it.
+    pub fn class(&self) -> Class {
+        match &self.failure {
+            Failure::Newer { .. }
+            | Failure::Differs { .. }
+            | Failure::OtherPlan { .. }
+            | Failure::Foreign { .. }
+            | Failure::Unfit { .. } => Class::Halt,
+            Failure::Refused { .. }
+            | Failure::Unreachable { .. }
+            | Failure::Unanswered { .. }
+            | Failure::Timeout { .. } => Class::Retry,
+            Failure::Server(error) => error.class(),
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match &self.failure {
+            Failure::Newer { .. } => {
+                "someone else publishes there, or this journal is older than the target: look at \
+                 what it holds before publishing a higher version"
+            }
+            Failure::Differs { .. } => {
+                "two publishers used the same version: see which one serves, then publish a higher \
+                 version"
+            }
+            Failure::OtherPlan { .. } => "give each plan a target of its own",
+            Failure::Foreign { .. } => {
+                "modshift replaces nothing that it has not written: move it away, or name another \
+                 place in the plan"
+            }
+            Failure::Refused { .. } => "see the target's own log; any version it took stays valid",
+            Failure::Unreachable { .. } | Failure::Unanswered { .. } => {
+                "check the address in [[routing]], the target and the network"
+            }
+            Failure::Timeout { .. } => "raise timeout in [[routing]], or see what holds it up",
+            Failure::Unfit { .. } => "see [[routing]] in deploy/plan.example.toml",
+            Failure::Server(error) => return error.hint(),
+        };
+        Some(hint.to_owned())
+    }
+}
