@@ -101,21 +101,23 @@ impl Gateway {
     }
 
     fn ask(&mut self, path: &str, body: &Value) -> Result<Vec<u8>, EtcdError> {
-        // A token may have run out since.
-        for fresh in [false, true] {
-            if let Some((name, password)) = self.login.clone()
-                && (self.token.is_none() || fresh)
-            {
-                let login = json!({ "name": name, "password": password });
-                let answer = self.anyone("/v3/auth/authenticate", &login)?;
-                self.token = Some(parse::<LoginAnswer>(&accepted(answer)?)?.token);
-            }
-            let answer = self.anyone(path, body)?;
-            if answer.status != 401 || self.login.is_none() || fresh {
-                return accepted(answer);
-            }
+        self.log_in()?;
+        let mut answer = self.anyone(path, body)?;
+        if answer.status == 401 && self.token.take().is_some() {
+            // The token has run out.
+            self.log_in()?;
+            answer = self.anyone(path, body)?;
         }
-        unreachable!("the second turn returns")
+        accepted(answer)
+    }
+
+    fn log_in(&mut self) -> Result<(), EtcdError> {
+        if let (None, Some((name, password))) = (&self.token, &self.login) {
+            let login = json!({ "name": name, "password": password });
+            let answer = accepted(self.anyone("/v3/auth/authenticate", &login)?)?;
+            self.token = Some(parse::<LoginAnswer>(&answer)?.token);
+        }
+        Ok(())
     }
 
     /// The answer of the first endpoint that gives one.

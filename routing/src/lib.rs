@@ -21,6 +21,8 @@ mod http;
 #[cfg(feature = "publish")]
 pub mod publish;
 
+#[cfg(feature = "client")]
+pub use client::{ClientError, EtcdSource, Health, HttpSource, Intervals, Route, Router, Source};
 pub use document::{Document, DocumentError, Key, RouteError, Shard, Side, TableRule};
 #[cfg(feature = "publish")]
-pub use publish::{Ack, PublishError, Target, publish};
+pub use publish::{Ack, Failure, PublishError, Target, preview, publish};

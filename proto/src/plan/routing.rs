@@ -65,7 +65,8 @@ pub struct ProxySqlTarget {
     pub file: Option<PathBuf>,
     /// And sent there.
     pub admin: Option<ProxySqlAdmin>,
-    /// Shard *j* is hostgroup `hostgroup_base + j`. Modshift owns the 1024 from the base on.
+    /// Old shard *i* is hostgroup `hostgroup_base + i`, new shard *j* 1024 above. Modshift owns the
+    /// 2048 from the base on.
     pub hostgroup_base: u32,
     /// Modshift owns the 1025 query rules from this id on.
     pub rule_base: u32,
@@ -230,7 +231,7 @@ fn read_proxysql(section: &Section<'_>) -> Option<ProxySqlTarget> {
         section.missing("file", "file, admin (host:port) or both");
     }
     // Room for the largest plan above either.
-    let base = 0..=u64::from(u32::MAX - 2048);
+    let base = 0..=i32::MAX as u64 - 2048;
     let hostgroup = section.required("hostgroup_base", "the hostgroup of shard 0");
     let rule = section.required("rule_base", "the id of modshift's first query rule");
     let matching = section

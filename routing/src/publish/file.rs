@@ -6,8 +6,9 @@
 //! publication removes it.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,7 +21,8 @@ use crate::document::Document;
 pub enum Form {
     /// It is the document.
     Json,
-    /// After this and a space on the first line, which is a comment to whoever else reads it.
+    /// After this and a space on the first line, which is a comment to whoever else reads it. The
+    /// rest may hold passwords: a new file is its owner's alone.
     Comment(&'static str),
 }
 
@@ -80,7 +82,7 @@ fn replace(
     if let Some(ack) = judge(held(path, form)?.as_ref(), document)? {
         return Ok(ack);
     }
-    let ready = write_beside(path, text)?;
+    let ready = write_beside(path, text, form)?;
     let late = Instant::now() >= deadline;
     let outcome = match late {
         true => Err(Failure::Unreachable {
@@ -119,15 +121,17 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// The text, durable, under a name beside the target's, with the target's permissions.
-fn write_beside(path: &Path, text: &str) -> Result<PathBuf, Failure> {
+fn write_beside(path: &Path, text: &str, form: Form) -> Result<PathBuf, Failure> {
     remove_leftovers(path)?;
     let mut name = beginning(path);
     name.push(std::process::id().to_string());
     let ready = folder(path).join(name);
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&ready)?;
-        if let Ok(existing) = fs::metadata(path) {
-            file.set_permissions(existing.permissions())?;
+        match (fs::metadata(path), form) {
+            (Ok(existing), _) => file.set_permissions(existing.permissions())?,
+            (Err(_), Form::Json) => {}
+            (Err(_), Form::Comment(_)) => file.set_permissions(Permissions::from_mode(0o600))?,
         }
         file.write_all(text.as_bytes())?;
         file.sync_all()

@@ -1,20 +1,244 @@
-//! ShardingSphere.
+//! Apache ShardingSphere (5.4 and later): its YAML configuration, and the same as DistSQL for its
+//! proxy. Written to files; bringing them to where ShardingSphere reads them is the operator's.
+//!
+//! Each side has storage units of its own name, for ShardingSphere does not let one be pointed at
+//! another database; what switches is the rule of each table.
+//!
+//! The YAML is parsed back and the expressions are evaluated in tests; no ShardingSphere has read
+//! them.
+
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use modshift_proto::plan::ShardingSphereTarget;
 
 use super::Ack;
 use super::error::Failure;
-use crate::document::Document;
+use super::file::{self, Form};
+use crate::document::{Document, TableRule};
+
+const YAML: Form = Form::Comment("#");
+const DISTSQL: Form = Form::Comment("--");
+const HIDDEN: &str = "<redacted>";
 
 pub async fn publish(
-    _target: &ShardingSphereTarget,
-    _document: &Document,
-    _deadline: Instant,
+    target: &ShardingSphereTarget,
+    document: &Document,
+    deadline: Instant,
 ) -> Result<Ack, Failure> {
-    Err(Failure::Unfit { detail: "not yet".to_owned() })
+    let password = target.password.expose();
+    // Both are made before either is written.
+    let (yaml_text, distsql_text) =
+        (yaml(target, password, document)?, distsql(target, password, document)?);
+    let files = [(&target.yaml, yaml_text, YAML), (&target.distsql, distsql_text, DISTSQL)];
+    let mut ack = Ack::Held;
+    for (path, text, form) in files {
+        let Some(path) = path else { continue };
+        if file::publish(path, &text, form, document, deadline).await? == Ack::Stored {
+            ack = Ack::Stored;
+        }
+    }
+    Ok(ack)
 }
 
-pub fn preview(_target: &ShardingSphereTarget, _document: &Document) -> Result<String, Failure> {
-    Err(Failure::Unfit { detail: "not yet".to_owned() })
+pub fn preview(target: &ShardingSphereTarget, document: &Document) -> Result<String, Failure> {
+    let mut text = String::new();
+    if target.yaml.is_some() {
+        text.push_str(&yaml(target, HIDDEN, document)?);
+    }
+    if target.distsql.is_some() {
+        text.push_str(&distsql(target, HIDDEN, document)?);
+    }
+    Ok(text)
 }
+
+/// How one table is placed: the column, and the algorithm with its properties.
+struct Strategy<'a> {
+    table: &'a str,
+    column: &'a str,
+    algorithm: &'static str,
+    properties: Vec<(&'static str, String)>,
+}
+
+fn unfit(detail: String) -> Failure {
+    Failure::Unfit { detail }
+}
+
+/// Names stand in expressions of Groovy and in data nodes, where nothing can be quoted.
+fn plain(what: &str, name: &str) -> Result<(), Failure> {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if first && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Ok(());
+    }
+    Err(unfit(format!("{what} {name:?} is more than letters, digits and _")))
+}
+
+/// Names of data sources, but for the number of the shard.
+fn stem(document: &Document) -> String {
+    format!("{}_{}_", document.plan.replace('-', "_"), document.side.name())
+}
+
+fn strategies<'a>(
+    target: &ShardingSphereTarget,
+    document: &'a Document,
+) -> Result<Vec<Strategy<'a>>, Failure> {
+    let (stem, modulus) = (stem(document), document.modulus);
+    let mut strategies = Vec::new();
+    for (table, rule) in &document.tables {
+        plain("table", table)?;
+        let inline = |expression: String| {
+            ("INLINE", vec![("algorithm-expression", format!("{stem}$->{{{expression}}}"))])
+        };
+        let (column, (algorithm, properties)) = match rule {
+            TableRule::Broadcast => continue,
+            // The remainder first, as in SQL: right for negative keys and without overflow.
+            TableRule::FloorMod { key } => {
+                (key, inline(format!("(({key} % {modulus}) + {modulus}) % {modulus}")))
+            }
+            TableRule::AbsMod { key } => (key, inline(format!("({key} % {modulus}).abs()"))),
+            TableRule::Crc32 { key, charset } => {
+                let class = target.crc32_class.clone().ok_or_else(|| {
+                    unfit(format!(
+                        "ShardingSphere has no crc32 for table {table}: name a class of yours in \
+                         crc32_class"
+                    ))
+                })?;
+                let properties = vec![
+                    ("strategy", "standard".to_owned()),
+                    ("algorithmClassName", class),
+                    // For the class, which has to know them from somewhere.
+                    ("modulus", modulus.to_string()),
+                    ("charset", charset.clone()),
+                    ("data-sources", stem.clone()),
+                ];
+                (key, ("CLASS_BASED", properties))
+            }
+        };
+        plain("key", column)?;
+        strategies.push(Strategy { table, column, algorithm, properties });
+    }
+    Ok(strategies)
+}
+
+fn broadcasts(document: &Document) -> impl Iterator<Item = &String> {
+    document.tables.iter().filter(|(_, rule)| **rule == TableRule::Broadcast).map(|(name, _)| name)
+}
+
+fn nodes(document: &Document, table: &str) -> String {
+    format!("{}$->{{0..{}}}.{table}", stem(document), document.modulus - 1)
+}
+
+fn urls(document: &Document) -> impl Iterator<Item = (String, String)> + '_ {
+    let stem = stem(document);
+    document.shards.iter().map(move |shard| {
+        let (index, host, port, schema) = (shard.index, &shard.host, shard.port, &shard.schema);
+        (format!("{stem}{index}"), format!("jdbc:mariadb://{host}:{port}/{schema}"))
+    })
+}
+
+/// A JSON string is a YAML string.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn yaml(
+    target: &ShardingSphereTarget,
+    password: &str,
+    document: &Document,
+) -> Result<String, Failure> {
+    let strategies = strategies(target, document)?;
+    let mut text = YAML.head(document);
+    // Writing to a String cannot fail.
+    let mut line = |depth: usize, line: &str| {
+        let _ = writeln!(text, "{:indent$}{line}", "", indent = 2 * depth);
+    };
+    line(0, "dataSources:");
+    for (name, url) in urls(document) {
+        line(1, &format!("{name}:"));
+        line(2, &format!("url: {}", quoted(&url)));
+        line(2, &format!("username: {}", quoted(&target.user)));
+        line(2, &format!("password: {}", quoted(password)));
+    }
+    line(0, "rules:");
+    line(0, "- !SHARDING");
+    line(1, "tables:");
+    for strategy in &strategies {
+        line(2, &format!("{}:", strategy.table));
+        line(3, &format!("actualDataNodes: {}", quoted(&nodes(document, strategy.table))));
+        line(3, "databaseStrategy:");
+        line(4, "standard:");
+        line(5, &format!("shardingColumn: {}", strategy.column));
+        line(5, &format!("shardingAlgorithmName: modshift_{}", strategy.table));
+    }
+    line(1, "shardingAlgorithms:");
+    for strategy in &strategies {
+        line(2, &format!("modshift_{}:", strategy.table));
+        line(3, &format!("type: {}", strategy.algorithm));
+        line(3, "props:");
+        for (name, value) in &strategy.properties {
+            line(4, &format!("{name}: {}", quoted(value)));
+        }
+    }
+    if broadcasts(document).next().is_some() {
+        line(0, "- !BROADCAST");
+        line(1, "tables:");
+        broadcasts(document).for_each(|table| line(1, &format!("- {table}")));
+    }
+    Ok(text)
+}
+
+/// DistSQL has no escape that all its versions agree on.
+fn distsql_string(text: &str) -> Result<String, Failure> {
+    match text.contains(['"', '\\']) {
+        true => Err(unfit("DistSQL cannot quote a value with \" or \\ in it".to_owned())),
+        false => Ok(format!("\"{text}\"")),
+    }
+}
+
+fn distsql(
+    target: &ShardingSphereTarget,
+    password: &str,
+    document: &Document,
+) -> Result<String, Failure> {
+    if target.distsql.is_none() {
+        return Ok(String::new());
+    }
+    let mut text = DISTSQL.head(document);
+    let (user, password) = (distsql_string(&target.user)?, distsql_string(password)?);
+    let mut statement = |statement: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{statement};");
+    };
+    for (name, url) in urls(document) {
+        let url = distsql_string(&url)?;
+        statement(format!(
+            "REGISTER STORAGE UNIT IF NOT EXISTS {name} (URL={url}, USER={user}, \
+             PASSWORD={password})"
+        ));
+    }
+    for strategy in strategies(target, document)? {
+        let mut properties = Vec::new();
+        for (name, value) in &strategy.properties {
+            properties.push(format!("\"{name}\"={}", distsql_string(value)?));
+        }
+        let Strategy { table, column, algorithm, .. } = strategy;
+        let rule = format!(
+            "{table} (DATANODES(\"{}\"), DATABASE_STRATEGY(TYPE=\"standard\", \
+             SHARDING_COLUMN={column}, SHARDING_ALGORITHM(TYPE(NAME=\"{algorithm}\", \
+             PROPERTIES({})))))",
+            nodes(document, table),
+            properties.join(", ")
+        );
+        // The first is for the first publication, the second for all others.
+        statement(format!("CREATE SHARDING TABLE RULE IF NOT EXISTS {rule}"));
+        statement(format!("ALTER SHARDING TABLE RULE {rule}"));
+    }
+    for table in broadcasts(document) {
+        statement(format!("CREATE BROADCAST TABLE RULE IF NOT EXISTS {table}"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+#[path = "shardingsphere_tests.rs"]
+mod tests;
