@@ -6,6 +6,11 @@
 //! | `modshift_progress` | source | the resume point, and per table how far it has been copied |
 //! | `modshift_watermark` | target | a row per source: what of it has been applied |
 //! | `modshift_parked` | target | rows that wait for their place |
+//! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
+//! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
+//! | `modshift_watermark` | new | a row per old shard: what of it has been applied |
+//! | `modshift_parked` | new | rows that wait for their place |
+//! | `modshift_audit` | new shard 0 | who did what, and what came of it |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
 //! a reader adds one to `modshift_token.writes` (a write of progress updates the token in the same
@@ -27,6 +32,7 @@ pub const TOKEN: &str = "modshift_token";
 pub const PROGRESS: &str = "modshift_progress";
 pub const WATERMARK: &str = "modshift_watermark";
 pub const PARKED: &str = "modshift_parked";
+pub const AUDIT: &str = "modshift_audit";
 
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.
@@ -110,3 +116,14 @@ pub async fn create(conn: &mut Conn, at: &str, schema: &str) -> Result<(), Serve
     }
     Ok(())
 }
+/// For new shard 0, by whoever writes there first.
+pub const AUDIT_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_audit (
+        id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+        began DATETIME(6) NOT NULL COMMENT 'UTC, by this server',
+        who VARCHAR(255) NOT NULL COMMENT 'user@host of the operating system, as the client says',
+        account VARCHAR(255) NOT NULL COMMENT 'of the database',
+        what TEXT NOT NULL COMMENT 'command line, without secrets',
+        detail TEXT NOT NULL,
+        outcome TEXT NULL COMMENT 'NULL: under way, or its process was killed',
+        finished DATETIME(6) NULL
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";

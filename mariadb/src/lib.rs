@@ -1,5 +1,6 @@
 //! One way to talk to a MariaDB server: connect, learn what its tables are, carry values exactly.
 
+pub mod audit;
 pub mod catalog;
 mod column_type;
 pub mod connect;
@@ -8,6 +9,7 @@ pub mod error;
 pub mod grants;
 mod literal;
 mod order;
+pub mod pace;
 pub mod server;
 mod tls;
 pub mod value;
@@ -17,4 +19,5 @@ pub use connect::{Session, connect};
 pub use error::{Class, ServerError};
 pub use grants::Grants;
 pub use mysql_async::{Conn, Value};
+pub use pace::Pace;
 pub use server::ServerFacts;
