@@ -368,6 +368,57 @@ fn single_faults() {
 }
 
 #[test]
+fn a_limit_of_the_throttle_may_be_none() {
+    let throttle = |text: &str| {
+        parse(&changed("[check]", &format!("[throttle]\n{text}\n[check]"))).unwrap().throttle
+    };
+    let defaults = throttle("");
+    assert_eq!(defaults.threads_running_max, Some(default::THREADS_RUNNING_MAX));
+    assert_eq!(defaults.replica_lag_max, Some(default::REPLICA_LAG_MAX));
+    assert_eq!(defaults.commit_latency_max, Some(default::COMMIT_LATENCY_MAX));
+    let off = throttle(
+        "threads_running_max = \"none\"\nreplica_lag_max = \"none\"\ncommit_latency_max = \"none\"",
+    );
+    assert_eq!(
+        (off.threads_running_max, off.replica_lag_max, off.commit_latency_max),
+        (None, None, None)
+    );
+    assert_eq!(throttle("threads_running_max = 5").threads_running_max, Some(5));
+    check_change(
+        "[check]",
+        "[throttle]\nreplica_lag_max = \"none at all\"\n[check]",
+        "throttle.replica_lag_max: expected a duration such as \"200ms\" or \"1h\", 1s to 1h, \
+         found \"none at all\"",
+    );
+}
+
+#[test]
+fn the_control_token_is_long_and_the_certificate_has_a_key() {
+    let control = |text: &str| parse(&changed("[check]", &format!("[control]\n{text}\n[check]")));
+    assert_eq!(control("").unwrap().control, modshift_proto::plan::Control::default());
+    let good = control("token = \"0123456789abcdef\"\ntls_cert = \"c.pem\"\ntls_key = \"k.pem\"");
+    let good = good.unwrap().control;
+    assert_eq!(good.token.unwrap().expose(), "0123456789abcdef");
+    assert_eq!(good.tls.unwrap().key, Path::new("k.pem"));
+    let long = "expected 16 to 1024 printable ASCII characters without spaces, such as the answer of \
+                `openssl rand -hex 32`";
+    for (text, expected) in [
+        ("token = \"s3cret\"", format!("control.token: {long}")),
+        ("token = \"0123456789 abcdef\"", format!("control.token: {long}")),
+        ("token_file = \"gone\"", "control.token_file: gone cannot be read: ".to_owned()),
+        ("tls_cert = \"c\"", "control.tls_key: missing, expected".to_owned()),
+        ("tls_key = \"k\"", "control.tls_cert: missing, expected".to_owned()),
+        (
+            "token = \"0123456789abcdef\"\ntoken_file = \"x\"",
+            "control.token_file: token is given too".to_owned(),
+        ),
+    ] {
+        let found = control(text).expect_err(text).to_string();
+        assert!(found.contains(&expected) && !found.contains("s3cret"), "{found}");
+    }
+}
+
+#[test]
 fn a_shard_overrides_the_defaults() {
     let own = "port = 3312\nuser = \"u\"\npassword = \"p$${x}\"\ntls = \"verify-ca\"\ntls_ca = \"/ca.pem\"";
     let plan = parse(&changed("port = 3312", own)).unwrap();
@@ -402,12 +453,15 @@ fn redacted(mut plan: Plan) -> Plan {
     if let Log::Kafka(kafka) = &mut plan.log {
         kafka.properties.iter_mut().for_each(|(_, value)| *value = hidden());
     }
+    // It is not rendered at all: what stands for it would be a token that anyone can read.
+    plan.control.token = None;
     plan
 }
 
 #[test]
 fn the_rendered_plan_reads_back_without_its_secrets() {
     let properties = "[log.properties]\nsasl.password = \"hunter2\"\n\"ssl.ca.location\" = \"x\"\n\
+                      [control]\ntoken = \"hunter2-and-more\"\n\
                       [gate]\nverify_age = \"1h\"\n";
     let plan = parse(&changed("[gate]\n", properties)).unwrap();
     let Log::Kafka(kafka) = &plan.log else { panic!("{:?}", plan.log) };

@@ -82,6 +82,14 @@ pub const AUTO_INCREMENT: AutoIncrement = AutoIncrement::Interleave;
 pub const ROUTING_TIMEOUT: Duration = Duration::from_secs(1);
 /// The document replaces the one before it.
 pub const ROUTING_METHOD: HttpMethod = HttpMethod::Put;
+/// A server of the usual 8 to 32 cores works on about as many statements at once; with twice as many
+/// its users feel each further one.
+pub const THREADS_RUNNING_MAX: u32 = 64;
+/// Applications that read from replicas are told to expect seconds.
+pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(10);
+/// Ten times what a commit takes on a disk that is no longer quick: below it is a busy server,
+/// above it one that holds its users up.
+pub const COMMIT_LATENCY_MAX: Duration = Duration::from_millis(250);
 
 /// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
 /// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people

@@ -74,7 +74,7 @@ fn read_login(section: &Section<'_>) -> Login {
     if let (Some(_), Some(file)) = (&password, &password_file) {
         file.fault("password is given too, expected one of the two");
     }
-    let password_file = password_file.map(|item| read_password(&item).unwrap_or_default());
+    let password_file = password_file.map(|item| read_secret_file(&item).unwrap_or_default());
     Login {
         host: section.get("host").and_then(|item| item.text_that("a host name", is_host)),
         port: section
@@ -104,7 +104,7 @@ pub(super) fn is_identifier(text: &str) -> bool {
 }
 
 /// The file's text; the newline with which editors end it is no part of the password.
-fn read_password(item: &Item<'_>) -> Option<Secret> {
+pub(super) fn read_secret_file(item: &Item<'_>) -> Option<Secret> {
     let path = item.file()?;
     match std::fs::read_to_string(&path) {
         Ok(text) => {

@@ -4,6 +4,7 @@
 //! the environment into it, or into every fault at once.
 
 mod cutover;
+mod control;
 pub mod default;
 mod endpoint;
 mod fault;
@@ -17,6 +18,7 @@ mod reverse;
 mod routing;
 mod section;
 mod table;
+mod throttle;
 mod variable;
 
 use std::fmt;
@@ -59,6 +61,8 @@ pub struct Plan {
     pub forward: Option<Arc<Plan>>,
     /// In the order in which a routing document is published; may be empty.
     pub routing: Vec<RoutingTarget>,
+    pub throttle: Throttle,
+    pub control: Control,
 }
 
 /// A server, a schema on it, and how to log in.
@@ -270,6 +274,36 @@ pub struct Http {
 pub struct Back {
     /// They run beside the forward ones from the start, silent until the new shards serve.
     pub enabled: bool,
+}
+
+/// From where on copying and verifying slow down, on any shard. `None`: not looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Throttle {
+    /// The server's `Threads_running`.
+    pub threads_running_max: Option<u32>,
+    /// Of the server behind its own primary, and of its replicas behind it.
+    pub replica_lag_max: Option<Duration>,
+    /// Of modshift's own commits there.
+    pub commit_latency_max: Option<Duration>,
+}
+
+/// The daemons' control API.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Control {
+    /// What a request must carry. `None`: the API is off.
+    pub token: Option<Secret>,
+    /// With it the daemons answer HTTPS, and nothing else.
+    pub tls: Option<Tls>,
+    /// PEM file of the authority by which the commands know the daemons; the well-known
+    /// authorities without it.
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// PEM files: a certificate with its chain, and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Plan {

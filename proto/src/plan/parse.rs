@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
-use super::{Plan, cutover, endpoint, log, policy, reverse, routing, table};
+use super::{Plan, control, cutover, endpoint, log, policy, reverse, routing, table, throttle};
 use crate::shard::Modulus;
 
 /// A reshard of more shards than this is no longer one operation; server ids leave room for it.
@@ -84,6 +84,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let http = policy::http(&root);
     let back = policy::back(&root);
     let routing = routing::read(&root);
+    let throttle = throttle::read(&root);
+    let control = control::read(&root);
     root.finish();
     let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
     Some(Plan {
@@ -104,6 +106,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
         back,
         forward: None,
         routing,
+        throttle,
+        control,
     })
 }
 

@@ -10,7 +10,7 @@ use super::cutover::AUTO_INCREMENT_WORDS;
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
-use super::{Endpoint, Log, Placement, Plan, Secret};
+use super::{Endpoint, Log, Placement, Plan, Secret, control, throttle};
 use crate::rule::ShardRule;
 
 /// Stands for every secret, and reads as a password that no one has.
@@ -98,7 +98,7 @@ impl Plan {
         out.text("hold", &format_duration(self.gate.hold));
         match self.gate.verify_age {
             Some(age) => out.text("verify_age", &format_duration(age)),
-            None => out.0.push_str("# verify_age is not configured\n"),
+            None => out.comment("verify_age is not configured"),
         }
         self.render_cutover(out);
         out.head("[check]");
@@ -117,6 +117,8 @@ impl Plan {
                 out.text(key, address);
             }
         }
+        throttle::render(&self.throttle, out);
+        control::render(&self.control, out);
     }
 }
 
@@ -183,6 +185,10 @@ impl Rendered {
     pub(super) fn line(&mut self, key: &str, value: impl std::fmt::Display) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    pub(super) fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
     }
 
     pub(super) fn text(&mut self, key: &str, value: &str) {

@@ -268,6 +268,11 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// Is it this very text?
+    pub fn is_text(&self, expected: &str) -> bool {
+        matches!(self.value, DeValue::String(text) if text == expected)
+    }
+
     pub fn number(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let number = self.integer().filter(|number| range.contains(number));
         if number.is_none() {
