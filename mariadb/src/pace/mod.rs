@@ -3,8 +3,18 @@
 //! Such work is done in pieces (chunks). Whoever does it asks its [`Pace`] before each piece, and
 //! says afterwards how much it was: the pace makes it wait for as long as the servers, or an
 //! operator, need it to.
+//!
+//! `sample` asks the servers, `controller` makes a pace of what one of them shows, `throttle` brings
+//! those of all servers and the operator's word together and hands a [`Lane`] to each worker.
+
+mod controller;
+mod sample;
+mod throttle;
 
 use std::time::Duration;
+
+pub use controller::PACE_MIN;
+pub use throttle::{Lane, Throttle, View};
 
 /// The pace of one worker. Shared by its pieces: it waits for all of them together.
 pub trait Pace: Send + Sync {
