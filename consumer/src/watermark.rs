@@ -37,14 +37,14 @@ pub struct Kept {
 }
 
 /// What an applier knows of the rows it owns. Index = old shard.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Versions {
     generation: u64,
     rows: Vec<Option<u64>>,
 }
 
 /// A move of one watermark.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Move {
     pub source: OldShard,
     pub mark: Watermark,
@@ -60,8 +60,8 @@ pub enum Outcome {
 }
 
 impl Versions {
-    /// `random` keeps two first owners of an empty table apart.
-    fn take_over(rows: &[Kept], sources: u16, random: u16) -> Versions {
+    /// A new owner of these rows. `random` keeps two first owners of an empty table apart.
+    pub fn take_over(rows: &[Kept], sources: u16, random: u16) -> Versions {
         let newest = rows.iter().map(|row| row.version >> GENERATION_BITS).max();
         let generation = newest.map_or(u64::from(random), |newest| newest) + 1;
         let mut versions = Versions { generation, rows: vec![None; usize::from(sources)] };
@@ -71,21 +71,24 @@ impl Versions {
         versions
     }
 
-    fn base(&self) -> u64 {
+    /// The version of every row just after the take-over.
+    pub fn base(&self) -> u64 {
         self.generation << GENERATION_BITS
     }
 
-    fn of(&self, source: OldShard) -> Option<u64> {
+    /// The version that a row must have; `None`: there is no row yet.
+    pub fn of(&self, source: OldShard) -> Option<u64> {
         self.rows[usize::from(source.0)]
     }
 
-    fn after(&self, source: OldShard) -> u64 {
+    /// The version that a transaction which touches the row leaves.
+    pub fn after(&self, source: OldShard) -> u64 {
         self.of(source).unwrap_or(self.base()) + 1
     }
 
     /// Rows that a transaction raises: those that move; and where a row is to be inserted, which
     /// has no version to compare yet, all others too, so that a replaced owner cannot insert it.
-    fn touched(&self, moves: &[Move]) -> Vec<OldShard> {
+    pub fn touched(&self, moves: &[Move]) -> Vec<OldShard> {
         let inserts = moves.iter().any(|moved| self.of(moved.source).is_none());
         let sources = (0..self.rows.len() as u16).map(OldShard);
         sources
@@ -137,7 +140,7 @@ impl Versions {
     }
 
     /// Compares what a locking read found with the transaction's versions.
-    fn outcome(&self, moves: &[Move], found: &[(u16, u64)]) -> Outcome {
+    pub fn outcome(&self, moves: &[Move], found: &[(u16, u64)]) -> Outcome {
         let found = |source: OldShard| {
             found.iter().find(|(other, _)| *other == source.0).map(|(_, version)| *version)
         };

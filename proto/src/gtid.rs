@@ -45,7 +45,7 @@ impl fmt::Display for Gtid {
 }
 
 /// The last GTID of each domain, as in `@@gtid_binlog_pos`. Empty: before everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct GtidSet(BTreeMap<u32, Gtid>);
 
 impl GtidSet {
@@ -136,7 +136,7 @@ impl fmt::Display for Position {
 
 /// What a group was: its GTID and a checksum over what it changed. A server that lost the tail of
 /// its binlog gives old GTIDs to new groups; the checksum tells them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupDigest {
     pub gtid: Gtid,
     pub checksum: u32,

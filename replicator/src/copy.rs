@@ -17,7 +17,8 @@ use crate::error::{Class, ReadError};
 use crate::metrics;
 use crate::publish::Publisher;
 use crate::route::{Moduli, RoutedTable, Target};
-use crate::snapshot::{Chunk, ChunkReader, ChunkRequest, Schedule, TableProgress, Verdict};
+use crate::snapshot::admit::{Admission, Passed, Shown, admit};
+use crate::snapshot::{Chunk, ChunkReader, ChunkRequest, Schedule, TableProgress};
 use crate::tail::Tail;
 use crate::token::SavedTable;
 
@@ -188,23 +189,23 @@ impl Copying {
     ) -> Result<(), ReadError> {
         while let Some(chunk) = self.waiting.pop_front() {
             let table = chunk.request.table;
-            if chunk.epoch != tail.epoch() || chunk.high.is_empty() {
-                // Not this epoch's token, or a server that does not say how far it is.
-                self.read_again(chunk);
-                continue;
-            }
-            let passed = self.guard.as_ref().is_some_and(|guard| tail.done().contains(guard))
-                && tail.done().contains(&chunk.high);
-            if !passed {
-                self.waiting.push_front(chunk);
-                return Ok(());
-            }
-            let seen = tail.token_seen().unwrap_or(0);
-            let verdict =
-                tail.touched(table).map_or(Verdict::ReadAgain, |t| t.verdict(chunk.token));
-            if verdict == Verdict::ReadAgain || chunk.token > seen {
-                self.read_again(chunk);
-                continue;
+            let shown = Shown { epoch: chunk.epoch, token: chunk.token, high: &chunk.high };
+            let passed = Passed {
+                epoch: tail.epoch(),
+                done: tail.done(),
+                token_seen: tail.token_seen(),
+                guard: self.guard.as_ref(),
+            };
+            match admit(shown, passed, tail.touched(table)) {
+                Admission::Enter => {}
+                Admission::Wait => {
+                    self.waiting.push_front(chunk);
+                    return Ok(());
+                }
+                Admission::ReadAgain => {
+                    self.read_again(chunk);
+                    continue;
+                }
             }
             self.send(&chunk, tail, out).await?;
             self.has_entered(chunk, tail, out);
@@ -268,7 +269,7 @@ impl Copying {
         } else {
             let floor = self.opened_at.iter().filter(|(t, _)| *t == table).map(|&(_, seen)| seen);
             let floor = floor.min().or(tail.token_seen()).unwrap_or(0);
-            if let Some(touched) = tail.touched(table) {
+            if let Some(touched) = tail.touched_mut(table) {
                 touched.forget_before(floor.saturating_sub(TOKEN_SLACK));
             }
         }

@@ -25,7 +25,7 @@ pub struct Epoch {
 
 /// Complete groups: all of `before`, then the group of `last`. The split lets the reader ask for
 /// that last group again and see that it is still the same.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ResumePoint {
     pub before: GtidSet,
     pub last: Option<GroupDigest>,

@@ -21,7 +21,7 @@ pub enum Opening {
 }
 
 /// A group of which the connection delivered only a part.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Partial {
     pub gtid: Gtid,
     pub events: u64,
@@ -31,7 +31,7 @@ pub struct Partial {
     pub changes: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct History {
     shard: OldShard,
     /// Complete groups without the last one.

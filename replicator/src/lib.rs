@@ -9,6 +9,7 @@
 mod backoff;
 pub mod binlog;
 mod copy;
+mod durable;
 mod epoch;
 mod error;
 mod history;
@@ -25,3 +26,13 @@ mod token;
 pub use error::{Class, ReadError};
 pub use reader::run_reader;
 pub use status::{Phase, ReaderState, ReaderStatus, TableState};
+
+/// What decides and does no I/O, for the models in `tests/`: they call it rather than repeat it.
+pub mod pure {
+    pub use crate::durable::{Durable, SentTokens};
+    pub use crate::epoch::ResumePoint;
+    pub use crate::history::{History, Opening, Partial};
+    pub use crate::snapshot::admit::{self, Admission};
+    pub use crate::snapshot::{ChunkRequest, Schedule, TableProgress, Touched};
+    pub use crate::token::SavedTable;
+}

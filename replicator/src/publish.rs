@@ -1,34 +1,17 @@
 //! Numbers, encodes and sends changes to partitions, and knows which tokens are durable in all.
 
-use std::collections::VecDeque;
-
 use modshift_changelog::{LogError, LogWriter};
 use modshift_proto::message::{self, Change, Envelope, Start, Token};
 use modshift_proto::{NewShard, OldShard};
 
+use crate::durable::SentTokens;
 use crate::epoch::ResumePoint;
 use crate::metrics;
 use crate::route::Place;
 use crate::token::SavedTable;
 
-/// Tokens waiting for acknowledgement beyond this are thinned out: only the choice of resume
-/// points gets coarser.
-const TOKENS_WAITING_MAX: usize = 256;
-
 /// Capacity of a buffer that is kept from message to message.
 const KEPT_MAX: usize = 1 << 20;
-
-/// A token that has been sent to every partition, and what may be recorded once all have it.
-#[derive(Debug)]
-struct SentToken {
-    resume: ResumePoint,
-    /// Messages of each partition up to and including the token.
-    numbers: Vec<u64>,
-    /// Bytes sent to each partition by then.
-    bytes: Vec<u64>,
-    /// Chunks that entered before it.
-    tables: Vec<SavedTable>,
-}
 
 pub struct Publisher<W> {
     writer: W,
@@ -38,9 +21,7 @@ pub struct Publisher<W> {
     numbers: Vec<u64>,
     bytes: Vec<u64>,
     message: Vec<u8>,
-    tokens: VecDeque<SentToken>,
-    /// Chunks that entered since the last token.
-    entered: Vec<SavedTable>,
+    tokens: SentTokens,
 }
 
 impl<W: LogWriter> Publisher<W> {
@@ -52,8 +33,7 @@ impl<W: LogWriter> Publisher<W> {
             numbers: vec![0; partitions.into()],
             bytes: vec![0; partitions.into()],
             message: Vec::new(),
-            tokens: VecDeque::new(),
-            entered: Vec::new(),
+            tokens: SentTokens::default(),
         }
     }
 
@@ -130,21 +110,13 @@ impl<W: LogWriter> Publisher<W> {
             message::encode_token(&self.envelope(to), token, &mut self.message);
             self.send(to, &[]).await?;
         }
-        self.tokens.push_back(SentToken {
-            resume,
-            numbers: self.numbers.clone(),
-            bytes: self.bytes.clone(),
-            tables: std::mem::take(&mut self.entered),
-        });
-        if self.tokens.len() > TOKENS_WAITING_MAX {
-            self.thin_out();
-        }
+        self.tokens.sent(resume, self.numbers.clone(), self.bytes.clone());
         Ok(())
     }
 
     /// A chunk has been sent in full.
     pub fn entered(&mut self, table: SavedTable) {
-        self.entered.push(table);
+        self.tokens.entered(table);
     }
 
     pub async fn flush(&mut self) -> Result<(), LogError> {
@@ -160,43 +132,16 @@ impl<W: LogWriter> Publisher<W> {
     /// chunks that entered before it.
     pub fn durable(&mut self) -> Option<(ResumePoint, Vec<SavedTable>)> {
         let acked: Vec<u64> = self.partitions().map(|to| self.writer.acked(to)).collect();
-        let mut newest = None;
-        let mut tables = Vec::new();
-        while let Some(token) = self.tokens.front() {
-            if !token.numbers.iter().zip(&acked).all(|(number, acked)| acked >= number) {
-                break;
-            }
-            let Some(token) = self.tokens.pop_front() else { break };
-            tables.extend(token.tables);
-            for (to, bytes) in token.bytes.iter().enumerate() {
-                let waiting = self.bytes[to].saturating_sub(*bytes);
-                metrics::unacknowledged(self.source, NewShard(to as u16), waiting);
-            }
-            newest = Some(token.resume);
+        let durable = self.tokens.durable(&acked)?;
+        for (to, bytes) in durable.bytes.iter().enumerate() {
+            let waiting = self.bytes[to].saturating_sub(*bytes);
+            metrics::unacknowledged(self.source, NewShard(to as u16), waiting);
         }
-        newest.map(|resume| (resume, tables))
+        Some((durable.resume, durable.tables))
     }
 
     /// Everything sent so far has been acknowledged by every partition.
     pub fn all_durable(&self) -> bool {
         self.partitions().all(|to| self.writer.acked(to) >= self.numbers[usize::from(to.0)])
-    }
-
-    /// Drops every other waiting token, handing its chunks to the one after it.
-    fn thin_out(&mut self) {
-        let mut kept = VecDeque::with_capacity(TOKENS_WAITING_MAX);
-        let mut carried: Vec<SavedTable> = Vec::new();
-        for (index, mut token) in self.tokens.drain(..).enumerate() {
-            carried.append(&mut token.tables);
-            // The oldest stays: it is the next to be acknowledged.
-            if index % 2 == 0 {
-                token.tables = std::mem::take(&mut carried);
-                kept.push_back(token);
-            }
-        }
-        self.tokens = kept;
-        // An odd token at the end: its chunks wait for the next token.
-        carried.append(&mut self.entered);
-        self.entered = carried;
     }
 }

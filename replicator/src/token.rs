@@ -35,7 +35,7 @@ pub struct Progress {
     pub tables: Vec<SavedTable>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SavedTable {
     pub name: String,
     pub progress: TableProgress,

@@ -16,7 +16,7 @@ use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
 
 /// What of one old shard has been applied: one row of `modshift_watermark`, without the columns
 /// that belong to its keeper (version, offset, halt).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Watermark {
     pub epoch: u64,
     /// Last message taken in this epoch.
@@ -36,7 +36,7 @@ pub struct Watermark {
 }
 
 /// An event group in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Partial {
     /// Last change of it that is in.
     pub position: Position,
@@ -45,7 +45,7 @@ pub struct Partial {
 }
 
 /// The group of the newest token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenMark {
     pub digest: GroupDigest,
     /// This epoch's reader resumed before it and has not shown it again yet: until then nothing
@@ -84,7 +84,7 @@ impl Dropped {
 }
 
 /// One old shard's messages, in the order of the partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Stream {
     source: OldShard,
     mark: Option<Watermark>,

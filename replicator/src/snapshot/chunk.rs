@@ -17,7 +17,7 @@ use crate::route::{self, Cells, Moduli, Place, RouteError, RoutedTable};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What to read next of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ChunkRequest {
     pub table: usize,
     /// Start after this primary key; `None`: at the beginning.

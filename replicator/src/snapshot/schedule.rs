@@ -15,7 +15,7 @@ const FIRST_CHUNK_ROWS: u32 = 500;
 const CHUNK_ROWS_MIN: u32 = 8;
 
 /// How far one table has been copied, as stored in `modshift_progress`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TableProgress {
     /// Primary key of the last row copied, one wire cell per key column; `None`: nothing yet.
     pub copied_to: Option<Vec<Vec<u8>>>,
@@ -23,7 +23,7 @@ pub struct TableProgress {
     pub done: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TableState {
     table: usize,
     /// Where the next chunk starts.
@@ -38,7 +38,7 @@ struct TableState {
     generation: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Schedule {
     tables: VecDeque<TableState>,
     goal: Duration,

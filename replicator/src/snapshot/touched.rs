@@ -7,6 +7,8 @@
 //! Memory is bounded: with too many keys everything is forgotten and the floor rises, so that
 //! chunks whose token lies below it are read again.
 
+use std::hash::{Hash, Hasher};
+
 use hashbrown::HashMap;
 
 /// May a chunk with this token enter, as far as this memory goes back?
@@ -17,7 +19,7 @@ pub enum Verdict {
     ReadAgain,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Touched {
     stamps: HashMap<Box<[u8]>, u64>,
     /// Touches stamped below this may be missing.
@@ -64,6 +66,15 @@ impl Touched {
             self.stamps.retain(|_, stamp| *stamp >= token);
             self.floor = token;
         }
+    }
+}
+
+/// Whatever the order of the map.
+impl Hash for Touched {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut stamps: Vec<_> = self.stamps.iter().collect();
+        stamps.sort_unstable();
+        (stamps, self.floor, self.keys_max, self.overflows).hash(state);
     }
 }
 

@@ -178,7 +178,11 @@ impl Tail {
         }
     }
 
-    pub fn touched(&mut self, table: usize) -> Option<&mut Touched> {
+    pub fn touched(&self, table: usize) -> Option<&Touched> {
+        self.touched[table].as_ref()
+    }
+
+    pub fn touched_mut(&mut self, table: usize) -> Option<&mut Touched> {
         self.touched[table].as_mut()
     }
 
