@@ -6,10 +6,6 @@
 //! | `modshift_progress` | source | the resume point, and per table how far it has been copied |
 //! | `modshift_watermark` | target | a row per source: what of it has been applied |
 //! | `modshift_parked` | target | rows that wait for their place |
-//! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
-//! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
-//! | `modshift_watermark` | new | a row per old shard: what of it has been applied |
-//! | `modshift_parked` | new | rows that wait for their place |
 //! | `modshift_audit` | new shard 0 | who did what, and what came of it |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
@@ -116,6 +112,7 @@ pub async fn create(conn: &mut Conn, at: &str, schema: &str) -> Result<(), Serve
     }
     Ok(())
 }
+
 /// For new shard 0, by whoever writes there first.
 pub const AUDIT_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_audit (
         id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,

@@ -173,7 +173,11 @@ fn a_key_that_has_no_shard_is_refused() {
         Key::Text("5"),
         "the key of t_floor is text, rule floor_mod places an integer",
     );
-    check("t_ascii", Key::Int(5), "the key of t_ascii is an integer, rule crc32 places text or bytes");
+    check(
+        "t_ascii",
+        Key::Int(5),
+        "the key of t_ascii is an integer, rule crc32 places text or bytes",
+    );
     check("t_ascii", Key::Text("é"), "the key of t_ascii cannot be written in ascii");
     check("t_binary", Key::Text("e"), "the key of t_binary cannot be written in binary");
     check("t_utf8mb3", Key::Text("🙂"), "the key of t_utf8mb3 cannot be written in utf8mb3");

@@ -3,8 +3,8 @@
 //! This module is what a plan says once it has been read and found whole; `parse` turns TOML and
 //! the environment into it, or into every fault at once.
 
-mod cutover;
 mod control;
+mod cutover;
 pub mod default;
 mod endpoint;
 mod fault;

@@ -40,8 +40,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-pub use self::source::{EtcdSource, HttpSource, Source};
 use self::source::Reader;
+pub use self::source::{EtcdSource, HttpSource, Source};
 use crate::document::{Document, Key, RouteError};
 
 /// Where a row lives, and by which version of the routing.

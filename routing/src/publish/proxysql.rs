@@ -180,9 +180,8 @@ async fn execute(
     let mut conn =
         Conn::new(opts).await.map_err(|error| server::of(&at, "connecting to ProxySQL", error))?;
     // What is loaded, not what is written down: a publication may have ended in between.
-    let comment = format!(
-        "SELECT comment FROM runtime_mysql_query_rules WHERE rule_id = {rule_base}"
-    );
+    let comment =
+        format!("SELECT comment FROM runtime_mysql_query_rules WHERE rule_id = {rule_base}");
     let comment: Option<Option<String>> = conn
         .query_first(comment)
         .await
