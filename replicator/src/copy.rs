@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogWriter, stage};
 use modshift_proto::message::{Change, Op};
-use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::{GtidSet, OldShard};
 use tokio::task::JoinSet;
 
@@ -65,7 +65,8 @@ impl Copying {
         let mut progress = HashMap::new();
         let mut open = Vec::new();
         for (index, table) in tables.iter().enumerate() {
-            if matches!(table.target, Target::Nowhere) {
+            // What the new shards hold when they are armed came from where the way back leads.
+            if matches!(table.target, Target::Nowhere) || plan.direction() == Direction::Back {
                 continue;
             }
             let done = epoch.tables.get(&table.schema.name).cloned().unwrap_or_default();
@@ -78,7 +79,7 @@ impl Copying {
         }
         Copying {
             shard,
-            endpoint: plan.old[usize::from(shard.0)].clone(),
+            endpoint: plan.old[usize::from(shard.0)].tailed(),
             moduli,
             tables,
             schedule: Schedule::new(open, &plan.snapshot),

@@ -2,7 +2,8 @@
 //! writes there take effect.
 
 use modshift_mariadb::{Conn, Session, control};
-use modshift_proto::plan::Endpoint;
+use modshift_proto::message::TokenPhase;
+use modshift_proto::plan::{Direction, Endpoint};
 use modshift_proto::row::{RowView, RowWriter};
 use modshift_proto::{GroupDigest, GtidSet, OldShard};
 use mysql_async::prelude::Queryable;
@@ -29,6 +30,8 @@ pub struct Epoch {
 pub struct ResumePoint {
     pub before: GtidSet,
     pub last: Option<GroupDigest>,
+    /// As of there; the present one may be another already.
+    pub phase: TokenPhase,
 }
 
 impl ResumePoint {
@@ -43,6 +46,7 @@ pub async fn open(
     shard: OldShard,
     primary: &Endpoint,
     planned: &[String],
+    direction: Direction,
 ) -> Result<Epoch, ReadError> {
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
     let at = modshift_mariadb::connect::label(primary);
@@ -50,9 +54,15 @@ pub async fn open(
     let failed = |error| server_error(primary, "opening a reader epoch", error);
     conn.query_drop("START TRANSACTION").await.map_err(failed)?;
     // The row is inserted first, so that two first starts wait for each other here.
-    conn.query_drop(
-        "INSERT INTO modshift_token (id, epoch, writes, clock) VALUES (1, 0, 0, UTC_TIMESTAMP(6))
-         ON DUPLICATE KEY UPDATE id = id",
+    let first_phase = match direction {
+        Direction::Forward => TokenPhase::Serving,
+        // Armed: nobody writes to a new shard before the flip.
+        Direction::Back => TokenPhase::Fenced,
+    };
+    conn.exec_drop(
+        "INSERT INTO modshift_token (id, epoch, writes, clock, phase)
+         VALUES (1, 0, 0, UTC_TIMESTAMP(6), ?) ON DUPLICATE KEY UPDATE id = id",
+        (first_phase.name(),),
     )
     .await
     .map_err(failed)?;
@@ -78,14 +88,14 @@ pub async fn open(
                 conn.query_first("SELECT @@gtid_binlog_pos").await.map_err(failed)?;
             let gtids = gtids.unwrap_or_default();
             conn.exec_drop(
-                "INSERT INTO modshift_progress (name, epoch, gtids) VALUES (?, ?, ?)",
-                (control::RESUME_ROW, number, &gtids),
+                "INSERT INTO modshift_progress (name, epoch, gtids, phase) VALUES (?, ?, ?, ?)",
+                (control::RESUME_ROW, number, &gtids, first_phase.name()),
             )
             .await
             .map_err(failed)?;
             let before =
                 gtids.parse().map_err(|source| ReadError::ProgressUnreadable { shard, source })?;
-            (ResumePoint { before, last: None }, HashMap::new())
+            (ResumePoint { before, last: None, phase: first_phase }, HashMap::new())
         }
         None => return Err(ReadError::ProgressLost { shard }),
     };
@@ -110,22 +120,25 @@ async fn load(
     primary: &Endpoint,
     conn: &mut Conn,
 ) -> Result<Option<Recorded>, ReadError> {
-    type Row = (String, Option<String>, Option<String>, Option<Vec<u8>>, u64, bool);
+    type Row = (String, Option<String>, Option<String>, Option<Vec<u8>>, u64, bool, Option<String>);
     let rows: Vec<Row> = conn
         .query(
-            "SELECT name, gtids, digest, copied_to, rows_copied, done FROM modshift_progress
-             FOR UPDATE",
+            "SELECT name, gtids, digest, copied_to, rows_copied, done, phase
+             FROM modshift_progress FOR UPDATE",
         )
         .await
         .map_err(|error| server_error(primary, "reading modshift_progress", error))?;
     let unreadable = |source| ReadError::ProgressUnreadable { shard, source };
     let mut resume = None;
     let mut tables = HashMap::new();
-    for (name, gtids, digest, copied_to, rows_copied, done) in rows {
+    for (name, gtids, digest, copied_to, rows_copied, done, phase) in rows {
         if name == control::RESUME_ROW {
             let before = gtids.unwrap_or_default().parse().map_err(unreadable)?;
             let last = digest.map(|text| text.parse()).transpose().map_err(unreadable)?;
-            resume = Some(ResumePoint { before, last });
+            // Without its phase nobody knows what may follow.
+            let phase = phase.as_deref().and_then(TokenPhase::from_name);
+            let phase = phase.ok_or(ReadError::ProgressLost { shard })?;
+            resume = Some(ResumePoint { before, last, phase });
         } else {
             let copied_to =
                 copied_to.map(|bytes| key_cells(&bytes)).transpose().map_err(|source| {

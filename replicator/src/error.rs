@@ -4,7 +4,7 @@ use modshift_changelog::LogError;
 use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{CatalogError, ServerError};
 use modshift_proto::gtid::GtidParseError;
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Direction, Endpoint};
 use modshift_proto::row::RowError;
 use modshift_proto::rule::RuleError;
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
@@ -116,6 +116,13 @@ pub enum ReadError {
     )]
     Unpageable { shard: OldShard, table: String, condition: String },
 
+    #[error("{shard}: group {gtid} changes table {table}, but the shard is fenced")]
+    ForeignWrite { shard: OldShard, gtid: Gtid, table: String },
+    #[error("{shard}: table {table} is being copied while changes from the other side are applied")]
+    CopyWhileApplying { shard: OldShard, table: String },
+    #[error("{shard}: {at}, from which it is read, is not as far as {start} yet")]
+    ReplicaBehind { shard: OldShard, at: String, start: GtidSet },
+
     #[error("{shard}: group {gtid} holds {what}")]
     Statement { shard: OldShard, gtid: Gtid, what: Foreign },
     #[error("{shard}: group {gtid} rolls back after changes to planned tables")]
@@ -123,6 +130,10 @@ pub enum ReadError {
     #[error("{shard}: group {gtid} has more row changes than can be numbered")]
     GroupTooLarge { shard: OldShard, gtid: Gtid },
 }
+
+const LOST_BACK: &str = "while the old shards serve: stop the daemons, run `modshift rearm` for this \
+     shard, and start them again; once the new shards serve the way back has ended: what was \
+     written since does not reach the old shards";
 
 impl ReadError {
     /// The change log ended this epoch's writer, but a new epoch may go on.
@@ -176,9 +187,12 @@ impl ReadError {
             | ReadError::NoPrimaryKey { .. }
             | ReadError::Engine { .. }
             | ReadError::Unpageable { .. }
+            | ReadError::ForeignWrite { .. }
+            | ReadError::CopyWhileApplying { .. }
             | ReadError::Statement { .. }
             | ReadError::RollbackInGroup { .. }
             | ReadError::GroupTooLarge { .. } => Class::Halt,
+            ReadError::ReplicaBehind { .. } => Class::Retry,
         }
     }
 
@@ -204,11 +218,41 @@ impl ReadError {
             | ReadError::Engine { .. }
             | ReadError::Unpageable { .. } => "schema",
             ReadError::Statement { .. } | ReadError::RollbackInGroup { .. } => "statement",
+            ReadError::ForeignWrite { .. } => "foreign_write",
+            ReadError::CopyWhileApplying { .. } => "copy",
+            ReadError::ReplicaBehind { .. } => "replica",
+        }
+    }
+
+    /// In the words of the operator's plan, whichever way the reader goes.
+    pub fn told(&self, direction: Direction) -> String {
+        direction.words(&self.to_string())
+    }
+
+    /// What the operator does next about a reader of this direction.
+    pub fn hint_for(&self, direction: Direction) -> Option<String> {
+        // On the way back nothing is copied, so there is nothing to start over.
+        let lost = matches!(
+            self,
+            ReadError::ProgressLost { .. }
+                | ReadError::ProgressUnreadable { .. }
+                | ReadError::HistoryChanged { .. }
+                | ReadError::HistoryMissing { .. }
+                | ReadError::GroupChanged { .. }
+                | ReadError::SequenceBack { .. }
+                | ReadError::Statement { .. }
+                | ReadError::RollbackInGroup { .. }
+                | ReadError::Binlog(_)
+        );
+        match direction {
+            Direction::Forward => self.hint(),
+            Direction::Back if lost => Some(LOST_BACK.to_owned()),
+            Direction::Back => self.hint(),
         }
     }
 
     /// What the operator does next.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             ReadError::Server(error) => return error.hint().map(|hint| hint.to_string()),
             ReadError::Catalog(error) => return error.hint().map(|hint| hint.to_string()),
@@ -236,6 +280,17 @@ impl ReadError {
                  application's: `modshift check` lists strays"
             }
             ReadError::Statement { what, .. } => what.hint(),
+            ReadError::ForeignWrite { .. } => {
+                "find out who writes to a shard that does not serve and stop it, undo what it \
+                 wrote, stop the daemons, run `modshift rearm` for this shard, start them again, \
+                 and verify"
+            }
+            ReadError::CopyWhileApplying { .. } => {
+                "a table can only be added to the plan before the cutover"
+            }
+            ReadError::ReplicaBehind { .. } => {
+                "wait for the replica, or take read_from out of the plan"
+            }
             ReadError::Unpageable { .. } => {
                 "pages by primary key would leave rows out; give these rows other keys"
             }

@@ -5,6 +5,7 @@
 //! changes. A group that was cut off in the middle is compared up to the event where it was cut.
 //! Pure: GTIDs and checksums in, verdicts out.
 
+use modshift_proto::message::TokenPhase;
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard};
 
 use crate::epoch::ResumePoint;
@@ -55,8 +56,9 @@ impl History {
         &self.done
     }
 
-    pub fn resume_point(&self) -> ResumePoint {
-        ResumePoint { before: self.before.clone(), last: self.last }
+    /// Behind the last complete group, after which the shard is in this phase.
+    pub fn resume_point(&self, phase: TokenPhase) -> ResumePoint {
+        ResumePoint { before: self.before.clone(), last: self.last, phase }
     }
 
     /// Where to ask the server to start, after a connection has been lost in the middle of
@@ -154,7 +156,8 @@ mod tests {
 
     fn history() -> History {
         let before = "0-1-4".parse().expect("a set");
-        History::new(OldShard(0), ResumePoint { before, last: Some(digest(5, 50)) })
+        let phase = TokenPhase::Serving;
+        History::new(OldShard(0), ResumePoint { before, last: Some(digest(5, 50)), phase })
     }
 
     #[test]

@@ -5,6 +5,7 @@ use modshift_proto::{NewShard, OldShard};
 
 const EVENTS: &str = "modshift_read_events_total";
 const BYTES: &str = "modshift_read_bytes_total";
+const OWN_ROWS: &str = "modshift_read_own_rows_total";
 const ROWS: &str = "modshift_routed_rows_total";
 const SNAPSHOT_ROWS: &str = "modshift_snapshot_rows";
 const SNAPSHOT_ESTIMATED: &str = "modshift_snapshot_rows_estimated";
@@ -20,6 +21,11 @@ const EPOCH: &str = "modshift_reader_epoch";
 pub fn describe() {
     describe_counter!(EVENTS, Unit::Count, "Binlog events read from an old shard");
     describe_counter!(BYTES, Unit::Bytes, "Binlog bytes read from an old shard");
+    describe_counter!(
+        OWN_ROWS,
+        Unit::Count,
+        "Row changes read that modshift itself had applied: never sent back"
+    );
     describe_counter!(ROWS, Unit::Count, "Row changes sent, by table, operation and new shard");
     describe_gauge!(SNAPSHOT_ROWS, Unit::Count, "Rows of a table copied so far");
     describe_gauge!(
@@ -55,6 +61,10 @@ pub fn begin(shard: OldShard) {
 pub fn read(shard: OldShard, events: u64, bytes: u64) {
     counter!(EVENTS, "source" => source(shard)).increment(events);
     counter!(BYTES, "source" => source(shard)).increment(bytes);
+}
+
+pub fn own_rows(shard: OldShard, rows: u64) {
+    counter!(OWN_ROWS, "source" => source(shard)).increment(rows);
 }
 
 pub fn routed(shard: OldShard, to: NewShard, table: &str, op: &'static str, rows: u64) {

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use modshift_mariadb::{Conn, Session, catalog, control, value};
 use modshift_proto::OldShard;
-use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use mysql_async::prelude::Queryable;
 
+use crate::binlog::BinlogError;
 use crate::error::{ReadError, server_error};
 use crate::route::RoutedTable;
 
@@ -42,7 +43,10 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
         if !engine.eq_ignore_ascii_case("InnoDB") {
             return Err(ReadError::Engine { shard, table: schema.name, engine });
         }
-        pageable(&mut conn, shard, endpoint, &schema).await?;
+        // On the way back nothing is copied.
+        if plan.direction() == Direction::Forward {
+            pageable(&mut conn, shard, endpoint, &schema).await?;
+        }
         tables.push(RoutedTable::bind(plan, index, schema, shard)?);
     }
     let xa: Option<(String, u64)> = conn
@@ -51,9 +55,27 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
         .map_err(|error| server_error(endpoint, "looking for XA transactions", error))?;
     let failed = |error| server_error(endpoint, "closing a connection", error);
     conn.disconnect().await.map_err(failed)?;
+    if endpoint.read_from.is_some() {
+        passes_on(&endpoint.tailed()).await?;
+    }
     let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
     Ok(Prepared { tables, estimates, schema_name, xa_seen })
+}
+
+/// A replica's binlog has the primary's changes only with this setting.
+async fn passes_on(replica: &Endpoint) -> Result<(), ReadError> {
+    let mut conn = modshift_mariadb::connect(replica, Session::Plain).await?;
+    let on: Option<bool> = conn
+        .query_first("SELECT @@global.log_slave_updates")
+        .await
+        .map_err(|error| server_error(replica, "reading its binlog settings", error))?;
+    if on == Some(true) {
+        return Ok(());
+    }
+    let at = modshift_mariadb::connect::label(replica);
+    let (setting, value, wanted) = ("log_slave_updates", "OFF".to_owned(), "ON");
+    Err(BinlogError::Setting { at, setting, value, wanted }.into())
 }
 
 /// Some keys have another order in comparisons than in the index: pages would leave rows out.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use modshift_changelog::{LogError, LogWriter, stage};
 use modshift_mariadb::{Session, control};
-use modshift_proto::message::Start;
+use modshift_proto::message::{Start, TokenPhase};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use modshift_proto::{GtidSet, OldShard};
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::binlog::{Decoder, EventStream, PlannedTable};
+use crate::binlog::{BinlogError, Decoder, EventStream, PlannedTable};
 use crate::copy::Copying;
 use crate::epoch::{self, Epoch};
 use crate::error::{Class, ReadError, server_error};
@@ -74,13 +74,14 @@ where
     match &outcome {
         Ok(()) => status.update(|state| state.phase = Phase::Stopped),
         Err(error) => {
-            let text = match error.hint() {
-                Some(hint) => format!("{error} ({hint})"),
-                None => error.to_string(),
+            let (told, hint) = (error.told(plan.direction()), error.hint_for(plan.direction()));
+            let text = match &hint {
+                Some(hint) => format!("{told} ({hint})"),
+                None => told.clone(),
             };
             metrics::halt(shard, error.reason());
-            let (reason, hint) = (error.reason(), error.hint().unwrap_or_default());
-            tracing::error!(shard = shard.0, reason, error = %error, hint, "reader halted");
+            let (reason, hint) = (error.reason(), hint.unwrap_or_default());
+            tracing::error!(shard = shard.0, reason, error = told, hint, "reader halted");
             status.update(|state| {
                 state.phase = Phase::Halted;
                 state.halted = Some(text.clone());
@@ -115,8 +116,10 @@ where
         return Ok(());
     }
     let planned: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
-    let open_epoch =
-        || within(&primary, "opening an epoch", epoch::open(shard, &primary, &planned));
+    let open_epoch = || {
+        let opening = epoch::open(shard, &primary, &planned, plan.direction());
+        within(&primary, "opening an epoch", opening)
+    };
     let Some(epoch) = retrying(shard, "epoch", cancel, open_epoch).await? else {
         return Ok(());
     };
@@ -124,7 +127,8 @@ where
     metrics::epoch(shard, epoch.number);
     metrics::begin(shard);
     tracing::info!(shard = shard.0, epoch = epoch.number, resume = %epoch.resume.gtids(),
-        initial = epoch.initial, "reader epoch opened");
+        initial = epoch.initial, phase = epoch.resume.phase.name(), "reader epoch opened");
+    stage::reached("epoch_raised_before_markers", 1).await;
     // And again after it: what changes a table from here on is in the log.
     let Some(prepared) = retrying(shard, "start", cancel, || prepare(plan, shard)).await? else {
         return Ok(());
@@ -191,6 +195,8 @@ where
 struct Reader<W> {
     shard: OldShard,
     primary: Endpoint,
+    /// Binlog and rows come from here; tokens are written on the primary.
+    tailed: Endpoint,
     planned: Vec<PlannedTable>,
     tail: Tail,
     copying: Copying,
@@ -283,6 +289,7 @@ impl<W: LogWriter> Reader<W> {
         tail.copied = copying.finished();
         Ok(Reader {
             shard,
+            tailed: primary.tailed(),
             primary,
             planned,
             tail,
@@ -367,6 +374,17 @@ impl<W: LogWriter> Reader<W> {
         }
     }
 
+    /// A replica may still be on its way to where the primary was.
+    fn replica_behind(&self, error: BinlogError, start: GtidSet) -> ReadError {
+        let behind =
+            matches!(error, BinlogError::BehindStart { .. } | BinlogError::UnknownDomain { .. });
+        if !behind || self.primary.read_from.is_none() {
+            return error.into();
+        }
+        let at = modshift_mariadb::connect::label(&self.tailed);
+        ReadError::ReplicaBehind { shard: self.shard, at, start }
+    }
+
     /// One binlog connection, until it breaks.
     async fn connected(
         &mut self,
@@ -376,7 +394,8 @@ impl<W: LogWriter> Reader<W> {
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
         let start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
-        let mut stream = EventStream::open(&self.primary, &start, BINLOG_HEARTBEAT).await?;
+        let opened = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT).await;
+        let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -518,6 +537,7 @@ impl<W: LogWriter> Reader<W> {
         let copying = !self.copying.finished();
         status.update(|state| {
             state.phase = if copying { Phase::Copying } else { Phase::Tailing };
+            state.serving = Some(self.tail.phase() == TokenPhase::Serving);
             state.gtids = self.tail.done().to_string();
             state.rows_sent = self.tail.rows_sent;
             state.epoch = self.tail.epoch();

@@ -12,6 +12,8 @@ pub struct ReaderStatus(Arc<Mutex<ReaderState>>);
 pub struct ReaderState {
     pub phase: Phase,
     pub epoch: u64,
+    /// May applications write to the shard, as of the log read so far? `None`: not connected yet.
+    pub serving: Option<bool>,
     /// Complete event groups read.
     pub gtids: String,
     /// Row changes and copied rows sent.

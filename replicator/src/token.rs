@@ -213,10 +213,12 @@ impl Task {
             return Err(ReadError::ProgressLost { shard: self.shard });
         }
         conn.exec_drop(
-            "UPDATE modshift_progress SET gtids = ?, digest = ? WHERE name = ? AND epoch = ?",
+            "UPDATE modshift_progress SET gtids = ?, digest = ?, phase = ?
+             WHERE name = ? AND epoch = ?",
             (
                 progress.resume.before.to_string(),
                 progress.resume.last.map(|last| last.to_string()),
+                progress.resume.phase.name(),
                 control::RESUME_ROW,
                 self.epoch,
             ),

@@ -1,18 +1,26 @@
 //! The tail: binlog events in, changes and tokens out, in log order.
 //!
 //! Owns everything that moves with the log: the decoder, the history, the group in progress, the
-//! keys touched while tables are being copied. Knows no sockets; the publisher is its only way out.
+//! phase, the keys touched while tables are being copied. Knows no sockets; the publisher is its
+//! only way out.
+//!
+//! A group whose first row is of `modshift_watermark` was applied by modshift: what it changes came
+//! from where it would be sent, and is only counted. While the shard is fenced any other change of
+//! a planned table halts, so a token that arrives from there proves that nobody wrote before it.
 
 mod statement;
 
 use std::sync::Arc;
 
 use modshift_changelog::LogWriter;
+use modshift_mariadb::control;
 use modshift_proto::message::{Change, Op, Token, TokenPhase};
 use modshift_proto::row::{RowError, cell_datetime, cell_uint};
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
 
-use crate::binlog::{DecodedRow, Decoder, Event, GroupHash, RowKind, RowsEvent, TableRef, Want};
+use crate::binlog::{
+    DecodedRow, Decoder, Event, GroupHash, RowKind, RowsEvent, TableName, TableRef, Want,
+};
 use crate::epoch::ResumePoint;
 use crate::error::{Foreign, ReadError, place as position_text};
 use crate::history::{History, Opening, Partial};
@@ -48,6 +56,15 @@ struct TokenRow {
     fence: Option<String>,
 }
 
+/// The shard's schema, as the binlog spells it.
+struct Schema(String);
+
+impl Schema {
+    fn is_watermark(&self, name: &TableName) -> bool {
+        name.table == control::WATERMARK.as_bytes() && name.schema == self.0.as_bytes()
+    }
+}
+
 struct Group {
     gtid: Gtid,
     opening: Opening,
@@ -57,13 +74,15 @@ struct Group {
     changes: u32,
     hash: GroupHash,
     token: Option<TokenRow>,
-    /// Some of its changes were of planned tables.
+    /// Some of its changes were of planned tables, and not modshift's own.
     planned: bool,
+    /// Applied by modshift; known from the first row on.
+    own: Option<bool>,
 }
 
 pub struct Tail {
     shard: OldShard,
-    schema: String,
+    schema: Schema,
     epoch: u64,
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
@@ -72,6 +91,8 @@ pub struct Tail {
     decoder: Decoder,
     history: History,
     group: Option<Group>,
+    /// As of the last complete group.
+    phase: TokenPhase,
     /// By table; present while the table is being copied.
     touched: Vec<Option<Touched>>,
     /// Newest token of this epoch that the log has shown.
@@ -92,6 +113,7 @@ pub struct Tail {
 struct Counts {
     events: u64,
     bytes: u64,
+    own_rows: u64,
     /// By table, operation and partition.
     rows: Vec<u64>,
 }
@@ -112,7 +134,7 @@ impl Tail {
         let partitions = usize::from(parts.moduli.new.get());
         Tail {
             shard: parts.shard,
-            schema: parts.schema,
+            schema: Schema(parts.schema),
             epoch: parts.epoch,
             moduli: parts.moduli,
             token_table: parts.tables.len(),
@@ -124,6 +146,7 @@ impl Tail {
             },
             tables: parts.tables,
             decoder: parts.decoder,
+            phase: parts.resume.phase,
             history: History::new(parts.shard, parts.resume),
             group: None,
             token_seen: None,
@@ -147,6 +170,10 @@ impl Tail {
 
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    pub fn phase(&self) -> TokenPhase {
+        self.phase
     }
 
     pub fn token_seen(&self) -> Option<u64> {
@@ -217,6 +244,7 @@ impl Tail {
                     hash: GroupHash::new(header.gtid),
                     token: None,
                     planned: false,
+                    own: None,
                 });
                 Ok(())
             }
@@ -245,20 +273,32 @@ impl Tail {
         };
         group.events += 1;
         group.hash.rows(&rows);
-        let planned = match rows.table {
-            TableRef::Planned(table) => Some(table),
-            TableRef::Other { .. } => None,
+        let (planned, watermark) = match &rows.table {
+            TableRef::Planned(table) => (Some(*table), false),
+            TableRef::Other(name) => (None, self.schema.is_watermark(name)),
         };
-        let (Opening::New { from_change }, Some(table)) = (group.opening, planned) else {
+        let own = *group.own.get_or_insert(watermark);
+        let sent = planned.filter(|&table| !own || table == self.token_table);
+        let (Opening::New { from_change }, Some(table)) = (group.opening, sent) else {
             let count = rows.count_rows()?;
             group.changes = group
                 .changes
                 .checked_add(count)
                 .ok_or(ReadError::GroupTooLarge { shard: self.shard, gtid: group.gtid })?;
-            return Ok(());
+            return match planned {
+                Some(table) if group.opening != Opening::Proof => self.own_rows(table, count),
+                _ => Ok(()),
+            };
         };
         if table == self.token_table {
             return self.token_rows(rows);
+        }
+        if self.phase == TokenPhase::Fenced {
+            return Err(ReadError::ForeignWrite {
+                shard: self.shard,
+                gtid: group.gtid,
+                table: self.tables[table].schema.name.clone(),
+            });
         }
         group.planned = true;
         let kind = rows.kind;
@@ -285,6 +325,17 @@ impl Tail {
                 self.change(table, kind, gtid, change, out).await?;
             }
         }
+    }
+
+    /// Rows of a planned table that modshift itself applied here.
+    fn own_rows(&mut self, table: usize, count: u32) -> Result<(), ReadError> {
+        if self.touched[table].is_some() {
+            // A chunk would take what came from the other side back there, over something newer.
+            let table = self.tables[table].schema.name.clone();
+            return Err(ReadError::CopyWhileApplying { shard: self.shard, table });
+        }
+        self.counts.own_rows += u64::from(count);
+        Ok(())
     }
 
     /// Routes and sends the logged change whose images are in `before` and `after`.
@@ -386,8 +437,8 @@ impl Tail {
     /// Hands what was counted to the metrics.
     pub fn report(&mut self) {
         metrics::read(self.shard, self.counts.events, self.counts.bytes);
-        self.counts.events = 0;
-        self.counts.bytes = 0;
+        metrics::own_rows(self.shard, self.counts.own_rows);
+        (self.counts.events, self.counts.bytes, self.counts.own_rows) = (0, 0, 0);
         let partitions = usize::from(self.moduli.new.get());
         for (index, count) in self.counts.rows.iter_mut().enumerate() {
             if *count > 0 {
@@ -417,7 +468,7 @@ impl Tail {
             }
             let token = read_token(&self.after, columns).map_err(|source| ReadError::Row {
                 shard: self.shard,
-                table: modshift_mariadb::control::TOKEN.to_owned(),
+                table: control::TOKEN.to_owned(),
                 position: group.gtid.to_string(),
                 source,
             })?;
@@ -452,6 +503,12 @@ impl Tail {
         digest: GroupDigest,
         out: &mut Publisher<W>,
     ) -> Result<(), ReadError> {
+        // A token of an earlier epoch says as well what holds from there on.
+        if token.phase != self.phase {
+            tracing::info!(shard = self.shard.0, gtid = %digest.gtid, phase = token.phase.name(),
+                fence = token.fence, "the phase has changed");
+            self.phase = token.phase;
+        }
         if token.epoch > self.epoch {
             let (shard, ours, theirs) = (self.shard, self.epoch, token.epoch);
             return Err(ReadError::Superseded { shard, ours, theirs });
@@ -468,7 +525,7 @@ impl Tail {
             phase: token.phase,
             fence: token.fence,
         };
-        out.token(&message, self.history.resume_point()).await?;
+        out.token(&message, self.history.resume_point(self.phase)).await?;
         Ok(())
     }
 

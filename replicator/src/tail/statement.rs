@@ -65,14 +65,14 @@ impl Tail {
 
     /// Could this DDL change a planned table, or what modshift knows of it?
     fn concerns_us(&self, schema: &[u8], sql: &[u8]) -> bool {
-        let ours = schema.eq_ignore_ascii_case(self.schema.as_bytes());
-        if !ours && !mentions(sql, &self.schema) {
+        let ours = schema.eq_ignore_ascii_case(self.schema.0.as_bytes());
+        if !ours && !mentions(sql, &self.schema.0) {
             return false;
         }
         let planned = self.tables.iter().any(|table| mentions(sql, &table.schema.name));
         // DROP DATABASE and the like name the schema, not a table.
         let whole_schema = mentions(sql, "database") || mentions(sql, "schema");
-        planned || (whole_schema && mentions(sql, &self.schema))
+        planned || (whole_schema && mentions(sql, &self.schema.0))
     }
 
     pub(super) fn foreign(&self, gtid: Gtid, what: Foreign) -> ReadError {
