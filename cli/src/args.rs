@@ -72,11 +72,21 @@ pub struct Schema {
 
 #[derive(Debug, Args)]
 pub struct Daemon {
-    /// Only these shards, by number: `0,2`
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    pub shards: Option<Vec<u16>>,
+    #[command(flatten)]
+    pub shards: Shards,
     #[command(flatten)]
     pub http: Http,
+}
+
+/// Which of its streams a daemon looks after; without either list all of them.
+#[derive(Debug, Default, Args)]
+pub struct Shards {
+    /// Only these shards, by number: `0,2`. No stream of the way back without --back-shards
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub shards: Option<Vec<u16>>,
+    /// On the way back only these shards: new ones are read, old ones applied to
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub back_shards: Option<Vec<u16>>,
 }
 
 #[derive(Debug, Args)]
@@ -140,7 +150,7 @@ mod tests {
         let cli = Cli::parse_from(["modshift", "replicator", "--shards", "0,2", "--plan", "p"]);
         assert_eq!(cli.plan, Some("p".into()));
         let Command::Replicator(daemon) = cli.command else { panic!("{:?}", cli.command) };
-        assert_eq!(daemon.shards, Some(vec![0, 2]));
+        assert_eq!(daemon.shards.shards, Some(vec![0, 2]));
     }
 
     #[test]

@@ -64,12 +64,14 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Check(args) => check::run(plan, args).await,
         Command::Schema(args) => schema::run(plan, args).await,
         Command::Replicator(args) => {
-            daemon::run(plan, Role::Replicator, args.shards.as_deref(), &args.http).await
+            daemon::run(plan, Role::Replicator, &args.shards, &args.http).await
         }
         Command::Consumer(args) => {
-            daemon::run(plan, Role::Consumer, args.shards.as_deref(), &args.http).await
+            daemon::run(plan, Role::Consumer, &args.shards, &args.http).await
         }
-        Command::Run(args) => daemon::run(plan, Role::Run, None, &args.http).await,
+        Command::Run(args) => {
+            daemon::run(plan, Role::Run, &args::Shards::default(), &args.http).await
+        }
         Command::Status(args) => status::run(plan, args).await,
         Command::Gate(args) => gate::run(plan, args).await,
     }

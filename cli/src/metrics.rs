@@ -10,6 +10,8 @@ use metrics::{counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
+use crate::daemon::direction::Directed;
+
 /// Streams stopped for good, by reason. The crates count theirs; here are only broken invariants.
 const HALTS: &str = "modshift_halts_total";
 const BUILD_INFO: &str = "modshift_build_info";
@@ -26,12 +28,15 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Installs the recorder. Once per process, before any stream starts.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new()
+    let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS))
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
-        .and_then(PrometheusBuilder::install_recorder)
-        .context("installing the metrics recorder")?;
+        .map(PrometheusBuilder::build_recorder)
+        .context("building the metrics recorder")?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(Directed(recorder))
+        .map_err(|_| anyhow::anyhow!("a metrics recorder is installed already"))?;
     modshift_changelog::describe_metrics();
     modshift_replicator::metrics::describe();
     modshift_consumer::describe_metrics();

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside};
+use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside, Reason};
 use modshift_proto::plan::Plan;
 use serde::Serialize;
 
@@ -20,6 +20,15 @@ struct Status {
     old: Vec<Old>,
     new: Vec<New>,
     streams: Vec<Stream>,
+    /// What is wrong with the way back; `None`: the plan wants none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    back: Option<Back>,
+}
+
+#[derive(Serialize)]
+struct Back {
+    halted: bool,
+    troubles: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +84,19 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
     }
 }
 
+impl Back {
+    fn of(decision: &Decision) -> Back {
+        let mut back = Back { halted: false, troubles: Vec::new() };
+        for reason in &decision.reasons {
+            if let Reason::WayBack { why, .. } = reason {
+                back.halted |= matches!(*why, "reader_halted" | "applier_halted");
+                back.troubles.push(reason.to_string());
+            }
+        }
+        back
+    }
+}
+
 impl Status {
     fn of(plan: &Plan, decision: &Decision, facts: &Facts) -> Status {
         let old =
@@ -126,11 +148,13 @@ impl Status {
             old: old.collect(),
             new: new.collect(),
             streams: streams.collect(),
+            back: facts.back.is_some().then(|| Back::of(decision)),
         }
     }
 
     fn exit(&self) -> Exit {
-        let halted = self.old.iter().any(|old| old.halted.is_some())
+        let halted = self.back.as_ref().is_some_and(|back| back.halted)
+            || self.old.iter().any(|old| old.halted.is_some())
             || self.new.iter().any(|new| new.halted.is_some());
         let silent = self.old.iter().any(|old| old.unreachable.is_some())
             || self.new.iter().any(|new| new.unreachable.is_some());
@@ -171,6 +195,14 @@ impl Status {
             let copied = if stream.copied { "yes" } else { "no" };
             let _ = writeln!(text, "{name:<12}{lag:>12}{groups:>12}  {copied}");
         }
+        match &self.back {
+            None => {}
+            Some(back) if back.troubles.is_empty() => text += "\nway back: ready\n",
+            Some(back) => {
+                text.push('\n');
+                back.troubles.iter().for_each(|trouble| text += &format!("{trouble}\n"));
+            }
+        }
         text.trim_end().to_owned()
     }
 }
@@ -209,13 +241,20 @@ mod tests {
         let new = New { new: 0, unreachable: None, parked: 2, halted: Some("a stray".into()) };
         let stream =
             Stream { old: 0, new: 0, lag_ms: Some(1500), groups_behind: None, copied: false };
-        let status =
-            Status { plan: "shop".into(), old: vec![old], new: vec![new], streams: vec![stream] };
+        let troubles = vec!["way back: new shard 0 has never been read".to_owned()];
+        let status = Status {
+            plan: "shop".into(),
+            old: vec![old],
+            new: vec![new],
+            streams: vec![stream],
+            back: Some(Back { halted: false, troubles }),
+        };
         let expected = "shop: 1 -> 1 shards\n\n\
             old 0    copied  25.0 % (50 rows), read 0.120 s ago\n\n\
             new 0    parked       2  HALTED: a stray\n\n\
             stream               lag      groups  copied\n\
-            0 -> 0           1.500 s           ?  no";
+            0 -> 0           1.500 s           ?  no\n\n\
+            way back: new shard 0 has never been read";
         assert_eq!(status.text(), expected);
         assert_eq!(status.exit(), Exit::Halted);
     }

@@ -62,8 +62,9 @@ where
             Ok(())
         }
         Err(error) => {
-            let hint = error.hint().unwrap_or_default();
-            error!(target = shard.0, error = %error, hint, "applier halted");
+            let told = error.told(plan.direction());
+            let hint = error.hint_for(plan.direction()).unwrap_or_default();
+            error!(target = shard.0, error = told, hint, "applier halted");
             metrics::halt(shard, error.reason());
             status.phase(Phase::Halted, Some(&error));
             Err(error)

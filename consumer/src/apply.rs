@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use modshift_changelog::{Offset, stage};
 use modshift_mariadb::control::PARKED;
 use modshift_mariadb::{Conn, ServerError, Session, catalog, connect, error, server};
-use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
@@ -74,6 +74,7 @@ pub enum Road {
 pub struct Keeper {
     endpoint: Endpoint,
     at: String,
+    direction: Direction,
     shard: NewShard,
     target: Arc<Target>,
     versions: Versions,
@@ -134,6 +135,7 @@ impl Keeper {
         let keeper = Keeper {
             endpoint,
             at,
+            direction: plan.direction(),
             shard,
             target: Arc::new(target),
             versions,
@@ -440,7 +442,7 @@ impl Keeper {
                 match query(&mut conn, &self.at, "rolling back", "ROLLBACK").await {
                     Err(error) => Err(error),
                     Ok(()) => {
-                        let text = error.halted_text();
+                        let text = error.halted_text(self.direction);
                         watermark::write_halted(&mut conn, &self.at, &self.versions, &text).await
                     }
                 }

@@ -4,6 +4,7 @@ use modshift_changelog::LogError;
 use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{CatalogError, ServerError};
 use modshift_proto::message::MessageError;
+use modshift_proto::plan::{Direction, LOST_BACK};
 use modshift_proto::{NewShard, OldShard};
 
 use crate::sequence::SequenceError;
@@ -130,7 +131,7 @@ impl ApplyError {
     }
 
     /// What the operator does next.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             ApplyError::Server(error) => return error.hint(),
             ApplyError::Catalog(error) => return error.hint(),
@@ -161,15 +162,28 @@ impl ApplyError {
         Some(hint.to_owned())
     }
 
+    /// In the words of the operator's plan, whichever way the stream goes.
+    pub fn told(&self, direction: Direction) -> String {
+        direction.words(&self.to_string())
+    }
+
+    /// What the operator does next about an applier of this direction.
+    pub fn hint_for(&self, direction: Direction) -> Option<String> {
+        match (direction, self) {
+            (Direction::Back, ApplyError::Sequence { .. }) => Some(LOST_BACK.to_owned()),
+            _ => self.hint().map(|hint| direction.words(&hint)),
+        }
+    }
+
     /// What is written to `modshift_watermark.halted`. Unlike the text for logs it may name the
     /// primary key of a row.
-    pub fn halted_text(&self) -> String {
-        let mut text = self.to_string();
+    pub fn halted_text(&self, direction: Direction) -> String {
+        let mut text = self.told(direction);
         if let ApplyError::Duplicate(duplicate) = self {
             let Duplicate { columns, values, .. } = &**duplicate;
             text.push_str(&format!("; primary key ({columns}) = ({values})"));
         }
-        if let Some(hint) = self.hint() {
+        if let Some(hint) = self.hint_for(direction) {
             text.push_str("; ");
             text.push_str(&hint);
         }

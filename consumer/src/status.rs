@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use modshift_changelog::Backlog;
 use modshift_proto::NewShard;
+use modshift_proto::plan::{Direction, Plan};
 use serde::Serialize;
 
 use crate::error::ApplyError;
@@ -70,12 +71,14 @@ impl From<&Watermark> for StreamView {
 /// One writer, the applier; anyone may look.
 #[derive(Debug)]
 pub struct ApplierStatus {
+    direction: Direction,
     view: Mutex<ApplierView>,
 }
 
 impl ApplierStatus {
-    pub fn new(shard: NewShard, old_shards: u16) -> ApplierStatus {
+    pub fn new(plan: &Plan, shard: NewShard) -> ApplierStatus {
         ApplierStatus {
+            direction: plan.direction(),
             view: Mutex::new(ApplierView {
                 target: shard.0,
                 phase: Phase::Starting,
@@ -88,7 +91,7 @@ impl ApplierStatus {
                 parked: 0,
                 backlog_bytes: None,
                 backlog_messages: None,
-                streams: vec![None; usize::from(old_shards)],
+                streams: vec![None; usize::from(plan.old_modulus.get())],
             }),
         }
     }
@@ -104,9 +107,9 @@ impl ApplierStatus {
     pub(crate) fn phase(&self, phase: Phase, error: Option<&ApplyError>) {
         let mut view = self.lock();
         view.phase = phase;
-        view.error = error.map(ToString::to_string);
+        view.error = error.map(|error| error.told(self.direction));
         view.reason = error.map(ApplyError::reason);
-        view.hint = error.and_then(ApplyError::hint);
+        view.hint = error.and_then(|error| error.hint_for(self.direction));
     }
 
     pub(crate) fn backlog(&self, backlog: Backlog) {

@@ -97,10 +97,11 @@ impl SentTokens {
 mod tests {
     use super::*;
     use crate::snapshot::TableProgress;
+    use modshift_proto::message::TokenPhase;
 
     fn resume(seq: u64) -> ResumePoint {
         let before = format!("0-1-{seq}").parse().expect("a set");
-        ResumePoint { before, last: None }
+        ResumePoint { before, last: None, phase: TokenPhase::Serving }
     }
 
     fn chunk(rows_copied: u64) -> SavedTable {

@@ -4,7 +4,7 @@ use modshift_changelog::LogError;
 use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{CatalogError, ServerError};
 use modshift_proto::gtid::GtidParseError;
-use modshift_proto::plan::{Direction, Endpoint};
+use modshift_proto::plan::{Direction, Endpoint, LOST_BACK};
 use modshift_proto::row::RowError;
 use modshift_proto::rule::RuleError;
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
@@ -131,10 +131,6 @@ pub enum ReadError {
     GroupTooLarge { shard: OldShard, gtid: Gtid },
 }
 
-const LOST_BACK: &str = "while the old shards serve: stop the daemons, run `modshift rearm` for this \
-     shard, and start them again; once the new shards serve the way back has ended: what was \
-     written since does not reach the old shards";
-
 impl ReadError {
     /// The change log ended this epoch's writer, but a new epoch may go on.
     pub(crate) fn ends_epoch(&self) -> bool {
@@ -231,7 +227,6 @@ impl ReadError {
 
     /// What the operator does next about a reader of this direction.
     pub fn hint_for(&self, direction: Direction) -> Option<String> {
-        // On the way back nothing is copied, so there is nothing to start over.
         let lost = matches!(
             self,
             ReadError::ProgressLost { .. }
@@ -242,12 +237,16 @@ impl ReadError {
                 | ReadError::SequenceBack { .. }
                 | ReadError::Statement { .. }
                 | ReadError::RollbackInGroup { .. }
-                | ReadError::Binlog(_)
+                | ReadError::Binlog(
+                    BinlogError::UnknownDomain { .. }
+                        | BinlogError::BehindStart { .. }
+                        | BinlogError::Server(ServerError::Binlog { .. })
+                )
         );
         match direction {
             Direction::Forward => self.hint(),
             Direction::Back if lost => Some(LOST_BACK.to_owned()),
-            Direction::Back => self.hint(),
+            Direction::Back => self.hint().map(|hint| direction.words(&hint)),
         }
     }
 

@@ -22,7 +22,7 @@ impl Dropped {
         self.0.get(reason).copied().unwrap_or(0)
     }
 
-    /// Counters of one process begin at zero: what several had counted adds up.
+    /// Of the way from old to new. Counters of one process begin at zero: what several had counted adds up.
     pub fn add(&mut self, other: &Self) {
         for (reason, count) in &other.0 {
             *self.0.entry(reason.clone()).or_default() += count;
@@ -34,6 +34,9 @@ impl Dropped {
         for line in page.lines() {
             let Some(rest) = line.strip_prefix("modshift_apply_dropped_total{") else { continue };
             let Some((labels, value)) = rest.rsplit_once('}') else { continue };
+            if labels.contains("direction=\"back\"") {
+                continue;
+            }
             let reason = labels.split("reason=\"").nth(1).and_then(|text| text.split('"').next());
             let (Some(reason), Ok(count)) = (reason, value.trim().parse::<f64>()) else { continue };
             *dropped.0.entry(reason.to_owned()).or_default() += count as u64;

@@ -4,6 +4,7 @@
 //! streams, gate and status pages run until a signal, or until every stream has halted.
 
 mod control;
+pub mod direction;
 mod log;
 pub mod streams;
 mod wire;
@@ -55,19 +56,24 @@ impl Role {
 }
 
 /// The shards that this process looks after.
+#[derive(Debug, Default, PartialEq)]
 struct Share {
+    /// Those that are read.
     old: Vec<OldShard>,
+    /// Those that are applied to.
     new: Vec<NewShard>,
 }
 
 pub async fn run(
     plan: Arc<Plan>,
     role: Role,
-    shards: Option<&[u16]>,
+    shards: &args::Shards,
     args: &args::Http,
 ) -> anyhow::Result<Exit> {
     let signals = Signals::listen().context("listening for signals")?;
-    let share = share(&plan, role, shards)?;
+    let forward = share(&plan, role, "--shards", shards.shards.as_deref())?;
+    let back_plan = Arc::new(plan.reversed());
+    let back = back_share(&back_plan, role, shards)?;
     let address = address(&plan, role, args).await?;
     let prometheus = metrics::install()?;
     let listener = http::bind(address).await?;
@@ -75,7 +81,7 @@ pub async fn run(
     tracing::info!(role = role.name(), version = env!("CARGO_PKG_VERSION"), %address, "starting");
     tracing::info!("effective plan\n{}", plan.render_redacted());
 
-    if !checked(&plan, &share).await {
+    if !checked(&plan, &forward).await {
         return Ok(Exit::BadPlan);
     }
     let cancel = CancellationToken::new();
@@ -93,9 +99,14 @@ pub async fn run(
     let pages = http::serve(listener, Arc::new(pages), cancel.clone());
     let upkeep = metrics::upkeep(prometheus, cancel.clone());
     let working = async {
-        let Some(log) = opened(&plan, &cancel).await? else { return Ok(Exit::Done) };
         let mut streams = Streams::new(board);
-        wire::start(&mut streams, &plan, &share.old, &share.new, &log, &cancel);
+        for (plan, share) in [(&plan, &forward), (&back_plan, &back)] {
+            if *share == Share::default() {
+                continue;
+            }
+            let Some(log) = opened(plan, &cancel).await? else { return Ok(Exit::Done) };
+            wire::start(&mut streams, plan, &share.old, &share.new, &log, &cancel);
+        }
         Ok(streams.supervise(cancel.clone()).await)
     };
     // Those beside the work end with it: they are dropped here.
@@ -113,7 +124,12 @@ pub async fn run(
 }
 
 /// Which shards: all, or those named, each of which must exist.
-fn share(plan: &Plan, role: Role, shards: Option<&[u16]>) -> anyhow::Result<Share> {
+fn share(
+    plan: &Plan,
+    role: Role,
+    option: &'static str,
+    shards: Option<&[u16]>,
+) -> anyhow::Result<Share> {
     if role != Role::Run && matches!(plan.log, Log::Direct { .. }) {
         let message = format!(
             "log.kind = \"direct\" lives within one process: use `modshift run`, or kind = \"kafka\" \
@@ -131,7 +147,7 @@ fn share(plan: &Plan, role: Role, shards: Option<&[u16]>) -> anyhow::Result<Shar
     chosen.sort_unstable();
     chosen.dedup();
     if let Some(wrong) = chosen.iter().find(|shard| **shard >= limit) {
-        let message = format!("--shards {wrong}: the plan has shards 0 to {}", limit - 1);
+        let message = format!("{option} {wrong}: the plan has shards 0 to {}", limit - 1);
         return Err(BadPlan(message).into());
     }
     Ok(match role {
@@ -143,6 +159,20 @@ fn share(plan: &Plan, role: Role, shards: Option<&[u16]>) -> anyhow::Result<Shar
         }
         Role::Run => Share { old: plan.old_shards().collect(), new: plan.new_shards().collect() },
     })
+}
+
+/// The same of the way back, over the plan turned around. Where somebody spreads shards over
+/// processes, no two of these may take the same by themselves.
+fn back_share(plan: &Plan, role: Role, shards: &args::Shards) -> anyhow::Result<Share> {
+    match (&shards.back_shards, &shards.shards) {
+        (Some(_), _) if !plan.back.enabled => {
+            let message = "--back-shards: the plan says back.enabled = false";
+            Err(BadPlan(message.to_owned()).into())
+        }
+        (None, None) if plan.back.enabled => share(plan, role, "--back-shards", None),
+        (None, _) => Ok(Share::default()),
+        (Some(chosen), _) => share(plan, role, "--back-shards", Some(chosen)),
+    }
 }
 
 async fn address(plan: &Plan, role: Role, args: &args::Http) -> anyhow::Result<SocketAddr> {

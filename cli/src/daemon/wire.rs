@@ -1,5 +1,7 @@
 //! Which stream gets what: the only place that knows both ends.
 //!
+//! The way back is the same once more, over the plan turned around.
+//!
 //! They stop in the order in which data flows: first the readers, which wait for what they have
 //! sent to be acknowledged (in one process: applied), then the appliers.
 
@@ -7,13 +9,15 @@ use std::sync::Arc;
 
 use modshift_consumer::{ApplierStatus, ApplyError, Class, run_applier};
 use modshift_mariadb::ServerError;
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Direction, Plan};
 use modshift_proto::{NewShard, OldShard};
 use modshift_replicator::{ReadError, ReaderStatus, run_reader};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::control;
+use super::direction;
 use super::log::ChangeLog;
 use super::streams::{Halt, Streams};
 
@@ -25,6 +29,7 @@ pub fn start(
     log: &ChangeLog,
     cancel: &CancellationToken,
 ) {
+    let way = plan.direction();
     let readers = TaskTracker::new();
     for &shard in old {
         let status = ReaderStatus::default();
@@ -32,14 +37,16 @@ pub fn start(
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let reading = async move {
             let open = |epoch| log.clone().writer(shard, epoch);
-            run_reader(plan, shard, open, status, cancel).await.map_err(|error| of_reader(&error))
+            let outcome = run_reader(plan, shard, open, status, cancel).await;
+            outcome.map_err(|error| of_reader(&error, way))
         };
         let detail = move || serde_json::to_value(shown.get()).unwrap_or_default();
-        streams.start(shard.to_string(), Box::new(detail), readers.track_future(reading));
+        let reading = readers.track_future(under(way, reading));
+        streams.start(named(way, &shard.to_string()), Box::new(detail), reading);
     }
     readers.close();
     for &shard in new {
-        let status = Arc::new(ApplierStatus::new(shard, plan.old_modulus.get()));
+        let status = Arc::new(ApplierStatus::new(plan, shard));
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let readers = readers.clone();
@@ -63,28 +70,45 @@ pub fn start(
                 outcome = applying => outcome,
                 never = stopping => never,
             };
-            outcome.map_err(|error| of_applier(&error))
+            outcome.map_err(|error| of_applier(&error, way))
         };
         let detail = move || serde_json::to_value(shown.view()).unwrap_or_default();
-        streams.start(shard.to_string(), Box::new(detail), applying);
+        streams.start(named(way, &shard.to_string()), Box::new(detail), under(way, applying));
     }
 }
 
-fn of_reader(error: &ReadError) -> Halt {
+/// A stream by the shard at its end in this process; the other end is all of the other side.
+fn named(way: Direction, shard: &str) -> String {
+    match way {
+        Direction::Forward => shard.to_owned(),
+        Direction::Back => format!("way back: {}", way.words(shard)),
+    }
+}
+
+/// Its direction goes with everything that the stream counts and logs.
+async fn under<F: Future>(way: Direction, stream: F) -> F::Output {
+    let span = match way {
+        Direction::Forward => tracing::Span::none(),
+        Direction::Back => tracing::info_span!("stream", direction = way.name()),
+    };
+    direction::within(way, stream.instrument(span)).await
+}
+
+fn of_reader(error: &ReadError, way: Direction) -> Halt {
     Halt {
         fatal: false,
         reason: error.reason().to_owned(),
-        message: error.to_string(),
-        hint: error.hint(),
+        message: error.told(way),
+        hint: error.hint_for(way),
     }
 }
 
-fn of_applier(error: &ApplyError) -> Halt {
+fn of_applier(error: &ApplyError, way: Direction) -> Halt {
     Halt {
         fatal: error.class() == Class::Fatal,
         reason: error.reason().to_owned(),
-        message: error.to_string(),
-        hint: error.hint(),
+        message: error.told(way),
+        hint: error.hint_for(way),
     }
 }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use modshift_proto::GtidSet;
-use modshift_proto::plan::Gate;
+use modshift_proto::message::TokenPhase;
+use modshift_proto::plan::{Direction, Gate};
 use serde::Serialize;
 
-use super::facts::{Facts, NewFacts, OldFacts, TokenFacts};
+use super::facts::{BackFacts, Facts, NewFacts, OldFacts, TokenFacts};
 use super::reason::Reason;
 use crate::watermark::Kept;
 
@@ -66,39 +67,10 @@ pub fn decide(facts: &Facts, hold: Hold, gate: &Gate, now: Duration) -> (Decisio
     let mut reasons = Vec::new();
     let mut notes = Vec::new();
     let mut streams = Vec::new();
-    for (old, read) in facts.old.iter().enumerate() {
-        match read {
-            Err(detail) => reasons.push(Reason::Unreachable {
-                shard: format!("old shard {old}"),
-                detail: detail.clone(),
-            }),
-            Ok(facts) => old_shard(old as u16, facts, gate, &mut reasons),
-        }
-    }
-    for (new, read) in facts.new.iter().enumerate() {
-        let target = match read {
-            Err(detail) => {
-                reasons.push(Reason::Unreachable {
-                    shard: format!("new shard {new}"),
-                    detail: detail.clone(),
-                });
-                None
-            }
-            Ok(target) => {
-                new_shard(new as u16, target, &mut reasons);
-                Some(target)
-            }
-        };
-        for (old, source) in facts.old.iter().enumerate() {
-            let source = source.as_ref().ok();
-            let mark = target
-                .and_then(|target| target.marks.iter().find(|m| usize::from(m.source.0) == old));
-            let pair = (old as u16, new as u16);
-            if target.is_some() && mark.is_none() {
-                reasons.push(Reason::NothingApplied { old: pair.0, new: pair.1 });
-            }
-            streams.push(stream(pair, source, mark, gate, &mut reasons));
-        }
+    pairs(&facts.old, &facts.new, gate, &mut reasons, &mut streams);
+    match &facts.back {
+        Some(back) => way_back(back, gate, &mut reasons),
+        None => notes.push("way back: not configured".to_owned()),
     }
     outside(facts, gate, &mut reasons, &mut notes);
     let hold = hold.after(reasons.is_empty(), now);
@@ -112,6 +84,81 @@ pub fn decide(facts: &Facts, hold: Hold, gate: &Gate, now: Duration) -> (Decisio
         }
     }
     (Decision { open: reasons.is_empty(), reasons, notes, streams }, hold)
+}
+
+/// Every shard, and every stream between two of them.
+fn pairs(
+    olds: &[Result<OldFacts, String>],
+    news: &[Result<NewFacts, String>],
+    gate: &Gate,
+    reasons: &mut Vec<Reason>,
+    streams: &mut Vec<StreamLag>,
+) {
+    for (old, read) in olds.iter().enumerate() {
+        match read {
+            Err(detail) => reasons.push(Reason::Unreachable {
+                shard: format!("old shard {old}"),
+                detail: detail.clone(),
+            }),
+            Ok(facts) => old_shard(old as u16, facts, gate, reasons),
+        }
+    }
+    for (new, read) in news.iter().enumerate() {
+        let target = match read {
+            Err(detail) => {
+                reasons.push(Reason::Unreachable {
+                    shard: format!("new shard {new}"),
+                    detail: detail.clone(),
+                });
+                None
+            }
+            Ok(target) => {
+                new_shard(new as u16, target, reasons);
+                Some(target)
+            }
+        };
+        for (old, source) in olds.iter().enumerate() {
+            let source = source.as_ref().ok();
+            let mark = target
+                .and_then(|target| target.marks.iter().find(|m| usize::from(m.source.0) == old));
+            let pair = (old as u16, new as u16);
+            if target.is_some() && mark.is_none() {
+                reasons.push(Reason::NothingApplied { old: pair.0, new: pair.1 });
+            }
+            streams.push(stream(pair, source, mark, gate, reasons));
+        }
+    }
+}
+
+/// The streams from new to old must be as alive as the others, though they have nothing to carry
+/// yet. Their lag in groups says nothing: nearly all groups there are modshift's own.
+fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) {
+    let words = |text: &str| Direction::Back.words(text);
+    let mut found = Vec::new();
+    pairs(&back.sources, &back.targets, gate, &mut found, &mut Vec::new());
+    for reason in found {
+        let reason = match reason {
+            Reason::PositionLag { .. } | Reason::Copying { .. } => continue,
+            Reason::Unreachable { shard, detail } => {
+                Reason::Unreachable { shard: words(&shard), detail }
+            }
+            other => Reason::WayBack { why: other.kind(), text: words(&other.to_string()) },
+        };
+        // A shard that does not answer is silent in both roles.
+        let known = |had: &Reason| match (had, &reason) {
+            (Reason::Unreachable { shard: a, .. }, Reason::Unreachable { shard: b, .. }) => a == b,
+            _ => false,
+        };
+        if !reasons.iter().any(known) {
+            reasons.push(reason);
+        }
+    }
+    for (new, source) in back.sources.iter().enumerate() {
+        let token = source.as_ref().ok().and_then(|source| source.token.as_ref());
+        if token.is_some_and(|token| token.phase == TokenPhase::Serving) {
+            reasons.push(Reason::Serving { new: new as u16 });
+        }
+    }
 }
 
 fn old_shard(old: u16, facts: &OldFacts, gate: &Gate, reasons: &mut Vec<Reason>) {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use modshift_mariadb::{Conn, Session, connect};
-use modshift_proto::NewShard;
 use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::{Modulus, NewShard};
 use tokio::time::timeout;
 
 use super::decide::{Decision, Hold, decide};
-use super::facts::{Facts, NewFacts, OldFacts, Outside, read_new, read_old};
+use super::facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, read_new, read_old};
 use super::reason::Reason;
 use crate::error::ApplyError;
 use crate::metrics;
@@ -53,22 +53,37 @@ impl Evaluator {
         (decision, facts)
     }
 
-    /// New shards first: what they have applied must not be newer than the position that it is
-    /// compared with.
+    /// Targets before sources: what they have applied must not be newer than the position that it
+    /// is compared with.
     async fn facts(&mut self, outside: Outside) -> Facts {
-        let plan = &self.plan;
-        let old_shards = plan.old_modulus.get();
-        let new = join_all(self.new.iter_mut().enumerate().map(|(index, conn)| {
-            let shard = NewShard(index as u16);
-            new_shard(conn, &plan.new[index], shard, old_shards)
-        }))
-        .await;
-        let old = join_all(
-            self.old.iter_mut().enumerate().map(|(index, conn)| old_shard(conn, &plan.old[index])),
-        )
-        .await;
-        Facts { old, new, outside }
+        let plan = Arc::clone(&self.plan);
+        let new = targets(&mut self.new, &plan.new, plan.old_modulus).await;
+        let old = sources(&mut self.old, &plan.old).await;
+        if !plan.back.enabled {
+            return Facts { old, new, back: None, outside };
+        }
+        let targets = targets(&mut self.old, &plan.old, plan.new_modulus).await;
+        let sources = sources(&mut self.new, &plan.new).await;
+        Facts { old, new, back: Some(BackFacts { sources, targets }), outside }
     }
+}
+
+async fn sources(
+    conns: &mut [Option<Conn>],
+    endpoints: &[Endpoint],
+) -> Vec<Result<OldFacts, String>> {
+    let ask = |(conn, endpoint)| old_shard(conn, endpoint);
+    join_all(conns.iter_mut().zip(endpoints).map(ask)).await
+}
+
+/// `modulus`: of the shards that they take from.
+async fn targets(
+    conns: &mut [Option<Conn>],
+    endpoints: &[Endpoint],
+    modulus: Modulus,
+) -> Vec<Result<NewFacts, String>> {
+    let ask = |((conn, endpoint), shard)| new_shard(conn, endpoint, NewShard(shard), modulus.get());
+    join_all(conns.iter_mut().zip(endpoints).zip(0..).map(ask)).await
 }
 
 async fn old_shard(slot: &mut Option<Conn>, endpoint: &Endpoint) -> Result<OldFacts, String> {

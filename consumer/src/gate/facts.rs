@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use modshift_mariadb::control::{PARKED, PROGRESS, RESUME_ROW, TOKEN};
 use modshift_mariadb::{Conn, ServerError, error};
+use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::Endpoint;
 use modshift_proto::{GtidSet, NewShard};
 use mysql_async::prelude::Queryable;
@@ -19,7 +20,18 @@ pub struct Facts {
     pub old: Vec<Result<OldFacts, String>>,
     /// Index = new shard.
     pub new: Vec<Result<NewFacts, String>>,
+    /// `None`: the plan wants no way back.
+    pub back: Option<BackFacts>,
     pub outside: Outside,
+}
+
+/// The streams the other way, in the roles that the shards have in them.
+#[derive(Clone, Debug, Default)]
+pub struct BackFacts {
+    /// Index = new shard, as what is read.
+    pub sources: Vec<Result<OldFacts, String>>,
+    /// Index = old shard, as what is applied to.
+    pub targets: Vec<Result<NewFacts, String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +51,10 @@ pub struct TokenFacts {
     pub writes: u64,
     pub clock_us: i64,
     pub halted: Option<String>,
+    /// The present one.
+    pub phase: TokenPhase,
+    /// The run that wrote the last marker.
+    pub fence: Option<String>,
 }
 
 /// How far one table has been copied from an old shard.
@@ -76,16 +92,15 @@ pub struct Verification {
 
 /// One old shard. Session: plain.
 pub async fn read_old(conn: &mut Conn, endpoint: &Endpoint) -> Result<OldFacts, ServerError> {
-    type TokenRow = (u64, u64, i64, Option<String>, i64);
+    type TokenRow = (u64, u64, i64, Option<String>, String, Option<String>);
     let at = modshift_mariadb::connect::label(endpoint);
     let of = |error| error::of(&at, "reading the token", error);
     let of_copy = |error| error::of(&at, "reading the progress of the copy", error);
     let micros = |value: &str| format!("CAST(UNIX_TIMESTAMP({value}) * 1000000 AS SIGNED)");
     let token = conn
         .query_first(format!(
-            "SELECT epoch, writes, {}, halted, {} FROM {TOKEN}",
+            "SELECT epoch, writes, {}, halted, phase, fence FROM {TOKEN}",
             micros("clock"),
-            micros("UTC_TIMESTAMP(6)"),
         ))
         .await
         .map_err(of);
@@ -118,11 +133,14 @@ pub async fn read_old(conn: &mut Conn, endpoint: &Endpoint) -> Result<OldFacts, 
     Ok(OldFacts {
         now_us,
         gtids,
-        token: token.map(|(epoch, writes, clock_us, halted, _)| TokenFacts {
+        token: token.map(|(epoch, writes, clock_us, halted, phase, fence)| TokenFacts {
             epoch,
             writes,
             clock_us,
             halted,
+            // An ENUM without its value: serving is what must not be believed.
+            phase: TokenPhase::from_name(&phase).unwrap_or(TokenPhase::Fenced),
+            fence,
         }),
         tables: tables.into_iter().map(of).collect(),
     })

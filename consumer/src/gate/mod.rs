@@ -13,5 +13,5 @@ mod tests;
 
 pub use decide::{Decision, Hold, StreamLag, decide};
 pub use evaluator::Evaluator;
-pub use facts::{Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+pub use facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
 pub use reason::Reason;

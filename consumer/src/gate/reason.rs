@@ -84,6 +84,15 @@ pub enum Reason {
         age_s: u64,
         limit_s: u64,
     },
+    /// A stream from new to old: `why` is the kind of its own reason.
+    WayBack {
+        why: &'static str,
+        text: String,
+    },
+    /// This way has been gone already.
+    Serving {
+        new: u16,
+    },
     /// All is well, but not for long enough.
     Hold {
         held_ms: u64,
@@ -93,7 +102,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 21] = [
+    pub const KINDS: [&'static str; 23] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -114,6 +123,8 @@ impl Reason {
         "not_verified",
         "verification_failed",
         "verification_old",
+        "way_back",
+        "serving",
         "hold",
     ];
 
@@ -139,6 +150,8 @@ impl Reason {
             Reason::NotVerified => "not_verified",
             Reason::VerificationFailed { .. } => "verification_failed",
             Reason::VerificationOld { .. } => "verification_old",
+            Reason::WayBack { .. } => "way_back",
+            Reason::Serving { .. } => "serving",
             Reason::Hold { .. } => "hold",
         }
     }
@@ -209,6 +222,8 @@ impl fmt::Display for Reason {
             Reason::VerificationOld { age_s, limit_s } => {
                 write!(f, "the last verification is {age_s} s old (limit {limit_s} s)")
             }
+            Reason::WayBack { text, .. } => write!(f, "way back: {text}"),
+            Reason::Serving { new } => write!(f, "new shard {new} serves already"),
             Reason::Hold { held_ms, hold_ms } => write!(
                 f,
                 "within limits for {} of {}",

@@ -1,10 +1,11 @@
 use std::time::Duration;
 
+use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::Gate;
 use modshift_proto::{GroupDigest, OldShard};
 use proptest::prelude::*;
 
-use super::facts::{Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+use super::facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
 use super::{Decision, Hold, Reason, decide};
 use crate::sequence::{TokenMark, Watermark};
 use crate::watermark::Kept;
@@ -32,6 +33,8 @@ fn well() -> Facts {
                 writes: 60,
                 clock_us: 1000 * SECOND - 200_000,
                 halted: None,
+                phase: TokenPhase::Serving,
+                fence: None,
             }),
             tables: Vec::new(),
         })],
@@ -54,6 +57,7 @@ fn well() -> Facts {
             }],
             parked: 0,
         })],
+        back: None,
         outside: Outside { schema_differences: Some(Vec::new()), ..Outside::default() },
     }
 }
@@ -110,7 +114,7 @@ fn check(kind: &str, line: &str, spoil: impl FnOnce(&mut Facts, &mut Gate)) {
 fn open_when_all_is_well_for_long_enough() {
     let decision = settled(&well(), &gate());
     assert!(decision.open, "{:?}", decision.reasons);
-    assert_eq!(decision.notes, ["verification: not configured"]);
+    assert_eq!(decision.notes, ["way back: not configured", "verification: not configured"]);
     assert_eq!((decision.streams[0].lag_ms, decision.streams[0].groups), (Some(300), Some(5)));
 }
 
@@ -189,6 +193,67 @@ fn every_reason_closes_it_and_is_named() {
         f.outside.verification =
             Some(Verification { age: Duration::ZERO, failed: Some("1 row".into()) });
     });
+}
+
+/// The same with a way back that is as well, armed.
+fn both_ways() -> Facts {
+    let mut facts = well();
+    let mut sources = facts.old.clone();
+    sources[0].as_mut().unwrap().token.as_mut().unwrap().phase = TokenPhase::Fenced;
+    facts.back = Some(BackFacts { sources, targets: facts.new.clone() });
+    facts
+}
+
+fn back_source(facts: &mut Facts) -> &mut OldFacts {
+    facts.back.as_mut().unwrap().sources[0].as_mut().unwrap()
+}
+
+fn back_target(facts: &mut Facts) -> &mut NewFacts {
+    facts.back.as_mut().unwrap().targets[0].as_mut().unwrap()
+}
+
+#[test]
+fn the_way_back_must_be_as_well() {
+    assert!(settled(&both_ways(), &gate()).open);
+    let check = |line: &str, spoil: &dyn Fn(&mut Facts)| {
+        let mut facts = both_ways();
+        spoil(&mut facts);
+        let decision = settled(&facts, &gate());
+        let lines: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, [line]);
+        assert!(Reason::KINDS.contains(&decision.reasons[0].kind()));
+    };
+    check("way back: new shard 0 has never been read", &|f| back_source(f).token = None);
+    check("way back: reader of new shard 0 stopped: a foreign write", &|f| {
+        back_source(f).token.as_mut().unwrap().halted = Some("a foreign write".to_owned());
+    });
+    check(
+        "way back: reader of new shard 0 wrote its last token 1.500 s ago (limit 1.000 s)",
+        &|f| back_source(f).token.as_mut().unwrap().clock_us -= 1_300_000,
+    );
+    check("way back: old shard 0 has applied nothing of new shard 0", &|f| {
+        back_target(f).marks.clear();
+    });
+    check("way back: applier of old shard 0 stopped: gap", &|f| {
+        back_target(f).marks[0].halted = Some("gap".to_owned());
+    });
+    check("way back: old shard 0 is 1.001 s behind new shard 0 (limit 1.000 s)", &|f| {
+        back_target(f).marks[0].mark.token_clock_us = 999 * SECOND - 1000;
+    });
+    check("new shard 0 serves already", &|f| {
+        back_source(f).token.as_mut().unwrap().phase = TokenPhase::Serving;
+    });
+    check("new shard 0 does not answer: gone", &|f| {
+        f.new[0] = Err("gone".to_owned());
+        f.back.as_mut().unwrap().sources[0] = Err("gone".to_owned());
+    });
+}
+
+#[test]
+fn modshift_s_own_groups_are_no_lag_on_the_way_back() {
+    let mut facts = both_ways();
+    back_source(&mut facts).gtids = "0-1-99999".parse().unwrap();
+    assert!(settled(&facts, &gate()).open);
 }
 
 #[test]

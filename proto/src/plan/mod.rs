@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use self::cutover::{Account, AutoIncrement, Cutover};
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
-pub use self::reverse::Direction;
+pub use self::reverse::{Direction, LOST_BACK};
 pub use self::routing::{
     EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,
     RoutingTarget, ShardingSphereTarget,

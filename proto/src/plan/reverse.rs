@@ -12,6 +12,12 @@ use crate::shard::OldShard;
 /// Ends the name of every way back.
 pub(super) const SUFFIX: &str = "-back";
 
+/// What the operator does about a stream of the way back that cannot go on where it was. (Nothing is
+/// copied on the way back, so it cannot start over from a copy.)
+pub const LOST_BACK: &str = "while the old shards serve: stop the daemons, run `modshift rearm` for \
+     the new shard that it comes from, and start them again; once the new shards serve the way back \
+     has ended there: what is written from then on does not reach the old shards";
+
 /// Which way a stream runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

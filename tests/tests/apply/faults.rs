@@ -21,7 +21,7 @@ async fn a_second_applier_takes_over_and_the_first_stops() -> Result<()> {
     even.applied().await?;
     let other = DirectLog::new(2, 1, 1 << 20);
     let (log, cancel) = (other.clone(), CancellationToken::new());
-    let status = Arc::new(ApplierStatus::new(TARGET, 2));
+    let status = Arc::new(ApplierStatus::new(&shard.plan, TARGET));
     let second = tokio::spawn(run_applier(
         Arc::clone(&shard.plan),
         TARGET,

@@ -80,7 +80,7 @@ impl Shard {
     }
 
     pub fn applier(&self) -> Applier {
-        let status = Arc::new(ApplierStatus::new(TARGET, 2));
+        let status = Arc::new(ApplierStatus::new(&self.plan, TARGET));
         let cancel = CancellationToken::new();
         let log = self.log.clone();
         let task = tokio::spawn(run_applier(
