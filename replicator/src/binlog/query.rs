@@ -48,6 +48,7 @@ pub fn classify(sql: &[u8]) -> QueryKind {
         "XA" => QueryKind::Xa { verb: words.next().unwrap_or_default() },
         "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "CALL" | "DO" | "SELECT" | "WITH"
         | "VALUES" | "TABLE" | "EXECUTE" => QueryKind::Statement { verb: first },
+        "ALTER" if sets_counter(words.clone()) => QueryKind::Harmless("ALTER TABLE AUTO_INCREMENT"),
         "CREATE" | "ALTER" | "DROP" | "RENAME" => define(first, words),
         "TRUNCATE" => QueryKind::Ddl { what: "TRUNCATE TABLE".to_owned() },
         "REPAIR" => QueryKind::Ddl { what: "REPAIR TABLE".to_owned() },
@@ -99,6 +100,32 @@ fn set(mut words: Words<'_>) -> QueryKind {
     }
 }
 
+/// Is this `[ONLINE] TABLE [IF EXISTS] [schema.]name AUTO_INCREMENT [=] number` and nothing else?
+fn sets_counter(mut words: Words<'_>) -> bool {
+    let kind = words.next();
+    let kind = if kind.as_deref() == Some("ONLINE") { words.next() } else { kind };
+    if kind.as_deref() != Some("TABLE") {
+        return false;
+    }
+    let ahead = words.clone();
+    if !(words.is("IF") && words.is("EXISTS")) {
+        words = ahead;
+    }
+    // What stands between two words is looked at too: a comma begins another clause.
+    let gap = |words: &Words<'_>| words.rest.trim_ascii_start().first().copied();
+    let Some(_name) = words.next() else { return false };
+    if gap(&words) == Some(b'.') {
+        words.next();
+    }
+    if !gap(&words).is_some_and(is_name_byte) || !words.is("AUTO_INCREMENT") {
+        return false;
+    }
+    let value = words.rest.trim_ascii();
+    let value = value.strip_prefix(b"=").unwrap_or(value).trim_ascii();
+    let value = value.strip_suffix(b";").unwrap_or(value).trim_ascii();
+    !value.is_empty() && value.iter().all(u8::is_ascii_digit)
+}
+
 /// CREATE, ALTER, DROP and RENAME: by the first word that names a kind of object.
 fn define(verb: String, mut words: Words<'_>) -> QueryKind {
     /// More than any statement has between its verb and its object.
@@ -139,6 +166,7 @@ fn define(verb: String, mut words: Words<'_>) -> QueryKind {
 
 /// The words of a statement, in upper case. Comments are left out; what is in executable comments
 /// is not, for it is executed. Quoted names and strings come as one word each, their quote first.
+#[derive(Clone)]
 struct Words<'a> {
     rest: &'a [u8],
 }
@@ -345,6 +373,30 @@ mod tests {
         check("CREATE TEMPORARY TABLE x (a INT)", QueryKind::Harmless("CREATE TEMPORARY TABLE"));
         check("DROP /*!40005 TEMPORARY */ TABLE x", QueryKind::Harmless("DROP TEMPORARY TABLE"));
         check("SET STATEMENT max_statement_time=1 FOR ALTER TABLE t FORCE", ddl("ALTER TABLE"));
+    }
+
+    #[test]
+    fn only_a_counter_alone_is_harmless_to_alter() {
+        for sql in [
+            "ALTER TABLE t AUTO_INCREMENT = 42",
+            "alter online table `s`.`t` auto_increment=42;",
+            "ALTER TABLE IF EXISTS s . t AUTO_INCREMENT 42 ",
+            "ALTER TABLE `if` AUTO_INCREMENT=1",
+        ] {
+            check(sql, QueryKind::Harmless("ALTER TABLE AUTO_INCREMENT"));
+        }
+        for sql in [
+            "ALTER TABLE t AUTO_INCREMENT = 42, ADD c INT",
+            "ALTER TABLE t FORCE, AUTO_INCREMENT = 42",
+            "ALTER TABLE t ENGINE=InnoDB AUTO_INCREMENT = 42",
+            "ALTER TABLE t AUTO_INCREMENT = 42 /*! FORCE */",
+            "ALTER TABLE t /*! FORCE, */ AUTO_INCREMENT = 42",
+            "ALTER TABLE t AUTO_INCREMENT =",
+            "ALTER TABLE t MODIFY auto_increment INT",
+            "ALTER IGNORE TABLE t AUTO_INCREMENT = 42",
+        ] {
+            check(sql, ddl("ALTER TABLE"));
+        }
     }
 
     #[test]

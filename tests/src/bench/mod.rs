@@ -99,7 +99,7 @@ fn plan(old: &[Arc<MariaDbServer>], new: &[Arc<MariaDbServer>], log: &str) -> St
         }
     }
     text.push_str(
-        "[[table]]\nname = \"orders\"\nkey = \"account_no\"\nrule = \"floor_mod\"\n\
+        "[back]\nenabled = false\n[[table]]\nname = \"orders\"\nkey = \"account_no\"\nrule = \"floor_mod\"\n\
          [check]\naccept_unsafe_durability = true\naccept_session_binlog_control = true\n",
     );
     text
@@ -115,7 +115,8 @@ async fn plant_progress(old: &Address, gtids: &str) -> Result<()> {
         .await?;
     let resume = modshift_mariadb::control::RESUME_ROW;
     old.run(format!(
-        "REPLACE INTO modshift_progress (name, epoch, gtids) VALUES ('{resume}', 1, '{gtids}')"
+        "REPLACE INTO modshift_progress (name, epoch, gtids, phase)
+         VALUES ('{resume}', 1, '{gtids}', 'serving')"
     ))
     .await?;
     old.run("REPLACE INTO modshift_progress (name, epoch, done) VALUES ('orders', 1, 1)").await

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use modshift_changelog::{DirectLog, LogWriter};
 use modshift_consumer::{ApplierStatus, Phase, run_applier};
+use modshift_proto::plan::Direction;
 use modshift_tests::{MariaDbOptions, wait_until};
 use mysql_async::prelude::Queryable;
 use tokio_util::sync::CancellationToken;
@@ -241,6 +242,9 @@ async fn a_row_larger_than_the_server_takes_halts_with_the_way_out() -> Result<(
     even.writer.flush().await?;
     let error = applier.halted().await?;
     assert!(error.to_string().contains("max_allowed_packet"), "{error}");
-    assert_eq!(error.hint().as_deref(), Some("raise max_allowed_packet on this server"));
+    assert_eq!(
+        error.hint_for(Direction::Forward).as_deref(),
+        Some("raise max_allowed_packet on this server")
+    );
     Ok(())
 }
