@@ -1,13 +1,35 @@
 //! The cutover: from one side's shards to the other's, without a lost write and with a way back.
 //!
+//! | module | is |
+//! |---|---|
+//! | [`step`] | the steps, their order, the words around them |
+//! | [`decide`] | what to do next: pure, from the journal and a few facts |
+//! | [`register`] | the journal and its lock, on new shard 0 |
+//! | [`server`] | a session that acts for the run's owner alone, or prints what it would send |
+//! | [`shard`], [`fence`], [`counters`], [`drain`] | what is done to shards |
+//! | [`outside`] | what is asked of gate, verification and routing |
+//! | [`cutover`] | the steps in their order, and their undoing |
+//!
 //! It is a process of its own. It talks to the servers and to the routing targets, never to the
 //! daemons: those learn of it from the markers that it writes into the logs.
 
+mod counters;
+pub mod cutover;
 pub mod decide;
+mod drain;
+pub mod error;
+pub mod fence;
+pub mod outside;
+pub mod register;
+pub mod server;
+pub mod shard;
 pub mod step;
 
+pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{
     Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Mark, Refusal, Run, Serving, Stop,
     Wish, admit, legal, next, past_no_return, serving,
 };
+pub use error::CutoverError;
+pub use outside::{Outside, Routed};
 pub use step::{Direction, Mode, Side, Step};

@@ -1,0 +1,42 @@
+//! Has every to-shard applied everything up to every marker?
+
+use futures_util::future::join_all;
+use modshift_proto::{Gtid, GtidSet};
+
+use crate::error::CutoverError;
+use crate::shard::Shard;
+
+/// What is still missing; `None`: nothing. Index of a marker = its from-shard.
+pub async fn missing(to: &mut [Shard], markers: &[Gtid]) -> Result<Option<String>, CutoverError> {
+    let asked = join_all(to.iter_mut().map(|shard| lacks(shard, markers))).await;
+    let mut missing = None;
+    for lack in asked {
+        missing = missing.or(lack?);
+    }
+    Ok(missing)
+}
+
+async fn lacks(shard: &mut Shard, markers: &[Gtid]) -> Result<Option<String>, CutoverError> {
+    let doing = "reading what it has applied";
+    let sql = "SELECT source, gtids, halted FROM modshift_watermark";
+    let marks: Vec<(u16, String, Option<String>)> = shard.primary.ask(doing, sql).await?;
+    let sql = "SELECT COUNT(*) FROM modshift_parked";
+    let parked: Vec<u64> = shard.primary.ask("counting parked rows", sql).await?;
+    let name = shard.name();
+    if let Some(why) = marks.iter().find_map(|(_, _, halted)| halted.clone()) {
+        return Err(CutoverError::Halted { server: name.to_owned(), why });
+    }
+    for (source, &marker) in (0u16..).zip(markers) {
+        let applied = marks.iter().find(|(from, ..)| *from == source);
+        let gtids: GtidSet =
+            applied.and_then(|(_, gtids, _)| gtids.parse().ok()).unwrap_or_default();
+        if !gtids.covers(marker) {
+            let what = format!("{name} has stream {source} up to '{gtids}', not yet {marker}");
+            return Ok(Some(what));
+        }
+    }
+    match parked.first() {
+        None | Some(0) => Ok(None),
+        Some(rows) => Ok(Some(format!("{rows} rows wait for their place on {name}"))),
+    }
+}

@@ -1,0 +1,113 @@
+//! What keeps a cutover from going on.
+
+use modshift_mariadb::ServerError;
+
+use crate::decide::Refusal;
+use crate::step::Step;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CutoverError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{who} is at it since {since} UTC (run {run})")]
+    Busy { who: String, since: String, run: String },
+    #[error("{who} has taken over since")]
+    Superseded { who: String },
+    /// Whether the last entry was written is not known.
+    #[error("the journal cannot be written: {0}")]
+    JournalLost(#[source] ServerError),
+    #[error("the journal of run {run} contradicts itself at entry {at}: {entry}")]
+    JournalDamaged { run: String, at: u64, entry: String },
+    #[error("the gate is closed: {}", .0.join("; "))]
+    Gate(Vec<String>),
+    #[error("{step} was not done within what the pause budget of {limit_ms} ms leaves{waiting}")]
+    Budget { step: Step, limit_ms: u64, waiting: String },
+    #[error("interrupted during {step}")]
+    Interrupted { step: Step },
+    #[error("{server}: {count} prepared XA transactions could still be committed")]
+    Prepared { server: String, count: usize },
+    #[error("{server} has no row in modshift_token: its reader was never started")]
+    NoToken { server: String },
+    #[error("{server} has no account {account}")]
+    NoAccount { server: String, account: String },
+    #[error("{server} is the server of {other} too, so read_only would stop both")]
+    SharedServer { server: String, other: String },
+    #[error(
+        "{server} is the server of {other} too: auto_increment_offset can be that of one of them"
+    )]
+    SharedOffset { server: String, other: String },
+    #[error("{server}: {what}")]
+    Unfit { server: String, what: String },
+    #[error("applier of {server} has stopped: {why}")]
+    Halted { server: String, why: String },
+    #[error("the fence of {server} did not hold")]
+    Leak { server: String },
+    #[error("routing was not published: {0}")]
+    Publish(String),
+    #[error("{0}")]
+    Verification(String),
+    #[error("both sides serve: {from} and {to}")]
+    BothServe { from: String, to: String },
+    #[error("whether to go on or back depends on {server}, which cannot be asked: {detail}")]
+    CannotTell { server: String, detail: String },
+    #[error("{}", .0.join("; "))]
+    Several(Vec<String>),
+}
+
+impl CutoverError {
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            CutoverError::Server(error) | CutoverError::JournalLost(error) => return error.hint(),
+            CutoverError::Refused(refusal) => return Some(refusal.hint()),
+            CutoverError::Busy { .. } => {
+                "wait for it; if its process is gone, its lock goes with its connection, within \
+                 20 s at the latest"
+            }
+            CutoverError::Superseded { .. } => "modshift status shows how far it is",
+            CutoverError::JournalDamaged { .. } => {
+                "do not go on by hand before you know why: modshift_journal on new shard 0"
+            }
+            CutoverError::Gate(_) => "modshift gate --wait 10m waits until it opens",
+            CutoverError::Budget { .. } => {
+                "raise cutover.budget, or find out what was slow: modshift status --watch"
+            }
+            CutoverError::Prepared { .. } => {
+                "commit or roll back what XA RECOVER lists, then begin again"
+            }
+            CutoverError::NoToken { .. } => "start the daemons, with the way back enabled",
+            CutoverError::NoAccount { .. } => {
+                "correct cutover.accounts (or old_accounts, new_accounts) in the plan"
+            }
+            CutoverError::SharedServer { .. } => {
+                "give each side accounts of its own: cutover.old_accounts and \
+                 cutover.new_accounts, none in both"
+            }
+            CutoverError::SharedOffset { .. } => {
+                "set cutover.auto_increment = \"keep\", and see to it that the application gives \
+                 out keys of its own"
+            }
+            CutoverError::Leak { .. } => {
+                "an account with READ ONLY ADMIN or SUPER rights wrote, or read_only was reset: \
+                 name it in cutover.accounts"
+            }
+            CutoverError::BothServe { .. } => {
+                "stop the application; modshift_token of every shard says its phase"
+            }
+            CutoverError::CannotTell { .. } => "bring it back, then repeat the command",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Several, or the one.
+    pub(crate) fn all(mut errors: Vec<CutoverError>) -> Result<(), CutoverError> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(CutoverError::Several(errors.iter().map(ToString::to_string).collect())),
+        }
+    }
+}

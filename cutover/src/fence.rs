@@ -1,0 +1,317 @@
+//! Stops what writes to a shard, so that nothing is acknowledged after the marker; and lets it
+//! write again, exactly as before.
+//!
+//! The order matters, each step having been seen to leak without the one before:
+//! event scheduler and inbound replication (they write through read_only), then `read_only` (waits
+//! for running statements; idle transactions fail at COMMIT), then accounts locked and their
+//! connections killed *and seen gone* (a commit under way outlives the KILL; an account with
+//! READ ONLY ADMIN does not mind read_only), then no prepared XA (`XA PREPARE` succeeds under
+//! read_only), then the marker. Replicas of the shard are made read-only too.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{ServerError, Session, connect, error};
+use modshift_proto::Gtid;
+use modshift_proto::plan::{Account, Endpoint};
+use mysql_async::prelude::Queryable;
+
+use crate::error::CutoverError;
+use crate::register::quote;
+use crate::server::{Server, kill};
+use crate::shard::{Shard, account_sql};
+
+/// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
+const WRITER_PATIENCE: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(3);
+/// MariaDB's lock_wait_timeout is in whole seconds.
+const LOCK_WAIT_S: u64 = 1;
+const LOCK_WAIT_TIMEOUT: u16 = 1205;
+
+/// What the last marker on a shard says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    Fenced,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Serving => "serving",
+            Phase::Fenced => "fenced",
+        }
+    }
+}
+
+/// Ends all writing but modshift's own. Safe to repeat: what is so already is left.
+pub async fn close(shard: &mut Shard) -> Result<(), CutoverError> {
+    let accounts_only = shard.accounts_only;
+    let accounts = shard.accounts.clone();
+    let replicas = join_all(shard.replicas.iter_mut().map(async |replica| {
+        stop_events(replica).await?;
+        read_only(replica, &accounts).await
+    }));
+    let primary = async {
+        stop_events(&mut shard.primary).await?;
+        for name in &shard.was.first().map(|was| was.replicating.clone()).unwrap_or_default() {
+            let sql = format!("STOP SLAVE {}", quote(name));
+            shard.primary.run("stopping replication into it", &sql).await?;
+        }
+        if !accounts_only {
+            read_only(&mut shard.primary, &accounts).await?;
+        }
+        for account in &accounts {
+            lock(&mut shard.primary, account).await?;
+        }
+        expel(&mut shard.primary, &accounts).await
+    };
+    let (primary, replicas) = join(primary, replicas).await;
+    primary?;
+    replicas.into_iter().collect()
+}
+
+async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
+    let doing = "stopping the event scheduler";
+    let state: Vec<String> = server.ask(doing, "SELECT @@event_scheduler").await?;
+    if state.first().is_some_and(|state| state == "ON") {
+        server.run(doing, "SET GLOBAL event_scheduler = OFF").await?;
+    }
+    Ok(())
+}
+
+async fn read_only(server: &mut Server, accounts: &[Account]) -> Result<(), CutoverError> {
+    let doing = "setting read_only";
+    let state: Vec<bool> = server.ask(doing, "SELECT @@read_only").await?;
+    if state.first() == Some(&true) {
+        return Ok(());
+    }
+    server.run(doing, &format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_S}")).await?;
+    let endpoint = server.endpoint.clone();
+    loop {
+        let set = server.run(doing, "SET GLOBAL read_only = 1");
+        tokio::pin!(set);
+        let outcome = tokio::select! {
+            outcome = &mut set => outcome,
+            () = tokio::time::sleep(WRITER_PATIENCE) => {
+                // Not through the account lock: it would queue up behind read_only.
+                kill_writers(&endpoint, accounts).await?;
+                set.await
+            }
+        };
+        match outcome {
+            Err(CutoverError::Server(error)) if error.code() == Some(LOCK_WAIT_TIMEOUT) => {}
+            outcome => return outcome.map(drop),
+        }
+    }
+}
+
+/// Connections that may keep `read_only` waiting: those of the application, whatever they do, and
+/// statements of others that have run for long and are no plain reads.
+async fn kill_writers(endpoint: &Endpoint, accounts: &[Account]) -> Result<(), ServerError> {
+    let at = label(endpoint);
+    let of = |error| error::of(&at, "ending what writes", error);
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let sql = format!(
+        "SELECT ID FROM information_schema.PROCESSLIST WHERE ({}) OR (USER NOT IN
+         ('system user', 'event_scheduler', 'unauthenticated user', {}) AND ID <> CONNECTION_ID()
+         AND COMMAND IN ('Query', 'Execute') AND TIME_MS > {} AND INFO NOT LIKE 'SELECT%'
+         AND INFO NOT LIKE 'SHOW%')",
+        of_accounts(accounts),
+        quote(&endpoint.user),
+        WRITER_PATIENCE.as_millis(),
+    );
+    let found: Vec<u64> = conn.query(sql).await.map_err(of)?;
+    for id in found {
+        tracing::warn!(server = at, connection = id, "killed: it kept read_only waiting");
+        kill(&mut conn, id).await.map_err(of)?;
+    }
+    conn.disconnect().await.map_err(of)
+}
+
+/// A condition on the process list. Its host is `name:port`, or `localhost`.
+fn of_accounts(accounts: &[Account]) -> String {
+    let one = |account: &Account| {
+        format!(
+            "(USER = {} AND REGEXP_REPLACE(HOST, ':[0-9]+$', '') LIKE {})",
+            quote(&account.user),
+            quote(&account.host)
+        )
+    };
+    match accounts {
+        [] => "FALSE".to_owned(),
+        _ => accounts.iter().map(one).collect::<Vec<_>>().join(" OR "),
+    }
+}
+
+async fn lock(server: &mut Server, account: &Account) -> Result<(), CutoverError> {
+    if crate::shard::is_locked(server, account).await? {
+        return Ok(());
+    }
+    let sql = format!("ALTER USER {} ACCOUNT LOCK", account_sql(account));
+    server.run("locking the application's accounts", &sql).await.map(drop)
+}
+
+async fn expel(server: &mut Server, accounts: &[Account]) -> Result<(), CutoverError> {
+    if accounts.is_empty() {
+        return Ok(());
+    }
+    let doing = "ending the application's connections";
+    let sql =
+        format!("SELECT ID FROM information_schema.PROCESSLIST WHERE {}", of_accounts(accounts));
+    loop {
+        let found: Vec<u64> = server.ask(doing, &sql).await?;
+        for id in &found {
+            const NO_SUCH_THREAD: u16 = 1094;
+            match server.run(doing, &format!("KILL HARD CONNECTION {id}")).await {
+                Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_THREAD) => {}
+                outcome => drop(outcome?),
+            }
+        }
+        if found.is_empty() || server.is_dry() {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// No transaction may be left that an XA COMMIT could still bring in.
+pub async fn no_prepared(shard: &mut Shard) -> Result<(), CutoverError> {
+    let server = &mut shard.primary;
+    let found: Vec<mysql_async::Row> =
+        server.ask("looking for prepared transactions", "XA RECOVER").await?;
+    match found.len() {
+        0 => Ok(()),
+        count => Err(CutoverError::Prepared { server: server.name.clone(), count }),
+    }
+}
+
+/// The whole fence of one shard: its marker. `None` from one that only prints.
+pub async fn fence(shard: &mut Shard, run: &str) -> Result<Option<Gtid>, CutoverError> {
+    close(shard).await?;
+    no_prepared(shard).await?;
+    mark(shard, Phase::Fenced, run).await
+}
+
+/// Writes a marker, always: two that say the same have the log between them to themselves.
+pub async fn mark(
+    shard: &mut Shard,
+    phase: Phase,
+    run: &str,
+) -> Result<Option<Gtid>, CutoverError> {
+    let server = &mut shard.primary;
+    let doing = "writing the marker";
+    let sql = format!(
+        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), \
+         phase = '{}', fence = {} WHERE id = 1",
+        phase.name(),
+        quote(run)
+    );
+    if server.run(doing, &sql).await? != 1 {
+        return Err(CutoverError::NoToken { server: server.name.clone() });
+    }
+    let gtid: Vec<String> = server.ask(doing, "SELECT @@last_gtid").await?;
+    if server.is_dry() {
+        return Ok(None);
+    }
+    let text = gtid.into_iter().next().unwrap_or_default();
+    let parsed = text.parse().map_err(|_| CutoverError::Unfit {
+        server: server.name.clone(),
+        what: format!("the marker's GTID is {text:?}: is log_bin on?"),
+    });
+    parsed.map(Some)
+}
+
+/// The phase in the shard's token; `None`: no reader was ever started.
+pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
+    let sql = "SELECT phase FROM modshift_token WHERE id = 1";
+    let rows: Vec<String> = shard.primary.ask("reading the phase", sql).await?;
+    Ok(rows.first().map(|text| match text.as_str() {
+        "serving" => Phase::Serving,
+        _ => Phase::Fenced,
+    }))
+}
+
+/// Does the fence still hold, as far as the shard's servers say? No where a connection was lost:
+/// the server may have been started again, without read_only.
+pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
+    let accounts_only = shard.accounts_only;
+    let condition = of_accounts(&shard.accounts);
+    for (server, primary) in
+        shard.servers().zip(std::iter::once(true).chain(std::iter::repeat(false)))
+    {
+        if !server.is_live() {
+            return Ok(false);
+        }
+        let sql = match primary {
+            true => format!(
+                "SELECT @@read_only, @@event_scheduler = 'ON', (SELECT COUNT(*) FROM
+                 information_schema.PROCESSLIST WHERE {condition})"
+            ),
+            false => "SELECT @@read_only, @@event_scheduler = 'ON', 0".to_owned(),
+        };
+        let rows = server.ask("checking the fence", &sql).await;
+        let rows: Vec<(bool, bool, u64)> = match rows {
+            Err(CutoverError::Server(error)) if error.is_connection_lost() => return Ok(false),
+            rows => rows?,
+        };
+        let read_only_matters = !(primary && accounts_only);
+        let held = rows.first().is_some_and(|&(read_only, events, connections)| {
+            (read_only || !read_only_matters) && !events && connections == 0
+        });
+        if !held && !server.is_dry() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What a shard is let go for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// As it was before the fence.
+    Restore,
+    /// To serve, whatever it was.
+    Serve,
+}
+
+/// Lets applications write again. The serving marker must stand in the log before.
+pub async fn release(shard: &mut Shard, how: Release) -> Result<(), CutoverError> {
+    let was = shard.was.first().cloned().unwrap_or_default();
+    let serve = how == Release::Serve;
+    let doing = "ending read_only";
+    if !shard.accounts_only && (serve || !was.read_only) {
+        let state: Vec<bool> = shard.primary.ask(doing, "SELECT @@read_only").await?;
+        if state.first() != Some(&false) {
+            shard.primary.run(doing, "SET GLOBAL read_only = 0").await?;
+        }
+    }
+    for account in &shard.accounts {
+        if !serve && was.locked.contains(&account.to_string()) {
+            continue;
+        }
+        if crate::shard::is_locked(&mut shard.primary, account).await? || shard.primary.is_dry() {
+            let sql = format!("ALTER USER {} ACCOUNT UNLOCK", account_sql(account));
+            shard.primary.run("unlocking the application's accounts", &sql).await?;
+        }
+    }
+    for name in &was.replicating {
+        let sql = format!("START SLAVE {}", quote(name));
+        shard.primary.run("starting replication again", &sql).await?;
+    }
+    let events = |was: &crate::shard::Was| was.event_scheduler == "ON";
+    if events(&was) {
+        shard.primary.run("starting events again", "SET GLOBAL event_scheduler = ON").await?;
+    }
+    let replicas = shard.was.iter().skip(1).cloned().collect::<Vec<_>>();
+    for (replica, was) in shard.replicas.iter_mut().zip(replicas) {
+        if !was.read_only {
+            replica.run(doing, "SET GLOBAL read_only = 0").await?;
+        }
+        if events(&was) {
+            replica.run("starting events again", "SET GLOBAL event_scheduler = ON").await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! What a cutover asks of others: the gate, the verification, the routing targets, the operator's
+//! terminal. The command line wires it.
+
+use std::time::Duration;
+
+use crate::step::{Direction, Side};
+
+/// The newest routing that a shard holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed {
+    pub version: u64,
+    pub side: Side,
+}
+
+pub trait Outside {
+    /// Waits for the gate of this direction, for at most so long; the reasons if it stays closed.
+    fn gate(
+        &mut self,
+        direction: Direction,
+        wait: Option<Duration>,
+    ) -> impl Future<Output = Result<(), Vec<String>>>;
+
+    /// Called when everything up to this run's markers has been applied: returns when what was
+    /// still unproven has been compared, or fails with what is not clean.
+    fn verified(
+        &mut self,
+        direction: Direction,
+        run: &str,
+    ) -> impl Future<Output = Result<(), String>>;
+
+    /// The highest version that any reachable shard holds; `None`: never published.
+    fn routed(&mut self) -> impl Future<Output = Result<Option<Routed>, String>>;
+
+    /// To every target and every shard that serves or shall, or an error that names those that did
+    /// not acknowledge. Publishing a version again must be harmless.
+    fn publish(&mut self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
+
+    /// A line for the operator.
+    fn tell(&mut self, line: &str);
+}

@@ -1,0 +1,157 @@
+//! A session on one server that acts only for the operator who owns the run, or that prints what it
+//! would send.
+//!
+//! Before the first statement it takes a lock on that server, in the way of whoever held it before:
+//! that connection is killed. Then it asks the journal whether this process still owns the run.
+//! After that no other process can act on this server until this connection is gone; so an operator
+//! who was cut off or stood still cannot do belated damage.
+
+use std::time::{Duration, Instant};
+
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{Conn, ServerError, Session, connect, error};
+use modshift_proto::plan::Endpoint;
+use mysql_async::prelude::{FromRow, Queryable};
+
+use crate::error::CutoverError;
+use crate::register::Claim;
+
+/// For one statement. `SET GLOBAL read_only` waits a second for running writes, and the rollback of
+/// a killed one may follow.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the connection that held the lock before to be gone.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether statements with an effect are sent.
+#[derive(Clone, Debug)]
+pub enum Guard {
+    /// They are written down instead. What only reads is sent.
+    Dry,
+    Owner(Claim),
+}
+
+#[derive(Debug)]
+pub struct Server {
+    /// As errors call it: `old shard 0`, `replica db:3307 of old shard 0`.
+    pub name: String,
+    pub endpoint: Endpoint,
+    lock: String,
+    guard: Guard,
+    conn: Option<Conn>,
+    script: Vec<String>,
+}
+
+impl Server {
+    pub fn new(name: String, plan: &str, endpoint: Endpoint, guard: Guard) -> Server {
+        // Lock names are limited to 64 characters; the schema tells apart shards on one server.
+        let of = format!("{plan}\0{name}");
+        let lock = format!("modshift.server.{:08x}", crc32fast::hash(of.as_bytes()));
+        Server { name, endpoint, lock, guard, conn: None, script: Vec::new() }
+    }
+
+    pub fn is_dry(&self) -> bool {
+        matches!(self.guard, Guard::Dry)
+    }
+
+    /// The connection of the last statement still stands as far as is known.
+    pub fn is_live(&self) -> bool {
+        self.conn.is_some()
+    }
+
+    /// What would have been sent since it was last asked.
+    pub fn take_script(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.script)
+    }
+
+    /// A statement with an effect; how many rows it changed.
+    pub async fn run(&mut self, doing: &'static str, sql: &str) -> Result<u64, CutoverError> {
+        if self.is_dry() {
+            self.script.push(sql.to_owned());
+            return Ok(1);
+        }
+        let conn = self.connected().await?;
+        let work = async |conn: &mut Conn| {
+            conn.query_drop(sql).await?;
+            Ok(conn.affected_rows())
+        };
+        self.send(conn, doing, work).await
+    }
+
+    /// A statement that only reads.
+    pub async fn ask<T>(&mut self, doing: &'static str, sql: &str) -> Result<Vec<T>, CutoverError>
+    where
+        T: FromRow + Send + 'static,
+    {
+        if self.is_dry() {
+            self.script.push(sql.to_owned());
+        }
+        let conn = self.connected().await?;
+        self.send(conn, doing, async |conn: &mut Conn| conn.query(sql).await).await
+    }
+
+    /// The connection is out of its place meanwhile: if this future is dropped, or no answer comes,
+    /// its state is unknown and it is not used again.
+    async fn send<T>(
+        &mut self,
+        mut conn: Conn,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
+    ) -> Result<T, CutoverError> {
+        let at = label(&self.endpoint);
+        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut conn)).await;
+        let Ok(answer) = answer else {
+            let detail = format!("no answer in {} s", STATEMENT_TIMEOUT.as_secs());
+            return Err(ServerError::Lost { at, doing, detail }.into());
+        };
+        let answer = answer.map_err(|error| error::of(&at, doing, error));
+        if !answer.as_ref().is_err_and(ServerError::is_connection_lost) {
+            self.conn = Some(conn);
+        }
+        Ok(answer?)
+    }
+
+    async fn connected(&mut self) -> Result<Conn, CutoverError> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        let mut conn = connect(&self.endpoint, Session::Plain).await?;
+        if let Guard::Owner(claim) = &self.guard {
+            let claim = claim.clone();
+            self.lock(&mut conn).await?;
+            claim.verify().await?;
+        }
+        Ok(conn)
+    }
+
+    async fn lock(&self, conn: &mut Conn) -> Result<(), ServerError> {
+        let at = label(&self.endpoint);
+        let of = |error| error::of(&at, "locking it for this operator", error);
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            let sql = format!("SELECT GET_LOCK('{}', 0)", self.lock);
+            let got: Option<Option<u8>> = conn.query_first(sql).await.map_err(of)?;
+            if got == Some(Some(1)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let detail = "another operator's connection does not end".to_owned();
+                return Err(ServerError::Unreachable { at, detail });
+            }
+            let sql = format!("SELECT IS_USED_LOCK('{}')", self.lock);
+            let holder: Option<Option<u64>> = conn.query_first(sql).await.map_err(of)?;
+            if let Some(Some(id)) = holder {
+                kill(conn, id).await.map_err(of)?;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Fine if it is gone already.
+pub(crate) async fn kill(conn: &mut Conn, id: u64) -> Result<(), mysql_async::Error> {
+    const NO_SUCH_THREAD: u16 = 1094;
+    match conn.query_drop(format!("KILL HARD CONNECTION {id}")).await {
+        Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(()),
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,164 @@
+//! A shard as the cutover sees it: its servers, whom to keep out, and what they were before.
+
+use modshift_proto::plan::{Account, Endpoint, Plan};
+use serde::{Deserialize, Serialize};
+
+use crate::error::CutoverError;
+use crate::register::quote;
+use crate::server::{Guard, Server};
+use crate::step::Side;
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{Grants, Session, connect, error};
+use mysql_async::prelude::Queryable;
+
+#[derive(Debug)]
+pub struct Shard {
+    pub side: Side,
+    pub number: u16,
+    pub primary: Server,
+    pub replicas: Vec<Server>,
+    /// The application's.
+    pub accounts: Vec<Account>,
+    /// The server holds a shard of the other side too: read_only is not touched.
+    pub accounts_only: bool,
+    /// Of the primary, then of the replicas.
+    pub was: Vec<Was>,
+}
+
+/// Settings of a server before it was fenced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Was {
+    pub read_only: bool,
+    /// ON, OFF or DISABLED.
+    pub event_scheduler: String,
+    /// Accounts of the plan that were locked already.
+    pub locked: Vec<String>,
+    /// Names of connections to other primaries that were running.
+    pub replicating: Vec<String>,
+}
+
+impl Shard {
+    pub fn name(&self) -> &str {
+        &self.primary.name
+    }
+
+    pub fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
+        std::iter::once(&mut self.primary).chain(&mut self.replicas)
+    }
+
+    /// Under which the journal remembers each server.
+    pub fn keys(&self) -> Vec<String> {
+        let key = |server: &Server| {
+            format!("{} {}:{}", self.side, server.endpoint.host, server.endpoint.port)
+        };
+        std::iter::once(&self.primary).chain(&self.replicas).map(key).collect()
+    }
+
+    /// What its servers are now, for the journal. Nothing is changed.
+    pub async fn look(&mut self) -> Result<Vec<Was>, CutoverError> {
+        let mut was = vec![settings(&mut self.primary).await?];
+        for account in &self.accounts {
+            if is_locked(&mut self.primary, account).await? {
+                was[0].locked.push(account.to_string());
+            }
+        }
+        was[0].replicating = replicating(&mut self.primary).await?;
+        for replica in &mut self.replicas {
+            was.push(settings(replica).await?);
+        }
+        Ok(was)
+    }
+}
+
+/// All shards of a side, with the login that the cutover uses.
+pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
+    let (endpoints, accounts) = match side {
+        Side::Old => (&plan.old, &plan.cutover.old_accounts),
+        Side::New => (&plan.new, &plan.cutover.new_accounts),
+    };
+    let shard = |(endpoint, number): (&Endpoint, u16)| {
+        let name = format!("{side} shard {number}");
+        let mut servers = endpoint.servers().into_iter().map(|server| login(plan, server));
+        let primary = servers.next().unwrap_or_else(|| login(plan, endpoint.clone()));
+        let replica = |server: Endpoint| {
+            let name = format!("replica {}:{} of {name}", server.host, server.port);
+            Server::new(name, &plan.name, server, guard.clone())
+        };
+        Shard {
+            side,
+            number,
+            replicas: servers.map(replica).collect(),
+            primary: Server::new(name.clone(), &plan.name, primary, guard.clone()),
+            accounts: accounts.clone(),
+            accounts_only: false,
+            was: Vec::new(),
+        }
+    };
+    endpoints.iter().zip(0..).map(shard).collect()
+}
+
+/// An endpoint with the login of `[cutover]`, if the plan names one.
+pub fn login(plan: &Plan, endpoint: Endpoint) -> Endpoint {
+    match &plan.cutover.login {
+        Some((user, password)) => {
+            Endpoint { user: user.clone(), password: password.clone(), ..endpoint }
+        }
+        None => endpoint,
+    }
+}
+
+/// As in `ALTER USER`.
+pub fn account_sql(account: &Account) -> String {
+    format!("{}@{}", quote(&account.user), quote(&account.host))
+}
+
+async fn settings(server: &mut Server) -> Result<Was, CutoverError> {
+    let sql = "SELECT @@read_only, @@event_scheduler";
+    let rows: Vec<(bool, String)> = server.ask("reading its settings", sql).await?;
+    let (read_only, event_scheduler) = rows.into_iter().next().unwrap_or_default();
+    Ok(Was { read_only, event_scheduler, ..Was::default() })
+}
+
+pub async fn is_locked(server: &mut Server, account: &Account) -> Result<bool, CutoverError> {
+    let sql = format!(
+        "SELECT COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true')
+         FROM mysql.global_priv WHERE User = {} AND Host = {}",
+        quote(&account.user),
+        quote(&account.host)
+    );
+    let rows: Vec<bool> = server.ask("looking at the application's accounts", &sql).await?;
+    rows.into_iter().next().ok_or_else(|| CutoverError::NoAccount {
+        server: server.name.clone(),
+        account: account.to_string(),
+    })
+}
+
+async fn replicating(server: &mut Server) -> Result<Vec<String>, CutoverError> {
+    let doing = "looking for replication into it";
+    let rows: Vec<mysql_async::Row> = server.ask(doing, "SHOW ALL SLAVES STATUS").await?;
+    let text = |row: &mysql_async::Row, column: &str| -> String {
+        row.get_opt::<String, _>(column).and_then(Result::ok).unwrap_or_default()
+    };
+    let running = |row: &&mysql_async::Row| {
+        text(row, "Slave_IO_Running") != "No" || text(row, "Slave_SQL_Running") != "No"
+    };
+    Ok(rows.iter().filter(running).map(|row| text(row, "Connection_name")).collect())
+}
+
+/// Do the daemons, with the shard's own login, write through read_only? SUPER alone does not.
+pub async fn writes_through(endpoint: &Endpoint) -> Result<(), CutoverError> {
+    let at = label(endpoint);
+    let of = |error| error::of(&at, "reading modshift's own grants", error);
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let lines: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
+    conn.disconnect().await.map_err(of)?;
+    match Grants::parse(lines.iter().map(String::as_str)).has_global("READ_ONLY ADMIN")
+        || Grants::parse(lines.iter().map(String::as_str)).has_global("READ ONLY ADMIN")
+    {
+        true => Ok(()),
+        false => Err(CutoverError::Unfit {
+            server: at,
+            what: format!("{} lacks READ_ONLY ADMIN, and read_only would stop it", endpoint.user),
+        }),
+    }
+}
