@@ -18,7 +18,8 @@ fn read(file: &str) -> String {
 }
 
 fn parse(text: &str) -> Plan {
-    let env = |name: &str| (name == "MODSHIFT_PASSWORD").then(|| "secret".to_owned());
+    let known = ["MODSHIFT_PASSWORD", "ROUTING_TOKEN"];
+    let env = |name: &str| known.contains(&name).then(|| "secret".to_owned());
     Plan::parse(text, &env).unwrap_or_else(|errors| panic!("{errors}"))
 }
 

@@ -164,7 +164,7 @@ fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
             let token = secret(section, "token");
             let tls_ca = section.get("tls_ca").and_then(|item| item.file());
             let url = section.required("url", "http:// or https:// and an address")?;
-            let url = url.text_that("http:// or https:// and an address, no login", is_url)?;
+            let url = read_url(&url, "http:// or https:// and an address", is_url)?;
             let method = method.unwrap_or(default::ROUTING_METHOD);
             Some(RoutingKind::Http { url, method, token, tls_ca })
         }
@@ -194,7 +194,7 @@ fn read_etcd(section: &Section<'_>) -> Option<EtcdTarget> {
         item.fault("expected at least one address");
     }
     let base = |text: &str| is_url(text) && !text.ends_with('/');
-    let endpoint = |item: &Item<'_>| item.text_that("http://host:2379 or https://host:2379", base);
+    let endpoint = |item| read_url(item, "http://host:2379 or https://host:2379", base);
     let endpoints = elements.iter().filter_map(endpoint).collect();
     Some(EtcdTarget { endpoints, key: key?, login, tls_ca })
 }
@@ -274,6 +274,16 @@ fn secret(section: &Section<'_>, key: &'static str) -> Option<Secret> {
 fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     (1..=64).contains(&text.len()) && text.chars().all(allowed)
+}
+
+/// Not shown when it is refused: it may be refused for the password in it.
+fn read_url(item: &Item<'_>, what: &str, test: impl Fn(&str) -> bool) -> Option<String> {
+    let text = item.secret()?;
+    if test(&text) {
+        return Some(text);
+    }
+    item.fault(format!("expected {what}, and no login in it"));
+    None
 }
 
 /// Without a login in it, which would be shown.

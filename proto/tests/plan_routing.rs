@@ -1,0 +1,167 @@
+//! `[[routing]]` of a plan: every kind of target, and what is wrong with one.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use modshift_proto::plan::{
+    EtcdTarget, HttpMethod, Plan, PlanErrors, ProxySqlMatch, RoutingKind, RoutingTarget, Secret,
+    default,
+};
+
+fn parse(routing: &str) -> Result<Plan, PlanErrors> {
+    let text = format!(
+        "name = \"shop\"\nmodulus = {{ old = 1, new = 2 }}\nlog = {{ kind = \"direct\" }}\n\
+         [defaults]\nuser = \"u\"\npassword = \"p\"\nhost = \"h\"\n\
+         [[old]]\nschema = \"o\"\n[[new]]\nschema = \"n0\"\n[[new]]\nschema = \"n1\"\n\
+         [[table]]\nname = \"t\"\nkey = \"k\"\nrule = \"abs_mod\"\n{routing}"
+    );
+    Plan::parse(&text, &|name| (name == "TOKEN").then(|| "s3cret".to_owned()))
+}
+
+fn one(routing: &str) -> RoutingTarget {
+    let mut plan = parse(&format!("[[routing]]\n{routing}")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(plan.routing.len(), 1);
+    plan.routing.remove(0)
+}
+
+/// Every fault, its path and message.
+fn check(routing: &str, expected: &[&str]) {
+    let errors = parse(&format!("[[routing]]\n{routing}")).expect_err(routing);
+    let found: Vec<String> =
+        errors.faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect();
+    assert_eq!(found, expected, "of {routing}");
+    assert!(!errors.to_string().contains("s3cret"), "{errors}");
+}
+
+#[test]
+fn a_plan_may_publish_nowhere_else_than_on_its_shards() {
+    assert_eq!(parse("").unwrap().routing, []);
+}
+
+#[test]
+fn each_kind_is_read_with_its_defaults() {
+    let file = one("kind = \"file\"\npath = \"routing.json\"");
+    assert_eq!((file.name.as_str(), file.timeout), ("file-0", default::ROUTING_TIMEOUT));
+    assert_eq!(file.kind, RoutingKind::File { path: PathBuf::from("routing.json") });
+
+    let http = one("kind = \"http\"\nurl = \"https://h/x\"\ntoken = \"${TOKEN}\"\nname = \"cfg\"");
+    assert_eq!(http.name, "cfg");
+    let token = Some(Secret::new("s3cret".to_owned()));
+    let (url, method) = ("https://h/x".to_owned(), HttpMethod::Put);
+    assert_eq!(http.kind, RoutingKind::Http { url, method, token, tls_ca: None });
+
+    let command = one("kind = \"command\"\nargv = [\"push\", \"${TOKEN}\"]\ntimeout = \"5s\"");
+    assert_eq!(command.timeout, Duration::from_secs(5));
+    let argv = vec!["push".to_owned(), "s3cret".to_owned()];
+    assert_eq!(command.kind, RoutingKind::Command { argv });
+
+    let etcd = one("kind = \"etcd\"\nendpoints = [\"http://e:2379\"]\nkey = \"/k\"");
+    let (endpoints, key) = (vec!["http://e:2379".to_owned()], "/k".to_owned());
+    let expected = EtcdTarget { endpoints, key, login: None, tls_ca: None };
+    assert_eq!(etcd.kind, RoutingKind::Etcd(expected));
+
+    let proxysql = "kind = \"proxysql\"\nfile = \"p.sql\"\nhostgroup_base = 10\nrule_base = 20\n\
+                    match = \"schema\"";
+    let RoutingKind::ProxySql(proxysql) = one(proxysql).kind else { panic!("another kind") };
+    assert_eq!((proxysql.admin, proxysql.matching), (None, ProxySqlMatch::Schema));
+
+    let sphere = "kind = \"shardingsphere\"\ndistsql = \"d\"\nuser = \"a\"\npassword = \"b\"";
+    let RoutingKind::ShardingSphere(sphere) = one(sphere).kind else { panic!("another kind") };
+    assert_eq!((sphere.yaml, sphere.crc32_class), (None, None));
+}
+
+#[test]
+fn every_fault_of_a_target_is_named() {
+    let kinds = "missing, expected file, http, command, etcd, proxysql or shardingsphere";
+    check("path = \"x\"", &[&format!("routing[0].kind: {kinds}")]);
+    check(
+        "kind = \"zookeeper\"",
+        &["routing[0].kind: expected one of file, http, command, etcd, proxysql, shardingsphere, \
+           found \"zookeeper\""],
+    );
+    check(
+        "kind = \"file\"\nname = \"A\"\ntimeout = \"0s\"\nurl = \"x\"",
+        &[
+            "routing[0].path: missing, expected the file that applications read",
+            "routing[0].name: expected 1 to 64 characters of a-z, 0-9, _ and -, found \"A\"",
+            "routing[0].timeout: expected a duration such as \"200ms\" or \"1h\", 1ms to 1m, \
+             found \"0s\"",
+            "routing[0].url: unknown key, expected one of kind, name, timeout, path",
+        ],
+    );
+    check(
+        "kind = \"http\"\nurl = \"https://u:s3cret@h/\"\nmethod = \"GET\"\ntoken = 5",
+        &[
+            "routing[0].url: expected http:// or https:// and an address, and no login in it",
+            "routing[0].method: expected one of PUT, POST, found \"GET\"",
+            "routing[0].token: expected a string",
+        ],
+    );
+    check("kind = \"command\"\nargv = []", &["routing[0].argv: expected a program and its arguments"]);
+    check(
+        "kind = \"etcd\"\nendpoints = [\"e:2379\"]\nuser = \"u\"",
+        &[
+            "routing[0].password: missing, expected one, as there is a user",
+            "routing[0].key: missing, expected the key that applications watch",
+            "routing[0].endpoints[0]: expected http://host:2379 or https://host:2379, and no login \
+             in it",
+        ],
+    );
+    check(
+        "kind = \"proxysql\"\nhostgroup_base = 1\nmatch = \"port\"",
+        &[
+            "routing[0].file: missing, expected file, admin (host:port) or both",
+            "routing[0].rule_base: missing, expected the id of modshift's first query rule",
+            "routing[0].match: expected one of hint, schema, found \"port\"",
+        ],
+    );
+    check(
+        "kind = \"proxysql\"\nhostgroup_base = 1\nrule_base = 1\nmatch = \"hint\"\nadmin = \"h:1\"",
+        &["routing[0].user: missing, expected that of the admin interface, and its password"],
+    );
+    check(
+        "kind = \"shardingsphere\"\nuser = \"a\"\ncrc32_class = \"a b\"",
+        &[
+            "routing[0].yaml: missing, expected a file, here or in distsql or in both",
+            "routing[0].password: missing, expected the password of that account",
+            "routing[0].crc32_class: expected the name of a Java class, found \"a b\"",
+        ],
+    );
+    check(
+        "kind = \"file\"\npath = \"a\"\nname = \"x\"\n[[routing]]\nkind = \"file\"\npath = \"b\"\n\
+         name = \"x\"",
+        &["routing[1].name: x is that of routing[0] too"],
+    );
+}
+
+#[test]
+fn the_rendered_targets_read_back_without_their_secrets() {
+    let text = "[[routing]]\nkind = \"file\"\npath = \"/r.json\"\n\
+         [[routing]]\nkind = \"http\"\nurl = \"http://h/\"\nmethod = \"POST\"\ntoken = \"${TOKEN}\"\n\
+         tls_ca = \"/ca\"\n[[routing]]\nkind = \"command\"\nargv = [\"a\", \"$${b\"]\n\
+         [[routing]]\nkind = \"etcd\"\nendpoints = [\"http://e:1\", \"http://f:1\"]\nkey = \"k\"\n\
+         user = \"u\"\npassword = \"${TOKEN}\"\n\
+         [[routing]]\nkind = \"proxysql\"\nadmin = \"p:6032\"\nuser = \"u\"\n\
+         password = \"${TOKEN}\"\nhostgroup_base = 1\nrule_base = 2\nmatch = \"hint\"\n\
+         [[routing]]\nkind = \"shardingsphere\"\nyaml = \"/y\"\nuser = \"u\"\n\
+         password = \"${TOKEN}\"\ncrc32_class = \"a.B\"\n";
+    let plan = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    let shown = plan.render_redacted();
+    assert!(!shown.contains("s3cret") && !format!("{plan:?}").contains("s3cret"), "{shown}");
+    let mut expected = plan.routing;
+    let hidden = || Secret::new("<redacted>".to_owned());
+    for target in &mut expected {
+        match &mut target.kind {
+            RoutingKind::Http { token, .. } => *token = Some(hidden()),
+            RoutingKind::Etcd(etcd) => etcd.login = Some(("u".to_owned(), hidden())),
+            RoutingKind::ProxySql(proxysql) => {
+                proxysql.admin.as_mut().unwrap().password = hidden();
+            }
+            RoutingKind::ShardingSphere(sphere) => sphere.password = hidden(),
+            _ => {}
+        }
+    }
+    assert_eq!(Plan::parse(&shown, &|_| None).unwrap().routing, expected);
+}
