@@ -46,6 +46,8 @@ if [ "$with_tests" = yes ]; then
     need promtool prometheus
     need openssl openssl
     need faketime faketime
+    need etcd etcd-server
+    need sqlite3 sqlite3
 fi
 
 missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ' | sed 's/ *$//')

@@ -99,7 +99,10 @@ fn every_fault_of_a_target_is_named() {
             "routing[0].token: expected a string",
         ],
     );
-    check("kind = \"command\"\nargv = []", &["routing[0].argv: expected a program and its arguments"]);
+    check(
+        "kind = \"command\"\nargv = []",
+        &["routing[0].argv: expected a program and its arguments"],
+    );
     check(
         "kind = \"etcd\"\nendpoints = [\"e:2379\"]\nuser = \"u\"",
         &[

@@ -4,6 +4,7 @@
 //! takes `&self`, so that a server can be shared by the writer, the test and whoever breaks it.
 
 mod address;
+mod etcd;
 mod kafka;
 mod mariadb;
 mod options;
@@ -11,6 +12,7 @@ mod proxy;
 mod topic;
 
 pub use address::{ADMIN, Address, PASSWORD};
+pub use etcd::EtcdServer;
 pub use kafka::{KafkaBroker, KafkaOptions};
 pub use mariadb::MariaDbServer;
 pub use options::MariaDbOptions;

@@ -16,6 +16,13 @@ pub struct Ledger {
     /// Attempts that did not take place, by their reason.
     pub refused: u64,
     pub last_refusal: Option<String>,
+    /// Attempts of a writer that follows a routing document that did not take place: each was made
+    /// again.
+    pub retries: u64,
+    /// Transactions that had to be planned anew, for their rows lie on several shards by now.
+    pub replanned: u64,
+    /// The longest time that a transaction took, all its attempts included.
+    pub longest: Duration,
     /// Transactions that took place though their COMMIT got no answer.
     pub unanswered: u64,
     /// What must not be. Any entry fails the test.
@@ -33,6 +40,9 @@ impl Ledger {
         self.transactions += other.transactions;
         self.giants += other.giants;
         self.refused += other.refused;
+        self.retries += other.retries;
+        self.replanned += other.replanned;
+        self.longest = self.longest.max(other.longest);
         self.unanswered += other.unanswered;
         self.faults.extend(other.faults);
         self.last_refusal = other.last_refusal.or(self.last_refusal.take());

@@ -7,6 +7,7 @@
 
 mod book;
 mod giant;
+mod guide;
 mod ledger;
 mod moves;
 mod plan;
@@ -27,6 +28,8 @@ use tokio::{sync::watch, task::JoinSet};
 use crate::{server::Address, wait::wait_until};
 
 pub use book::{Live, Numbers, Row, TABLES};
+pub use guide::Follow;
+use guide::Guide;
 pub use ledger::Ledger;
 pub use moves::{MoveLedger, MoveOptions, UserMoves};
 pub use session::{Outcome, Probe, Session, Statement};
@@ -141,7 +144,7 @@ enum Pace {
 /// What the connections share.
 #[derive(Clone)]
 struct Shared {
-    routes: watch::Receiver<Routes>,
+    guide: Guide,
     pace: watch::Receiver<Pace>,
     /// Connections that have nothing in flight, because of a pause or at their end.
     idle: Arc<AtomicUsize>,
@@ -162,11 +165,26 @@ impl Writer {
     /// Returns when every connection knows its rows and has begun.
     pub async fn start(options: WriterOptions, routes: Routes) -> Result<Self> {
         ensure!(routes.modulus == routes.servers.len(), "a server for each shard");
+        let (sender, receiver) = watch::channel(routes);
+        Self::start_with(options, Guide::Fixed(receiver), sender).await
+    }
+
+    /// The same with the routes of a routing document, whatever version it has by then.
+    pub async fn follow(options: WriterOptions, follow: Follow) -> Result<Self> {
+        let guide = Guide::follow(follow).await?;
+        let (unused, _) = watch::channel(guide.routes());
+        Self::start_with(options, guide, unused).await
+    }
+
+    async fn start_with(
+        options: WriterOptions,
+        guide: Guide,
+        routes: watch::Sender<Routes>,
+    ) -> Result<Self> {
         ensure!(options.mix.total() > 0 && options.connections > 0, "nothing to write");
-        let (route_sender, route_receiver) = watch::channel(routes);
         let (pace_sender, pace_receiver) = watch::channel(Pace::Run);
         let shared = Shared {
-            routes: route_receiver,
+            guide,
             pace: pace_receiver,
             idle: Arc::default(),
             committed: Arc::default(),
@@ -178,10 +196,11 @@ impl Writer {
         for worker in worker::prepare(&options, &shared).await? {
             workers.spawn(worker.run());
         }
-        Ok(Self { connections, routes: route_sender, pace: pace_sender, shared, workers })
+        Ok(Self { connections, routes, pace: pace_sender, shared, workers })
     }
 
-    /// From the next transaction on, rows are looked for there.
+    /// From the next transaction on, rows are looked for there. A writer that follows a routing
+    /// document is told by that alone.
     pub fn switch(&self, routes: Routes) {
         self.routes.send_replace(routes);
     }

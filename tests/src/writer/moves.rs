@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
-use super::{Live, Numbers, Outcome, Probe, Routes, Row, Session, Statement};
+use super::{Live, Numbers, Outcome, Probe, Routes, Row, Session, Statement, guide::Guide};
 use crate::{
     place::writer_slot,
     random::Random,
@@ -81,7 +81,7 @@ impl UserMoves {
                 interval: options
                     .rate
                     .map(|rate| Duration::from_secs_f64(options.connections as f64 / rate)),
-                routes: fixed,
+                guide: Guide::Fixed(fixed),
                 session: Session::default(),
                 random: Random::new(options.seed).fork(index as u64),
                 numbers: Numbers::new(writer_slot()),
@@ -120,7 +120,7 @@ struct User {
 
 struct Mover {
     interval: Option<Duration>,
-    routes: watch::Receiver<Routes>,
+    guide: Guide,
     session: Session,
     random: Random,
     numbers: Numbers,
@@ -133,7 +133,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
 impl Mover {
     async fn create(&mut self, orders: usize) -> Result<()> {
-        let modulus = self.routes.borrow().modulus;
+        let modulus = self.guide.routes().modulus;
         let shard = self.random.index(modulus);
         let user = User {
             account: number_on(shard, modulus, self.random.between(1_000_000, 2_000_000)),
@@ -166,7 +166,7 @@ impl Mover {
     }
 
     async fn move_user(&mut self, at: usize) -> Result<()> {
-        let modulus = self.routes.borrow().modulus;
+        let modulus = self.guide.routes().modulus;
         let home = shard_of_number(self.users[at].account, modulus);
         let away = (home + 1 + self.random.index(modulus - 1)) % modulus;
         self.move_to(at, home, away).await?;
@@ -178,7 +178,7 @@ impl Mover {
     }
 
     async fn move_to(&mut self, at: usize, from: usize, to: usize) -> Result<()> {
-        let modulus = self.routes.borrow().modulus;
+        let modulus = self.guide.routes().modulus;
         let before = self.users[at].clone();
         let near = self.random.between(1_000_000, 2_000_000);
         let after =
@@ -221,7 +221,7 @@ impl Mover {
     }
 
     async fn update(&mut self, at: usize) -> Result<()> {
-        let modulus = self.routes.borrow().modulus;
+        let modulus = self.guide.routes().modulus;
         let before = self.users[at].clone();
         let after = User { ver: before.ver + 1, ..before.clone() };
         let shard = shard_of_number(before.account, modulus);
@@ -233,10 +233,10 @@ impl Mover {
 
     /// One transaction, made again until it has taken place.
     async fn act(&mut self, shard: usize, statements: Vec<Statement>, probe: Probe) -> Result<()> {
-        let place = self.routes.borrow().servers[shard].clone();
+        let place = self.guide.routes().servers[shard].clone();
         let deadline = Instant::now() + ACT_LIMIT;
         loop {
-            let outcome = self.session.transact(&place, &statements, &probe, &self.routes).await;
+            let outcome = self.session.transact(&place, &statements, &probe, &self.guide).await;
             match outcome {
                 Outcome::Committed(_) => return Ok(()),
                 Outcome::Fault(what) => anyhow::bail!("moving users: {what}"),

@@ -204,6 +204,14 @@ impl Plan {
         self.steps.push(Step { kind, before, after });
     }
 
+    /// The shard on which all its rows lie under this modulus, before and after, if there is one.
+    pub fn shard_under(&self, modulus: usize) -> Option<usize> {
+        let rows = self.steps.iter().flat_map(|step| [&step.before, &step.after]).flatten();
+        let mut shards = rows.map(|live| live.row.shard(modulus));
+        let first = shards.next()?;
+        shards.all(|shard| shard == first).then_some(first)
+    }
+
     /// Every step shows the outcome of the whole; one that leaves a row is as good as one that
     /// removes it.
     pub fn probe(&self) -> Option<Probe> {

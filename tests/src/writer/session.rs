@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use mysql_async::{Conn, Error, prelude::Queryable};
 use tokio::time::Instant;
 
-use super::{Live, Routes};
+use super::{Live, guide::Guide};
 use crate::server::Address;
 
 /// A statement and how many rows it must change.
@@ -40,8 +40,9 @@ pub struct Probe {
 }
 
 /// The world's own errors: read-only, lock waits, deadlocks, shutdown, kill, too many connections,
-/// access taken away.
-const WORLD: [u16; 12] = [1290, 1205, 1213, 1053, 1927, 1317, 1040, 1045, 1044, 4151, 1836, 1180];
+/// access taken away, account locked.
+const WORLD: [u16; 15] =
+    [1290, 1205, 1213, 1053, 1927, 1317, 1040, 1045, 1044, 1142, 1227, 4151, 3118, 1836, 1180];
 /// Of these, those that leave it open whether a COMMIT that met them took place.
 const UNSURE_AT_COMMIT: [u16; 4] = [1053, 1927, 1317, 1180];
 /// How long an outcome may stay unknown: a server that is killed and started again takes seconds.
@@ -83,7 +84,7 @@ impl Session {
         place: &Address,
         statements: &[Statement],
         probe: &Probe,
-        routes: &tokio::sync::watch::Receiver<Routes>,
+        guide: &Guide,
     ) -> Outcome {
         let conn = match self.connection(place).await {
             Ok(conn) => conn,
@@ -105,26 +106,25 @@ impl Session {
             Error::Server(server) if !UNSURE_AT_COMMIT.contains(&server.code) => {
                 judge(&error, "COMMIT")
             }
-            _ => self.resolve(place, probe, routes).await,
+            _ => self.resolve(place, probe, guide).await,
         }
     }
 
-    async fn resolve(
-        &mut self,
-        place: &Address,
-        probe: &Probe,
-        routes: &tokio::sync::watch::Receiver<Routes>,
-    ) -> Outcome {
-        let before = routes.borrow().clone();
+    /// The row of the probe travels with the data, so whichever side serves knows. One that is
+    /// fenced refuses to lock it and says nothing; one that answers has every commit before it.
+    async fn resolve(&mut self, place: &Address, probe: &Probe, guide: &Guide) -> Outcome {
+        let before = guide.routes();
         let deadline = Instant::now() + RESOLVE_LIMIT;
         loop {
             // After a switch the answer lies where the row lies now.
-            let now = routes.borrow().clone();
+            let now = guide.routes();
             let place =
                 if now == before { place } else { &now.servers[probe.row.row.shard(now.modulus)] };
             match self.probe(place, probe).await {
                 Ok(true) => return Outcome::Committed(None),
-                Ok(false) => return Outcome::Refused("connection lost before COMMIT".to_owned()),
+                Ok(false) => {
+                    return Outcome::Refused("COMMIT was not answered, and not done".to_owned());
+                }
                 Err(error) if Instant::now() > deadline => {
                     return Outcome::Fault(format!("outcome unknown for too long: {error}"));
                 }

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use tokio::time::Instant;
 
 use super::{
-    Ledger, Mix, Numbers, Outcome, Pace, Routes, Session, Shared, Statement, WriterOptions,
+    Ledger, Mix, Numbers, Outcome, Pace, Session, Shared, Statement, WriterOptions,
     book::{TABLES, load_sql, loaded},
     giant::Giant,
-    plan::Book,
+    plan::{Book, Plan},
 };
 use crate::{place::writer_slot, random::Random, server::Address};
 
@@ -40,8 +40,37 @@ struct Broadcast {
     ver: u64,
 }
 
+/// One transaction of the application, whatever number of attempts it takes.
+struct Turn {
+    began: Instant,
+    retries: u64,
+}
+
+impl Turn {
+    fn begin() -> Self {
+        Self { began: Instant::now(), retries: 0 }
+    }
+}
+
+/// What has become of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Done,
+    /// The application hears of it.
+    Failed,
+    Again,
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut low, mut high) = (a, b);
+    while low != 0 {
+        (low, high) = (high % low, low);
+    }
+    a / high * b
+}
+
 pub(super) async fn prepare(options: &WriterOptions, shared: &Shared) -> Result<Vec<Worker>> {
-    let routes = shared.routes.borrow().clone();
+    let routes = shared.guide.routes();
     let random = Random::new(options.seed);
     let mut workers = Vec::new();
     for index in 0..options.connections {
@@ -125,53 +154,97 @@ impl Worker {
     }
 
     async fn one_turn(&mut self) {
-        let routes = self.shared.routes.borrow().clone();
         let now = Instant::now();
         if self.broadcast.as_ref().is_some_and(|b| b.due <= now) {
             self.broadcast().await;
         }
         if self.giant.as_ref().is_some_and(|g| g.due <= now) {
-            self.giant(&routes).await;
+            self.giant().await;
         } else {
-            self.ordinary(&routes).await;
+            self.ordinary().await;
         }
     }
 
-    async fn ordinary(&mut self, routes: &Routes) {
-        let plan = self.book.plan(routes.modulus, &self.mix);
-        let Some(probe) = plan.probe() else { return };
-        let place = &routes.servers[plan.shard];
-        let routes = &self.shared.routes;
-        let outcome = self.session.transact(place, &plan.statements, &probe, routes).await;
-        if self.record(outcome).await {
-            for step in &plan.steps {
-                self.ledger.count(step.kind, 1);
+    /// The modulus of a new plan: now and then one under which rows lie together on either side.
+    fn modulus(&mut self, serving: usize) -> usize {
+        const TOGETHER_PERCENT: u32 = 75;
+        let followed = self.shared.guide.followed();
+        match followed.and_then(|followed| followed.follow.other_modulus) {
+            Some(other) if self.book.random.percent(TOGETHER_PERCENT) => lcm(serving, other),
+            _ => serving,
+        }
+    }
+
+    async fn ordinary(&mut self) {
+        let mut turn = Turn::begin();
+        let mut plan: Option<Plan> = None;
+        loop {
+            let routes = self.shared.guide.routes();
+            if let Some(spread) = plan.take_if(|p| p.shard_under(routes.modulus).is_none()) {
+                self.ledger.replanned += 1;
+                self.book.undo(spread);
             }
-            self.book.keep(plan);
-        } else {
-            self.book.undo(plan);
-        }
-    }
-
-    async fn giant(&mut self, routes: &Routes) {
-        let Some(giant) = &mut self.giant else { return };
-        let act = giant.next(routes.modulus, &mut self.book);
-        let place = &routes.servers[act.shard];
-        let statements = std::slice::from_ref(&act.statement);
-        let outcome =
-            self.session.transact(place, statements, &act.probe, &self.shared.routes).await;
-        if self.record(outcome).await {
-            self.ledger.giants += 1;
-            self.shared.giants.fetch_add(1, Ordering::Relaxed);
-            self.ledger.count(act.kind, act.statement.rows);
-            if let Some(giant) = &mut self.giant {
-                giant.done(act);
+            let current = match plan.take() {
+                Some(plan) => plan,
+                None => {
+                    let modulus = self.modulus(routes.modulus);
+                    self.book.plan(modulus, &self.mix)
+                }
+            };
+            let (Some(probe), Some(shard)) = (current.probe(), current.shard_under(routes.modulus))
+            else {
+                self.book.undo(current);
+                return;
+            };
+            if let Some(followed) = self.shared.guide.followed()
+                && let Some(wrong) = followed.misplaced(&probe.row.row)
+                // Unless there is another document by now.
+                && self.shared.guide.routes() == routes
+            {
+                self.ledger.faults.push(wrong);
+                return;
+            }
+            let place = &routes.servers[shard];
+            let guide = &self.shared.guide;
+            let outcome = self.session.transact(place, &current.statements, &probe, guide).await;
+            match self.record(outcome, &mut turn).await {
+                Verdict::Done => {
+                    for step in &current.steps {
+                        self.ledger.count(step.kind, 1);
+                    }
+                    return self.book.keep(current);
+                }
+                Verdict::Failed => return self.book.undo(current),
+                Verdict::Again => plan = Some(current),
             }
         }
     }
 
-    /// Whether the transaction took place.
-    async fn record(&mut self, outcome: Outcome) -> bool {
+    async fn giant(&mut self) {
+        let mut turn = Turn::begin();
+        let mut verdict = Verdict::Again;
+        while verdict == Verdict::Again {
+            let Some(giant) = &mut self.giant else { return };
+            let routes = self.shared.guide.routes();
+            let act = giant.next(routes.modulus, &mut self.book);
+            let place = &routes.servers[act.shard];
+            let statements = std::slice::from_ref(&act.statement);
+            let outcome =
+                self.session.transact(place, statements, &act.probe, &self.shared.guide).await;
+            verdict = self.record(outcome, &mut turn).await;
+            if verdict == Verdict::Done {
+                self.ledger.giants += 1;
+                self.shared.giants.fetch_add(1, Ordering::Relaxed);
+                self.ledger.count(act.kind, act.statement.rows);
+                if let Some(giant) = &mut self.giant {
+                    giant.done(act);
+                }
+            }
+        }
+    }
+
+    async fn record(&mut self, outcome: Outcome, turn: &mut Turn) -> Verdict {
+        let took = turn.began.elapsed();
         match outcome {
             Outcome::Committed(at) => {
                 self.ledger.transactions += 1;
@@ -179,18 +252,33 @@ impl Worker {
                     Some(at) => self.ledger.acknowledged.push(at),
                     None => self.ledger.unanswered += 1,
                 }
+                self.ledger.longest = self.ledger.longest.max(took);
                 self.shared.committed.fetch_add(1, Ordering::Relaxed);
-                true
+                Verdict::Done
             }
             Outcome::Refused(why) => {
-                self.ledger.refused += 1;
+                let Some(followed) = self.shared.guide.followed() else {
+                    self.ledger.refused += 1;
+                    self.ledger.last_refusal = Some(why);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    return Verdict::Failed;
+                };
+                if took > followed.follow.give_up {
+                    let tried = turn.retries;
+                    let what =
+                        format!("a transaction failed after {took:?}, {tried} retries: {why}");
+                    self.ledger.faults.push(what);
+                    return Verdict::Failed;
+                }
+                turn.retries += 1;
+                self.ledger.retries += 1;
                 self.ledger.last_refusal = Some(why);
-                tokio::time::sleep(REFUSED_PAUSE).await;
-                false
+                followed.breathe().await;
+                Verdict::Again
             }
             Outcome::Fault(what) => {
                 self.ledger.faults.push(what);
-                false
+                Verdict::Failed
             }
         }
     }
@@ -206,7 +294,7 @@ impl Worker {
         let code = codes[self.book.random.index(codes.len())];
         let sql = format!("UPDATE t_currency SET rate={rate}/10000, ver={ver} WHERE code='{code}'");
         let deadline = Instant::now() + LIMIT;
-        let mut routes = self.shared.routes.borrow().clone();
+        let mut routes = self.shared.guide.routes();
         let mut next = 0;
         while next < routes.servers.len() {
             match self.session.query(&routes.servers[next], &sql).await {
@@ -218,7 +306,7 @@ impl Worker {
                 Err(_) => {
                     self.session.forget(&routes.servers[next]);
                     tokio::time::sleep(REFUSED_PAUSE).await;
-                    let now = self.shared.routes.borrow().clone();
+                    let now = self.shared.guide.routes();
                     if now != routes {
                         (routes, next) = (now, 0);
                     }
