@@ -51,6 +51,8 @@ pub enum Command {
     Status(Status),
     /// May the application be switched now?
     Gate(Gate),
+    /// Compare old and new rows, byte for byte, while both are written
+    Verify(Verify),
 }
 
 #[derive(Debug, Args)]
@@ -116,6 +118,28 @@ pub struct Gate {
     /// Ask again until the gate opens, for at most this long: `90s`, `10m`, `1h`
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub wait: Option<Duration>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Only these tables
+    #[arg(long = "table", value_name = "NAME")]
+    pub tables: Vec<String>,
+    /// Copy rows that differ again, through the change log; the daemons must be running
+    #[arg(long)]
+    pub repair: bool,
+    /// Go on, round after round, until interrupted
+    #[arg(long, conflicts_with_all = ["repair", "tables", "json"])]
+    pub continuous: bool,
+    /// Begin anew where a round was interrupted
+    #[arg(long)]
+    pub fresh: bool,
+    /// At most so many rows a second, counted on the old shards together
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_rows_per_s: Option<u32>,
+    /// Print the report as one JSON document
     #[arg(long)]
     pub json: bool,
 }

@@ -19,6 +19,7 @@ mod metrics;
 mod schema;
 mod signals;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -74,6 +75,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Status(args) => status::run(plan, args).await,
         Command::Gate(args) => gate::run(plan, args).await,
+        Command::Verify(args) => verify::run(plan, args).await,
     }
 }
 

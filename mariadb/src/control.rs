@@ -7,6 +7,14 @@
 //! | `modshift_watermark` | target | a row per source: what of it has been applied |
 //! | `modshift_parked` | target | rows that wait for their place |
 //! | `modshift_audit` | new shard 0 | who did what, and what came of it |
+//! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
+//! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
+//! | `modshift_watermark` | new | a row per old shard: what of it has been applied |
+//! | `modshift_parked` | new | rows that wait for their place |
+//! | `modshift_verify` | new | per table: how far this round has compared, and the age of the proof |
+//! | `modshift_mismatch` | new | rows that are known to differ |
+//! | `modshift_settled` | new | up to which fence everything that changed has been compared |
+//! | `modshift_repair` | old | rows to be copied again through the change log |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
 //! a reader adds one to `modshift_token.writes` (a write of progress updates the token in the same
@@ -29,6 +37,11 @@ pub const PROGRESS: &str = "modshift_progress";
 pub const WATERMARK: &str = "modshift_watermark";
 pub const PARKED: &str = "modshift_parked";
 pub const AUDIT: &str = "modshift_audit";
+
+pub const VERIFY: &str = "modshift_verify";
+pub const MISMATCH: &str = "modshift_mismatch";
+pub const SETTLED: &str = "modshift_settled";
+pub const REPAIR: &str = "modshift_repair";
 
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.
@@ -123,4 +136,44 @@ pub const AUDIT_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_audit (
         detail TEXT NOT NULL,
         outcome TEXT NULL COMMENT 'NULL: under way, or its process was killed',
         finished DATETIME(6) NULL
+/// For each new shard, in order; created by whoever verifies first. Times are UTC, by this server.
+pub const VERIFY_TABLES: [&str; 3] = [
+    "CREATE TABLE IF NOT EXISTS modshift_verify (
+        table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
+        fingerprint INT UNSIGNED NOT NULL COMMENT 'definition that verified_to is a key of',
+        round BIGINT UNSIGNED NOT NULL,
+        chunk BIGINT UNSIGNED NOT NULL COMMENT 'chunks compared in this round',
+        verified_to LONGBLOB NULL COMMENT 'primary key up to which this round is done, wire form',
+        rows_compared BIGINT UNSIGNED NOT NULL,
+        unsettled BIGINT UNSIGNED NOT NULL COMMENT 'keys of this round that kept changing or lagging',
+        started DATETIME(6) NULL COMMENT 'of the round in progress; NULL between rounds',
+        finished DATETIME(6) NULL COMMENT 'of the last whole round',
+        proof DATETIME(6) NULL COMMENT 'start of the last whole round that found all equal'
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    "CREATE TABLE IF NOT EXISTS modshift_mismatch (
+        table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+        source SMALLINT UNSIGNED NOT NULL,
+        pk_md5 BINARY(16) NOT NULL,
+        pk LONGBLOB NOT NULL COMMENT 'primary key, wire form',
+        kind VARCHAR(16) CHARACTER SET latin1 NOT NULL,
+        columns TEXT NOT NULL COMMENT 'names of those that differ',
+        found DATETIME(6) NOT NULL,
+        PRIMARY KEY (table_name, source, pk_md5)
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    "CREATE TABLE IF NOT EXISTS modshift_settled (
+        source SMALLINT UNSIGNED NOT NULL PRIMARY KEY,
+        fence VARCHAR(64) NOT NULL COMMENT 'run id of the cutover whose fence it is',
+        gtids TEXT NOT NULL COMMENT 'position of the old shard, its fence marker included',
+        keys_compared BIGINT UNSIGNED NOT NULL,
+        at DATETIME(6) NOT NULL
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+];
+
+/// On each old shard; created by whoever asks for a repair.
+pub const REPAIR_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_repair (
+        id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+        table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+        target SMALLINT UNSIGNED NOT NULL COMMENT 'new shard',
+        pk LONGBLOB NOT NULL COMMENT 'primary key, wire form',
+        sent TINYINT NOT NULL DEFAULT 0 COMMENT 'in the change log, and acknowledged there'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";

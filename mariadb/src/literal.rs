@@ -82,6 +82,44 @@ pub fn key_page(keys: &[&Column], after: Option<&[Vec<u8>]>) -> Result<String, V
     Ok(format!("({condition})"))
 }
 
+/// The condition "primary key after `after`, up to and including `until`": [`key_page`] with an end,
+/// expanded in the same way.
+pub fn key_range(
+    keys: &[&Column],
+    after: Option<&[Vec<u8>]>,
+    until: Option<&[Vec<u8>]>,
+) -> Result<String, ValueError> {
+    let page = key_page(keys, after)?;
+    let Some(until) = until else { return Ok(page) };
+    if until.len() != keys.len() {
+        return Err(ValueError::KeyParts { found: until.len(), expected: keys.len() });
+    }
+    let mut condition = String::new();
+    let mut equal = String::new();
+    for (part, (column, cell)) in keys.iter().zip(until).enumerate() {
+        order::check(column, cell)?;
+        let (name, value) = (quote(&column.name), literal(column, cell)?);
+        if part > 0 {
+            condition.push_str(" OR ");
+        }
+        let last = part + 1 == keys.len();
+        let _ = write!(condition, "({equal}{})", less(column, &name, &value, cell, last)?);
+        let _ = write!(equal, "{name} = {value} AND ");
+    }
+    Ok(format!("{page} AND ({condition})"))
+}
+
+/// The condition "primary key is this one", as far as the column's collation tells keys apart.
+pub fn key_equal(keys: &[&Column], key: &[Vec<u8>]) -> Result<String, ValueError> {
+    if key.len() != keys.len() {
+        return Err(ValueError::KeyParts { found: key.len(), expected: keys.len() });
+    }
+    let terms = keys.iter().zip(key).map(|(column, cell)| {
+        Ok(format!("{} = {}", quote(&column.name), literal(column, cell)?))
+    });
+    Ok(format!("({})", terms.collect::<Result<Vec<_>, ValueError>>()?.join(" AND ")))
+}
+
 /// What to put after ORDER BY for [`key_page`].
 pub fn key_order(keys: &[&Column]) -> String {
     keys.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
@@ -102,6 +140,26 @@ fn greater(column: &Column, name: &str, value: &str, cell: &[u8]) -> Result<Stri
     })
 }
 
+/// The mirror of [`greater`]. 0 is the number of the error value, which sorts first.
+fn less(
+    column: &Column,
+    name: &str,
+    value: &str,
+    cell: &[u8],
+    or_equal: bool,
+) -> Result<String, ValueError> {
+    if column.data != DataType::Enum {
+        return Ok(format!("{name} {} {value}", if or_equal { "<=" } else { "<" }));
+    }
+    let end = cell_uint(cell)? + u64::from(or_equal);
+    let before: Vec<String> = (0..end).map(|n| n.to_string()).collect();
+    Ok(if before.is_empty() {
+        "FALSE".to_owned()
+    } else {
+        format!("{name} IN ({})", before.join(", "))
+    })
+}
+
 /// Labels in `enum('a','it''s')`.
 fn enum_members(type_text: &str) -> u64 {
     let mut quoted = false;
@@ -118,6 +176,18 @@ fn enum_members(type_text: &str) -> u64 {
         previous = c;
     }
     members
+}
+
+/// A cell in words, for a person: what is text in itself is shown so, other bytes as hexadecimal.
+pub fn canonical_text(column: &Column, cell: &[u8]) -> String {
+    use DataType as T;
+    match column.data {
+        T::Char | T::VarChar | T::Text | T::Json => match std::str::from_utf8(cell) {
+            Ok(text) if !text.chars().any(char::is_control) => format!("'{text}'"),
+            _ => hex(cell),
+        },
+        _ => literal(column, cell).unwrap_or_else(|_| hex(cell)),
+    }
 }
 
 fn text(column: &Column, cell: &[u8]) -> String {
@@ -170,5 +240,21 @@ mod tests {
         );
         assert!(key_page(&keys, Some(&after[..2])).is_err());
         assert_eq!(key_order(&keys), "`a``b`, `e`, `n`");
+    }
+
+    #[test]
+    fn a_range_ends_with_its_key_and_not_before() {
+        let label = column("e", DataType::Enum, "enum('a','b','c')");
+        let number = column("n", DataType::Int { bytes: 4, unsigned: false }, "int(11)");
+        let keys = [&number, &label];
+        let (low, high) = ([vec![2], vec![1]], [vec![4], vec![2]]);
+        assert_eq!(key_range(&keys, None, None).unwrap(), "TRUE");
+        assert_eq!(
+            key_range(&keys, Some(&low), Some(&high)).unwrap(),
+            "((`n` > 1) OR (`n` = 1 AND `e` IN (2, 3))) \
+             AND ((`n` < 2) OR (`n` = 2 AND `e` IN (0, 1, 2)))"
+        );
+        assert_eq!(key_equal(&keys, &high).unwrap(), "(`n` = 2 AND `e` = 2)");
+        assert!(key_range(&keys, None, Some(&high[..1])).is_err());
     }
 }

@@ -90,6 +90,14 @@ pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(10);
 /// Ten times what a commit takes on a disk that is no longer quick: below it is a busy server,
 /// above it one that holds its users up.
 pub const COMMIT_LATENCY_MAX: Duration = Duration::from_millis(250);
+/// As for a chunk of the copy: short enough for a purge or a DDL to wait behind.
+pub const VERIFY_CHUNK_TIME: Duration = Duration::from_millis(200);
+/// Of rows on one shard. When a chunk differs its keys and checksums are fetched: a few MiB.
+pub const VERIFY_CHUNK_ROWS_MAX: u32 = 50_000;
+/// Sixty times the lag at which the gate would open.
+pub const VERIFY_SETTLE_MAX: Duration = Duration::from_secs(60);
+/// About 16 MiB of keys for each new shard at worst; beyond it whole tables are compared again.
+pub const VERIFY_CHANGED_KEYS_MAX: usize = 200_000;
 
 /// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
 /// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people

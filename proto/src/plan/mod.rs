@@ -20,6 +20,7 @@ mod section;
 mod table;
 mod throttle;
 mod variable;
+mod verify;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ pub struct Plan {
     pub apply: Apply,
     pub gate: Gate,
     pub cutover: Cutover,
+    pub verify: Verify,
     pub check: Check,
     pub http: Http,
     pub back: Back,
@@ -248,6 +250,23 @@ pub struct Gate {
     pub hold: Duration,
     /// How old the last clean verification may be; `None`: not asked for, and said to be so.
     pub verify_age: Option<Duration>,
+}
+
+/// Comparing old and new rows while both are written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verify {
+    /// Beside the appliers, round after round.
+    pub continuous: bool,
+    /// Rows a second on all old shards together; `None`: as fast as the servers go.
+    pub rows_per_s_max: Option<u32>,
+    /// What one chunk should take.
+    pub chunk_time: Duration,
+    pub chunk_rows_max: u32,
+    /// How long a difference may wait for its stream to pass it. After that it is unsettled,
+    /// which is no damage and no proof.
+    pub settle_max: Duration,
+    /// Keys changed since they were compared, remembered for each new shard.
+    pub changed_keys_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Default)]

@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
-use super::{Plan, control, cutover, endpoint, log, policy, reverse, routing, table, throttle};
+use super::{Plan, control, cutover, endpoint, log, policy, reverse, routing, table, throttle, verify};
 use crate::shard::Modulus;
 
 /// A reshard of more shards than this is no longer one operation; server ids leave room for it.
@@ -80,6 +80,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let apply = policy::apply(&root);
     let gate = policy::gate(&root, &reader);
     let cutover = cutover::read(&root);
+    let verify = verify::read(&root);
     let check = policy::check(&root);
     let http = policy::http(&root);
     let back = policy::back(&root);
@@ -101,6 +102,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
         apply,
         gate,
         cutover,
+        verify,
         check,
         http,
         back,

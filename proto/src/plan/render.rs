@@ -101,6 +101,16 @@ impl Plan {
             None => out.comment("verify_age is not configured"),
         }
         self.render_cutover(out);
+        out.head("[verify]");
+        out.line("continuous", self.verify.continuous);
+        match self.verify.rows_per_s_max {
+            Some(rows) => out.line("rows_per_s_max", rows),
+            None => out.0.push_str("# rows_per_s_max is not configured\n"),
+        }
+        out.text("chunk_time", &format_duration(self.verify.chunk_time));
+        out.line("chunk_rows_max", self.verify.chunk_rows_max);
+        out.text("settle_max", &format_duration(self.verify.settle_max));
+        out.line("changed_keys_max", self.verify.changed_keys_max);
         out.head("[check]");
         let ignore: Vec<String> = self.check.ignore.iter().map(|text| quote(text)).collect();
         out.line("ignore", format_args!("[{}]", ignore.join(", ")));

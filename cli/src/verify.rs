@@ -1,0 +1,152 @@
+//! `modshift verify`: are the new rows the old ones?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use modshift_mariadb::Class;
+use modshift_proto::plan::Plan;
+use modshift_verify::{Options, Report, RowLimit, Verifier, VerifyError};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{BadPlan, Exit};
+use crate::signals::Signals;
+use crate::{answer, args};
+
+/// A daemon that verifies lets others in between two tables.
+const LOCK_WAIT: Duration = Duration::from_secs(120);
+
+pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
+    let tables = chosen(&plan, &args.tables)?;
+    let cancel = CancellationToken::new();
+    let signals = Signals::listen().context("listening for signals")?;
+    let quit = signals.drain_then_quit(cancel.clone());
+    let verifying = async {
+        let limit = args.max_rows_per_s.or(plan.verify.rows_per_s_max);
+        let pace = Arc::new(RowLimit::new(limit));
+        verify(plan.clone(), args, &tables, pace, &cancel).await
+    };
+    tokio::select! {
+        outcome = verifying => outcome,
+        () = quit => Ok(Exit::CannotTell),
+    }
+}
+
+async fn verify(
+    plan: Arc<Plan>,
+    args: &args::Verify,
+    tables: &[usize],
+    pace: Arc<RowLimit>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let options = Options { fresh: args.fresh };
+    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown)?;
+    let mut report = rounds(&plan, &mut verifier, tables, &options, cancel).await?;
+    if args.continuous {
+        while let Some(round) = &report {
+            print(round, false)?;
+            report = rounds(&plan, &mut verifier, tables, &Options::default(), cancel).await?;
+        }
+    }
+    let Some(report) = report else {
+        answer::line("interrupted; the next verification goes on from here");
+        verifier.close().await;
+        return Ok(Exit::CannotTell);
+    };
+    verifier.close().await;
+    print(&report, args.json)?;
+    Ok(exit(&report))
+}
+
+/// `None`: cancelled.
+async fn rounds(
+    plan: &Plan,
+    verifier: &mut Verifier,
+    tables: &[usize],
+    options: &Options,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Option<Report>> {
+    verifier.copied().await.map_err(shown)?;
+    let mut report = Report {
+        schema_differences: verifier.schema_differences().to_vec(),
+        ..Report::default()
+    };
+    for &index in tables {
+        let name = &plan.tables[index].name;
+        if verifier.table(index).is_none() {
+            report.notes.push(format!("table {name}: not compared, its definitions differ"));
+            continue;
+        }
+        let round = verifier.round(index, options, &mut report.notes, cancel).await;
+        let Some(table) = round.map_err(shown)? else { return Ok(None) };
+        report.tables.push(table);
+    }
+    let names: Vec<&str> = tables.iter().map(|&index| plan.tables[index].name.as_str()).collect();
+    report.mismatches = verifier.mismatches().await.map_err(shown)?;
+    report.mismatches.retain(|mismatch| names.contains(&mismatch.table.as_str()));
+    report.clean = !report.has_damage() && report.unsettled() == 0;
+    Ok(Some(report))
+}
+
+fn chosen(plan: &Plan, names: &[String]) -> anyhow::Result<Vec<usize>> {
+    if names.is_empty() {
+        return Ok((0..plan.tables.len()).collect());
+    }
+    let index = |name: &String| {
+        let found = plan.tables.iter().position(|table| table.name == *name);
+        found.ok_or_else(|| BadPlan(format!("--table {name}: the plan has no such table")).into())
+    };
+    names.iter().map(index).collect()
+}
+
+fn exit(report: &Report) -> Exit {
+    match (report.has_damage(), report.unsettled()) {
+        (true, _) => Exit::No,
+        (false, 0) => Exit::Done,
+        (false, _) => Exit::CannotTell,
+    }
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        answer::line(serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    for table in &report.tables {
+        let mut line = format!("{:<24} {:>12} rows in {} chunks", table.table, table.rows, table.chunks);
+        for (count, what) in [
+            (table.mismatches, "different"),
+            (table.unsettled, "unsettled"),
+            (table.parked, "parked"),
+        ] {
+            if count > 0 {
+                line.push_str(&format!(", {count} {what}"));
+            }
+        }
+        if table.resumed {
+            line.push_str(", taken up where the last verification was interrupted");
+        }
+        answer::line(line);
+    }
+    report.schema_differences.iter().for_each(|line| answer::line(line));
+    report.mismatches.iter().for_each(|line| answer::line(line));
+    report.notes.iter().for_each(|note| answer::line(format_args!("note: {note}")));
+    let state = match exit(report) {
+        Exit::Done => "equal",
+        Exit::No => "different",
+        _ => "not settled: some rows kept changing, or their streams were too far behind",
+    };
+    answer::line(format_args!("verify: {state}"));
+    Ok(())
+}
+
+/// With the way out.
+fn shown(error: VerifyError) -> anyhow::Error {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    match (&error, error.class()) {
+        (VerifyError::NoKeyColumn { .. } | VerifyError::Rule { .. }, Class::Halt) => {
+            BadPlan(format!("{error}{hint}")).into()
+        }
+        _ => anyhow::anyhow!("{error}{hint}"),
+    }
+}

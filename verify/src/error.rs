@@ -1,0 +1,73 @@
+//! Everything that can keep rows from being compared. What differs is no error: see `report`.
+
+use modshift_mariadb::value::ValueError;
+use modshift_mariadb::{CatalogError, Class, ServerError};
+use modshift_proto::rule::RuleError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error("{at}: a row of table {table} cannot be read exactly: {source}")]
+    Value { at: String, table: String, source: ValueError },
+    #[error("table {table} has no column {column}")]
+    NoKeyColumn { table: String, column: String },
+    #[error("table {table} has no primary key")]
+    NoPrimaryKey { table: String },
+    #[error("table {table}: {source}")]
+    Rule { table: String, source: RuleError },
+    #[error("{at}: table {table} has rows that paging by its primary key would miss ({condition})")]
+    Unpageable { at: String, table: String, condition: String },
+    #[error("{at}: {what} is not readable: {text}")]
+    Control { at: String, what: &'static str, text: String },
+    #[error("old shard {old} is not copied to new shard {new} yet: there is nothing to compare")]
+    Copying { old: u16, new: u16 },
+    #[error("the plan has no table {table}")]
+    NoSuchTable { table: String },
+    #[error("another verifier is at work on this plan (lock {lock} on {at})")]
+    Locked { at: String, lock: String },
+}
+
+impl VerifyError {
+    pub fn class(&self) -> Class {
+        match self {
+            VerifyError::Server(error) => error.class(),
+            VerifyError::Catalog(error) => error.class(),
+            VerifyError::Locked { .. } | VerifyError::Copying { .. } => Class::Retry,
+            VerifyError::Value { .. }
+            | VerifyError::NoKeyColumn { .. }
+            | VerifyError::NoPrimaryKey { .. }
+            | VerifyError::Rule { .. }
+            | VerifyError::Unpageable { .. }
+            | VerifyError::Control { .. }
+            | VerifyError::NoSuchTable { .. } => Class::Halt,
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            VerifyError::Server(error) => return error.hint(),
+            VerifyError::Catalog(error) => return error.hint(),
+            VerifyError::Value { .. } => {
+                "the table was altered meanwhile, or its definitions differ: see modshift check"
+            }
+            VerifyError::NoKeyColumn { .. } | VerifyError::NoSuchTable { .. } => {
+                "correct the name, or the plan"
+            }
+            VerifyError::NoPrimaryKey { .. } => "give it one, on every shard",
+            VerifyError::Rule { source, .. } => source.hint(),
+            VerifyError::Unpageable { .. } => "give those rows other keys",
+            VerifyError::Control { .. } => {
+                "drop modshift's table of that name; what it held is found out again"
+            }
+            VerifyError::Copying { .. } => {
+                "start the daemons and wait for the copy: modshift status shows how far it is"
+            }
+            VerifyError::Locked { .. } => "wait until it ends, or stop it",
+        };
+        Some(hint.to_owned())
+    }
+}

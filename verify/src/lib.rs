@@ -1,0 +1,38 @@
+//! Old rows against new rows, byte for byte, while both are written.
+//!
+//! table -> ranges of the primary key -> [`checksum`]s by stream on every shard at once ->
+//! [`compare`] -> of a range that differs, the checksums of its rows -> suspect keys -> [`settle`]:
+//! is it lag, a row that waits parked, or damage? -> [`progress`] on the new shards, which the gate
+//! reads.
+//!
+//! A range is scanned once on each shard: an old shard's answer is grouped by the new shard of each
+//! row, a new shard's by the old one, so that rows which lie where they do not belong show too.
+//! Lag is never called damage: a key counts as damaged only if it differs again and again, each
+//! time after the stream has passed the old shard's position at the read.
+//!
+//! Nothing here writes to a planned table. What is to be repaired goes through the change log.
+
+mod changed;
+pub mod checksum;
+pub mod compare;
+mod continuous;
+pub mod error;
+mod key;
+mod lock;
+pub mod metrics;
+pub mod pace;
+pub mod progress;
+pub mod repair;
+pub mod report;
+mod round;
+pub mod settle;
+mod shard;
+pub mod table;
+
+//pub use changed::{ChangedKey, ChangedKeys, Taken};
+//pub use continuous::run_continuous;
+pub use error::VerifyError;
+pub use metrics::describe as describe_metrics;
+pub use pace::{Pace, RowLimit};
+pub use report::{Kind, Mismatch, Report};
+pub use round::{Options, Verifier};

@@ -1,0 +1,62 @@
+//! One verifier at a time for each plan: two would write each other's progress.
+
+use std::time::Duration;
+
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{Conn, Session, error};
+use modshift_proto::plan::{Endpoint, Plan};
+use mysql_async::prelude::Queryable;
+
+use crate::error::VerifyError;
+
+const DOING: &str = "taking the verifier's lock";
+
+/// Held on new shard 0 for as long as this connection lives.
+pub struct Lock {
+    endpoint: Endpoint,
+    name: String,
+    conn: Option<Conn>,
+}
+
+impl Lock {
+    pub fn new(plan: &Plan) -> Lock {
+        let name = format!("modshift_verify {}", plan.name);
+        Lock { endpoint: plan.new[0].clone(), name, conn: None }
+    }
+
+    /// Waits at most so long for another verifier.
+    pub async fn take(&mut self, wait: Duration) -> Result<(), VerifyError> {
+        let mut conn = modshift_mariadb::connect(&self.endpoint, Session::Plain).await?;
+        // Hashed: a plan's name may be longer than a lock's.
+        let taken: Option<Option<u8>> = conn
+            .exec_first("SELECT GET_LOCK(MD5(?), ?)", (&self.name, wait.as_secs_f64()))
+            .await
+            .map_err(|error| error::of(&label(&self.endpoint), DOING, error))?;
+        if taken.flatten() != Some(1) {
+            let at = label(&self.endpoint);
+            return Err(VerifyError::Locked { at, lock: self.name.clone() });
+        }
+        self.conn = Some(conn);
+        Ok(())
+    }
+
+    /// Is it still ours? Where the connection broke it is taken again, unless another has it.
+    pub async fn keep(&mut self) -> Result<(), VerifyError> {
+        if let Some(mut conn) = self.conn.take() {
+            let sql = "SELECT IS_USED_LOCK(MD5(?)) = CONNECTION_ID()";
+            let ours: Result<Option<Option<u8>>, _> = conn.exec_first(sql, (&self.name,)).await;
+            if let Ok(Some(Some(1))) = ours {
+                self.conn = Some(conn);
+                return Ok(());
+            }
+        }
+        self.take(Duration::ZERO).await
+    }
+
+    pub async fn release(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            // A connection that is gone holds nothing.
+            let _ = conn.disconnect().await;
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Is a key that differs late, parked, or damaged?
+//!
+//! One attempt: read the old row; read the old shard's position H, which covers all that the read
+//! can have shown; wait until the stream has passed H; read the new row; read the old row again. If
+//! old and new are the same in either reading, it was lag. If the old row did not change meanwhile
+//! and the new one is another, that is still no proof: the binlog shows a commit before InnoDB
+//! does, so the new row may be ahead of what the old shard shows, and a row may change and change
+//! back. But each attempt waits for a later H. A key that shows the same two rows
+//! [`AGREED`] times in a row is damaged; one that keeps changing is not settled.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use modshift_mariadb::control::{PARKED, WATERMARK};
+use modshift_proto::GtidSet;
+use modshift_proto::row::RowView;
+
+use crate::compare::Suspect;
+use crate::error::VerifyError;
+use crate::key;
+use crate::report::{Kind, Mismatch};
+use crate::shard::{Seen, Shard};
+use crate::table::{CheckedTable, Placing};
+
+/// Readings of the same difference, each behind a later position.
+const AGREED: u8 = 3;
+/// A key that changes faster than this many attempts is left for the next round.
+const ATTEMPTS_MAX: u32 = 12;
+const POLL_FIRST: Duration = Duration::from_millis(5);
+const POLL_LONGEST: Duration = Duration::from_millis(200);
+
+/// The shards of both sides. Index = shard.
+pub struct Shards {
+    pub old: Vec<Shard>,
+    pub new: Vec<Shard>,
+}
+
+#[derive(Debug, Default)]
+pub struct Settled {
+    pub mismatches: Vec<Mismatch>,
+    pub equal: Vec<Suspect>,
+    /// Neither equal nor different for good within the time.
+    pub unsettled: Vec<Suspect>,
+    /// Missing on the new shard because their place is taken, with the right image.
+    pub parked: Vec<Suspect>,
+}
+
+struct Open {
+    suspect: Suspect,
+    /// Checksums of old and new row at the last attempt, and where the new one belongs.
+    last: Option<Pair>,
+    agreed: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Pair {
+    old: Option<u64>,
+    new: Option<Seen>,
+}
+
+/// Settles suspects of one table. Keys whose stream does not pass in time are unsettled.
+pub async fn settle(
+    shards: &mut Shards,
+    table: &CheckedTable,
+    suspects: BTreeSet<Suspect>,
+    settle_max: Duration,
+) -> Result<Settled, VerifyError> {
+    let deadline = Instant::now() + settle_max;
+    let mut settled = Settled::default();
+    let mut open: Vec<Open> =
+        suspects.into_iter().map(|suspect| Open { suspect, last: None, agreed: 0 }).collect();
+    for _ in 0..ATTEMPTS_MAX {
+        if open.is_empty() {
+            break;
+        }
+        let before = read_old(&mut shards.old, table, &open).await?;
+        let late = wait(shards, &open, &before.positions, deadline).await?;
+        open.retain(|key| {
+            let is_late = late.contains(&key.suspect.stream);
+            if is_late {
+                settled.unsettled.push(key.suspect.clone());
+            }
+            !is_late
+        });
+        let new = read_new(&mut shards.new, table, &open).await?;
+        let after = read_old(&mut shards.old, table, &open).await?;
+        let mut next = Vec::new();
+        for mut key in open {
+            let stream = key.suspect.stream;
+            let old = |rows: &Read| here(table, stream, rows.of(stream.0, &key.suspect.key));
+            let (first, second) = (old(&before), old(&after));
+            let found = from_source(table, stream, new.of(stream.1, &key.suspect.key));
+            let checksum = found.map(|seen| seen.checksum);
+            // A row on another shard than its own is no copy of the one that is not here.
+            if checksum == first || checksum == second {
+                settled.equal.push(key.suspect);
+                continue;
+            }
+            let pair = Pair { old: first, new: found };
+            key.agreed = match key.last {
+                _ if first != second => 0,
+                Some(last) if last == pair => key.agreed + 1,
+                _ => 1,
+            };
+            key.last = Some(pair);
+            if key.agreed < AGREED {
+                next.push(key);
+                continue;
+            }
+            close(shards, table, key.suspect, pair, &mut settled).await?;
+        }
+        open = next;
+    }
+    settled.unsettled.extend(open.into_iter().map(|key| key.suspect));
+    Ok(settled)
+}
+
+/// A difference that stays: which one is it?
+async fn close(
+    shards: &mut Shards,
+    table: &CheckedTable,
+    suspect: Suspect,
+    pair: Pair,
+    settled: &mut Settled,
+) -> Result<(), VerifyError> {
+    let (old, new) = suspect.stream;
+    let mut columns = Vec::new();
+    let kind = match (pair.old, pair.new) {
+        (None, Some(seen)) if is_sharded(table) && seen.place.1 != new => Kind::WrongShard,
+        (None, _) => Kind::Extra,
+        (Some(_), None) => {
+            let row = shards.old[usize::from(old)].row(table, &suspect.key).await?;
+            let image = parked(&mut shards.new[usize::from(new)], table, &suspect).await?;
+            if image.is_some() && image == row {
+                settled.parked.push(suspect);
+                return Ok(());
+            }
+            Kind::Missing
+        }
+        (Some(_), Some(_)) => {
+            let ours = shards.old[usize::from(old)].row(table, &suspect.key).await?;
+            let theirs = shards.new[usize::from(new)].row(table, &suspect.key).await?;
+            match (ours, theirs) {
+                // Servers of two versions may write one value in two ways; the bytes decide.
+                (Some(ours), Some(theirs)) if ours == theirs => {
+                    settled.equal.push(suspect);
+                    return Ok(());
+                }
+                (Some(ours), Some(theirs)) => columns = differing(table, &ours, &theirs),
+                _ => {
+                    settled.unsettled.push(suspect);
+                    return Ok(());
+                }
+            }
+            Kind::Differs
+        }
+    };
+    settled.mismatches.push(Mismatch {
+        table: table.schema.name.clone(),
+        old,
+        new,
+        kind,
+        key: key::shown(&table.schema, &suspect.key),
+        columns,
+        pk: suspect.key,
+    });
+    Ok(())
+}
+
+/// Names of the columns whose bytes are not the same.
+fn differing(table: &CheckedTable, ours: &[u8], theirs: &[u8]) -> Vec<String> {
+    let sent: Vec<usize> = table.schema.sent_columns().collect();
+    let (mut one, mut two) = (Vec::new(), Vec::new());
+    let read = RowView::parse(ours)
+        .and_then(|row| row.collect(sent.len(), &mut one))
+        .and_then(|()| RowView::parse(theirs)?.collect(sent.len(), &mut two));
+    if read.is_err() {
+        return Vec::new(); // we wrote them; without names it is a difference all the same
+    }
+    let names = sent.iter().zip(one.iter().zip(&two)).filter(|(_, (one, two))| one != two);
+    names.map(|(&index, _)| table.schema.columns[index].name.clone()).collect()
+}
+
+fn is_sharded(table: &CheckedTable) -> bool {
+    matches!(table.placing, Placing::Sharded { .. })
+}
+
+/// The checksum of a row on the old shard that belongs to the stream.
+fn here(table: &CheckedTable, stream: (u16, u16), seen: Option<Seen>) -> Option<u64> {
+    seen.filter(|seen| !is_sharded(table) || seen.place == stream).map(|seen| seen.checksum)
+}
+
+/// A row on the new shard that the stream's old shard owns.
+fn from_source(table: &CheckedTable, stream: (u16, u16), seen: Option<Seen>) -> Option<Seen> {
+    seen.filter(|seen| !is_sharded(table) || seen.place.0 == stream.0)
+}
+
+/// Rows that were read, by shard.
+struct Read {
+    rows: Vec<HashMap<Vec<u8>, Seen>>,
+    /// Of the old shards that were asked.
+    positions: BTreeMap<u16, GtidSet>,
+}
+
+impl Read {
+    fn of(&self, shard: u16, key: &[u8]) -> Option<Seen> {
+        self.rows[usize::from(shard)].get(key).copied()
+    }
+}
+
+async fn read_old(
+    old: &mut [Shard],
+    table: &CheckedTable,
+    open: &[Open],
+) -> Result<Read, VerifyError> {
+    let read = try_join_all(old.iter_mut().enumerate().map(async |(index, shard)| {
+        let wanted = wanted(open, |stream| usize::from(stream.0) == index);
+        if wanted.is_empty() {
+            return Ok((HashMap::new(), None));
+        }
+        let rows = shard.keys(table, &wanted).await?;
+        Ok::<_, VerifyError>((rows, Some(shard.position().await?)))
+    }))
+    .await?;
+    let mut all = Read { rows: Vec::new(), positions: BTreeMap::new() };
+    for (index, (rows, position)) in read.into_iter().enumerate() {
+        all.rows.push(rows);
+        all.positions.extend(position.map(|position| (index as u16, position)));
+    }
+    Ok(all)
+}
+
+async fn read_new(
+    new: &mut [Shard],
+    table: &CheckedTable,
+    open: &[Open],
+) -> Result<Read, VerifyError> {
+    let rows = try_join_all(new.iter_mut().enumerate().map(async |(index, shard)| {
+        let wanted = wanted(open, |stream| usize::from(stream.1) == index);
+        match wanted.is_empty() {
+            true => Ok(HashMap::new()),
+            false => shard.keys(table, &wanted).await,
+        }
+    }))
+    .await?;
+    Ok(Read { rows, positions: BTreeMap::new() })
+}
+
+fn wanted(open: &[Open], of: impl Fn((u16, u16)) -> bool) -> Vec<&[u8]> {
+    let keys: BTreeSet<&[u8]> = open
+        .iter()
+        .filter(|key| of(key.suspect.stream))
+        .map(|key| key.suspect.key.as_slice())
+        .collect();
+    keys.into_iter().collect()
+}
+
+/// Waits until each stream has passed its old shard's position. Gives those that did not in time.
+async fn wait(
+    shards: &mut Shards,
+    open: &[Open],
+    positions: &BTreeMap<u16, GtidSet>,
+    deadline: Instant,
+) -> Result<BTreeSet<(u16, u16)>, VerifyError> {
+    let streams: BTreeSet<(u16, u16)> = open.iter().map(|key| key.suspect.stream).collect();
+    let late = try_join_all(shards.new.iter_mut().enumerate().map(async |(index, shard)| {
+        let sources: Vec<u16> =
+            streams.iter().filter(|s| usize::from(s.1) == index).map(|s| s.0).collect();
+        let wanted = |source: &u16| Some((*source, positions.get(source)?.clone()));
+        let wanted: Vec<(u16, GtidSet)> = sources.iter().filter_map(wanted).collect();
+        let late = passed(shard, wanted, deadline).await?;
+        Ok::<_, VerifyError>(late.into_iter().map(move |source| (source, index as u16)))
+    }))
+    .await?;
+    Ok(late.into_iter().flatten().collect())
+}
+
+/// Old shards whose position this new shard has not applied by the deadline.
+pub(crate) async fn passed(
+    shard: &mut Shard,
+    mut wanted: Vec<(u16, GtidSet)>,
+    deadline: Instant,
+) -> Result<Vec<u16>, VerifyError> {
+    let mut poll = POLL_FIRST;
+    loop {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let applied = applied(shard).await?;
+        wanted.retain(|(source, position)| {
+            !applied.get(source).is_some_and(|applied| applied.contains(position))
+        });
+        if Instant::now() >= deadline {
+            return Ok(wanted.into_iter().map(|(source, _)| source).collect());
+        }
+        if !wanted.is_empty() {
+            tokio::time::sleep(poll).await;
+            poll = (poll * 2).min(POLL_LONGEST);
+        }
+    }
+}
+
+/// Complete event groups that a new shard has of each old one whose copy is complete: until then
+/// rows are missing that no position speaks of.
+pub(crate) async fn applied(shard: &mut Shard) -> Result<HashMap<u16, GtidSet>, VerifyError> {
+    let sql = format!("SELECT source, gtids FROM {WATERMARK} WHERE copied");
+    let rows = shard.query("reading the watermark", &sql).await;
+    let rows: Vec<(u16, String)> = if_there(rows)?;
+    let mut applied = HashMap::new();
+    for (source, text) in rows {
+        let control = |text| VerifyError::Control { at: shard.label(), what: WATERMARK, text };
+        let gtids = text.parse().map_err(|_| control(text))?;
+        applied.insert(source, gtids);
+    }
+    Ok(applied)
+}
+
+/// The image of a row that waits for its place.
+async fn parked(
+    shard: &mut Shard,
+    table: &CheckedTable,
+    suspect: &Suspect,
+) -> Result<Option<Vec<u8>>, VerifyError> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+    let sql = format!(
+        "SELECT image FROM {PARKED} WHERE source = {} AND table_name = _utf8mb4 X'{}' \
+         AND pk = X'{}'",
+        suspect.stream.0,
+        hex(table.schema.name.as_bytes()),
+        hex(&suspect.key),
+    );
+    let rows: Vec<Vec<u8>> = if_there(shard.query("looking for a parked row", &sql).await)?;
+    Ok(rows.into_iter().next())
+}
+
+/// Nothing was ever applied to a shard that lacks modshift's tables.
+fn if_there<T>(rows: Result<Vec<T>, VerifyError>) -> Result<Vec<T>, VerifyError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    match rows {
+        Err(VerifyError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Ok(Vec::new()),
+        rows => rows,
+    }
+}

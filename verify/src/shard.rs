@@ -1,0 +1,354 @@
+//! One shard as the verifier asks it: reads only, each with a deadline, and again where the world
+//! outside was in the way.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use modshift_mariadb::connect::label;
+use modshift_mariadb::value::{self, quote};
+use modshift_mariadb::{Class, Conn, ServerError, Session, error};
+use modshift_proto::GtidSet;
+use modshift_proto::plan::Endpoint;
+use mysql_async::Row;
+use mysql_async::prelude::{FromRow, Queryable};
+
+use crate::checksum;
+use crate::error::VerifyError;
+use crate::key;
+use crate::table::{CheckedTable, Placing};
+
+/// Of one statement. A range takes a fraction of a second; only one whose rows are spread very
+/// unevenly takes longer, see [`SCAN_MAX`].
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// A range that takes longer on some shard holds far more rows there: it is cut again, by that
+/// shard's own keys.
+const SCAN_MAX: Duration = Duration::from_secs(3);
+/// How long a server that is away is asked again. Verifying is never urgent enough to fail for a
+/// restart of a server.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(500);
+/// `max_statement_time` ran out.
+const STATEMENT_TIMEOUT: u16 = 1969;
+/// Keys in one condition: the server plans a range for each.
+const KEYS_PER_QUERY: usize = 200;
+
+/// After `after`, up to and including `until`; either may be open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    pub after: Option<Vec<Vec<u8>>>,
+    pub until: Option<Vec<Vec<u8>>>,
+}
+
+/// Rows counted and their checksums joined, by place: (old shard, new shard) of their keys. Rows of
+/// a broadcast table are all at (0, 0).
+pub type Sums = HashMap<(u16, u16), (u64, u64)>;
+
+/// A row that was found: its checksum, and where its shard key places it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub checksum: u64,
+    pub place: (u16, u16),
+}
+
+pub struct Shard {
+    endpoint: Endpoint,
+    conn: Option<Conn>,
+}
+
+impl Shard {
+    pub fn new(endpoint: Endpoint) -> Shard {
+        Shard { endpoint, conn: None }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub fn schema(&self) -> &str {
+        &self.endpoint.schema
+    }
+
+    pub fn label(&self) -> String {
+        label(&self.endpoint)
+    }
+
+    /// Rows of a query, over the text protocol: for integers and text only.
+    pub async fn query<T>(&mut self, doing: &'static str, sql: &str) -> Result<Vec<T>, VerifyError>
+    where
+        T: FromRow + Send + 'static,
+    {
+        self.retried(doing, async |conn| conn.query(sql).await).await
+    }
+
+    /// Rows of a query, values as they are stored.
+    pub async fn exact(&mut self, doing: &'static str, sql: &str) -> Result<Vec<Row>, VerifyError> {
+        let read = async |conn: &mut Conn| {
+            let statement = conn.prep(sql).await?;
+            let rows = conn.exec(&statement, ()).await?;
+            conn.close(statement).await?;
+            Ok(rows)
+        };
+        self.retried(doing, read).await
+    }
+
+    /// One statement of ours, on a control table. Must be safe to repeat.
+    pub async fn run<P>(
+        &mut self,
+        doing: &'static str,
+        sql: &str,
+        params: P,
+    ) -> Result<(), VerifyError>
+    where
+        P: Into<mysql_async::Params> + Send + Clone,
+    {
+        self.retried(doing, async |conn| conn.exec_drop(sql, params.clone()).await).await
+    }
+
+    async fn retried<T>(
+        &mut self,
+        doing: &'static str,
+        attempt: impl AsyncFn(&mut Conn) -> Result<T, mysql_async::Error>,
+    ) -> Result<T, VerifyError> {
+        let until = Instant::now() + AWAY_MAX;
+        loop {
+            let error = match self.attempt(doing, &attempt).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if error.class() != Class::Retry || Instant::now() >= until {
+                return Err(error.into());
+            }
+            tracing::debug!(error = %error, "asking again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn attempt<T>(
+        &mut self,
+        doing: &'static str,
+        attempt: &impl AsyncFn(&mut Conn) -> Result<T, mysql_async::Error>,
+    ) -> Result<T, ServerError> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => modshift_mariadb::connect(&self.endpoint, Session::Exact).await?,
+        };
+        let at = label(&self.endpoint);
+        match tokio::time::timeout(ANSWER_MAX, attempt(&mut conn)).await {
+            Ok(Ok(answer)) => {
+                self.conn = Some(conn);
+                Ok(answer)
+            }
+            Ok(Err(failed)) => {
+                let error = error::of(&at, doing, failed);
+                // The server answered: the session is as it was.
+                if error.code() == Some(STATEMENT_TIMEOUT) {
+                    self.conn = Some(conn);
+                }
+                Err(error)
+            }
+            Err(_) => Err(ServerError::Lost {
+                at,
+                doing,
+                detail: format!("no answer in {} s", ANSWER_MAX.as_secs()),
+            }),
+        }
+    }
+
+    /// The key of the row that is `rows` rows into a range; `None`: it holds fewer.
+    pub async fn boundary(
+        &mut self,
+        table: &CheckedTable,
+        range: &Range,
+        rows: u32,
+    ) -> Result<Option<Vec<Vec<u8>>>, VerifyError> {
+        let keys = key::columns(&table.schema);
+        let sql = format!(
+            "SELECT {} FROM {} FORCE INDEX (PRIMARY) WHERE {} ORDER BY {} LIMIT {}, 1",
+            key_list(table),
+            quote(&table.schema.name),
+            self.condition(table, range)?,
+            value::key_order(&keys),
+            rows.saturating_sub(1),
+        );
+        let found = self.exact("looking for the end of a range", &sql).await?;
+        let Some(row) = found.first() else { return Ok(None) };
+        let wire = key::of_row(&table.schema, row).map_err(|source| self.value(table, source))?;
+        key::cells(&table.schema, &wire).map(Some).map_err(|e| self.value(table, e.into()))
+    }
+
+    /// Checksums of a range; `None`: it takes too long for one range.
+    pub async fn sums(
+        &mut self,
+        table: &CheckedTable,
+        range: &Range,
+        bounded: bool,
+    ) -> Result<Option<Sums>, VerifyError> {
+        let (old, new) = places(table);
+        let limit = match bounded {
+            true => format!("SET STATEMENT max_statement_time={} FOR ", SCAN_MAX.as_secs()),
+            false => String::new(),
+        };
+        let group = match table.placing {
+            Placing::Sharded { .. } => " GROUP BY 1, 2 ORDER BY NULL",
+            Placing::Broadcast { .. } => "",
+        };
+        let sql = format!(
+            "{limit}SELECT {old}, {new}, COUNT(*), {} FROM {} FORCE INDEX (PRIMARY) WHERE {}{group}",
+            checksum::of_rows(&table.checksum),
+            quote(&table.schema.name),
+            self.condition(table, range)?,
+        );
+        match self.query::<(u16, u16, u64, u64)>("comparing a range", &sql).await {
+            Ok(rows) => Ok(Some(
+                rows.into_iter()
+                    .filter(|(.., count, _)| *count > 0)
+                    .map(|(old, new, count, sum)| ((old, new), (count, sum)))
+                    .collect(),
+            )),
+            Err(VerifyError::Server(error)) if error.code() == Some(STATEMENT_TIMEOUT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checksum and place of each row of a range, of some streams only: those whose old shard and
+    /// new shard are in the lists, where there is one.
+    pub async fn rows(
+        &mut self,
+        table: &CheckedTable,
+        range: &Range,
+        old_shards: Option<&[u16]>,
+        new_shards: Option<&[u16]>,
+    ) -> Result<HashMap<Vec<u8>, Seen>, VerifyError> {
+        let mut condition = self.condition(table, range)?;
+        if let Placing::Sharded { old, new } = &table.placing {
+            for (place, shards) in [(old, old_shards), (new, new_shards)] {
+                if let Some(shards) = shards {
+                    let list: Vec<String> = shards.iter().map(u16::to_string).collect();
+                    let _ = write!(condition, " AND {place} IN ({})", list.join(", "));
+                }
+            }
+        }
+        let mut found = HashMap::new();
+        self.seen(table, &condition, &mut found).await?;
+        Ok(found)
+    }
+
+    /// The same for single keys; those that are not there are left out.
+    pub async fn keys(
+        &mut self,
+        table: &CheckedTable,
+        wanted: &[&[u8]],
+    ) -> Result<HashMap<Vec<u8>, Seen>, VerifyError> {
+        let mut found = HashMap::new();
+        for some in wanted.chunks(KEYS_PER_QUERY) {
+            let mut terms = Vec::with_capacity(some.len());
+            for wire in some {
+                terms.push(self.equal(table, wire)?);
+            }
+            self.seen(table, &terms.join(" OR "), &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    async fn seen(
+        &mut self,
+        table: &CheckedTable,
+        condition: &str,
+        found: &mut HashMap<Vec<u8>, Seen>,
+    ) -> Result<(), VerifyError> {
+        let (old, new) = places(table);
+        let sql = format!(
+            "SELECT {}, {old}, {new}, {} FROM {} FORCE INDEX (PRIMARY) WHERE {condition}",
+            key_list(table),
+            table.checksum,
+            quote(&table.schema.name),
+        );
+        let at = table.schema.primary_key.len();
+        for row in self.exact("comparing rows", &sql).await? {
+            let number = |place: usize| row.get_opt::<u64, _>(at + place).and_then(Result::ok);
+            let (Some(old), Some(new), Some(checksum)) = (number(0), number(1), number(2)) else {
+                let text = "a checksum or place is no number".to_owned();
+                return Err(VerifyError::Control { at: self.label(), what: "an answer", text });
+            };
+            let wire =
+                key::of_row(&table.schema, &row).map_err(|source| self.value(table, source))?;
+            found.insert(wire, Seen { checksum, place: (old as u16, new as u16) });
+        }
+        Ok(())
+    }
+
+    /// A whole row: the wire form of each column that travels, in table order.
+    pub async fn row(
+        &mut self,
+        table: &CheckedTable,
+        wire: &[u8],
+    ) -> Result<Option<Vec<u8>>, VerifyError> {
+        let schema = &table.schema;
+        let sent: Vec<usize> = schema.sent_columns().collect();
+        let columns: Vec<String> =
+            sent.iter().map(|&index| value::select_expr(&schema.columns[index])).collect();
+        let sql = format!(
+            "SELECT {}, {} FROM {} FORCE INDEX (PRIMARY) WHERE {}",
+            key_list(table),
+            columns.join(", "),
+            quote(&schema.name),
+            self.equal(table, wire)?,
+        );
+        for row in self.exact("reading a row", &sql).await? {
+            let of = |source| self.value(table, source);
+            // Another row, which the collation calls equal.
+            if key::of_row(schema, &row).map_err(of)? != wire {
+                continue;
+            }
+            let mut image = Vec::new();
+            let mut writer = modshift_proto::row::RowWriter::new(&mut image, sent.len());
+            for (place, &column) in sent.iter().enumerate() {
+                let value = row.as_ref(schema.primary_key.len() + place);
+                let value = value.unwrap_or(&modshift_mariadb::Value::NULL);
+                value::value_to_cell(schema.columns[column].data, value, &mut writer)
+                    .map_err(of)?;
+            }
+            writer.finish();
+            return Ok(Some(image));
+        }
+        Ok(None)
+    }
+
+    /// What the binlog has, hence all that an earlier read here can have seen.
+    pub async fn position(&mut self) -> Result<GtidSet, VerifyError> {
+        let rows: Vec<String> =
+            self.query("reading the position of the binlog", "SELECT @@gtid_binlog_pos").await?;
+        let text = rows.into_iter().next().unwrap_or_default();
+        let control = |text| VerifyError::Control { at: self.label(), what: "gtid_binlog_pos", text };
+        text.parse().map_err(|_| control(text))
+    }
+
+    fn condition(&self, table: &CheckedTable, range: &Range) -> Result<String, VerifyError> {
+        let keys = key::columns(&table.schema);
+        value::key_range(&keys, range.after.as_deref(), range.until.as_deref())
+            .map_err(|source| self.value(table, source))
+    }
+
+    fn equal(&self, table: &CheckedTable, wire: &[u8]) -> Result<String, VerifyError> {
+        let of = |source| self.value(table, source);
+        let cells = key::cells(&table.schema, wire).map_err(|error| of(error.into()))?;
+        value::key_equal(&key::columns(&table.schema), &cells).map_err(of)
+    }
+
+    fn value(&self, table: &CheckedTable, source: value::ValueError) -> VerifyError {
+        VerifyError::Value { at: self.label(), table: table.schema.name.clone(), source }
+    }
+}
+
+fn key_list(table: &CheckedTable) -> String {
+    let keys = key::columns(&table.schema);
+    keys.into_iter().map(value::select_expr).collect::<Vec<_>>().join(", ")
+}
+
+fn places(table: &CheckedTable) -> (&str, &str) {
+    match &table.placing {
+        Placing::Sharded { old, new } => (old, new),
+        Placing::Broadcast { .. } => ("0", "0"),
+    }
+}
