@@ -56,16 +56,19 @@ pub struct Begin {
 }
 
 /// What one transaction did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     pub road: Road,
     pub parked: u64,
     pub settled: u64,
+    /// What the COMMIT took; zero where nobody knows.
+    pub commit: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Road {
     /// Watermark only.
+    #[default]
     Marks,
     Fast,
     Exact,
@@ -234,7 +237,7 @@ impl Keeper {
                     self.parked = load_parked(&mut conn, &self.at, &self.target).await?;
                     self.conn = Some(conn);
                     self.committed(cut, None)?;
-                    return Ok(Some(Applied { road: Road::Marks, parked: 0, settled: 0 }));
+                    return Ok(Some(Applied::default()));
                 }
                 Outcome::NotCommitted => *unknown = false,
                 Outcome::TakenOver => {
@@ -251,6 +254,7 @@ impl Keeper {
                 return Ok(None);
             }
         };
+        self.versions.commit_took(applied.commit);
         self.committed(cut, Some(changes))?;
         Ok(Some(applied))
     }
@@ -273,7 +277,7 @@ impl Keeper {
             packet_bytes_max: self.packet_bytes_max,
             taken: None,
         };
-        let mut applied = Applied { road: Road::Marks, parked: 0, settled: 0 };
+        let mut applied = Applied::default();
         if cut.batch.is_empty() {
             // Nothing was freed, so there is nothing for parked rows either.
         } else if exact || !self.parked.is_empty() {
@@ -293,7 +297,9 @@ impl Keeper {
         let rows = cut.batch.len() as u64;
         stage::reached("after_apply_before_commit", rows).await;
         // Whatever goes wrong from here on, COMMIT may have been heard.
+        let began = Instant::now();
         query(conn, &self.at, "committing a batch", "COMMIT").await.map_err(Failure::Unknown)?;
+        applied.commit = began.elapsed();
         stage::reached("after_commit_before_ack", rows).await;
         Ok(Some((applied, changes)))
     }

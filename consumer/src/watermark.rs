@@ -6,6 +6,7 @@
 //! applier that was replaced finds out at the first statement of its next transaction.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use modshift_changelog::Offset;
 use modshift_mariadb::control::WATERMARK;
@@ -41,6 +42,8 @@ pub struct Kept {
 pub struct Versions {
     generation: u64,
     rows: Vec<Option<u64>>,
+    /// What the last COMMIT took: for the throttle, which may be in another process.
+    commit_us: u32,
 }
 
 /// A move of one watermark.
@@ -64,7 +67,8 @@ impl Versions {
     pub fn take_over(rows: &[Kept], sources: u16, random: u16) -> Versions {
         let newest = rows.iter().map(|row| row.version >> GENERATION_BITS).max();
         let generation = newest.map_or(u64::from(random), |newest| newest) + 1;
-        let mut versions = Versions { generation, rows: vec![None; usize::from(sources)] };
+        let mut versions =
+            Versions { generation, rows: vec![None; usize::from(sources)], commit_us: 0 };
         for row in rows {
             versions.rows[usize::from(row.source.0)] = Some(versions.base());
         }
@@ -121,6 +125,7 @@ impl Versions {
             if let Some(moved) = moved {
                 write_mark(&mut text, &moved.mark);
             }
+            let _ = write!(text, ", commit_us = {}", self.commit_us);
             if let Some(offset) = offset {
                 let _ = write!(text, ", log_offset = {offset}");
             }
@@ -137,6 +142,10 @@ impl Versions {
         for source in self.touched(moves) {
             self.rows[usize::from(source.0)] = Some(self.after(source));
         }
+    }
+
+    pub fn commit_took(&mut self, time: Duration) {
+        self.commit_us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     }
 
     /// Compares what a locking read found with the transaction's versions.
@@ -337,7 +346,8 @@ mod tests {
 
     #[test]
     fn a_move_compares_and_an_insert_compares_all_others() {
-        let versions = Versions::take_over(&[kept(0, (3 << 40) + 8)], 3, 77);
+        let mut versions = Versions::take_over(&[kept(0, (3 << 40) + 8)], 3, 77);
+        versions.commit_took(Duration::from_micros(1500));
         let moved = |source| Move { source: OldShard(source), mark: mark() };
         let text = versions.compare_and_set(&[moved(0)], Some(12));
         assert_eq!(
@@ -345,7 +355,7 @@ mod tests {
             [format!(
                 "UPDATE modshift_watermark SET version = {}, epoch = 5, number = 6, \
                  gtids = '0-1-7', group_gtid = '0-1-9?', group_ordinal = 4, token_digest = NULL, \
-                 token_writes = 0, token_clock_us = 0, copied = 0, log_offset = 12 \
+                 token_writes = 0, token_clock_us = 0, copied = 0, commit_us = 1500, log_offset = 12 \
                  WHERE source = 0 AND version = {}",
                 (4u64 << 40) + 1,
                 4u64 << 40
@@ -353,7 +363,9 @@ mod tests {
         );
         let text = versions.compare_and_set(&[moved(2)], None);
         assert_eq!(text.len(), 2);
-        assert!(text[0].starts_with("UPDATE modshift_watermark SET version = 4398046511105 WHERE"));
+        assert!(
+            text[0].starts_with("UPDATE modshift_watermark SET version = 4398046511105, commit_us")
+        );
         assert!(text[1].starts_with("INSERT INTO modshift_watermark SET source = 2, version ="));
     }
 

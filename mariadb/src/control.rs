@@ -57,6 +57,8 @@ pub const SHARD_TABLES: [&str; 4] = [
         halted TEXT NULL COMMENT 'why the reader stopped',
         phase ENUM('serving','fenced') NOT NULL COMMENT 'may applications write here?',
         fence VARCHAR(64) NULL COMMENT 'run that wrote the last marker'
+        commit_us INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'what the write before this one took',
+        halted TEXT NULL COMMENT 'why the reader stopped'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_progress (
         name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
@@ -81,6 +83,7 @@ pub const SHARD_TABLES: [&str; 4] = [
         token_writes BIGINT UNSIGNED NOT NULL DEFAULT 0,
         token_clock_us BIGINT NOT NULL DEFAULT 0 COMMENT 'the source''s clock at that token',
         copied TINYINT NOT NULL DEFAULT 0 COMMENT 'snapshot complete',
+        commit_us INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'what the commit before this one took',
         log_offset BIGINT NULL COMMENT 'offset to resume the partition from; NULL: direct log',
         halted TEXT NULL COMMENT 'why the applier stopped'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",

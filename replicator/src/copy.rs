@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogWriter, stage};
+use modshift_mariadb::pace::{Lane, Pace};
 use modshift_proto::message::{Change, Op};
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::{GtidSet, OldShard};
@@ -49,6 +50,7 @@ pub struct Copying {
     guard: Option<GtidSet>,
     not_before: Instant,
     backoff: Backoff,
+    lane: Lane,
 }
 
 impl Copying {
@@ -61,6 +63,7 @@ impl Copying {
         epoch: &Epoch,
         estimates: HashMap<String, u64>,
         xa_grace: Duration,
+        lane: Lane,
     ) -> Copying {
         let mut progress = HashMap::new();
         let mut open = Vec::new();
@@ -93,6 +96,7 @@ impl Copying {
             guard: None,
             not_before: Instant::now() + xa_grace,
             backoff: Backoff::default(),
+            lane,
         }
     }
 
@@ -124,6 +128,10 @@ impl Copying {
         let near = head_age.is_some_and(|age| age < NEAR_HEAD);
         let Some(seen) = tail.token_seen() else { return };
         if self.finished() || !near || self.guard.is_none() || Instant::now() < self.not_before {
+            return;
+        }
+        // Not opened and then held back: what is open has keys recorded for it.
+        if !self.schedule.has_next() || !self.lane.may_start() {
             return;
         }
         // Recording of keys starts before any chunk of the table is opened.
@@ -160,6 +168,7 @@ impl Copying {
         match chunk {
             Ok(chunk) => {
                 self.backoff.reset();
+                self.lane.done(chunk.rows.len() as u64, chunk.took);
                 self.schedule.was_read(
                     request.table,
                     chunk.rows.len(),

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use modshift_changelog::{LogError, LogWriter, stage};
+use modshift_mariadb::pace::Throttle;
 use modshift_mariadb::{Session, control};
 use modshift_proto::message::{Start, TokenPhase};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
-use modshift_proto::{GtidSet, OldShard};
+use modshift_proto::{GtidSet, NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -42,12 +43,13 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 const BINLOG_HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Reads one old shard until cancelled (`Ok`) or halted (`Err`). `open_log` is asked for the writer
-/// of each epoch.
+/// of each epoch. `throttle` slows the copy down, never the tail.
 pub async fn run_reader<W, F>(
     plan: Arc<Plan>,
     shard: OldShard,
     mut open_log: impl FnMut(u64) -> F + Send,
     status: ReaderStatus,
+    throttle: Throttle,
     cancel: CancellationToken,
 ) -> Result<(), ReadError>
 where
@@ -57,7 +59,7 @@ where
     let mut epoch_number = 0;
     let mut backoff = Backoff::default();
     let outcome = loop {
-        let run = run(&plan, shard, &mut open_log, &status, &cancel, &mut epoch_number);
+        let run = run(&plan, shard, &mut open_log, &status, &throttle, &cancel, &mut epoch_number);
         match run.await {
             Err(error) if error.ends_epoch() => {
                 metrics::retry(shard, "log");
@@ -103,6 +105,7 @@ async fn run<W, F>(
     shard: OldShard,
     open_log: &mut (impl FnMut(u64) -> F + Send),
     status: &ReaderStatus,
+    throttle: &Throttle,
     cancel: &CancellationToken,
     epoch_number: &mut u64,
 ) -> Result<(), ReadError>
@@ -144,8 +147,17 @@ where
     let stop_token = CancellationToken::new();
     let (tokens, token_task) =
         TokenWriter::new(shard, primary.clone(), &epoch, plan.reader.heartbeat, stop_token.clone());
-    let reader =
-        Reader::new(plan, shard, primary, prepared, token_table, epoch, publisher, tokens)?;
+    let reader = Reader::new(
+        plan,
+        shard,
+        primary,
+        prepared,
+        token_table,
+        epoch,
+        publisher,
+        tokens,
+        throttle,
+    )?;
     // Both end together: a reader without its token, or the other way round, is of no use.
     tokio::pin!(token_task);
     let reading = reader.run(plan, status, cancel);
@@ -223,6 +235,7 @@ impl<W: LogWriter> Reader<W> {
         epoch: Epoch,
         publisher: Publisher<W>,
         tokens: TokenWriter,
+        throttle: &Throttle,
     ) -> Result<Reader<W>, ReadError> {
         let column = |name: &str| {
             token_schema.column(name).ok_or_else(|| ReadError::NoKeyColumn {
@@ -262,6 +275,8 @@ impl<W: LogWriter> Reader<W> {
                 "the server has committed XA transactions: copying starts after the grace time"
             );
         }
+        // A chunk has rows for any of them.
+        let new_shards: Vec<NewShard> = plan.new_shards().collect();
         let copying = Copying::new(
             plan,
             shard,
@@ -270,6 +285,7 @@ impl<W: LogWriter> Reader<W> {
             &epoch,
             prepared.estimates,
             xa_grace,
+            throttle.lane(&[shard], &new_shards, plan.snapshot.parallel),
         );
         let start = Start {
             gtids: epoch.resume.gtids(),

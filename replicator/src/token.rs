@@ -69,6 +69,7 @@ impl TokenWriter {
             writes: epoch.writes,
             times: Arc::clone(&times),
             conn: None,
+            commit_us: 0,
         };
         let body = task.run(save_requests, interval_changes, cancel);
         (TokenWriter { saves, interval, times }, body)
@@ -107,6 +108,8 @@ struct Task {
     writes: u64,
     times: Arc<Mutex<VecDeque<(u64, Instant)>>>,
     conn: Option<Conn>,
+    /// What the last write took: for the throttle, which may be in another process.
+    commit_us: u32,
 }
 
 impl Task {
@@ -176,6 +179,7 @@ impl Task {
                 times.pop_front();
             }
         }
+        let began = Instant::now();
         if let Some(progress) = progress {
             self.query(&mut conn, "START TRANSACTION").await?;
             self.bump(&mut conn).await?;
@@ -184,6 +188,7 @@ impl Task {
         } else {
             self.bump(&mut conn).await?;
         }
+        self.commit_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
         self.writes += 1;
         self.conn = Some(conn);
         Ok(())
@@ -191,9 +196,10 @@ impl Task {
 
     async fn bump(&self, conn: &mut Conn) -> Result<(), ReadError> {
         conn.exec_drop(
-            "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6)
+            "UPDATE modshift_token
+             SET writes = writes + 1, clock = UTC_TIMESTAMP(6), commit_us = ?
              WHERE id = 1 AND epoch = ?",
-            (self.epoch,),
+            (self.commit_us, self.epoch),
         )
         .await
         .map_err(|error| self.failed(error))?;

@@ -85,6 +85,12 @@ impl Schedule {
         self.tables.iter().map(|state| state.table)
     }
 
+    /// Would [`Schedule::next`] give a chunk?
+    pub fn has_next(&self) -> bool {
+        self.in_flight() < self.parallel
+            && self.tables.iter().any(|state| !state.reading && !state.read_to_end)
+    }
+
     /// The next chunk to read, if one may be opened beside those in flight.
     pub fn next(&mut self) -> Option<ChunkRequest> {
         if self.in_flight() >= self.parallel {
@@ -211,10 +217,11 @@ mod tests {
         let mut schedule = Schedule::new([(0, None), (1, None)], &settings(2));
         assert_eq!(schedule.next().map(|r| r.table), Some(0));
         assert_eq!(schedule.next().map(|r| r.table), Some(1));
-        assert!(schedule.next().is_none(), "two in flight");
+        assert!(!schedule.has_next() && schedule.next().is_none(), "two in flight");
         let key = Some(vec![b"k".to_vec()]);
         schedule.was_read(0, 500, 5000, Duration::from_millis(1), key.clone());
         assert!(!schedule.entered(0));
+        assert!(schedule.has_next());
         let again = schedule.next().expect("a place is free");
         assert_eq!((again.table, again.after), (0, key));
         assert_eq!(again.rows, 1000, "at most twice as large");
