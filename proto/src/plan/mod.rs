@@ -278,6 +278,9 @@ pub struct Check {
     pub accept_unsafe_durability: bool,
     /// Accept accounts that may switch `binlog_format` or `sql_log_bin` in their session.
     pub accept_session_binlog_control: bool,
+    /// Tables of which rows of different old shards may meet on a new one: they park there until
+    /// one goes, or their stream halts after `apply.parked_age_max`.
+    pub accept_meeting: Vec<String>,
 }
 
 /// Where the daemons listen. `None`: loopback and the default port of the command.

@@ -82,6 +82,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let cutover = cutover::read(&root);
     let verify = verify::read(&root);
     let check = policy::check(&root);
+    let check = policy::check(&root, &tables);
     let http = policy::http(&root);
     let back = policy::back(&root);
     let routing = routing::read(&root);

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::Section;
-use super::{Apply, Back, Check, Gate, Http, Reader, Snapshot, default};
+use super::{Apply, Back, Check, Gate, Http, Reader, Snapshot, Table, default};
 
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
@@ -106,7 +106,7 @@ pub(super) fn gate(root: &Section<'_>, reader: &Reader) -> Gate {
     gate
 }
 
-pub(super) fn check(root: &Section<'_>) -> Check {
+pub(super) fn check(root: &Section<'_>, tables: &[Table]) -> Check {
     let section = root.section("check");
     let patterns = section.get("ignore").map(|item| item.elements()).unwrap_or_default();
     let pattern = |text: &str| !text.is_empty();
@@ -117,6 +117,15 @@ pub(super) fn check(root: &Section<'_>) -> Check {
             .collect(),
         accept_unsafe_durability: section.flag("accept_unsafe_durability"),
         accept_session_binlog_control: section.flag("accept_session_binlog_control"),
+        accept_meeting: section
+            .get("accept_meeting")
+            .map(|item| item.elements())
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|item| {
+                item.text_that("a table of the plan", |name| tables.iter().any(|t| t.name == name))
+            })
+            .collect(),
     };
     section.finish();
     check

@@ -116,6 +116,9 @@ impl Plan {
         out.line("ignore", format_args!("[{}]", ignore.join(", ")));
         out.line("accept_unsafe_durability", self.check.accept_unsafe_durability);
         out.line("accept_session_binlog_control", self.check.accept_session_binlog_control);
+        let meeting: Vec<String> =
+            self.check.accept_meeting.iter().map(|text| quote(text)).collect();
+        out.line("accept_meeting", format_args!("[{}]", meeting.join(", ")));
         out.head("[back]");
         out.line("enabled", self.back.enabled);
         out.head("[http]");
