@@ -60,9 +60,23 @@ pub struct Check {
     /// Print the report as one JSON document
     #[arg(long)]
     pub json: bool,
-    /// Leave out what reads whole tables: strays, keys that would meet, the move matrix
+    /// Leave out what reads rows: strays, the move matrix, and whatever the other options add
     #[arg(long)]
     pub quick: bool,
+    /// Make the move matrix from about so many rows of each table and shard instead of all
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, default_missing_value = "20000",
+          value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "quick")]
+    pub sample: Option<u64>,
+    /// Look for keys of different old shards that would meet on a new one: reads every unique key
+    #[arg(long, conflicts_with = "quick")]
+    pub deep: bool,
+    /// Where --deep lists all of them; by default PLAN.collisions.tsv in the working directory
+    #[arg(long, value_name = "FILE", requires = "deep")]
+    pub collisions: Option<PathBuf>,
+    /// Measure for some seconds how fast old shards are read and new ones written, into a scratch
+    /// table modshift_trial, and say how long the copy takes
+    #[arg(long, conflicts_with = "quick")]
+    pub trial: bool,
 }
 
 #[derive(Debug, Args)]

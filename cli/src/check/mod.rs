@@ -1,106 +1,102 @@
-//! `modshift check`: everything that would stop the reshard, found before it starts, reported all
-//! at once.
+//! `modshift check`: everything that would stop the reshard, the cutover or the way back, found
+//! before it starts, reported all at once.
 //!
-//! A survey asks every server once; rules are functions from the survey to faults, one noun each.
-//! What has to read whole tables (`scan`, `meeting`) runs only if every old shard answered, over
-//! the tables that every old shard has.
+//! A survey asks every server once; `rules` are functions from the survey to faults, one file
+//! each. What has to read rows is in `rows`: it runs only if every old shard answered, over the
+//! tables that every old shard has.
 
+mod ahead;
 mod fault;
-mod foreign_keys;
-mod grants;
-mod left_behind;
 mod log;
-mod meeting;
-mod reach;
 mod report;
-mod scan;
-mod settings;
+pub mod rows;
+pub mod rules;
 pub mod survey;
-mod tables;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use modshift_proto::plan::Plan;
 
 pub use fault::{Fault, Severity, Side};
-pub use tables::differences;
+pub use rules::tables::differences;
 
 use crate::exit::Exit;
 use crate::{answer, args};
 use report::Report;
-use survey::Survey;
-
-type Rule = fn(&Survey) -> Vec<Fault>;
-
-/// In the order of the report.
-const RULES: [Rule; 15] = [
-    reach::check,
-    settings::check_version,
-    grants::check,
-    settings::check_binlog,
-    settings::check_packet,
-    settings::check_durability,
-    settings::check_server_id,
-    grants::check_accounts,
-    tables::check,
-    foreign_keys::check,
-    foreign_keys::check_triggers,
-    left_behind::check,
-    left_behind::check_targets,
-    settings::check_xa,
-    settings::check_clock,
-];
-
-/// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
-/// what stays true all the way. A server that is only away is no fault then; its streams wait.
-const DAEMON_RULES: [Rule; 9] = [
-    settings::check_version,
-    grants::check,
-    settings::check_binlog,
-    settings::check_packet,
-    settings::check_durability,
-    tables::check,
-    foreign_keys::check,
-    foreign_keys::check_triggers,
-    left_behind::check_targets,
-];
+use rows::collisions::{self, Listing};
+use rows::matrix::Matrix;
+use rows::trial::Estimate;
+use rows::{broadcast, growth, matrix, record, trial};
+use rules::{disk, reach, retention};
+use survey::{Extent, Survey};
 
 /// Faults and warnings of a daemon's shards.
 pub async fn before_start(plan: Arc<Plan>, sides: Vec<Side>) -> Vec<Fault> {
-    let survey = Survey::take(plan, sides).await;
+    let survey = Survey::take(plan, sides, Extent::Start).await;
     let mut faults = reach::check(&survey);
     for (fault, passing) in faults.iter_mut().zip(reach::passing(&survey)) {
         if passing {
             fault.severity = Severity::Warning;
         }
     }
-    faults.extend(DAEMON_RULES.iter().flat_map(|rule| rule(&survey)));
+    faults.extend(rules::OF_DAEMONS.iter().flat_map(|rule| rule(&survey)));
     faults
 }
 
-/// Everything that can be known without reading whole tables.
-pub fn rules(survey: &Survey) -> Vec<Fault> {
-    RULES.iter().flat_map(|rule| rule(survey)).collect()
-}
-
 pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
-    let survey = Survey::take(plan.clone(), survey::all_sides(&plan)).await;
-    let mut faults = rules(&survey);
+    let survey = Survey::take(plan.clone(), survey::all_sides(&plan), Extent::Whole).await;
+    let mut faults: Vec<Fault> = rules::ALL.iter().flat_map(|rule| rule(&survey)).collect();
     faults.extend(log::check(&plan).await);
-    let old_reached = survey.reached().filter(|(server, _)| server.side.is_old()).count();
-    let mut matrix = None;
-    if !args.quick && old_reached == plan.old.len() {
-        let tables = scan::sharded(&plan, &survey);
-        let (counted, strays) = scan::count(&plan, &tables).await?;
-        matrix = Some(counted);
-        faults.extend(strays);
-        faults.extend(scan::compare_broadcast(&plan, &survey).await?);
-        faults.extend(meeting::check(&plan, &tables).await?);
+    let mut read = Read::default();
+    if !args.quick && survey.old().count() == plan.old.len() {
+        read = read_rows(&plan, &survey, args, &mut faults).await?;
     }
-    let report = Report::new(&plan, faults, matrix);
+    faults.extend(disk::check(&survey, read.matrix.as_ref()));
+    let report = Report::new(&plan, faults, read.matrix, read.estimate);
     match args.json {
         true => answer::line(serde_json::to_string_pretty(&report)?),
         false => answer::line(report.text().trim_end()),
     }
     Ok(if report.has_faults() { Exit::No } else { Exit::Done })
+}
+
+/// What the rows themselves showed.
+#[derive(Default)]
+struct Read {
+    matrix: Option<Matrix>,
+    estimate: Option<Estimate>,
+}
+
+async fn read_rows(
+    plan: &Plan,
+    survey: &Survey,
+    args: &args::Check,
+    faults: &mut Vec<Fault>,
+) -> anyhow::Result<Read> {
+    let tables = matrix::sharded(plan, survey);
+    let (counted, strays) = matrix::count(plan, survey, &tables, args.sample).await?;
+    faults.extend(strays);
+    faults.extend(broadcast::compare(plan, survey).await?);
+    if args.deep {
+        let file = format!("{}.collisions.tsv", plan.name);
+        let file = args.collisions.clone().unwrap_or_else(|| PathBuf::from(file));
+        let found = collisions::check(plan, &tables, &mut Listing::new(file)).await?;
+        // What an earlier look said, or that there was none, no longer counts.
+        faults.retain(|fault| fault.rule != collisions::RULE);
+        faults.extend(found.faults);
+        if found.complete && survey.new().count() == plan.new.len() {
+            faults.extend(record::write(plan, &found.tables).await.err().map(record::unkept));
+        }
+    }
+    let mut estimate = None;
+    if args.trial && survey.new().count() == plan.new.len() {
+        let (measured, refused) = trial::run(plan, survey, &tables, &counted).await?;
+        estimate = measured;
+        faults.extend(refused);
+    }
+    let growth = growth::measure(survey).await;
+    let copy = estimate.as_ref().map(Estimate::copy);
+    faults.extend(retention::check_measured(survey, &growth, copy));
+    Ok(Read { matrix: Some(counted), estimate })
 }

@@ -6,7 +6,8 @@ use modshift_proto::plan::Plan;
 use serde::Serialize;
 
 use super::fault::{Fault, Severity};
-use super::scan::{Matrix, share_moving};
+use super::rows::matrix::{Matrix, share_moving};
+use super::rows::trial::Estimate;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -14,15 +15,24 @@ pub struct Report {
     pub faults: Vec<Fault>,
     /// `None` where no table was read.
     pub matrix: Option<Matrix>,
+    /// Of a trial, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     pub share_moving_expected: f64,
 }
 
 impl Report {
-    pub fn new(plan: &Plan, mut faults: Vec<Fault>, matrix: Option<Matrix>) -> Report {
+    pub fn new(
+        plan: &Plan,
+        mut faults: Vec<Fault>,
+        matrix: Option<Matrix>,
+        estimate: Option<Estimate>,
+    ) -> Report {
         // Stable: within a severity the order of rules and shards stays.
         faults.sort_by_key(|fault| fault.severity);
         let share = share_moving(plan.old_modulus.get(), plan.new_modulus.get());
-        Report { plan: plan.name.clone(), faults, matrix, share_moving_expected: share }
+        let plan = plan.name.clone();
+        Report { plan, faults, matrix, estimate, share_moving_expected: share }
     }
 
     pub fn has_faults(&self) -> bool {
@@ -44,6 +54,9 @@ impl Report {
             None => {
                 text += "rows were not read: strays, meeting keys and the move matrix are open\n"
             }
+        }
+        if let Some(estimate) = &self.estimate {
+            text += &estimate_text(estimate);
         }
         let _ = writeln!(
             text,
@@ -73,6 +86,19 @@ fn matrix_text(matrix: &Matrix, expected: f64) -> String {
         }
         text.push('\n');
     }
+    if matrix.bytes.iter().flatten().any(|&bytes| bytes > 0) {
+        text += "bytes, by the server's sizes of these tables\n";
+        for (old, row) in matrix.bytes.iter().enumerate() {
+            let _ = write!(text, "{:<10}", format!("  old {old}"));
+            for &size in row {
+                let _ = write!(text, "{:>20}", bytes(size));
+            }
+            text.push('\n');
+        }
+    }
+    if let Some(read) = matrix.sampled {
+        let _ = writeln!(text, "sampled: {read} rows were read, the rest is the servers' estimate");
+    }
     let _ = writeln!(
         text,
         "{} of {total} rows change their shard number: {:.2} % ({:.2} % of evenly spread keys)",
@@ -83,15 +109,70 @@ fn matrix_text(matrix: &Matrix, expected: f64) -> String {
     text
 }
 
+fn estimate_text(estimate: &Estimate) -> String {
+    let least = |rates: &[f64]| rates.iter().copied().fold(f64::INFINITY, f64::min);
+    format!(
+        "trial: the slowest old shard gives {:.0} rows/s, the slowest new one takes {:.0} rows/s; \
+         the copy takes about {}\n",
+        least(&estimate.rows_read_per_s),
+        least(&estimate.rows_applied_per_s),
+        span(estimate.copy())
+    )
+}
+
+/// Three digits and a unit.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut size, mut unit) = (bytes as f64 / 1024.0, 0);
+    while size >= 1000.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    match size {
+        ..10.0 => format!("{size:.2} {}", UNITS[unit]),
+        ..100.0 => format!("{size:.1} {}", UNITS[unit]),
+        _ => format!("{size:.0} {}", UNITS[unit]),
+    }
+}
+
+/// In the two largest units that matter.
+pub fn span(span: std::time::Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0 => format!("{} ms", span.as_millis()),
+        1..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn sizes_and_times_are_for_people() {
+        let sizes = [0, 1023, 1024, 1_500_000, 1 << 40].map(bytes);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.00 KiB", "1.43 MiB", "1.00 TiB"]);
+        let spans = [0.25, 59.9, 61.0, 7_260.0, 90_000.0].map(std::time::Duration::from_secs_f64);
+        assert_eq!(spans.map(span), ["250 ms", "59 s", "1 min 1 s", "2 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
     fn the_matrix_reads_as_a_table() {
-        let matrix = Matrix { rows: vec![vec![1, 1], vec![0, 2]] };
+        let matrix = Matrix {
+            rows: vec![vec![1, 1], vec![0, 2]],
+            bytes: vec![vec![1024, 0], vec![0, 2048]],
+            sampled: None,
+            tables: vec![],
+        };
         let text = matrix_text(&matrix, 0.5);
         assert!(text.contains("  old 0              1  25.00%           1  25.00%"), "{text}");
+        assert!(text.contains("  old 1                     0 B            2.00 KiB"), "{text}");
         assert!(text.contains("1 of 4 rows change their shard number: 25.00 % (50.00 %"), "{text}");
     }
 }

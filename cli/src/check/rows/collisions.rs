@@ -2,9 +2,16 @@
 //!
 //! Each old shard gives the table's unique keys in order, and a merge looks at equal neighbours:
 //! one row of each old shard in memory, whatever the size of the table. Equality is the new
-//! shard's: by collation for text, which is why text is compared by its weights.
+//! shard's: by collation for text, which is why text is compared by its weights. All of them are
+//! listed in a file as they are found. Keys on their way from one old shard to another at that
+//! moment are found too.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use futures_util::future::try_join_all;
 use modshift_mariadb::connect::{Session, connect, label};
@@ -17,11 +24,12 @@ use modshift_proto::{OldShard, TableSchema};
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinaryProtocol, QueryResult};
 
-use super::fault::{Fault, Severity, some_of};
-use super::scan::{Sharded, gcd, shown};
+use super::matrix::{Sharded, gcd, shown};
+use crate::check::fault::{Fault, Severity};
 
-const RULE: &str = "meeting";
-/// Named in the report; the rest is counted.
+pub const RULE: &str = "meeting";
+const DOING: &str = "reading keys in order";
+/// Named in the report; the rest is in the file.
 const NAMED_MAX: usize = 5;
 
 /// A part of a key whose order is the order of the merge.
@@ -38,10 +46,58 @@ pub fn can_meet(old: u16, new: u16) -> bool {
     u64::from(old) / gcd(old.into(), new.into()) > 1
 }
 
-pub async fn check(plan: &Plan, tables: &[Sharded<'_>]) -> Result<Vec<Fault>, ServerError> {
-    let mut faults = Vec::new();
+/// Where every collision is listed: tab-separated, a line each.
+pub struct Listing {
+    path: PathBuf,
+    file: Option<BufWriter<File>>,
+}
+
+impl Listing {
+    pub fn new(path: PathBuf) -> Listing {
+        Listing { path, file: None }
+    }
+
+    /// The file is there only if there is something in it. It holds keys of rows: for its owner.
+    fn add(&mut self, line: &[&dyn std::fmt::Display]) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let mut options = File::options();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                let mut file = BufWriter::new(options.open(&self.path)?);
+                writeln!(file, "table\tkey\tvalue\tnew shard\tfirst\tsecond")?;
+                self.file.insert(file)
+            }
+        };
+        let cells: Vec<String> = line.iter().map(|cell| escape(&cell.to_string())).collect();
+        writeln!(file, "{}", cells.join("\t"))
+    }
+
+    pub fn finish(&mut self) -> std::io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), |file| file.flush())
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n")
+}
+
+/// What was found: faults, and for each table how many values would meet.
+pub struct Found {
+    pub faults: Vec<Fault>,
+    pub tables: BTreeMap<String, u64>,
+    /// Every key of every table was compared.
+    pub complete: bool,
+}
+
+pub async fn check(
+    plan: &Plan,
+    tables: &[Sharded<'_>],
+    listing: &mut Listing,
+) -> anyhow::Result<Found> {
+    let mut found = Found { faults: Vec::new(), tables: BTreeMap::new(), complete: true };
     if !can_meet(plan.old_modulus.get(), plan.new_modulus.get()) {
-        return Ok(faults);
+        return Ok(found);
     }
     for table in tables {
         let primary = ("primary key", table.schema.primary_key.as_slice());
@@ -52,20 +108,81 @@ pub async fn check(plan: &Plan, tables: &[Sharded<'_>]) -> Result<Vec<Fault>, Se
             {
                 continue;
             }
-            faults.extend(of_key(plan, table, name, columns).await?);
+            let subject = format!("table {}", table.name);
+            match of_key(plan, table, name, columns, listing).await {
+                Ok((0, _)) => {}
+                Ok((meetings, named)) => {
+                    *found.tables.entry(table.name.to_owned()).or_default() += meetings;
+                    let accepted = plan.check.accept_meeting.iter().any(|t| t == table.name);
+                    let severity = if accepted { Severity::Warning } else { Severity::Fault };
+                    let actual = format!(
+                        "{meetings} values of {name} would meet: {}; all of them in {}",
+                        named.join(", "),
+                        listing.path.display()
+                    );
+                    found.faults.push(
+                        Fault::new(severity, RULE, subject, actual)
+                            .expected("values that are unique over all old shards")
+                            .mend(
+                                "renumber or delete one of each, or add the shard key to the key, or \
+                                 name the table in check.accept_meeting",
+                            ),
+                    );
+                }
+                Err(Failed::Server(error)) => {
+                    found.complete = false;
+                    let hint = error.hint();
+                    found.faults.push(
+                        Fault::new(Severity::Fault, RULE, subject, format!("{name}: {error}"))
+                            .expected("all values of the key, in order")
+                            .mend(hint.unwrap_or_else(|| "modshift check --deep again".to_owned())),
+                    );
+                }
+                Err(Failed::Listing(error)) => {
+                    let path = listing.path.display();
+                    return Err(anyhow::Error::new(error).context(format!("writing {path}")));
+                }
+            }
         }
     }
-    Ok(faults)
+    listing.finish()?;
+    Ok(found)
 }
 
+enum Failed {
+    Server(ServerError),
+    Listing(std::io::Error),
+}
+
+impl From<ServerError> for Failed {
+    fn from(error: ServerError) -> Failed {
+        Failed::Server(error)
+    }
+}
+
+/// No view that would hold up the purge of old row versions, and no end while the streams of other
+/// shards are further on.
+const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED";
+const PATIENCE: &str = "SET SESSION net_write_timeout = 86400";
+
+/// How many values meet, and the first few.
 async fn of_key(
     plan: &Plan,
     table: &Sharded<'_>,
     name: &str,
     columns: &[usize],
-) -> Result<Option<Fault>, ServerError> {
+    listing: &mut Listing,
+) -> Result<(u64, Vec<String>), Failed> {
     let sql = select(table, columns, &table.rule.sql(plan.new_modulus));
-    let connecting = plan.old.iter().map(|endpoint| connect(endpoint, Session::Plain));
+    let connecting = plan.old.iter().map(|endpoint| async move {
+        let mut conn = connect(endpoint, Session::Plain).await?;
+        for set in [SESSION, PATIENCE] {
+            conn.query_drop(set)
+                .await
+                .map_err(|error| error::of(&label(endpoint), DOING, error))?;
+        }
+        Ok::<_, ServerError>(conn)
+    });
     let mut conns = try_join_all(connecting).await?;
     let mut streams = Vec::with_capacity(conns.len());
     for (conn, endpoint) in conns.iter_mut().zip(&plan.old) {
@@ -87,19 +204,18 @@ async fn of_key(
                 continue;
             };
             meetings += 1;
+            listing
+                .add(&[&table.name, &name, key, to, &first.0, &shard.0])
+                .map_err(Failed::Listing)?;
             if named.len() < NAMED_MAX {
                 named.push(format!("{key} of {first} and {shard} on new shard {to}"));
             }
         }
     }
-    if meetings == 0 {
-        return Ok(None);
+    if meetings > NAMED_MAX as u64 {
+        named.push(format!("and {} more", meetings - NAMED_MAX as u64));
     }
-    let actual = format!("{meetings} values of {name} would meet: {}", some_of(named));
-    let fault = Fault::new(Severity::Fault, RULE, format!("table {}", table.name), actual)
-        .expected("values that are unique over all old shards")
-        .mend("renumber or delete one of each, or add the shard key to the key");
-    Ok(Some(fault))
+    Ok((meetings, named))
 }
 
 /// Parts of the key, the new shard, and the key for people.
@@ -183,7 +299,7 @@ impl<'a> Stream<'a> {
         parts: usize,
     ) -> Result<Stream<'a>, ServerError> {
         let opened = conn.exec_iter(sql, ()).await;
-        let rows = opened.map_err(|error| error::of(&at, "reading keys in order", error))?;
+        let rows = opened.map_err(|error| error::of(&at, DOING, error))?;
         let mut stream = Stream { rows, at, parts, head: None };
         stream.advance().await?;
         Ok(stream)
@@ -191,7 +307,6 @@ impl<'a> Stream<'a> {
 
     /// Takes the row in hand and fetches the next.
     async fn advance(&mut self) -> Result<Option<Head>, ServerError> {
-        const DOING: &str = "reading keys in order";
         let next = self.rows.next().await.map_err(|e| error::of(&self.at, DOING, e))?;
         let broken = |detail: &str| ServerError::Driver {
             at: self.at.clone(),
@@ -247,6 +362,11 @@ mod tests {
         assert!(!can_meet(2, 4));
         assert!(!can_meet(1, 5));
         assert!(can_meet(5, 1));
+    }
+
+    #[test]
+    fn a_listed_value_stays_on_its_line() {
+        assert_eq!(escape("a\tb\\\n"), "a\\tb\\\\\\n");
     }
 
     #[test]

@@ -15,8 +15,9 @@ use modshift_proto::{OldShard, TableSchema};
 use mysql_async::prelude::Queryable;
 use serde::Serialize;
 
-use super::fault::{Fault, Severity, some_of};
-use super::survey::Survey;
+use super::sample;
+use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::survey::Survey;
 
 /// Named in the report; the rest is counted.
 const STRAYS_NAMED: usize = 5;
@@ -44,7 +45,7 @@ pub fn sharded<'a>(plan: &'a Plan, survey: &'a Survey) -> Vec<Sharded<'a>> {
 }
 
 /// The table's schema, if every old shard has it with a primary key.
-fn on_every_old_shard<'a>(survey: &'a Survey, name: &str) -> Option<&'a TableSchema> {
+pub fn on_every_old_shard<'a>(survey: &'a Survey, name: &str) -> Option<&'a TableSchema> {
     let mut model = None;
     for (_, facts) in survey.reached().filter(|(server, _)| server.side.is_old()) {
         let schema = facts.tables.get(name)?.schema.as_ref().ok()?;
@@ -56,9 +57,21 @@ fn on_every_old_shard<'a>(survey: &'a Survey, name: &str) -> Option<&'a TableSch
     model
 }
 
-/// Rows by old shard (where they are) and new shard (where they go).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Rows and bytes by old shard (where they are) and new shard (where they go).
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Matrix {
+    pub rows: Vec<Vec<u64>>,
+    /// By the server's own idea of what a table's rows and indexes take.
+    pub bytes: Vec<Vec<u64>>,
+    /// Rows read where not all were; the counts are then shares of the server's estimates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<u64>,
+    pub tables: Vec<TableRows>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TableRows {
+    pub name: String,
     pub rows: Vec<Vec<u64>>,
 }
 
@@ -85,36 +98,85 @@ pub fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The matrix over all sharded tables, and the strays.
+/// The matrix over all sharded tables, and the strays. `sample`: about so many rows of each table
+/// and shard instead of all.
 pub async fn count(
     plan: &Plan,
+    survey: &Survey,
     tables: &[Sharded<'_>],
+    sample: Option<u64>,
 ) -> Result<(Matrix, Vec<Fault>), ServerError> {
-    let shards = try_join_all(plan.old_shards().map(|shard| count_shard(plan, tables, shard)));
-    let mut matrix = Matrix { rows: Vec::new() };
+    let shards = plan.old_shards().map(|shard| count_shard(plan, tables, shard, sample));
+    let shards = try_join_all(shards).await?;
+    let mut matrix = Matrix {
+        rows: Vec::new(),
+        bytes: Vec::new(),
+        sampled: sample.map(|_| 0),
+        tables: tables
+            .iter()
+            .map(|table| TableRows { name: table.name.to_owned(), rows: Vec::new() })
+            .collect(),
+    };
+    let width = usize::from(plan.new_modulus.get());
     let mut faults = Vec::new();
-    for (row, strays) in shards.await? {
-        matrix.rows.push(row);
+    for (shard, (counts, strays)) in plan.old_shards().zip(shards) {
         faults.extend(strays);
+        let (mut rows, mut bytes) = (vec![0; width], vec![0; width]);
+        for ((table, into), count) in tables.iter().zip(&mut matrix.tables).zip(counts) {
+            let found = survey.old().find(|(server, _)| server.side == Side::Old(shard));
+            let found = found.and_then(|(_, facts)| facts.tables.get(table.name));
+            let read: u64 = count.to_new.iter().sum();
+            let all = if count.partial { found.map_or(read, |t| t.rows.max(read)) } else { read };
+            if let Some(sampled) = matrix.sampled.as_mut() {
+                *sampled += read;
+            }
+            let share = |part: u64, of: u64| match read {
+                0 => 0,
+                _ => (u128::from(part) * u128::from(of) / u128::from(read)) as u64,
+            };
+            let estimated: Vec<u64> = count.to_new.iter().map(|&part| share(part, all)).collect();
+            for (new, &part) in count.to_new.iter().enumerate() {
+                rows[new] += estimated[new];
+                bytes[new] += share(part, found.map_or(0, |table| table.bytes));
+            }
+            into.rows.push(estimated);
+        }
+        matrix.rows.push(rows);
+        matrix.bytes.push(bytes);
     }
     Ok((matrix, faults))
+}
+
+/// Rows of one table on one old shard.
+struct Count {
+    to_new: Vec<u64>,
+    /// Not all were read.
+    partial: bool,
 }
 
 async fn count_shard(
     plan: &Plan,
     tables: &[Sharded<'_>],
     shard: OldShard,
-) -> Result<(Vec<u64>, Vec<Fault>), ServerError> {
+    sample: Option<u64>,
+) -> Result<(Vec<Count>, Vec<Fault>), ServerError> {
     let endpoint = &plan.old[usize::from(shard.0)];
     let mut conn = connect(endpoint, Session::Plain).await?;
     let of = |error| error::of(&label(endpoint), "counting rows", error);
-    let mut to_new = vec![0; usize::from(plan.new_modulus.get())];
-    let mut faults = Vec::new();
+    let (mut counts, mut faults) = (Vec::new(), Vec::new());
     for table in tables {
         let (old, new) = (table.rule.sql(plan.old_modulus), table.rule.sql(plan.new_modulus));
-        let name = quote(table.name);
-        let sql = format!("SELECT {old}, {new}, COUNT(*) FROM {name} GROUP BY 1, 2");
-        let groups: Vec<(u16, u16, u64)> = conn.query(sql).await.map_err(of)?;
+        let (groups, partial) = match sample {
+            Some(wanted) => {
+                sample::groups(&mut conn, table, &old, &new, wanted).await.map_err(of)?
+            }
+            None => {
+                let name = quote(table.name);
+                let sql = format!("SELECT {old}, {new}, COUNT(*) FROM {name} GROUP BY 1, 2");
+                (conn.query(sql).await.map_err(of)?, false)
+            }
+        };
+        let mut to_new = vec![0; usize::from(plan.new_modulus.get())];
         let mut strays = BTreeMap::new();
         for (placed, to, rows) in groups {
             to_new[usize::from(to)] += rows;
@@ -124,10 +186,11 @@ async fn count_shard(
         }
         if !strays.is_empty() {
             let keys = stray_keys(&mut conn, table, &old, shard).await.map_err(of)?;
-            faults.push(stray_fault(table, shard, &strays, &keys));
+            faults.push(stray_fault(table, shard, &strays, &keys, &old));
         }
+        counts.push(Count { to_new, partial });
     }
-    Ok((to_new, faults))
+    Ok((counts, faults))
 }
 
 async fn stray_keys(
@@ -165,9 +228,10 @@ fn stray_fault(
     shard: OldShard,
     strays: &BTreeMap<u16, u64>,
     keys: &[String],
+    placed: &str,
 ) -> Fault {
     let total: u64 = strays.values().sum();
-    let places = some_of(strays.iter().map(|(placed, rows)| format!("{rows} to {placed}")));
+    let places = some_of(strays.iter().map(|(to, rows)| format!("{rows} to {to}")));
     let named = some_of(keys.iter().take(STRAYS_NAMED));
     let actual = format!(
         "{total} stray rows, whose {} places them elsewhere ({places}); primary keys {named}",
@@ -175,43 +239,11 @@ fn stray_fault(
     );
     Fault::new(Severity::Fault, "strays", format!("{shard}: table {}", table.name), actual)
         .expected(format!("only rows of shard {}", shard.0))
-        .mend("move or delete them, or correct the table's rule in the plan")
-}
-
-/// Broadcast tables are taken from one old shard; what the others hold is only compared.
-pub async fn compare_broadcast(plan: &Plan, survey: &Survey) -> Result<Vec<Fault>, ServerError> {
-    let mut faults = Vec::new();
-    for table in &plan.tables {
-        let Placement::Broadcast { source } = table.placement else { continue };
-        if on_every_old_shard(survey, &table.name).is_none() {
-            continue;
-        }
-        let sums = plan.old_shards().map(|shard| checksum(plan, shard, &table.name));
-        let sums = try_join_all(sums).await?;
-        let expected = &sums[usize::from(source.0)];
-        for (shard, sum) in plan.old_shards().zip(&sums) {
-            if sum != expected {
-                let subject = format!("{shard}: table {}", table.name);
-                let actual = format!("holds other rows than {source}, which feeds the new shards");
-                faults.push(
-                    Fault::new(Severity::Warning, "broadcast", subject, actual)
-                        .mend("make it equal, or name another source in the plan"),
-                );
-            }
-        }
-    }
-    Ok(faults)
-}
-
-async fn checksum(plan: &Plan, shard: OldShard, table: &str) -> Result<Option<u64>, ServerError> {
-    let endpoint = &plan.old[usize::from(shard.0)];
-    let mut conn = connect(endpoint, Session::Plain).await?;
-    let sql = format!("CHECKSUM TABLE {}", quote(table));
-    let row: Option<(String, Option<u64>)> = conn
-        .query_first(sql)
-        .await
-        .map_err(|error| error::of(&label(endpoint), "comparing a broadcast table", error))?;
-    Ok(row.and_then(|(_, sum)| sum))
+        .mend(format!(
+            "DELETE FROM {} WHERE {placed} <> {}, once they are where they belong; or correct the \
+             table's rule in the plan",
+            table.name, shard.0
+        ))
 }
 
 #[cfg(test)]
@@ -230,9 +262,10 @@ mod tests {
 
     #[test]
     fn the_matrix_counts_what_changes_its_number() {
-        let matrix = Matrix { rows: vec![vec![5, 1, 2], vec![3, 7, 0]] };
+        let of = |rows| Matrix { rows, bytes: vec![], sampled: None, tables: vec![] };
+        let matrix = of(vec![vec![5, 1, 2], vec![3, 7, 0]]);
         assert_eq!((matrix.total(), matrix.moving()), (18, 6));
-        let fewer = Matrix { rows: vec![vec![4], vec![6]] };
+        let fewer = of(vec![vec![4], vec![6]]);
         assert_eq!((fewer.total(), fewer.moving()), (10, 6));
     }
 }

@@ -1,8 +1,8 @@
 //! Foreign keys of planned tables, read off `SHOW CREATE TABLE`: information_schema shows them
 //! only to accounts with more than SELECT.
 
-use super::fault::{Fault, Severity, some_of};
-use super::survey::Survey;
+use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::survey::Survey;
 
 const RULE: &str = "foreign_keys";
 
@@ -66,32 +66,10 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             let actual = format!("has foreign keys {}", some_of(plain));
             faults.push(
                 Fault::new(Severity::Note, RULE, server.side, actual)
-                    .expected("rows that refer to each other to have the same shard key"),
+                    .expected("rows that refer to each other to have the same shard key")
+                    .mend("give the referring table the same shard key, or drop the foreign key"),
             );
         }
-    }
-    faults
-}
-
-/// A trigger on a new shard would run for every row applied, and change what it writes.
-pub fn check_triggers(survey: &Survey) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for (server, facts) in survey.reached().filter(|(server, _)| !server.side.is_old()) {
-        let planned = facts
-            .triggers
-            .iter()
-            .filter(|trigger| survey.plan.tables.iter().any(|t| t.name == trigger.table));
-        faults.extend(planned.map(|trigger| {
-            let subject = format!("{}: table {}", server.side, trigger.table);
-            Fault::new(
-                Severity::Fault,
-                "triggers",
-                subject,
-                format!("has trigger {}", trigger.name),
-            )
-            .expected("none until the cutover")
-            .mend(format!("DROP TRIGGER {}", trigger.name))
-        }));
     }
     faults
 }

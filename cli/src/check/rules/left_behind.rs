@@ -1,12 +1,12 @@
 //! Nothing is left behind unseen: whatever an old schema holds is planned, ignored by name, or a
-//! fault. And the other way round: new shards hold no planned rows that modshift did not bring.
+//! fault.
 
 use std::collections::BTreeMap;
 
 use modshift_mariadb::control;
 
-use super::fault::{Fault, Severity, some_of};
-use super::survey::{Object, Survey};
+use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::survey::{Object, Survey};
 
 /// `*` stands for any run of characters.
 fn matches(pattern: &str, name: &str) -> bool {
@@ -47,7 +47,9 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             "table" => format!("[[table]] name = \"{name}\", or \"{name}\" in check.ignore"),
             _ => format!("carry it over by hand, then \"{name}\" in check.ignore"),
         };
-        Fault::new(Severity::Fault, RULE, subject, actual).mend(mend)
+        Fault::new(Severity::Fault, RULE, subject, actual)
+            .expected("everything to be planned, or left behind by name")
+            .mend(mend)
     }));
     faults
 }
@@ -57,30 +59,6 @@ fn is_left(survey: &Survey, object: &Object) -> bool {
         object.kind == "table" && survey.plan.tables.iter().any(|t| t.name == object.name);
     let ignored = survey.plan.check.ignore.iter().any(|pattern| matches(pattern, &object.name));
     !planned && !ignored && !object.name.starts_with(control::PREFIX)
-}
-
-/// Rows that were there before modshift would neither be replaced nor removed: nobody owns them.
-pub fn check_targets(survey: &Survey) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for (server, facts) in survey.reached().filter(|(server, _)| !server.side.is_old()) {
-        if facts.has_watermark {
-            continue;
-        }
-        for name in facts.tables.iter().filter(|(_, table)| !table.empty).map(|(name, _)| name) {
-            let actual = "holds rows, but modshift_watermark says that modshift brought none";
-            faults.push(
-                Fault::new(
-                    Severity::Fault,
-                    "targets",
-                    format!("{}: table {name}", server.side),
-                    actual,
-                )
-                .expected("an empty table")
-                .mend(format!("TRUNCATE TABLE {name}, if nobody needs them")),
-            );
-        }
-    }
-    faults
 }
 
 #[cfg(test)]

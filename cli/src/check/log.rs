@@ -3,7 +3,7 @@
 use modshift_changelog::{LogError, ensure_topic};
 use modshift_proto::plan::{Log, Plan};
 
-use super::fault::{Fault, Severity};
+use crate::check::fault::{Fault, Severity};
 
 pub async fn check(plan: &Plan) -> Vec<Fault> {
     let Log::Kafka(kafka) = &plan.log else { return Vec::new() };
@@ -16,8 +16,6 @@ pub async fn check(plan: &Plan) -> Vec<Fault> {
 
 fn fault(error: &LogError) -> Fault {
     let fault = Fault::new(Severity::Fault, "log", "change log", error.to_string());
-    match error.hint() {
-        Some(hint) => fault.mend(hint),
-        None => fault,
-    }
+    let fault = fault.expected("brokers that answer, and a topic as modshift makes it");
+    fault.mend(error.hint().unwrap_or_else(|| "check [log] of the plan".into()))
 }

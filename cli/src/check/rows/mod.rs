@@ -1,0 +1,9 @@
+//! What has to read rows: the move matrix, strays, keys that would meet, a measured trial.
+
+pub mod broadcast;
+pub mod collisions;
+pub mod growth;
+pub mod matrix;
+pub mod record;
+pub mod sample;
+pub mod trial;

@@ -1,0 +1,124 @@
+//! The way back, checked before the way forward: new shards as sources, old ones as targets.
+
+use modshift_proto::plan::Placement;
+
+use crate::check::ahead;
+use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::survey::Survey;
+
+const RULE: &str = "back";
+
+/// New shards must log as old ones do; what fits into them must fit into the old ones.
+pub fn check_settings(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !ahead::way_back(&survey.plan) {
+        return faults;
+    }
+    let reconnect = "before the application connects: sessions keep their value";
+    let settings = [
+        ("log_bin", "ON", "log_bin = binlog under [mariadbd] in my.cnf, and a restart".to_owned()),
+        ("binlog_format", "ROW", format!("SET GLOBAL binlog_format = 'ROW', {reconnect}")),
+        ("binlog_row_image", "FULL", format!("SET GLOBAL binlog_row_image = 'FULL', {reconnect}")),
+    ];
+    for (server, facts) in survey.new() {
+        for (name, expected, mend) in &settings {
+            let actual = facts.variable(name);
+            if !actual.eq_ignore_ascii_case(expected) {
+                let actual = format!("{name} is {actual}");
+                faults.push(
+                    Fault::new(Severity::Fault, RULE, server.side, actual)
+                        .expected(format!("{expected}, for the way back reads its binlog"))
+                        .mend(mend),
+                );
+            }
+        }
+        let accepted = survey.plan.check.accept_unsafe_durability;
+        if facts.variable("sync_binlog") != "1" && !accepted {
+            let actual = format!("sync_binlog is {}", facts.variable("sync_binlog"));
+            faults.push(
+                Fault::new(Severity::Warning, RULE, server.side, actual)
+                    .expected("1, or a crash of the server loses what was sent on the way back")
+                    .mend("SET GLOBAL sync_binlog = 1, or check.accept_unsafe_durability = true"),
+            );
+        }
+    }
+    let size = |facts: &crate::check::survey::Facts| facts.number("max_allowed_packet") as u64;
+    let widest = survey.new().map(|(server, facts)| (size(facts), server.side)).max();
+    if let Some((needed, widest)) = widest {
+        for (server, facts) in survey.old().filter(|(_, facts)| size(facts) < needed) {
+            let actual = format!("max_allowed_packet is {}", size(facts));
+            faults.push(
+                Fault::new(Severity::Warning, RULE, server.side, actual)
+                    .expected(format!(
+                        "at least {needed}, as on {widest}: a larger row would not come back"
+                    ))
+                    .mend(format!("SET GLOBAL max_allowed_packet = {needed}")),
+            );
+        }
+    }
+    faults
+}
+
+/// The application's triggers have run on the new shard when a row comes back.
+pub fn check_triggers(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !ahead::way_back(&survey.plan) {
+        return faults;
+    }
+    for (server, facts) in survey.old() {
+        for trigger in &facts.triggers {
+            if !survey.plan.tables.iter().any(|table| table.name == trigger.table) {
+                continue;
+            }
+            let actual =
+                format!("has trigger {}, which runs again for rows that come back", trigger.name);
+            let subject = format!("{}: table {}", server.side, trigger.table);
+            faults.push(
+                Fault::new(Severity::Warning, RULE, subject, actual)
+                    .expected("none between the cutover and a rollback")
+                    .mend(format!(
+                        "keep SHOW CREATE TRIGGER {0}; once the shard is fenced DROP TRIGGER {0}",
+                        trigger.name
+                    )),
+            );
+        }
+    }
+    faults
+}
+
+/// Several new shards feed one old one when M/gcd(N, M) > 1: keys that the application itself
+/// makes must be unique over all of them, which nothing here can see.
+pub fn check_keys(survey: &Survey) -> Vec<Fault> {
+    let plan = &survey.plan;
+    let (old, new) = (plan.old_modulus.get(), plan.new_modulus.get());
+    if !ahead::way_back(plan) || !crate::check::rows::collisions::can_meet(new, old) {
+        return Vec::new();
+    }
+    let made = plan.tables.iter().filter(|planned| {
+        let Placement::Sharded { key, .. } = &planned.placement else { return false };
+        let Some(table) = survey.old().find_map(|(_, facts)| facts.tables.get(&planned.name))
+        else {
+            return false;
+        };
+        let Ok(schema) = &table.schema else { return false };
+        let counter = table.counter.as_ref().map(|(column, _)| column.as_str());
+        let keys = schema.unique_keys.iter().map(|key| key.columns.as_slice());
+        keys.chain([schema.primary_key.as_slice()]).any(|columns| {
+            columns.iter().all(|&column| {
+                let name = schema.columns[column].name.as_str();
+                !name.eq_ignore_ascii_case(key) && Some(name) != counter
+            })
+        })
+    });
+    let made: Vec<&str> = made.map(|planned| planned.name.as_str()).collect();
+    if made.is_empty() {
+        return Vec::new();
+    }
+    let actual =
+        format!("keys of {} come from the application and hold no shard key", some_of(made));
+    vec![
+        Fault::new(Severity::Note, RULE, "new shards", actual)
+            .expected("values that are unique over all new shards: several feed each old one")
+            .mend("a generator that knows its shard, or the shard key in the unique key"),
+    ]
+}

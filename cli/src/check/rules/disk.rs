@@ -1,0 +1,85 @@
+//! Room on the new shards for the bytes to come. Nothing is guessed: without the plugin `disks` SQL
+//! cannot tell.
+
+use std::collections::BTreeMap;
+
+use modshift_proto::plan::Placement;
+
+use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::report::bytes;
+use crate::check::rows::matrix::Matrix;
+use crate::check::survey::{Server, Survey};
+
+const RULE: &str = "disk";
+/// Indexes filled out of order, undo and binlogs take more than the rows did.
+const FACTOR: f64 = 1.5;
+
+/// Bytes that each new shard gets: by the matrix, or evenly where rows were not read.
+pub fn coming(survey: &Survey, matrix: Option<&Matrix>) -> Vec<u64> {
+    let shards = usize::from(survey.plan.new_modulus.get());
+    let mut coming = vec![0u64; shards];
+    for planned in &survey.plan.tables {
+        let sizes = survey.old().map(|(server, facts)| {
+            let bytes = facts.tables.get(&planned.name).map_or(0, |table| table.bytes);
+            (server.side, bytes)
+        });
+        match planned.placement {
+            Placement::Sharded { .. } if matrix.is_some() => {}
+            Placement::Sharded { .. } => {
+                let total: u64 = sizes.map(|(_, bytes)| bytes).sum();
+                coming.iter_mut().for_each(|bytes| *bytes += total / shards as u64);
+            }
+            Placement::Broadcast { source } => {
+                let of_source = sizes.filter(|(side, _)| *side == Side::Old(source));
+                let total: u64 = of_source.map(|(_, bytes)| bytes).sum();
+                coming.iter_mut().for_each(|bytes| *bytes += total);
+            }
+        }
+    }
+    for row in matrix.iter().flat_map(|matrix| &matrix.bytes) {
+        coming.iter_mut().zip(row).for_each(|(sum, bytes)| *sum += bytes);
+    }
+    coming
+}
+
+pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
+    let coming = coming(survey, matrix);
+    // Schemas of one server share its disk.
+    let mut servers: BTreeMap<(&str, u16), Vec<(&Server, u64)>> = BTreeMap::new();
+    for (server, facts) in survey.new() {
+        let Side::New(shard) = server.side else { continue };
+        // What came already needs no more room.
+        let here: u64 = facts.tables.values().map(|table| table.bytes).sum();
+        let missing = coming[usize::from(shard.0)].saturating_sub(here);
+        let place = (server.endpoint.host.as_str(), server.endpoint.port);
+        servers.entry(place).or_default().push((server, missing));
+    }
+    let mut faults = Vec::new();
+    for shards in servers.values() {
+        let sides = some_of(shards.iter().map(|(server, _)| server.side));
+        let needed = shards.iter().map(|(_, bytes)| *bytes).sum::<u64>() as f64 * FACTOR;
+        let needed = needed as u64;
+        let room = shards[0].0.facts.as_ref().ok().and_then(|facts| facts.room.as_ref());
+        let Some(room) = room else {
+            let actual = format!("SQL cannot tell whether {} fit on its disk", bytes(needed));
+            let user = &shards[0].0.endpoint.user;
+            let mend =
+                format!("INSTALL SONAME 'disks'; GRANT FILE ON *.* TO {user}@..., or look: df -h");
+            faults.push(
+                Fault::new(Severity::Note, RULE, sides, actual)
+                    .expected("room for the rows to come, and half as much again")
+                    .mend(mend),
+            );
+            continue;
+        };
+        if room.available_bytes < needed {
+            let actual = format!("{} has {} left", room.path, bytes(room.available_bytes));
+            faults.push(
+                Fault::new(Severity::Fault, RULE, sides, actual)
+                    .expected(format!("{}, half as much again as the rows take", bytes(needed)))
+                    .mend("a larger disk, or fewer shards on this server"),
+            );
+        }
+    }
+    faults
+}

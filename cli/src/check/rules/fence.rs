@@ -1,0 +1,144 @@
+//! What could write to an old shard through its fence (`read_only`, and locked accounts).
+//!
+//! Seen on 10.11.19: READ_ONLY ADMIN writes on; a procedure, function or event whose definer has
+//! it does so for anyone who may call it (an event for nobody). Triggers and views do not by
+//! themselves, but a routine with SQL SECURITY INVOKER called by one runs in its definer's name.
+
+use std::collections::BTreeMap;
+
+use crate::check::ahead;
+use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::survey::{Account, Facts, Server, Survey};
+
+const RULE: &str = "fence";
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let named = ahead::application_accounts(&survey.plan);
+    survey.old().flat_map(|(server, facts)| of_server(server, facts, named.as_deref())).collect()
+}
+
+fn of_server(server: &Server, facts: &Facts, named: Option<&[String]>) -> Vec<Fault> {
+    let Some(accounts) = &facts.accounts else {
+        let actual = "cannot see which accounts read_only does not stop";
+        let mend = "create the view modshift_accounts as in deploy/mariadb/grants-old.sql";
+        return vec![
+            Fault::new(Severity::Warning, RULE, server.side, actual)
+                .expected("to know what writes through the fence")
+                .mend(mend),
+        ];
+    };
+    let mut faults = Vec::new();
+    let super_suffices = super::version::of(&facts.version).is_some_and(|v| v < (10, 11));
+    let privileged: Vec<&Account> = accounts
+        .iter()
+        .filter(|a| !a.is_servers_own() && a.may_write_when_read_only(super_suffices))
+        .collect();
+    let others: Vec<&&Account> =
+        privileged.iter().filter(|account| account.user != server.endpoint.user).collect();
+    if !others.is_empty() {
+        let names = some_of(others.iter().map(|account| account.shown()));
+        let revoke = if super_suffices { "READ_ONLY ADMIN, SUPER" } else { "READ_ONLY ADMIN" };
+        faults.push(
+            Fault::new(
+                Severity::Warning,
+                RULE,
+                server.side,
+                format!("{names} may write while the server is read-only"),
+            )
+            .expected("nobody but modshift, or accounts that nobody uses during the cutover")
+            .mend(format!(
+                "REVOKE {revoke} ON *.* FROM each of them, or ALTER USER ... ACCOUNT LOCK"
+            )),
+        );
+    }
+    faults.extend(of_bodies(server, facts, &privileged));
+    faults.extend(of_writers(server, facts, accounts, named));
+    faults
+}
+
+fn of_bodies(server: &Server, facts: &Facts, privileged: &[&Account]) -> Vec<Fault> {
+    let Some(bodies) = &facts.bodies else {
+        let actual = "cannot see in whose name routines and events run";
+        let mend = "GRANT SELECT (db, name, type, definer, security_type) ON mysql.proc and \
+                    SELECT (db, name, status, definer) ON mysql.event, as deploy/mariadb/grants-old.sql does";
+        return vec![
+            Fault::new(Severity::Warning, RULE, server.side, actual)
+                .expected("to know what writes through the fence")
+                .mend(mend),
+        ];
+    };
+    let mut by_kind: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for body in bodies.iter().filter(|b| privileged.iter().any(|a| a.name() == b.definer)) {
+        by_kind.entry(body.kind).or_default().push(format!("{} of {}", body.name, body.definer));
+    }
+    let mut faults = Vec::new();
+    for (kind, names) in by_kind {
+        let names = some_of(names);
+        let (severity, actual, mend) = match kind {
+            "routine" => (
+                Severity::Warning,
+                format!("routines {names} write while the server is read-only, whoever calls them"),
+                "SHOW CREATE of each, DROP it and CREATE it with an unprivileged DEFINER",
+            ),
+            "event" => (
+                Severity::Warning,
+                format!("events {names} write while the server is read-only"),
+                "ALTER DEFINER = an unprivileged account EVENT each of them",
+            ),
+            other => (
+                Severity::Note,
+                format!(
+                    "{other}s {names} run with READ_ONLY ADMIN: a routine with SQL SECURITY INVOKER \
+                     that one calls writes while the server is read-only"
+                ),
+                "CREATE OR REPLACE each with an unprivileged DEFINER",
+            ),
+        };
+        faults.push(
+            Fault::new(severity, RULE, server.side, actual)
+                .expected("a DEFINER without READ_ONLY ADMIN")
+                .mend(mend),
+        );
+    }
+    faults
+}
+
+/// Accounts that write here and that the fence does not lock: where old and new shards share a
+/// server, `read_only` stays off and locking is all there is.
+fn of_writers(
+    server: &Server,
+    facts: &Facts,
+    accounts: &[Account],
+    named: Option<&[String]>,
+) -> Vec<Fault> {
+    let Some(named) = named else { return Vec::new() };
+    let Some(writers) = &facts.writers else {
+        let actual = "cannot see which accounts may write in the schema";
+        let mend = "create the view modshift_writers as in deploy/mariadb/grants-old.sql";
+        return vec![
+            Fault::new(Severity::Warning, RULE, server.side, actual)
+                .expected("to compare them with cutover.accounts")
+                .mend(mend),
+        ];
+    };
+    let everywhere = accounts.iter().filter(|a| a.may_write() && !a.is_servers_own());
+    let mut unlocked: Vec<String> = everywhere.map(Account::shown).collect();
+    unlocked.extend(writers.iter().cloned());
+    unlocked.sort();
+    unlocked.dedup();
+    let own = format!("{}@", server.endpoint.user);
+    unlocked.retain(|account| !account.starts_with(&own) && !named.contains(account));
+    if unlocked.is_empty() {
+        return Vec::new();
+    }
+    let list: Vec<String> = unlocked.iter().map(|account| format!("\"{account}\"")).collect();
+    let actual = format!("{} may write and are not in cutover.accounts", some_of(&unlocked));
+    vec![
+        Fault::new(Severity::Warning, RULE, server.side, actual)
+            .expected("every account that writes to be locked by the fence")
+            .mend(format!(
+                "cutover.accounts = [..., {}] in the plan, or REVOKE what they write with",
+                list.join(", ")
+            )),
+    ]
+}

@@ -1,0 +1,83 @@
+//! One rule, one file: a function from the survey to what it finds, each with what is, what was
+//! expected and the statement that mends it. A rule asks no server.
+
+pub mod accounts;
+pub mod alike;
+pub mod auto_increment;
+pub mod back;
+pub mod binlog;
+pub mod clock;
+pub mod collisions;
+pub mod disk;
+pub mod drift;
+pub mod durability;
+pub mod events;
+pub mod fence;
+pub mod foreign_keys;
+pub mod grants;
+pub mod left_behind;
+pub mod packet;
+pub mod reach;
+pub mod read_only;
+pub mod retention;
+pub mod sequences;
+pub mod server_id;
+pub mod tables;
+pub mod targets;
+pub mod triggers;
+pub mod version;
+pub mod xa;
+
+use super::fault::Fault;
+use super::survey::Survey;
+
+pub type Rule = fn(&Survey) -> Vec<Fault>;
+
+/// In the order of the report.
+pub const ALL: [Rule; 30] = [
+    reach::check,
+    version::check,
+    grants::check,
+    grants::check_back,
+    grants::check_fence,
+    binlog::check,
+    retention::check,
+    packet::check,
+    durability::check,
+    server_id::check,
+    read_only::check,
+    alike::check,
+    accounts::check,
+    fence::check,
+    tables::check,
+    drift::check,
+    foreign_keys::check,
+    triggers::check,
+    events::check,
+    left_behind::check,
+    targets::check,
+    collisions::refuse,
+    collisions::check,
+    xa::check,
+    clock::check,
+    auto_increment::check,
+    sequences::check,
+    back::check_settings,
+    back::check_triggers,
+    back::check_keys,
+];
+
+/// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
+/// what stays true all the way. A server that is only away is no fault then; its streams wait.
+pub const OF_DAEMONS: [Rule; 10] = [
+    version::check,
+    grants::check,
+    binlog::check,
+    packet::check,
+    durability::check,
+    tables::check,
+    foreign_keys::check,
+    triggers::check,
+    targets::check,
+    collisions::refuse,
+];

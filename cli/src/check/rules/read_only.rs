@@ -1,0 +1,29 @@
+//! Servers that are read-only already, and accounts that could not write there.
+
+use crate::check::fault::{Fault, Severity};
+use crate::check::survey::Survey;
+
+const RULE: &str = "read_only";
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (server, facts) in survey.reached().filter(|(_, facts)| facts.is_on("read_only")) {
+        let user = &server.endpoint.user;
+        // Before 10.11 SUPER has it too, which costs no more to grant than what is named here.
+        if !facts.grants.has_global("READ_ONLY ADMIN") {
+            let actual = format!("is read-only, and user {user} has no READ_ONLY ADMIN");
+            faults.push(
+                Fault::new(Severity::Fault, RULE, server.side, actual)
+                    .expected("that modshift can write its own tables")
+                    .mend(format!("GRANT READ_ONLY ADMIN ON *.* TO {user}@...")),
+            );
+        } else if server.side.is_old() {
+            faults.push(
+                Fault::new(Severity::Note, RULE, server.side, "is read-only for applications")
+                    .expected("that they write here until the cutover")
+                    .mend("SET GLOBAL read_only = 0"),
+            );
+        }
+    }
+    faults
+}

@@ -1,0 +1,50 @@
+//! Two replicas under one server id cut each other off.
+
+use crate::check::fault::{Fault, Severity};
+use crate::check::survey::Survey;
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    const RULE: &str = "server_id";
+    let mut faults = Vec::new();
+    let own_ids: Vec<(u32, String)> = survey
+        .reached()
+        .map(|(server, facts)| {
+            (facts.variable("server_id").parse().unwrap_or(0), server.side.to_string())
+        })
+        .collect();
+    for (server, facts) in survey.reached() {
+        let id = server.endpoint.replica_server_id;
+        let mend = "choose another replica_server_id in the plan";
+        for (taken, who) in own_ids.iter().filter(|(taken, _)| *taken == id) {
+            let actual = format!("replica_server_id {taken} is the server_id of {who} itself");
+            faults.push(
+                Fault::new(Severity::Fault, RULE, server.side, actual)
+                    .expected("an id that no server has")
+                    .mend(mend),
+            );
+        }
+        match &facts.replica_ids {
+            Some(ids) if ids.contains(&id) => {
+                let actual = format!(
+                    "a replica with server_id {id} is connected: a running replicator of this \
+                     plan, or a stranger that will be cut off"
+                );
+                faults.push(
+                    Fault::new(Severity::Warning, RULE, server.side, actual)
+                        .expected("no replica of that id, before the daemons run")
+                        .mend(mend),
+                );
+            }
+            Some(_) => {}
+            None => {
+                let actual = "cannot see the server ids of connected replicas";
+                let mend = "GRANT REPLICATION MASTER ADMIN, or make sure that no replica uses";
+                faults.push(
+                    Fault::new(Severity::Note, RULE, server.side, actual)
+                        .mend(format!("{mend} {id}")),
+                );
+            }
+        }
+    }
+    faults
+}

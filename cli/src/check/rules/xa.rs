@@ -1,0 +1,17 @@
+//! Transactions that XA has prepared.
+
+use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::survey::Survey;
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let pending = survey.reached().filter(|(_, facts)| !facts.xa.is_empty());
+    pending
+        .map(|(server, facts)| {
+            let list = some_of(&facts.xa);
+            let actual = format!("has prepared XA transactions: {list}");
+            Fault::new(Severity::Fault, "xa", server.side, actual)
+                .expected("none, since their rows lie before where reading starts")
+                .mend("XA COMMIT or XA ROLLBACK each of XA RECOVER")
+        })
+        .collect()
+}

@@ -1,0 +1,225 @@
+//! The questions.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use modshift_mariadb::Grants;
+use modshift_mariadb::catalog::{self, TableKind};
+use modshift_mariadb::connect::{Session, connect, label, label_of};
+use modshift_mariadb::error;
+use modshift_mariadb::value::quote;
+use modshift_proto::plan::{Endpoint, Plan};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use super::{Binlog, Extent, Facts, Object, Table, Unreached, oldest, privileged, room, sequence};
+use crate::check::fault::Side;
+use crate::check::rows::record;
+
+pub async fn ask(
+    plan: &Plan,
+    side: Side,
+    endpoint: &Endpoint,
+    extent: Extent,
+) -> Result<Facts, Unreached> {
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let of = |error| Unreached::from(error::of(&label(endpoint), "taking stock", error));
+    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
+    let grants = Grants::parse(grants.iter().map(String::as_str));
+    let schema = endpoint.schema.as_str();
+    let (mut objects, mut unseen) = named_objects(&mut conn, schema, &grants).await.map_err(of)?;
+    objects.extend(catalog::tables(&mut conn, schema).await?.into_iter().map(|table| Object {
+        kind: match table.kind {
+            TableKind::View => "view",
+            TableKind::Sequence => "sequence",
+            TableKind::Table | TableKind::Versioned | TableKind::Other => "table",
+        },
+        name: table.name,
+    }));
+    let triggers = catalog::triggers(&mut conn, schema).await?;
+    objects.extend(triggers.iter().map(|t| Object { kind: "trigger", name: t.name.clone() }));
+    if !grants.has_on_schema(schema, "TRIGGER") {
+        unseen.push("triggers");
+    }
+    let tables = planned_tables(&mut conn, plan, schema).await?;
+    let whole = extent == Extent::Whole;
+    let rest = async {
+        let old = side.is_old();
+        let sequences = objects.iter().filter(|object| whole && object.kind == "sequence");
+        let sequences = sequences.map(|object| object.name.clone()).collect::<Vec<_>>();
+        let status: BTreeMap<String, String> =
+            conn.query("SHOW GLOBAL STATUS").await?.into_iter().collect();
+        let status = |name: &str| status.get(name).and_then(|v| v.parse().ok()).unwrap_or(0u64);
+        let variables: BTreeMap<String, String> =
+            conn.query("SHOW GLOBAL VARIABLES").await?.into_iter().collect();
+        let logs = whole && variables.get("log_bin").is_some_and(|on| on == "ON");
+        let oldest = match old && logs && grants.has_global("REPLICATION SLAVE") {
+            true => oldest::age(endpoint).await,
+            false => None,
+        };
+        let datadir = variables.get("datadir").map_or("", String::as_str);
+        Ok(Facts {
+            clock_ahead_us: clock_ahead(&mut conn).await?,
+            version: conn.query_first("SELECT VERSION()").await?.unwrap_or_default(),
+            accounts: privileged::accounts(&mut conn, whole).await?,
+            writers: privileged::writers(&mut conn, schema, whole).await?,
+            bodies: privileged::bodies(&mut conn, schema, whole).await?,
+            events: privileged::events(&mut conn, schema, whole).await?,
+            replica_ids: replica_ids(&mut conn, whole).await?,
+            is_replica: is_replica(&mut conn, whole).await?,
+            xa: prepared(&mut conn).await?,
+            has_watermark: !old && has_watermark(&mut conn).await?,
+            room: room::of(&mut conn, datadir, whole).await?,
+            sequences: sequence::all(&mut conn, &sequences).await?,
+            collisions: if old { None } else { record::read(&mut conn).await? },
+            binlog: Binlog {
+                written_bytes: status("Binlog_bytes_written"),
+                uptime: Duration::from_secs(status("Uptime")),
+                read_at: Instant::now(),
+                oldest,
+            },
+            variables,
+            tables,
+            grants,
+            objects,
+            unseen,
+            triggers,
+        })
+    };
+    rest.await.map_err(of)
+}
+
+async fn clock_ahead(conn: &mut Conn) -> mysql_async::Result<i64> {
+    let sql = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)";
+    let theirs: i64 = conn.query_first(sql).await?.unwrap_or_default();
+    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(theirs - i64::try_from(ours.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Routines and events: tables of `mysql` show all of them to who may read them, and
+/// information_schema only to who may use them.
+async fn named_objects(
+    conn: &mut Conn,
+    schema: &str,
+    grants: &Grants,
+) -> mysql_async::Result<(Vec<Object>, Vec<&'static str>)> {
+    const KINDS: [(&str, &str, &str, &str); 2] = [
+        (
+            "routines",
+            "EXECUTE",
+            "SELECT CAST(type AS CHAR), CAST(name AS CHAR) FROM mysql.proc WHERE db = ?",
+            "SELECT ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES \
+             WHERE ROUTINE_SCHEMA = ?",
+        ),
+        (
+            "events",
+            "EVENT",
+            "SELECT 'EVENT', CAST(name AS CHAR) FROM mysql.event WHERE db = ?",
+            "SELECT 'EVENT', EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = ?",
+        ),
+    ];
+    let (mut objects, mut unseen) = (Vec::new(), Vec::new());
+    for (what, privilege, system, visible) in KINDS {
+        let mut rows: Option<Vec<(String, String)>> =
+            if_allowed(conn.exec(system, (schema,)).await)?;
+        if rows.is_none() && grants.has_on_schema(schema, privilege) {
+            rows = Some(conn.exec(visible, (schema,)).await?);
+        }
+        match rows {
+            None => unseen.push(what),
+            Some(rows) => objects
+                .extend(rows.into_iter().map(|(kind, name)| Object { kind: kind_of(&kind), name })),
+        }
+    }
+    Ok((objects, unseen))
+}
+
+fn kind_of(kind: &str) -> &'static str {
+    match kind {
+        "PROCEDURE" => "procedure",
+        "FUNCTION" => "function",
+        "PACKAGE" => "package",
+        "PACKAGE BODY" => "package body",
+        "EVENT" => "event",
+        _ => "routine",
+    }
+}
+
+/// `None` where the server says that this account may not, or that there is no such table.
+pub(super) fn if_allowed<T>(result: mysql_async::Result<T>) -> mysql_async::Result<Option<T>> {
+    const DENIED: [u16; 7] = [1044, 1142, 1143, 1227, 1146, 1356, 1370];
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(mysql_async::Error::Server(error)) if DENIED.contains(&error.code) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn replica_ids(conn: &mut Conn, whole: bool) -> mysql_async::Result<Option<Vec<u32>>> {
+    if !whole {
+        return Ok(None);
+    }
+    let rows: Option<Vec<mysql_async::Row>> = if_allowed(conn.query("SHOW SLAVE HOSTS").await)?;
+    Ok(rows.map(|rows| rows.iter().filter_map(|row| row.get(0)).collect()))
+}
+
+async fn is_replica(conn: &mut Conn, whole: bool) -> mysql_async::Result<Option<bool>> {
+    if !whole {
+        return Ok(None);
+    }
+    let rows: Option<Vec<mysql_async::Row>> =
+        if_allowed(conn.query("SHOW ALL SLAVES STATUS").await)?;
+    Ok(rows.map(|rows| !rows.is_empty()))
+}
+
+async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
+    let rows: Vec<(u64, u64, u64, Vec<u8>)> = conn.query("XA RECOVER").await?;
+    Ok(rows.into_iter().map(|row| String::from_utf8_lossy(&row.3).into_owned()).collect())
+}
+
+async fn has_watermark(conn: &mut Conn) -> mysql_async::Result<bool> {
+    let row: mysql_async::Result<Option<u8>> =
+        conn.query_first("SELECT 1 FROM modshift_watermark LIMIT 1").await;
+    Ok(if_allowed(row)?.flatten().is_some())
+}
+
+async fn planned_tables(
+    conn: &mut Conn,
+    plan: &Plan,
+    schema: &str,
+) -> Result<BTreeMap<String, Table>, Unreached> {
+    let found = catalog::tables(conn, schema).await?;
+    let counters: Vec<(String, String)> = conn
+        .exec(
+            "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS \
+             WHERE TABLE_SCHEMA = ? AND EXTRA LIKE '%auto_increment%'",
+            (schema,),
+        )
+        .await
+        .map_err(|error| error::of(&label_of(conn), "taking stock", error))?;
+    let counters: BTreeMap<String, String> = counters.into_iter().collect();
+    let mut tables = BTreeMap::new();
+    for planned in &plan.tables {
+        let Some(info) = found.iter().find(|info| info.name == planned.name) else { continue };
+        // Refused for want of a privilege: as good as missing, and said to be either.
+        let Ok(create) = catalog::show_create_table(conn, schema, &planned.name).await else {
+            continue;
+        };
+        let any = format!("SELECT 1 FROM {} LIMIT 1", quote(&planned.name));
+        let any: mysql_async::Result<Option<u8>> = conn.query_first(any).await;
+        let read = catalog::table(conn, schema, &planned.name).await;
+        tables.insert(
+            planned.name.clone(),
+            Table {
+                engine: info.engine.clone().unwrap_or_default(),
+                create,
+                schema: read.map_err(Unreached::from),
+                empty: matches!(any, Ok(None)),
+                rows: info.rows_estimated,
+                bytes: info.data_bytes + info.index_bytes,
+                counter: counters.get(&planned.name).cloned().zip(info.auto_increment),
+            },
+        );
+    }
+    Ok(tables)
+}

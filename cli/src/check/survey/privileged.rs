@@ -1,0 +1,172 @@
+//! Who may do what on a server, and which stored code runs in whose name.
+
+use modshift_mariadb::catalog::EventInfo;
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use super::ask::if_allowed;
+
+/// Bits of `access` in `mysql.global_priv`, see sql/privilege.h.
+const INSERT_UPDATE_DELETE: u64 = 0b111 << 1;
+const SUPER: u64 = 1 << 15;
+const READ_ONLY_ADMIN: u64 = 1 << 33;
+const BINLOG_ADMIN: u64 = 1 << 36;
+
+/// An account, or a role (an empty host): whoever holds one can take it up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub user: String,
+    pub host: String,
+    access: u64,
+}
+
+impl Account {
+    pub fn may_hide_from_binlog(&self) -> bool {
+        self.access & (SUPER | BINLOG_ADMIN) != 0
+    }
+
+    /// SUPER alone did so before 10.11, which split READ_ONLY ADMIN from it.
+    pub fn may_write_when_read_only(&self, super_suffices: bool) -> bool {
+        let bits = if super_suffices { SUPER | READ_ONLY_ADMIN } else { READ_ONLY_ADMIN };
+        self.access & bits != 0
+    }
+
+    /// On every table there is.
+    pub fn may_write(&self) -> bool {
+        self.access & INSERT_UPDATE_DELETE != 0
+    }
+
+    /// Of this server itself, without a login.
+    pub fn is_servers_own(&self) -> bool {
+        self.user == "mariadb.sys"
+    }
+
+    /// As DEFINER clauses name it.
+    pub fn name(&self) -> String {
+        match self.host.as_str() {
+            "" => self.user.clone(),
+            host => format!("{}@{host}", self.user),
+        }
+    }
+
+    /// For people.
+    pub fn shown(&self) -> String {
+        match self.host.as_str() {
+            "" => format!("{} (role)", self.user),
+            _ => self.name(),
+        }
+    }
+}
+
+/// Stored code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    pub kind: &'static str,
+    pub name: String,
+    /// `user@host`, or a role.
+    pub definer: String,
+}
+
+/// All accounts and roles, if we may know them.
+pub(super) async fn accounts(
+    conn: &mut Conn,
+    whole: bool,
+) -> mysql_async::Result<Option<Vec<Account>>> {
+    const GLOBAL: &str = "(SELECT User, Host, CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) \
+                          AS access FROM mysql.global_priv) a";
+    if !whole {
+        return Ok(None);
+    }
+    for source in [GLOBAL, "modshift_accounts"] {
+        let sql = format!("SELECT User, Host, access FROM {source} ORDER BY User, Host");
+        let rows: mysql_async::Result<Vec<(String, String, Option<u64>)>> = conn.query(sql).await;
+        if let Some(rows) = if_allowed(rows)? {
+            let account = |(user, host, access): (_, _, Option<u64>)| Account {
+                user,
+                host,
+                access: access.unwrap_or(0),
+            };
+            return Ok(Some(rows.into_iter().map(account).collect()));
+        }
+    }
+    Ok(None)
+}
+
+/// Accounts with INSERT, UPDATE or DELETE on the schema or on a table or column of it.
+pub(super) async fn writers(
+    conn: &mut Conn,
+    schema: &str,
+    whole: bool,
+) -> mysql_async::Result<Option<Vec<String>>> {
+    // As `modshift_writers` in deploy/mariadb/grants-old.sql.
+    const SYSTEM: &str = "(SELECT User, Host, Db AS pattern FROM mysql.db \
+         WHERE 'Y' IN (Insert_priv, Update_priv, Delete_priv) \
+         UNION SELECT User, Host, REPLACE(REPLACE(Db, '_', '\\\\_'), '%', '\\\\%') FROM mysql.tables_priv \
+         WHERE CONCAT_WS(',', Table_priv, Column_priv) REGEXP 'Insert|Update|Delete(,|$)') w";
+    if !whole {
+        return Ok(None);
+    }
+    for source in [SYSTEM, "modshift_writers"] {
+        let sql = format!(
+            "SELECT DISTINCT IF(Host = '', CONCAT(User, ' (role)'), CONCAT(User, '@', Host)) \
+             FROM {source} WHERE ? LIKE pattern ORDER BY 1"
+        );
+        if let Some(names) = if_allowed(conn.exec(sql, (schema,)).await)? {
+            return Ok(Some(names));
+        }
+    }
+    Ok(None)
+}
+
+/// Routines that run in their definer's name, triggers, events, and views.
+pub(super) async fn bodies(
+    conn: &mut Conn,
+    schema: &str,
+    whole: bool,
+) -> mysql_async::Result<Option<Vec<Body>>> {
+    const KINDS: [(&str, &str); 4] = [
+        (
+            "routine",
+            "SELECT CAST(name AS CHAR), CAST(definer AS CHAR) FROM mysql.proc \
+             WHERE db = ? AND security_type = 'DEFINER'",
+        ),
+        ("event", "SELECT CAST(name AS CHAR), CAST(definer AS CHAR) FROM mysql.event WHERE db = ?"),
+        (
+            "trigger",
+            "SELECT TRIGGER_NAME, DEFINER FROM information_schema.TRIGGERS \
+             WHERE TRIGGER_SCHEMA = ?",
+        ),
+        (
+            "view",
+            "SELECT TABLE_NAME, DEFINER FROM information_schema.VIEWS \
+             WHERE TABLE_SCHEMA = ? AND SECURITY_TYPE = 'DEFINER' \
+             AND TABLE_NAME NOT LIKE 'modshift\\_%'",
+        ),
+    ];
+    if !whole {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for (kind, sql) in KINDS {
+        let rows: mysql_async::Result<Vec<(String, String)>> = conn.exec(sql, (schema,)).await;
+        let Some(rows) = if_allowed(rows)? else { return Ok(None) };
+        let body = |(name, definer)| Body { kind, name, definer };
+        found.extend(rows.into_iter().map(body));
+    }
+    Ok(Some(found))
+}
+
+pub(super) async fn events(
+    conn: &mut Conn,
+    schema: &str,
+    whole: bool,
+) -> mysql_async::Result<Option<Vec<EventInfo>>> {
+    const SQL: &str = "SELECT CAST(name AS CHAR), CAST(status AS CHAR) FROM mysql.event \
+                       WHERE db = ? ORDER BY 1";
+    if !whole {
+        return Ok(None);
+    }
+    let rows: mysql_async::Result<Vec<(String, String)>> = conn.exec(SQL, (schema,)).await;
+    let event = |(name, status)| EventInfo { name, status };
+    Ok(if_allowed(rows)?.map(|rows| rows.into_iter().map(event).collect()))
+}
