@@ -67,10 +67,8 @@ async fn rounds(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Option<Report>> {
     verifier.copied().await.map_err(shown)?;
-    let mut report = Report {
-        schema_differences: verifier.schema_differences().to_vec(),
-        ..Report::default()
-    };
+    let mut report =
+        Report { schema_differences: verifier.schema_differences().to_vec(), ..Report::default() };
     for &index in tables {
         let name = &plan.tables[index].name;
         if verifier.table(index).is_none() {
@@ -113,7 +111,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     for table in &report.tables {
-        let mut line = format!("{:<24} {:>12} rows in {} chunks", table.table, table.rows, table.chunks);
+        let mut line =
+            format!("{:<24} {:>12} rows in {} chunks", table.table, table.rows, table.chunks);
         for (count, what) in [
             (table.mismatches, "different"),
             (table.unsettled, "unsettled"),

@@ -54,11 +54,10 @@ pub const SHARD_TABLES: [&str; 4] = [
         epoch BIGINT UNSIGNED NOT NULL,
         writes BIGINT UNSIGNED NOT NULL COMMENT 'event groups written here by modshift itself',
         clock DATETIME(6) NOT NULL COMMENT 'UTC, by this server',
+        commit_us INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'what the write before this one took',
         halted TEXT NULL COMMENT 'why the reader stopped',
         phase ENUM('serving','fenced') NOT NULL COMMENT 'may applications write here?',
         fence VARCHAR(64) NULL COMMENT 'run that wrote the last marker'
-        commit_us INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'what the write before this one took',
-        halted TEXT NULL COMMENT 'why the reader stopped'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_progress (
         name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
@@ -99,7 +98,13 @@ pub const SHARD_TABLES: [&str; 4] = [
 ];
 
 /// What earlier versions of modshift did not have.
-const LATER_COLUMNS: [(&str, &str); 3] = [(TOKEN, "phase"), (TOKEN, "fence"), (PROGRESS, "phase")];
+const LATER_COLUMNS: [(&str, &str); 5] = [
+    (TOKEN, "phase"),
+    (TOKEN, "fence"),
+    (TOKEN, "commit_us"),
+    (PROGRESS, "phase"),
+    (WATERMARK, "commit_us"),
+];
 
 /// Creates the tables that are missing, and refuses those of an earlier version: the binlog between
 /// their change and the resume point could not be read. An existing table is not touched, since
@@ -139,6 +144,8 @@ pub const AUDIT_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_audit (
         detail TEXT NOT NULL,
         outcome TEXT NULL COMMENT 'NULL: under way, or its process was killed',
         finished DATETIME(6) NULL
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
 /// For each new shard, in order; created by whoever verifies first. Times are UTC, by this server.
 pub const VERIFY_TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS modshift_verify (

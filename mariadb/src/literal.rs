@@ -114,9 +114,10 @@ pub fn key_equal(keys: &[&Column], key: &[Vec<u8>]) -> Result<String, ValueError
     if key.len() != keys.len() {
         return Err(ValueError::KeyParts { found: key.len(), expected: keys.len() });
     }
-    let terms = keys.iter().zip(key).map(|(column, cell)| {
-        Ok(format!("{} = {}", quote(&column.name), literal(column, cell)?))
-    });
+    let terms = keys
+        .iter()
+        .zip(key)
+        .map(|(column, cell)| Ok(format!("{} = {}", quote(&column.name), literal(column, cell)?)));
     Ok(format!("({})", terms.collect::<Result<Vec<_>, ValueError>>()?.join(" AND ")))
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use modshift_changelog::{DirectLog, DirectReader, LogReader};
+use modshift_mariadb::pace::Throttle;
 use modshift_proto::{
     NewShard, OldShard,
     message::{self, Body, Op},
@@ -92,6 +93,7 @@ fn start(plan: &Arc<Plan>, log: &DirectLog) -> Run {
         OldShard(0),
         writer,
         status.clone(),
+        Throttle::new(&plan),
         cancel.clone(),
     ));
     Run { log: log.clone(), status, cancel, reader }

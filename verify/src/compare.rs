@@ -132,8 +132,7 @@ mod tests {
     #[test]
     fn a_broadcast_table_is_everywhere_as_on_its_source() {
         let (good, bad) = (sums(&[((0, 0), (2, 5))]), sums(&[((0, 0), (2, 4))]));
-        let compared =
-            broadcast(1, &[bad.clone(), good.clone()], &[good.clone(), bad, sums(&[])]);
+        let compared = broadcast(1, &[bad.clone(), good.clone()], &[good.clone(), bad, sums(&[])]);
         assert_eq!(compared.streams, BTreeSet::from([(1, 1), (1, 2)]));
         assert_eq!(compared.old_shards, [0]);
     }

@@ -10,10 +10,10 @@ use modshift_proto::plan::Plan;
 
 use crate::compare::Suspect;
 use crate::error::VerifyError;
+use crate::key;
 use crate::report::{Kind, Mismatch};
 use crate::shard::Shard;
 use crate::table::CheckedTable;
-use crate::key;
 
 const DOING: &str = "recording what has been verified";
 
@@ -42,10 +42,7 @@ pub async fn prepare(new: &mut [Shard]) -> Result<(), VerifyError> {
 }
 
 /// The round in progress, if every new shard knows of it.
-pub async fn read(
-    new: &mut [Shard],
-    table: &CheckedTable,
-) -> Result<Option<Saved>, VerifyError> {
+pub async fn read(new: &mut [Shard], table: &CheckedTable) -> Result<Option<Saved>, VerifyError> {
     type Row = (u64, Option<Vec<u8>>, u64, u64, u64);
     let sql = format!(
         "SELECT chunk, verified_to, rows_compared, unsettled, \
@@ -124,10 +121,7 @@ pub async fn ages(new: &mut [Shard]) -> Result<Vec<(String, Option<u64>)>, Verif
     new[0].query("reading what has been verified", &sql).await
 }
 
-pub async fn add_mismatches(
-    new: &mut [Shard],
-    mismatches: &[Mismatch],
-) -> Result<(), VerifyError> {
+pub async fn add_mismatches(new: &mut [Shard], mismatches: &[Mismatch]) -> Result<(), VerifyError> {
     let sql = format!(
         "INSERT INTO {MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
          VALUES (?, ?, UNHEX(MD5(?)), ?, ?, ?, UTC_TIMESTAMP(6)) \

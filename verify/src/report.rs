@@ -131,7 +131,10 @@ mod tests {
         };
         check(Kind::Differs, "table t, id=7: new shard 2 differs from old shard 1 in a, b");
         check(Kind::Missing, "table t, id=7: on old shard 1, missing on new shard 2");
-        check(Kind::Extra, "table t, id=7: on new shard 2, and not on old shard 1, where it belongs");
+        check(
+            Kind::Extra,
+            "table t, id=7: on new shard 2, and not on old shard 1, where it belongs",
+        );
         check(
             Kind::WrongShard,
             "table t, id=7: on new shard 2, where its shard key does not place it",

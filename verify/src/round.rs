@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compare::{self, Compared, Stream, Suspect};
 use crate::error::VerifyError;
+use crate::key;
 use crate::lock::Lock;
 use crate::metrics;
 use crate::pace::Pace;
@@ -19,7 +20,6 @@ use crate::report::{Mismatch, TableReport};
 use crate::settle::{self, Settled, Shards};
 use crate::shard::{Range, Seen, Shard, Sums};
 use crate::table::{self, CheckedTable, Placing};
-use crate::key;
 
 /// Rows of a table's first range, before anything is known about it.
 const FIRST_ROWS: u32 = 1000;
@@ -227,10 +227,8 @@ impl<'v> Round<'v> {
         saved: Saved,
     ) -> Result<Round<'v>, VerifyError> {
         let known = progress::mismatches(&mut verifier.shards.new, &verifier.plan, &table).await?;
-        let of = |mismatch: Mismatch| Suspect {
-            stream: (mismatch.old, mismatch.new),
-            key: mismatch.pk,
-        };
+        let of =
+            |mismatch: Mismatch| Suspect { stream: (mismatch.old, mismatch.new), key: mismatch.pk };
         let rows = FIRST_ROWS.min(verifier.plan.verify.chunk_rows_max);
         let after = match &saved.verified_to {
             None => None,
@@ -334,9 +332,7 @@ impl<'v> Round<'v> {
             let targets = others(|s| s.0, |s| s.1, index);
             match targets.is_empty() {
                 true => Ok(Default::default()),
-                false => {
-                    shard.rows(table, range, Some(&[index as u16]), Some(&targets)).await
-                }
+                false => shard.rows(table, range, Some(&[index as u16]), Some(&targets)).await,
             }
         }));
         let found = try_join_all(new.iter_mut().enumerate().map(async |(index, shard)| {
@@ -419,7 +415,8 @@ impl<'v> Round<'v> {
     ) -> Result<TableReport, VerifyError> {
         let Verifier { shards, plan, .. } = self.verifier;
         let name = self.table.schema.name.clone();
-        let mismatches = progress::mismatches(&mut shards.new, plan, &self.table).await?.len() as u64;
+        let mismatches =
+            progress::mismatches(&mut shards.new, plan, &self.table).await?.len() as u64;
         let clean = mismatches == 0 && self.saved.unsettled == 0;
         progress::finish(&mut shards.new, &self.table, clean).await?;
         metrics::round(&name, clean);

@@ -320,7 +320,8 @@ impl Shard {
         let rows: Vec<String> =
             self.query("reading the position of the binlog", "SELECT @@gtid_binlog_pos").await?;
         let text = rows.into_iter().next().unwrap_or_default();
-        let control = |text| VerifyError::Control { at: self.label(), what: "gtid_binlog_pos", text };
+        let control =
+            |text| VerifyError::Control { at: self.label(), what: "gtid_binlog_pos", text };
         text.parse().map_err(|_| control(text))
     }
 

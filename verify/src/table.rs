@@ -28,8 +28,13 @@ pub struct CheckedTable {
 #[derive(Clone, Debug)]
 pub enum Placing {
     /// SQL forms of the rule under either modulus.
-    Sharded { old: String, new: String },
-    Broadcast { source: u16 },
+    Sharded {
+        old: String,
+        new: String,
+    },
+    Broadcast {
+        source: u16,
+    },
 }
 
 /// What could be loaded of the plan's tables.
@@ -58,9 +63,9 @@ impl CheckedTable {
                     table: schema.name.clone(),
                     column: key.clone(),
                 })?;
-                let rule = rule.bind(&schema.columns[index]).map_err(|source| {
-                    VerifyError::Rule { table: schema.name.clone(), source }
-                })?;
+                let rule = rule
+                    .bind(&schema.columns[index])
+                    .map_err(|source| VerifyError::Rule { table: schema.name.clone(), source })?;
                 Placing::Sharded {
                     old: rule.sql(plan.old_modulus),
                     new: rule.sql(plan.new_modulus),
@@ -104,7 +109,9 @@ pub async fn load(
             let schema = &shard[index].schema;
             for difference in differences(model, schema) {
                 let name = &planned.name;
-                tables.differences.push(format!("{side} shard {number}: table {name} {difference}"));
+                tables
+                    .differences
+                    .push(format!("{side} shard {number}: table {name} {difference}"));
             }
             comparable &= is_comparable(model, schema);
         }
@@ -125,8 +132,8 @@ struct Found {
 async fn of_shard(plan: &Plan, shard: &mut Shard) -> Result<Vec<Found>, VerifyError> {
     let at = shard.label();
     let schema_name = shard.schema().to_owned();
-    let mut conn = modshift_mariadb::connect(shard.endpoint(), modshift_mariadb::Session::Plain)
-        .await?;
+    let mut conn =
+        modshift_mariadb::connect(shard.endpoint(), modshift_mariadb::Session::Plain).await?;
     let listed = catalog::tables(&mut conn, &schema_name).await?;
     let mut found = Vec::with_capacity(plan.tables.len());
     for planned in &plan.tables {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use modshift_consumer::{ApplierStatus, ApplyError, Class, run_applier};
 use modshift_mariadb::ServerError;
+use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Direction, Plan};
 use modshift_proto::{NewShard, OldShard};
 use modshift_replicator::{ReadError, ReaderStatus, run_reader};
@@ -37,7 +38,8 @@ pub fn start(
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let reading = async move {
             let open = |epoch| log.clone().writer(shard, epoch);
-            let outcome = run_reader(plan, shard, open, status, cancel).await;
+            let throttle = Throttle::new(&plan);
+            let outcome = run_reader(plan, shard, open, status, throttle, cancel).await;
             outcome.map_err(|error| of_reader(&error, way))
         };
         let detail = move || serde_json::to_value(shown.get()).unwrap_or_default();

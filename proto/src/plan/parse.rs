@@ -6,7 +6,9 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
-use super::{Plan, control, cutover, endpoint, log, policy, reverse, routing, table, throttle, verify};
+use super::{
+    Plan, control, cutover, endpoint, log, policy, reverse, routing, table, throttle, verify,
+};
 use crate::shard::Modulus;
 
 /// A reshard of more shards than this is no longer one operation; server ids leave room for it.
@@ -81,7 +83,6 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let gate = policy::gate(&root, &reader);
     let cutover = cutover::read(&root);
     let verify = verify::read(&root);
-    let check = policy::check(&root);
     let check = policy::check(&root, &tables);
     let http = policy::http(&root);
     let back = policy::back(&root);

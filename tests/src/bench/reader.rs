@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use modshift_changelog::{LogError, LogWriter};
+use modshift_mariadb::pace::Throttle;
 use modshift_proto::{NewShard, OldShard, plan::Plan};
 use modshift_replicator::{ReaderStatus, run_reader};
 use mysql_async::prelude::Queryable;
@@ -146,10 +147,11 @@ async fn read(old: &Arc<MariaDbServer>, start: &str, rows: u64) -> Result<Durati
     let cancel = CancellationToken::new();
     let counting = counter.clone();
     let mut reader = tokio::spawn(run_reader(
-        plan,
+        plan.clone(),
         OldShard(0),
         move |_| std::future::ready(Ok(CountingWriter::new(counting.clone(), 4))),
         ReaderStatus::default(),
+        Throttle::new(&plan),
         cancel.clone(),
     ));
     let all = async {
