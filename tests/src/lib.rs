@@ -17,6 +17,7 @@ pub mod child;
 pub mod demo;
 mod drain;
 pub mod estate;
+pub mod marker;
 pub mod oracle;
 pub mod pages;
 pub mod place;
