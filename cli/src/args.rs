@@ -53,6 +53,8 @@ pub enum Command {
     Gate(Gate),
     /// Compare old and new rows, byte for byte, while both are written
     Verify(Verify),
+    /// Let a stream that halted on a foreign write go on behind it; stop the daemons first
+    Rearm(Rearm),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +158,15 @@ pub struct Verify {
     /// Print the report as one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+pub struct Rearm {
+    /// The new shard that it comes from, which must not serve
+    #[arg(long, value_name = "NUMBER")]
+    pub shard: u16,
+    /// It comes from the old shard of this number, after a cutover
+    #[arg(long)]
+    pub old: bool,
 }
 
 /// A whole number and a unit: `500ms`, `90s`, `10m`, `1h`.

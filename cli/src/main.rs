@@ -16,6 +16,7 @@ mod gate;
 mod http;
 mod logs;
 mod metrics;
+mod rearm;
 mod schema;
 mod signals;
 mod status;
@@ -76,6 +77,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(plan, args).await,
         Command::Gate(args) => gate::run(plan, args).await,
         Command::Verify(args) => verify::run(plan, args).await,
+        Command::Rearm(args) => rearm::run(plan, args).await,
     }
 }
 

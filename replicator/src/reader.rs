@@ -353,6 +353,11 @@ impl<W: LogWriter> Reader<W> {
                 Err(error) if error.class() == Class::Retry => {
                     self.connection_lost(status, &error);
                 }
+                // What came before it is sent and recorded: `rearm` asks for that.
+                Err(error @ ReadError::ForeignWrite { .. }) => {
+                    self.drain().await;
+                    return Err(error);
+                }
                 Err(error) => return Err(error),
                 Ok(never) => match never {},
             }

@@ -1,0 +1,181 @@
+//! `modshift rearm`: lets a stream go on behind what it halted on, on a shard that does not serve.
+//!
+//! While a shard is fenced its stream carries nothing but tokens, so nothing is lost by moving its
+//! resume point to where the shard is now, if everything from before the fence has been applied:
+//! that is asked first. The token's row stays locked throughout. Each target is moved before the
+//! source is, each in a transaction of its own: after a crash in between the reader comes to the
+//! same halt again, and the command can be repeated. An applier that still runs finds its row
+//! changed and stops.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use modshift_mariadb::connect::{Session, connect, label};
+use modshift_mariadb::control::RESUME_ROW;
+use modshift_mariadb::{Conn, ServerError, error};
+use modshift_proto::message::TokenPhase;
+use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::{GroupDigest, GtidSet, NewShard, OldShard};
+use mysql_async::Params;
+use mysql_async::prelude::{FromRow, Queryable};
+
+use crate::exit::{BadPlan, Exit};
+use crate::{answer, args};
+
+pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
+    // Turned around, new shards are the sources.
+    let plan = if args.old { plan } else { Arc::new(plan.reversed()) };
+    let shard = OldShard(args.shard);
+    let Some(source) = plan.old.get(usize::from(shard.0)) else {
+        let side = if args.old { "old" } else { "new" };
+        let last = plan.old.len() - 1;
+        let message = format!("--shard {}: the plan has {side} shards 0 to {last}", shard.0);
+        return Err(BadPlan(message).into());
+    };
+    let words = |text: String| plan.direction().words(&text);
+    match rearm(&plan, shard, source).await? {
+        Ok(at) => {
+            answer::line(words(format!("{shard} is rearmed at {at}: start the daemons again")));
+            Ok(Exit::Done)
+        }
+        Err(objection) => {
+            answer::line(words(objection));
+            Ok(Exit::No)
+        }
+    }
+}
+
+/// The position from which the stream goes on, or why it may not.
+async fn rearm(
+    plan: &Plan,
+    shard: OldShard,
+    source: &Endpoint,
+) -> anyhow::Result<Result<GtidSet, String>> {
+    let mut server = Server::open(source).await?;
+    server.run("START TRANSACTION", ()).await?;
+    let token: Option<(String, Option<String>)> =
+        server.first("SELECT phase, fence FROM modshift_token WHERE id = 1 FOR UPDATE", ()).await?;
+    let Some((phase, fence)) = token else {
+        return Ok(Err(format!("{shard} has never been read: there is nothing to rearm")));
+    };
+    if TokenPhase::from_name(&phase) != Some(TokenPhase::Fenced) {
+        let why = "its changes must reach the other side, so none may be passed over";
+        return Ok(Err(format!("{shard} serves: {why}")));
+    }
+    // Without a marker it never served, and had nothing to send.
+    if fence.is_some() {
+        let resume = match resume_point(&mut server).await? {
+            Some(resume) => resume,
+            None => {
+                let why = "so nothing proves that its changes have been applied";
+                return Ok(Err(format!("{shard} has served, and its resume point is lost, {why}")));
+            }
+        };
+        if let Err(objection) = all_applied(plan, shard, &resume).await? {
+            return Ok(Err(objection));
+        }
+    }
+    let now: Option<String> = server.first("SELECT @@gtid_binlog_pos", ()).await?;
+    let now: GtidSet = now.unwrap_or_default().parse().context("reading gtid_binlog_pos")?;
+    for endpoint in &plan.new {
+        let mut target = Server::open(endpoint).await?;
+        target
+            .run(
+                "UPDATE modshift_watermark SET version = version + 1, gtids = ?,
+                   group_gtid = NULL, group_ordinal = 0, token_digest = NULL, halted = NULL
+                 WHERE source = ?",
+                (now.to_string(), shard.0),
+            )
+            .await?;
+    }
+    server
+        .run(
+            "UPDATE modshift_token SET
+               epoch = GREATEST(epoch + 1, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)),
+               writes = writes + 1, clock = UTC_TIMESTAMP(6), halted = NULL
+             WHERE id = 1",
+            (),
+        )
+        .await?;
+    server
+        .run(
+            "INSERT INTO modshift_progress (name, epoch, gtids, digest, phase)
+             SELECT ?, epoch, ?, NULL, phase FROM modshift_token WHERE id = 1
+             ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), gtids = VALUES(gtids),
+               digest = NULL, phase = VALUES(phase)",
+            (RESUME_ROW, now.to_string()),
+        )
+        .await?;
+    server.run("COMMIT", ()).await?;
+    Ok(Ok(now))
+}
+
+/// Where every partition had acknowledged everything, if the shard was fenced there already.
+async fn resume_point(server: &mut Server) -> anyhow::Result<Option<GtidSet>> {
+    type Row = (Option<String>, Option<String>, Option<String>);
+    let sql = "SELECT gtids, digest, phase FROM modshift_progress WHERE name = ? FOR UPDATE";
+    let row: Option<Row> = server.first(sql, (RESUME_ROW,)).await?;
+    let Some((gtids, digest, phase)) = row else { return Ok(None) };
+    if phase.as_deref().and_then(TokenPhase::from_name) != Some(TokenPhase::Fenced) {
+        return Ok(None);
+    }
+    let mut resume: GtidSet = gtids.unwrap_or_default().parse().context("reading the progress")?;
+    if let Some(digest) = digest {
+        let last: GroupDigest = digest.parse().context("reading the progress")?;
+        resume.set(last.gtid);
+    }
+    Ok(Some(resume))
+}
+
+async fn all_applied(
+    plan: &Plan,
+    shard: OldShard,
+    resume: &GtidSet,
+) -> anyhow::Result<Result<(), String>> {
+    for (endpoint, new) in plan.new.iter().zip((0..).map(NewShard)) {
+        let mut target = Server::open(endpoint).await?;
+        let sql = "SELECT gtids FROM modshift_watermark WHERE source = ?";
+        let gtids: Option<String> = target.first(sql, (shard.0,)).await?;
+        let gtids: GtidSet =
+            gtids.unwrap_or_default().parse().context("reading modshift_watermark")?;
+        if !gtids.contains(resume) {
+            let way_out = "start the daemons until it has";
+            return Ok(Err(format!("{new} has not applied {shard} up to {resume} yet: {way_out}")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// A connection, and what its errors are called.
+struct Server {
+    conn: Conn,
+    at: String,
+}
+
+impl Server {
+    async fn open(endpoint: &Endpoint) -> Result<Server, ServerError> {
+        Ok(Server { conn: connect(endpoint, Session::Plain).await?, at: label(endpoint) })
+    }
+
+    fn failed(&self, error: mysql_async::Error) -> ServerError {
+        error::of(&self.at, "rearming a stream", error)
+    }
+
+    async fn run(
+        &mut self,
+        sql: &str,
+        params: impl Into<Params> + Send,
+    ) -> Result<(), ServerError> {
+        let outcome = self.conn.exec_drop(sql, params).await;
+        outcome.map_err(|error| self.failed(error))
+    }
+
+    async fn first<T: FromRow + Send + 'static>(
+        &mut self,
+        sql: &str,
+        params: impl Into<Params> + Send,
+    ) -> Result<Option<T>, ServerError> {
+        let outcome = self.conn.exec_first(sql, params).await;
+        outcome.map_err(|error| self.failed(error))
+    }
+}
