@@ -21,3 +21,14 @@ EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, UPDATE, DELETE ON ', @in_pattern
 -- the tables it creates, TRIGGER because the server shows triggers to nobody else: one on a
 -- planned table would change what is applied, and `modshift check` refuses it.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '.* TO ', @account);
+
+-- The way back reads the binlog of the new shards. Left out with enabled = false in [back].
+EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
+
+-- Events would write here before their time; `modshift check` refuses those that run.
+EXECUTE IMMEDIATE CONCAT(
+    'GRANT SELECT (db, name, status, definer) ON mysql.event TO ', @account);
+
+-- The scratch table of `modshift check --trial`.
+EXECUTE IMMEDIATE CONCAT('GRANT DROP ON `', REPLACE(@schema, '`', '``'),
+    '`.modshift_trial TO ', @account);

@@ -22,18 +22,36 @@ EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 -- `modshift check` must see what would be left behind. Modshift creates none.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, TRIGGER ON ', @in_pattern, '.* TO ', @account);
 
--- Its own two tables: token and progress. It writes nowhere else on an old shard.
+-- Its own tables: it writes nowhere else on an old shard before the cutover.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_token TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_progress TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_watermark TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_parked TO ', @account);
 
--- Names of routines and events, to say which the plan does not name.
-EXECUTE IMMEDIATE CONCAT('GRANT SELECT (db, name, type) ON mysql.proc TO ', @account);
-EXECUTE IMMEDIATE CONCAT('GRANT SELECT (db, name) ON mysql.event TO ', @account);
+-- The way back: from the cutover on changes of the new shards are applied here. Left out with
+-- enabled = false in [back] of the plan.
+EXECUTE IMMEDIATE CONCAT('GRANT INSERT, UPDATE, DELETE ON ', @in_pattern, '.* TO ', @account);
 
--- Which accounts may switch the binlog off in their session: names and privileges without the
+-- Names of routines and events, to say which the plan does not name, and in whose name they run:
+-- one with a privileged definer writes through the fence.
+EXECUTE IMMEDIATE CONCAT(
+    'GRANT SELECT (db, name, type, definer, security_type) ON mysql.proc TO ', @account);
+EXECUTE IMMEDIATE CONCAT(
+    'GRANT SELECT (db, name, status, definer) ON mysql.event TO ', @account);
+
+-- Which accounts may switch the binlog off in their session or write on a read-only server: names and privileges without the
 -- password hashes that mysql.global_priv holds beside them.
 EXECUTE IMMEDIATE CONCAT('CREATE OR REPLACE SQL SECURITY DEFINER VIEW ', @in_schema,
     '.modshift_accounts AS SELECT User, Host, ',
     'CAST(JSON_VALUE(Priv, ''$.access'') AS UNSIGNED) AS access FROM mysql.global_priv');
+
+-- Which accounts may write in this schema, to compare them with those that the fence locks.
+EXECUTE IMMEDIATE CONCAT('CREATE OR REPLACE SQL SECURITY DEFINER VIEW ', @in_schema,
+    '.modshift_writers AS SELECT User, Host, Db AS pattern FROM mysql.db ',
+    'WHERE ''Y'' IN (Insert_priv, Update_priv, Delete_priv) UNION SELECT User, Host, ',
+    'REPLACE(REPLACE(Db, ''_'', ''\\\\_''), ''%'', ''\\\\%'') FROM mysql.tables_priv ',
+    'WHERE CONCAT_WS('','', Table_priv, Column_priv) REGEXP ''Insert|Update|Delete(,|$)''');

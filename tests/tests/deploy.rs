@@ -195,6 +195,9 @@ async fn the_grants_are_enough_for_a_whole_reshard() -> Result<()> {
     for shard in &estate.new {
         grant(&shard.server.address(), &shard.schema, "mariadb/grants-new.sql")?;
     }
+    for shard in estate.old.iter().chain(&estate.new) {
+        grant(&shard.server.address(), &shard.schema, "mariadb/grants-cutover.sql")?;
+    }
     let path = estate.plan_path();
     let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{ACCOUNT}\""));
     std::fs::write(&path, plan)?;
@@ -238,7 +241,7 @@ async fn the_grants_are_enough_for_a_whole_reshard() -> Result<()> {
 
     // And no more than enough.
     let address = Address { user: ACCOUNT.to_owned(), ..estate.old[0].address() };
-    for denied in ["UPDATE t_user SET ver = ver + 1", "DROP TABLE t_user", "SHOW MASTER STATUS"] {
+    for denied in ["ALTER TABLE t_user ADD extra INT", "DROP TABLE t_user", "SHOW MASTER STATUS"] {
         let error = address.run(denied).await.expect_err(denied);
         ensure!(format!("{error:#}").contains("denied"), "{denied}: {error:#}");
     }

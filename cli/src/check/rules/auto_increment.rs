@@ -5,6 +5,7 @@ use modshift_proto::TableSchema;
 use modshift_proto::plan::{Placement, Plan};
 use modshift_proto::schema::DataType;
 
+use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, some_of};
 use crate::check::rows::matrix::gcd;
 use crate::check::survey::Survey;
@@ -80,7 +81,7 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
         let (scope, end) = match shares {
             // Variables are the server's, and another new shard has the same server.
             true => ("SESSION", " in every session of the application there"),
-            false => ("GLOBAL", ", and the same in my.cnf, before the application connects"),
+            false => ("GLOBAL", ", as the cutover does, and the same in my.cnf"),
         };
         let (scale, first) = (plan.new_modulus.get(), own + 1);
         let actual = format!(
@@ -88,8 +89,13 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
             other.side,
             some_of(tables)
         );
+        // The cutover sets what the server has, for sessions that come after it.
+        let severity = match ahead::interleaves(plan) && !shares {
+            true => Severity::Note,
+            false => Severity::Warning,
+        };
         faults.push(
-            Fault::new(Severity::Warning, RULE, server.side, actual)
+            Fault::new(severity, RULE, server.side, actual)
                 .expected("keys that do not meet on an old shard on the way back")
                 .mend(format!(
                     "SET {scope} auto_increment_increment = {scale}, auto_increment_offset = {first}{end}"

@@ -8,7 +8,16 @@ const RULE: &str = "events";
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (server, facts) in survey.reached() {
-        let Some(events) = &facts.events else { continue };
+        let Some(events) = &facts.events else {
+            let user = &server.endpoint.user;
+            let grant = "GRANT SELECT (db, name, status, definer) ON mysql.event";
+            faults.push(
+                Fault::new(Severity::Warning, RULE, server.side, "cannot see which events run")
+                    .expected("to know what writes by itself")
+                    .mend(format!("{grant} TO {user}@...")),
+            );
+            continue;
+        };
         let enabled = events.iter().filter(|event| event.status == "ENABLED");
         let names: Vec<&str> = enabled.map(|event| event.name.as_str()).collect();
         let running = facts.is_on("event_scheduler");

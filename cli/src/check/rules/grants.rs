@@ -15,13 +15,14 @@ const NEW_PRIVILEGES: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "CREA
 /// What one account lacks, as faults.
 struct Lacking<'a> {
     server: &'a Server,
+    user: &'a str,
     grants: &'a Grants,
     faults: Vec<Fault>,
 }
 
 impl<'a> Lacking<'a> {
     fn of(server: &'a Server, grants: &'a Grants) -> Lacking<'a> {
-        Lacking { server, grants, faults: Vec::new() }
+        Lacking { server, user: &server.endpoint.user, grants, faults: Vec::new() }
     }
 
     fn global(&mut self, severity: Severity, wanted: &[&'static str], why: &str) {
@@ -43,7 +44,7 @@ impl<'a> Lacking<'a> {
     }
 
     fn add(&mut self, severity: Severity, missing: Vec<&str>, on: String, why: &str) {
-        let user = &self.server.endpoint.user;
+        let user = self.user;
         let Some(list) = (!missing.is_empty()).then(|| missing.join(", ")) else { return };
         let subject = format!("{}: user {user}", self.server.side);
         self.faults.push(
@@ -102,24 +103,41 @@ pub fn check_back(survey: &Survey) -> Vec<Fault> {
     faults
 }
 
-/// What the cutover needs. Before it, nothing does.
+/// What the cutover needs, of whichever login it uses. Before it, nothing does.
 pub fn check_fence(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (server, facts) in survey.reached() {
         let mut lacking = Lacking::of(server, &facts.grants);
+        if let (Some(fencing), Some((user, _))) = (&facts.fencing, &survey.plan.cutover.login) {
+            match fencing {
+                Ok(grants) => (lacking.user, lacking.grants) = (user, grants),
+                Err(error) => {
+                    let subject = format!("{}: user {user} of [cutover]", server.side);
+                    let mend = error.hint.as_deref().unwrap_or("correct [cutover] of the plan");
+                    faults.push(
+                        Fault::new(Severity::Warning, RULE, subject, &*error.message)
+                            .expected("the login of the cutover to be let in")
+                            .mend(mend),
+                    );
+                    continue;
+                }
+            }
+        }
         let through = "needed at the cutover to write while the server is read-only";
         lacking.global(Severity::Warning, &["READ_ONLY ADMIN"], through);
-        if server.side.is_old() {
-            let why = "needed at the cutover to lock, end and count the application's sessions";
-            lacking.global(Severity::Warning, &["CREATE USER", "CONNECTION ADMIN", "PROCESS"], why);
-            if facts.is_replica == Some(true) {
-                let why = "needed at the cutover to stop inbound replication";
-                lacking.global(Severity::Warning, &["REPLICATION SLAVE ADMIN"], why);
-            }
-            if facts.is_on("event_scheduler") {
-                let why = "needed at the cutover to switch event_scheduler off";
-                lacking.global(Severity::Warning, &["SUPER"], why);
-            }
+        let why = "needed at the cutover to lock, end and count the application's sessions";
+        lacking.global(Severity::Warning, &["CREATE USER", "CONNECTION ADMIN", "PROCESS"], why);
+        if facts.is_replica == Some(true) {
+            let why = "needed at the cutover to stop inbound replication";
+            lacking.global(Severity::Warning, &["REPLICATION SLAVE ADMIN"], why);
+        }
+        if server.side.is_old() && facts.is_on("event_scheduler") {
+            let why = "needed at the cutover to switch event_scheduler off";
+            lacking.global(Severity::Warning, &["SUPER"], why);
+        }
+        if !server.side.is_old() && ahead::interleaves(&survey.plan) {
+            let why = "needed at the cutover to set the steps of AUTO_INCREMENT";
+            lacking.global(Severity::Warning, &["SUPER"], why);
         }
         faults.extend(lacking.faults);
     }

@@ -8,7 +8,7 @@ use modshift_mariadb::catalog::{self, TableKind};
 use modshift_mariadb::connect::{Session, connect, label, label_of};
 use modshift_mariadb::error;
 use modshift_mariadb::value::quote;
-use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::plan::{Endpoint, Plan, Secret};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
@@ -43,6 +43,11 @@ pub async fn ask(
     }
     let tables = planned_tables(&mut conn, plan, schema).await?;
     let whole = extent == Extent::Whole;
+    let login = plan.cutover.login.as_ref().filter(|_| whole);
+    let fencing = match login {
+        Some((user, password)) => Some(fencing(endpoint, user, password).await),
+        None => None,
+    };
     let rest = async {
         let old = side.is_old();
         let sequences = objects.iter().filter(|object| whole && object.kind == "sequence");
@@ -81,12 +86,22 @@ pub async fn ask(
             variables,
             tables,
             grants,
+            fencing,
             objects,
             unseen,
             triggers,
         })
     };
     rest.await.map_err(of)
+}
+
+async fn fencing(endpoint: &Endpoint, user: &str, password: &Secret) -> Result<Grants, Unreached> {
+    let endpoint =
+        Endpoint { user: user.to_owned(), password: password.clone(), ..endpoint.clone() };
+    let mut conn = connect(&endpoint, Session::Plain).await?;
+    let of = |error| Unreached::from(error::of(&label(&endpoint), "taking stock", error));
+    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
+    Ok(Grants::parse(grants.iter().map(String::as_str)))
 }
 
 async fn clock_ahead(conn: &mut Conn) -> mysql_async::Result<i64> {

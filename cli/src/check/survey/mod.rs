@@ -64,6 +64,9 @@ pub struct Facts {
     pub version: String,
     pub variables: BTreeMap<String, String>,
     pub grants: Grants,
+    /// Of the login that the plan has for the cutover, where that is another; or why it may not
+    /// come in.
+    pub fencing: Option<Result<Grants, Unreached>>,
     /// Every account and role with its global privileges, and modshift's own.
     pub accounts: Option<Vec<Account>>,
     /// Accounts that may write in the schema, `user@host`; those that may write everywhere are
