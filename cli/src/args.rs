@@ -160,6 +160,7 @@ pub struct Verify {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
 pub struct Rearm {
     /// The new shard that it comes from, which must not serve
     #[arg(long, value_name = "NUMBER")]
