@@ -168,12 +168,20 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
             daemons[0].stop(LIMIT).await?;
             daemons = start(&estate)?;
         }
-        wait_until("the gate to name the foreign write", LIMIT, || async {
-            let (code, output) = estate.modshift(["gate"]).finish(LIMIT).await?;
-            let named = output.contains(closed) && output.contains("but the shard is fenced");
-            Ok((code == 1 && named && output.contains("`modshift rearm`")).then_some(()))
-        })
-        .await?;
+        let mut last = String::new();
+        let named = async {
+            loop {
+                let (code, output) = estate.modshift(["gate"]).finish(LIMIT).await?;
+                let named = output.contains(closed) && output.contains("but the shard is fenced");
+                if code == 1 && named && output.contains("`modshift rearm`") {
+                    return anyhow::Ok(());
+                }
+                last = format!("{code}: {output}");
+            }
+        };
+        let named = tokio::time::timeout(LIMIT, named).await;
+        ensure!(named.is_ok(), "the gate said {last}");
+        named??;
         let url = format!("http://{}/healthz", pages::address(&daemons[0]).await?);
         wait_until("the daemon to name it", LIMIT, || async {
             let (code, page) = http_get(&url).await?;

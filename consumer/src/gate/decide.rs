@@ -142,6 +142,15 @@ fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) {
             Reason::Unreachable { shard, detail } => {
                 Reason::Unreachable { shard: words(&shard), detail }
             }
+            // What a stream said of itself is in the operator's words already.
+            Reason::ReaderHalted { old, text } => Reason::WayBack {
+                why: "reader_halted",
+                text: format!("reader of new shard {old} stopped: {text}"),
+            },
+            Reason::ApplierHalted { new, text } => Reason::WayBack {
+                why: "applier_halted",
+                text: format!("applier of old shard {new} stopped: {text}"),
+            },
             other => Reason::WayBack { why: other.kind(), text: words(&other.to_string()) },
         };
         // A shard that does not answer is silent in both roles.

@@ -224,8 +224,8 @@ fn the_way_back_must_be_as_well() {
         assert!(Reason::KINDS.contains(&decision.reasons[0].kind()));
     };
     check("way back: new shard 0 has never been read", &|f| back_source(f).token = None);
-    check("way back: reader of new shard 0 stopped: a foreign write", &|f| {
-        back_source(f).token.as_mut().unwrap().halted = Some("a foreign write".to_owned());
+    check("way back: reader of new shard 0 stopped: new shard 0: a write", &|f| {
+        back_source(f).token.as_mut().unwrap().halted = Some("new shard 0: a write".to_owned());
     });
     check(
         "way back: reader of new shard 0 wrote its last token 1.500 s ago (limit 1.000 s)",
