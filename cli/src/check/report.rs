@@ -172,7 +172,7 @@ mod tests {
         };
         let text = matrix_text(&matrix, 0.5);
         assert!(text.contains("  old 0              1  25.00%           1  25.00%"), "{text}");
-        assert!(text.contains("  old 1                     0 B            2.00 KiB"), "{text}");
+        assert!(text.contains("  old 1                    0 B            2.00 KiB"), "{text}");
         assert!(text.contains("1 of 4 rows change their shard number: 25.00 % (50.00 %"), "{text}");
     }
 }

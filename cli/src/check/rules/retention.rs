@@ -79,7 +79,9 @@ pub fn check_measured(
                 );
                 Fault { severity, ..note }.expected(expected).mend(mend)
             }
-            _ => note,
+            _ => note
+                .expected("a reader never away for longer, and a copy done by then")
+                .mend("modshift check --trial estimates the copy"),
         });
     }
     faults

@@ -41,6 +41,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 let mend = "GRANT REPLICATION MASTER ADMIN, or make sure that no replica uses";
                 faults.push(
                     Fault::new(Severity::Note, RULE, server.side, actual)
+                        .expected("no replica of that id")
                         .mend(format!("{mend} {id}")),
                 );
             }
