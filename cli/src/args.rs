@@ -55,6 +55,14 @@ pub enum Command {
     Verify(Verify),
     /// Let a stream that halted on a foreign write go on behind it; stop the daemons first
     Rearm(Rearm),
+    /// Make the new shards serve: fence, drain, publish, open
+    Cutover(CutoverCommand),
+    /// Make the old shards serve again, with everything written since
+    Rollback(Cutover),
+    /// End the way back and remove modshift's tables; the old shards stay fenced
+    Finish(Finish),
+    /// Let applications write to the old shards again, after finish
+    Unfence(Unfence),
 }
 
 #[derive(Debug, Args)]
@@ -168,6 +176,45 @@ pub struct Rearm {
     /// It comes from the old shard of this number, after a cutover
     #[arg(long)]
     pub old: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CutoverCommand {
+    #[command(flatten)]
+    pub common: Cutover,
+    /// Fence first, then wait for copy and comparison, then switch
+    #[arg(long)]
+    pub stop_writes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cutover {
+    /// Print every statement that would be sent, and send none that changes anything
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on with the run that was begun
+    #[arg(long, conflicts_with = "abort")]
+    pub resume: bool,
+    /// Undo the run that was begun
+    #[arg(long)]
+    pub abort: bool,
+    /// Wait for the gate, for at most this long: `90s`, `10m`, `1h`
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub struct Finish {
+    /// Print every statement that would be sent, and send none that changes anything
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Unfence {
+    /// Print every statement that would be sent, and send none that changes anything
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A whole number and a unit: `500ms`, `90s`, `10m`, `1h`.

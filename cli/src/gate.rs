@@ -196,6 +196,28 @@ pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
     }
 }
 
+/// Until the gate is open, for at most so long; what keeps it closed. Reasons of a plan that was
+/// turned around are in the operator's words.
+pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Vec<String>> {
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    let direction = plan.direction();
+    let mut asking = Asking::new(plan);
+    let mut every = interval(SAMPLE_INTERVAL);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let answer = asking.ask(Vec::new()).await;
+        let only_hold =
+            answer.reasons.iter().all(|l| matches!(l.reason, Some(Reason::Hold { .. })));
+        if answer.open {
+            return Ok(());
+        }
+        if deadline.map_or(!only_hold, |deadline| Instant::now() >= deadline) {
+            return Err(answer.reasons.iter().map(|l| direction.words(&l.message)).collect());
+        }
+    }
+}
+
 /// The gate of a daemon: the newest answer, and the task that keeps it so until cancelled.
 pub fn watch(
     plan: Arc<Plan>,

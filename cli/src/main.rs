@@ -8,6 +8,7 @@
 mod answer;
 mod args;
 mod check;
+mod cutover;
 mod daemon;
 #[cfg(test)]
 mod deploy_tests;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use modshift_cutover::Direction;
 use modshift_proto::plan::Plan;
 
 use args::{Cli, Command};
@@ -78,6 +80,12 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Gate(args) => gate::run(plan, args).await,
         Command::Verify(args) => verify::run(plan, args).await,
         Command::Rearm(args) => rearm::run(plan, args).await,
+        Command::Cutover(args) => {
+            cutover::run(plan, Direction::Cutover, &args.common, args.stop_writes).await
+        }
+        Command::Rollback(args) => cutover::run(plan, Direction::Rollback, args, false).await,
+        Command::Finish(args) => cutover::finish(plan, args).await,
+        Command::Unfence(args) => cutover::unfence(plan, args).await,
     }
 }
 

@@ -427,14 +427,8 @@ impl<O: Outside> Cutover<O> {
     /// What servers were, as far as the journal remembers.
     async fn recall(&mut self) -> Result<(), CutoverError> {
         let remembered = self.register.remembered().await?;
-        for shard in self.from.iter_mut().chain(&mut self.to) {
-            let of = |key: &String| {
-                let (_, was) = remembered.iter().find(|(server, _)| server == key)?;
-                serde_json::from_str(was).ok()
-            };
-            let was: Option<Vec<_>> = shard.keys().iter().map(of).collect();
-            shard.was = was.unwrap_or_default();
-        }
+        shard::recall(&mut self.from, &remembered);
+        shard::recall(&mut self.to, &remembered);
         Ok(())
     }
 

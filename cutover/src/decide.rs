@@ -44,6 +44,8 @@ pub enum Entry {
     TurnedBack,
     Undone(Step),
     Ended(End),
+    /// The way back has ended, and with it the reshard: no run follows.
+    Finished,
 }
 
 /// What is known to have been begun, done and undone in one run.
@@ -53,11 +55,18 @@ pub struct Journal {
     marks: [Mark; Step::ALL.len()],
     turned: bool,
     ended: Option<End>,
+    finished: bool,
 }
 
 impl Journal {
     pub fn new(mode: Mode) -> Journal {
-        Journal { mode, marks: [Mark::Untouched; Step::ALL.len()], turned: false, ended: None }
+        Journal {
+            mode,
+            marks: [Mark::Untouched; Step::ALL.len()],
+            turned: false,
+            ended: None,
+            finished: false,
+        }
     }
 
     pub fn mode(&self) -> Mode {
@@ -74,6 +83,10 @@ impl Journal {
 
     pub fn ended(&self) -> Option<End> {
         self.ended
+    }
+
+    pub fn finished(&self) -> bool {
+        self.finished
     }
 
     /// Begun and not undone: it may have had its effect.
@@ -101,6 +114,7 @@ impl Journal {
             Entry::Undone(step) => self.marks[step as usize] = Mark::Undone,
             Entry::TurnedBack => self.turned = true,
             Entry::Ended(end) => self.ended = Some(end),
+            Entry::Finished => self.finished = true,
             Entry::Resumed if self.stands(Step::Open) => {
                 self.marks[Step::Open as usize] = Mark::Begun;
             }
@@ -119,7 +133,7 @@ impl Journal {
 /// May this entry follow? Everything that the journal of one run guarantees.
 pub fn legal(journal: &Journal, entry: Entry) -> bool {
     if journal.ended.is_some() {
-        return false;
+        return entry == Entry::Finished && !journal.finished;
     }
     match entry {
         // Again after a resume: then it is begun already.
@@ -128,6 +142,7 @@ pub fn legal(journal: &Journal, entry: Entry) -> bool {
         }
         Entry::Done(step) => !journal.turned && journal.mark(step) == Mark::Begun,
         Entry::Resumed => true,
+        Entry::Finished => false,
         Entry::TurnedBack => !journal.turned && journal.mark(Step::Open) != Mark::Done,
         // Publish may be given up for a while, so the fence does not wait for it.
         Entry::Undone(step) => {
@@ -297,6 +312,10 @@ pub enum Ask {
     Start(Direction),
     Resume(Direction),
     Abort(Direction),
+    /// To end the way back.
+    Finish,
+    /// To let applications write to the old shards again when all is over.
+    Unfence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -315,6 +334,10 @@ pub enum Refusal {
     Serves(Side),
     #[error("no {0} is under way")]
     NothingUnderWay(Direction),
+    #[error("the reshard is finished: there is no way back")]
+    Finished,
+    #[error("the reshard is not finished: both sides would serve")]
+    NotFinished,
 }
 
 impl Refusal {
@@ -325,6 +348,11 @@ impl Refusal {
             }
             Refusal::Serves(_) => "modshift status shows who serves".to_owned(),
             Refusal::NothingUnderWay(run) => format!("modshift {run} begins one"),
+            Refusal::Finished => "a further reshard is another plan, of another name".to_owned(),
+            Refusal::NotFinished => {
+                "modshift rollback makes the old shards serve; modshift finish gives that up"
+                    .to_owned()
+            }
         }
     }
 }
@@ -332,6 +360,12 @@ impl Refusal {
 /// `last`: the newest run in the journal.
 pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
     let unfinished = last.filter(|run| run.journal.ended.is_none());
+    if last.is_some_and(|run| run.journal.finished) {
+        return match ask {
+            Ask::Unfence => Ok(Admission::Begin),
+            _ => Err(Refusal::Finished),
+        };
+    }
     let (direction, wish) = match ask {
         Ask::Start(direction) => {
             if let Some(run) = unfinished {
@@ -342,6 +376,14 @@ pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
                 Ok(Admission::Begin)
             } else {
                 Err(Refusal::Serves(side))
+            };
+        }
+        Ask::Unfence => return Err(Refusal::NotFinished),
+        Ask::Finish => {
+            return match (unfinished, last.and_then(Run::side).unwrap_or(Side::Old)) {
+                (Some(run), _) => Err(Refusal::Unfinished(run.direction)),
+                (None, Side::New) => Ok(Admission::Begin),
+                (None, Side::Old) => Err(Refusal::Serves(Side::Old)),
             };
         }
         Ask::Resume(direction) => (direction, Wish::Forward),

@@ -8,6 +8,7 @@
 //! | [`server`] | a session that acts for the run's owner alone, or prints what it would send |
 //! | [`shard`], [`fence`], [`counters`], [`drain`] | what is done to shards |
 //! | [`outside`] | what is asked of gate, verification and routing |
+//! | [`finish`] | the end of the way back |
 //! | [`cutover`] | the steps in their order, and their undoing |
 //!
 //! It is a process of its own. It talks to the servers and to the routing targets, never to the
@@ -19,6 +20,7 @@ pub mod decide;
 mod drain;
 pub mod error;
 pub mod fence;
+pub mod finish;
 pub mod outside;
 pub mod register;
 pub mod server;

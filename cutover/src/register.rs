@@ -31,7 +31,7 @@ const TABLES: [(&str, &str); 3] = [
             name VARCHAR(64) NOT NULL COMMENT 'of the run, as in modshift_token.fence',
             direction VARCHAR(16) NOT NULL,
             mode VARCHAR(16) NOT NULL,
-            state VARCHAR(16) NOT NULL COMMENT 'begun, done, undone, resumed, turned back, ended',
+            state VARCHAR(16) NOT NULL COMMENT 'begun, done, undone, resumed, turned back, ended, finished',
             step VARCHAR(16) NULL COMMENT 'of ended: the side that serves',
             at DATETIME(6) NOT NULL COMMENT 'UTC',
             who VARCHAR(255) NOT NULL,
@@ -187,6 +187,7 @@ fn parse(state: &str, step: Option<&str>) -> Option<Entry> {
         "undone" => Entry::Undone(named()?),
         "resumed" => Entry::Resumed,
         "turned back" => Entry::TurnedBack,
+        "finished" => Entry::Finished,
         "ended" => Entry::Ended(match step? {
             "to" => End::To,
             "from" => End::From,
@@ -203,6 +204,7 @@ fn words(entry: Entry) -> (&'static str, Option<&'static str>) {
         Entry::Undone(step) => ("undone", Some(step.name())),
         Entry::Resumed => ("resumed", None),
         Entry::TurnedBack => ("turned back", None),
+        Entry::Finished => ("finished", None),
         Entry::Ended(End::To) => ("ended", Some("to")),
         Entry::Ended(End::From) => ("ended", Some("from")),
     }
@@ -255,25 +257,21 @@ impl Register {
             create(&mut conn, &endpoint).await?;
         }
         let last = newest(&mut conn, &at).await?;
+        let newest_number = last.as_ref().map_or(0, |found| found.number);
         let admission = admit(last.as_ref().map(|found| &found.run), ask)?;
         let random = RandomState::new().hash_one((std::process::id(), &at));
         let who = who();
-        let (direction, number) = match (ask, &last) {
-            (Ask::Start(direction), last) => {
-                (direction, last.as_ref().map_or(0, |found| found.number) + 1)
-            }
-            (Ask::Resume(direction) | Ask::Abort(direction), last) => {
-                (direction, last.as_ref().map_or(0, |found| found.number))
-            }
-        };
-        let (name, run, entries, detail) = match (admission, last) {
-            (Admission::Continue(_), Some(found)) => {
-                (found.name, found.run, found.entries, found.detail)
-            }
-            _ => {
+        // What is about a run that there is, or was.
+        let kept = last.filter(|_| !matches!(ask, Ask::Start(_)) || admission != Admission::Begin);
+        let (number, name, run, entries, detail) = match (kept, ask) {
+            (Some(found), _) => (found.number, found.name, found.run, found.entries, found.detail),
+            (None, Ask::Start(direction)) => {
+                let number = newest_number + 1;
                 let name = format!("{direction}-{number}-{:08x}", random as u32);
-                (name, Run { direction, journal: Journal::new(mode) }, 0, None)
+                (number, name, Run { direction, journal: Journal::new(mode) }, 0, None)
             }
+            // Nothing but a start is admitted without one.
+            (None, _) => return Err(damaged("?", 0, "no run")),
         };
         let token = format!("{random:016x}");
         if !dry {
@@ -537,7 +535,5 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// `user@host, process 123`.
 fn who() -> String {
-    let user = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{user}@{}, process {}", host.trim(), std::process::id())
+    format!("{}, process {}", modshift_mariadb::audit::operator(), std::process::id())
 }

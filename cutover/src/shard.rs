@@ -97,6 +97,18 @@ pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
     endpoints.iter().zip(0..).map(shard).collect()
 }
 
+/// Gives each shard what the journal remembers of its servers.
+pub fn recall(shards: &mut [Shard], remembered: &[(String, String)]) {
+    for shard in shards {
+        let of = |key: &String| {
+            let (_, was) = remembered.iter().find(|(server, _)| server == key)?;
+            serde_json::from_str(was).ok()
+        };
+        let was: Option<Vec<_>> = shard.keys().iter().map(of).collect();
+        shard.was = was.unwrap_or_default();
+    }
+}
+
 /// An endpoint with the login of `[cutover]`, if the plan names one.
 pub fn login(plan: &Plan, endpoint: Endpoint) -> Endpoint {
     match &plan.cutover.login {

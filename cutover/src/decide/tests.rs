@@ -167,3 +167,19 @@ fn commands_are_admitted_by_what_the_last_run_left() {
     turned.journal.apply(Entry::TurnedBack);
     assert_eq!(admit(Some(&turned), Ask::Resume(Cutover)), Ok(Admission::Continue(Wish::Back)));
 }
+
+#[test]
+fn the_way_back_ends_once_and_only_where_the_new_shards_serve() {
+    let (_, over) = follow(Journal::new(Mode::Online), Facts::new(Wish::Forward));
+    let mut cut = Run { direction: Direction::Cutover, journal: over };
+    let back = Run { direction: Direction::Rollback, ..cut.clone() };
+    assert_eq!(admit(None, Ask::Finish), Err(Refusal::Serves(Side::Old)));
+    assert_eq!(admit(Some(&back), Ask::Finish), Err(Refusal::Serves(Side::Old)));
+    assert_eq!(admit(Some(&cut), Ask::Unfence), Err(Refusal::NotFinished));
+    assert_eq!(admit(Some(&cut), Ask::Finish), Ok(Admission::Begin));
+    cut.journal.apply(Entry::Finished);
+    assert!(!legal(&cut.journal, Entry::Finished));
+    let rollback = Ask::Start(Direction::Rollback);
+    assert_eq!(admit(Some(&cut), rollback), Err(Refusal::Finished));
+    assert_eq!(admit(Some(&cut), Ask::Unfence), Ok(Admission::Begin));
+}

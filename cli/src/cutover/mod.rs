@@ -1,0 +1,110 @@
+//! `modshift cutover` and `modshift rollback`: what the operator asks, and how it ended.
+
+mod finish;
+mod serving;
+mod wiring;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use modshift_cutover::{Ask, Cutover, CutoverError, Direction, Mode, Outcome, Settings};
+use modshift_mariadb::audit;
+use modshift_proto::plan::Plan;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::finish::{finish, unfence};
+pub use self::serving::{Serves, serves};
+use self::wiring::Wiring;
+use crate::exit::Exit;
+use crate::signals::Signals;
+use crate::{answer, args};
+
+/// How long to go on trying to let go of a shard that does not answer. Meanwhile the others serve.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub async fn run(
+    plan: Arc<Plan>,
+    direction: Direction,
+    args: &args::Cutover,
+    stop_writes: bool,
+) -> anyhow::Result<Exit> {
+    let ask = match (args.resume, args.abort) {
+        (true, _) => Ask::Resume(direction),
+        (_, true) => Ask::Abort(direction),
+        _ => Ask::Start(direction),
+    };
+    let settings = Settings {
+        ask,
+        mode: if stop_writes { Mode::StopWrites } else { Mode::Online },
+        dry: args.dry_run,
+        gate_wait: args.wait,
+        patience: PATIENCE,
+    };
+    let audited = match args.dry_run {
+        true => None,
+        false => Some(audit::begin(&plan, &audit::command_line(std::env::args()), "").await?),
+    };
+    let outcome = drive(plan, settings, args.dry_run).await;
+    let (exit, text) = match &outcome {
+        Ok(Outcome::Done) => (Exit::Done, format!("{direction}: done")),
+        Ok(Outcome::Undone(None)) => (Exit::Done, format!("{direction}: undone")),
+        Ok(Outcome::Undone(Some(cause))) => (
+            Exit::No,
+            format!("{direction}: undone, the {} shards serve: {cause}", direction.from()),
+        ),
+        Err(error) => (exit_of(error), format!("{direction}: {error}")),
+    };
+    answer::line(&text);
+    let hint = match &outcome {
+        Ok(Outcome::Undone(Some(error))) | Err(error) => error.hint(),
+        Ok(_) => None,
+    };
+    if let Some(hint) = hint {
+        answer::line(format_args!("hint: {hint}"));
+    }
+    if let Some(audited) = audited {
+        // The cutover stands, whether it can be audited or not.
+        if let Err(error) = audited.finish(&text).await {
+            tracing::warn!(error = %error, "the outcome is not in the audit table");
+        }
+    }
+    Ok(exit)
+}
+
+async fn drive(plan: Arc<Plan>, settings: Settings, dry: bool) -> Result<Outcome, CutoverError> {
+    let (stop, interrupt) = watch::channel(false);
+    let cancel = CancellationToken::new();
+    let signals = Signals::listen().ok().map(|signals| {
+        let cancel = cancel.clone();
+        tokio::spawn(signals.drain_then_quit(cancel))
+    });
+    let watching = {
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            cancel.cancelled().await;
+            stop.send_replace(true);
+            // Held open: a closed channel is no interrupt.
+            std::future::pending::<()>().await;
+        })
+    };
+    let wiring = Wiring::new(plan.clone(), dry);
+    let outcome = match Cutover::take(plan, settings, wiring, interrupt).await {
+        Ok(cutover) => Box::pin(cutover.run()).await,
+        Err(error) => Err(error),
+    };
+    watching.abort();
+    signals.inspect(tokio::task::JoinHandle::abort);
+    outcome
+}
+
+fn exit_of(error: &CutoverError) -> Exit {
+    match error {
+        CutoverError::Refused(_) | CutoverError::Busy { .. } | CutoverError::Gate(_) => Exit::No,
+        CutoverError::NoAccount { .. }
+        | CutoverError::SharedServer { .. }
+        | CutoverError::SharedOffset { .. } => Exit::BadPlan,
+        CutoverError::BothServe { .. } | CutoverError::JournalDamaged { .. } => Exit::Halted,
+        _ => Exit::CannotTell,
+    }
+}

@@ -1,0 +1,56 @@
+//! Which side serves, for `status`: by the journal on new shard 0.
+
+use modshift_cutover::{Serving, register, serving, shard};
+use modshift_mariadb::connect::{Session, connect, label};
+use modshift_proto::plan::Plan;
+use serde::Serialize;
+
+/// By the journal; the phase of each shard's token says the same of that shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Serves {
+    /// `old`, `new`; `none` while fenced; `unknown` where the journal cannot be read.
+    pub side: &'static str,
+    pub text: String,
+}
+
+pub async fn serves(plan: &Plan) -> Serves {
+    let endpoint = shard::login(plan, plan.new[0].clone());
+    let read = async {
+        let mut conn = connect(&endpoint, Session::Plain).await?;
+        register::newest(&mut conn, &label(&endpoint)).await
+    };
+    let found = match read.await {
+        Err(error) => {
+            let text = format!("which side serves is not known: {error}");
+            return Serves { side: "unknown", text };
+        }
+        Ok(None) => {
+            return Serves { side: "old", text: "the old shards serve; no cutover yet".to_owned() };
+        }
+        Ok(Some(found)) => found,
+    };
+    let (run, direction) = (&found.name, found.run.direction);
+    let at = format!("run {run}: {} at {} UTC by {}", found.last, found.at, found.who);
+    let unfinished = format!("modshift {direction} --resume or --abort finishes it");
+    let over = found.run.journal.ended().is_some();
+    match serving(&found.run.journal) {
+        Serving::From | Serving::To => {
+            let side = found.run.side().unwrap_or(direction.from()).name();
+            let more = if over { String::new() } else { format!("; {unfinished}") };
+            Serves { side, text: format!("the {side} shards serve ({at}{more})") }
+        }
+        Serving::Neither => {
+            let from = direction.from();
+            let text =
+                format!("neither side serves: the {from} shards are fenced ({at}; {unfinished})");
+            Serves { side: "none", text }
+        }
+        Serving::Opening => {
+            let side = direction.to().name();
+            let text = format!(
+                "the {side} shards are being opened ({at}; modshift {direction} --resume finishes it)"
+            );
+            Serves { side, text }
+        }
+    }
+}

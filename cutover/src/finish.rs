@@ -1,0 +1,126 @@
+//! The end of the way back: modshift's tables go, the old shards stay fenced until they are let go
+//! by a command of its own.
+//!
+//! What stays: the journal with what the servers were (on new shard 0), the audit table there, and
+//! `modshift_routing`, which applications may read. The journal also keeps the daemons from being
+//! started again: to a reader that finds no token the old shards would be new to it, and their rows
+//! would be copied over newer ones.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use modshift_proto::plan::Plan;
+
+use crate::decide::{Ask, Entry};
+use crate::error::CutoverError;
+use crate::fence::{self, Release};
+use crate::register::{FENCE, JOURNAL, OPERATOR, Register, quote};
+use crate::server::Guard;
+use crate::shard::{self, Shard};
+use crate::step::{Mode, Side};
+
+const KEPT: [&str; 5] = [JOURNAL, OPERATOR, FENCE, "modshift_audit", "modshift_routing"];
+
+/// Refused while the old shards serve, and while a daemon still runs.
+pub async fn finish(
+    plan: &Plan,
+    dry: bool,
+    tell: &mut dyn FnMut(&str),
+) -> Result<(), CutoverError> {
+    let (mut register, guard) = take(plan, Ask::Finish, dry).await?;
+    let mut shards = shard::side(plan, Side::Old, &guard);
+    shards.extend(shard::side(plan, Side::New, &guard));
+    if !dry {
+        daemons_rest(plan, &mut shards).await?;
+    }
+    // First: from here on no daemon starts.
+    register.write(Entry::Finished, None).await?;
+    let dropped = join_all(shards.iter_mut().map(drop_tables)).await;
+    say(&mut register, &mut shards, tell);
+    register.release().await;
+    CutoverError::all(dropped.into_iter().filter_map(Result::err).collect())
+}
+
+/// The old shards as they were before they were fenced, after [`finish`].
+pub async fn unfence(
+    plan: &Plan,
+    dry: bool,
+    tell: &mut dyn FnMut(&str),
+) -> Result<(), CutoverError> {
+    let (mut register, guard) = take(plan, Ask::Unfence, dry).await?;
+    let mut shards = shard::side(plan, Side::Old, &guard);
+    shard::recall(&mut shards, &register.remembered().await?);
+    let released = join_all(shards.iter_mut().map(async |shard| {
+        // Tables of ours that a finish could not remove, the shard being away.
+        drop_tables(shard).await?;
+        fence::release(shard, Release::Restore).await
+    }))
+    .await;
+    say(&mut register, &mut shards, tell);
+    CutoverError::all(released.into_iter().filter_map(Result::err).collect())?;
+    let keys: Vec<String> = shards.iter().flat_map(Shard::keys).collect();
+    register.forget(&keys).await?;
+    register.release().await;
+    Ok(())
+}
+
+async fn take(plan: &Plan, ask: Ask, dry: bool) -> Result<(Register, Guard), CutoverError> {
+    let journal = shard::login(plan, plan.new[0].clone());
+    let (register, _) = Register::take(&plan.name, journal, ask, Mode::Online, dry).await?;
+    let guard = if dry { Guard::Dry } else { Guard::Owner(register.claim()) };
+    Ok((register, guard))
+}
+
+/// No token is written for a while in which each reader would have written several.
+async fn daemons_rest(plan: &Plan, shards: &mut [Shard]) -> Result<(), CutoverError> {
+    let before = join_all(shards.iter_mut().map(writes)).await;
+    tokio::time::sleep(plan.reader.heartbeat * 5 + Duration::from_millis(500)).await;
+    let after = join_all(shards.iter_mut().map(writes)).await;
+    let mut running = Vec::new();
+    for ((before, after), shard) in before.into_iter().zip(after).zip(&*shards) {
+        if before? != after? {
+            let what = "its reader still runs: stop the daemons first".to_owned();
+            running.push(CutoverError::Unfit { server: shard.name().to_owned(), what });
+        }
+    }
+    CutoverError::all(running)
+}
+
+async fn writes(shard: &mut Shard) -> Result<Option<u64>, CutoverError> {
+    let doing = "looking for running daemons";
+    let sql = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND \
+               TABLE_NAME = 'modshift_token'";
+    let there: Vec<u8> = shard.primary.ask(doing, sql).await?;
+    if there.is_empty() {
+        return Ok(None);
+    }
+    let sql = "SELECT writes FROM modshift_token WHERE id = 1";
+    Ok(shard.primary.ask(doing, sql).await?.into_iter().next())
+}
+
+async fn drop_tables(shard: &mut Shard) -> Result<(), CutoverError> {
+    let doing = "removing modshift's tables";
+    let kept: Vec<String> = KEPT.iter().map(|name| quote(name)).collect();
+    let sql = format!(
+        "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = \
+         DATABASE() AND TABLE_NAME LIKE 'modshift\\_%' AND TABLE_NAME NOT IN ({})",
+        kept.join(", ")
+    );
+    let found: Vec<(String, String)> = shard.primary.ask(doing, &sql).await?;
+    for (name, kind) in found {
+        let kind = if kind == "VIEW" { "VIEW" } else { "TABLE" };
+        shard.primary.run(doing, &format!("DROP {kind} IF EXISTS `{name}`")).await?;
+    }
+    Ok(())
+}
+
+fn say(register: &mut Register, shards: &mut [Shard], tell: &mut dyn FnMut(&str)) {
+    for sql in register.take_script() {
+        tell(&format!("journal: {sql};"));
+    }
+    for server in shards.iter_mut().flat_map(Shard::servers) {
+        for sql in server.take_script() {
+            tell(&format!("{}: {sql};", server.name));
+        }
+    }
+}
