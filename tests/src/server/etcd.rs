@@ -53,8 +53,6 @@ impl EtcdServer {
             .args(["--advertise-client-urls", &self.endpoint()])
             .arg("--data-dir")
             .arg(self.dir.join("data"))
-            // Against the death of the process, its files are safe without.
-            .arg("--unsafe-no-fsync")
             .stdin(Stdio::null())
             .stderr(log.try_clone().context("etcd.log")?)
             .stdout(log);

@@ -337,6 +337,12 @@ impl Live {
         format!("SELECT ver FROM {table} WHERE {} FOR UPDATE", self.row.key_sql())
     }
 
+    /// The same without a lock.
+    pub fn look_sql(&self) -> String {
+        let table = TABLES[self.row.table()];
+        format!("SELECT ver FROM {table} WHERE {}", self.row.key_sql())
+    }
+
     pub fn next(&self) -> Self {
         Self { row: self.row.clone(), ver: self.ver + 1 }
     }

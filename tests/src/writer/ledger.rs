@@ -23,6 +23,9 @@ pub struct Ledger {
     pub replanned: u64,
     /// The longest time that a transaction took, all its attempts included.
     pub longest: Duration,
+    /// Rows looked for at the end, each in the version that was acknowledged, by a writer that
+    /// follows a routing document.
+    pub audited: u64,
     /// Transactions that took place though their COMMIT got no answer.
     pub unanswered: u64,
     /// What must not be. Any entry fails the test.
@@ -41,6 +44,7 @@ impl Ledger {
         self.giants += other.giants;
         self.refused += other.refused;
         self.retries += other.retries;
+        self.audited += other.audited;
         self.replanned += other.replanned;
         self.longest = self.longest.max(other.longest);
         self.unanswered += other.unanswered;

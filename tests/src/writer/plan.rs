@@ -44,6 +44,16 @@ impl Book {
         self.rows[live.row.table()].push(live);
     }
 
+    /// Every row that must be there, and in which version.
+    pub fn live(&self) -> impl Iterator<Item = &Live> {
+        self.rows.iter().flatten()
+    }
+
+    /// Rows that must be gone.
+    pub fn dead(&self) -> &[Live] {
+        &self.graves
+    }
+
     fn take(&mut self, table: usize, shard: usize, modulus: usize) -> Option<Live> {
         let rows = &mut self.rows[table];
         for _ in 0..LOOKS.min(rows.len()) {

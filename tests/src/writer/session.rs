@@ -79,7 +79,7 @@ impl Session {
     }
 
     /// All the statements in one transaction, or nothing of them.
-    pub async fn transact(
+    pub(super) async fn transact(
         &mut self,
         place: &Address,
         statements: &[Statement],

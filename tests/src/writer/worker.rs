@@ -129,11 +129,46 @@ impl Worker {
             }
             self.one_turn().await;
         }
+        if self.ledger.faults.is_empty() {
+            self.audit().await;
+        }
         let faults = self.ledger.faults.iter().cloned();
         self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
         self.shared.idle.fetch_add(1, Ordering::Release);
         self.session.close().await;
         self.ledger
+    }
+
+    /// Looks on the serving side for everything that was acknowledged, where the test has no other
+    /// side to compare with.
+    async fn audit(&mut self) {
+        let Some(followed) = self.shared.guide.followed() else { return };
+        let live = self.book.live().map(|live| (live, Some(live.ver)));
+        let dead = self.book.dead().iter().map(|dead| (dead, None));
+        for (row, expected) in live.chain(dead) {
+            let began = Instant::now();
+            let found = loop {
+                let routes = self.shared.guide.routes();
+                let place = &routes.servers[row.row.shard(routes.modulus)];
+                match self.session.query(place, &row.look_sql()).await {
+                    Ok(found) => {
+                        break Ok(found.into_iter().next().and_then(|mut row| row.take(0)));
+                    }
+                    Err(error) if began.elapsed() > followed.follow.give_up => break Err(error),
+                    Err(_) => self.session.forget(place),
+                }
+                followed.breathe().await;
+            };
+            self.ledger.audited += 1;
+            match found {
+                Ok(found) if found == expected => {}
+                Ok(found) => {
+                    let what = format!("acknowledged {expected:?}, found {found:?}: {row:?}");
+                    self.ledger.faults.push(what);
+                }
+                Err(error) => return self.ledger.faults.push(format!("audit: {error}")),
+            }
+        }
     }
 
     /// Waits through a pause; false at the end.
