@@ -169,3 +169,7 @@ fn put(ready: &Path, path: &Path) -> Result<(), Failure> {
 fn failed(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::Unreachable { doing: format!("{doing} {}", path.display()), detail: error.to_string() }
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -13,6 +13,8 @@ mod hook;
 mod proxysql;
 mod shardingsphere;
 pub mod table;
+#[cfg(test)]
+mod test_documents;
 
 use std::time::Instant;
 
