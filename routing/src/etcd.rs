@@ -49,6 +49,7 @@ struct KeyValue {
     mod_revision: i64,
 }
 
+#[cfg(feature = "publish")]
 #[derive(Deserialize)]
 struct TxnAnswer {
     #[serde(default)]
@@ -88,6 +89,7 @@ impl Gateway {
 
     /// Writes the key if it is still of this revision, 0 for a key that is not there. False if it
     /// is not.
+    #[cfg(feature = "publish")]
     pub fn put(&mut self, key: &str, value: &[u8], revision: i64) -> Result<bool, EtcdError> {
         let key = BASE64.encode(key);
         let txn = json!({

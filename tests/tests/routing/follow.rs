@@ -201,7 +201,10 @@ async fn a_client_follows_http_through_outages() -> Result<()> {
     check(
         Source::Http(HttpSource { url: url.clone(), ..HttpSource::default() }),
         async |document| Ok(publish(&target, &document).await.map(drop)?),
-        async || Ok(service.broken.store(true, Ordering::Relaxed)),
+        async || {
+            service.broken.store(true, Ordering::Relaxed);
+            Ok(())
+        },
         async || {
             service.broken.store(false, Ordering::Relaxed);
             Ok(())
