@@ -1,0 +1,1 @@
+//! What a verification proves, and for how long.
