@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use modshift_mariadb::Class;
+use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::Plan;
-use modshift_verify::{Options, Report, RowLimit, Verifier, VerifyError};
+use modshift_verify::{Options, Pace, Report, Verifier, VerifyError};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{BadPlan, Exit};
@@ -21,13 +22,14 @@ pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
     let cancel = CancellationToken::new();
     let signals = Signals::listen().context("listening for signals")?;
     let quit = signals.drain_then_quit(cancel.clone());
-    let verifying = async {
-        let limit = args.max_rows_per_s.or(plan.verify.rows_per_s_max);
-        let pace = Arc::new(RowLimit::new(limit));
-        verify(plan.clone(), args, &tables, pace, &cancel).await
-    };
+    let throttle = Throttle::new(&plan);
+    let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
+    let limit = args.max_rows_per_s.or(plan.verify.rows_per_s_max);
+    let pace = Arc::new(Pace::new(throttle.lane(&old, &new, 1), limit));
+    let verifying = Box::pin(verify(plan.clone(), args, &tables, pace, &cancel));
     tokio::select! {
         outcome = verifying => outcome,
+        () = throttle.follow() => Ok(Exit::CannotTell),
         () = quit => Ok(Exit::CannotTell),
     }
 }
@@ -36,7 +38,7 @@ async fn verify(
     plan: Arc<Plan>,
     args: &args::Verify,
     tables: &[usize],
-    pace: Arc<RowLimit>,
+    pace: Arc<Pace>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let options = Options { fresh: args.fresh };

@@ -319,6 +319,7 @@ impl<R: LogReader> Flow<'_, R> {
 
     /// The batch is durable: say so to the log and to whoever looks.
     fn applied(&mut self, cut: &Cut, parked: usize) {
+        self.status.applied(cut);
         for moved in &cut.moves {
             self.reader.applied(moved.source, moved.mark.epoch, moved.mark.number);
         }

@@ -11,6 +11,7 @@ pub mod applier;
 pub mod apply;
 mod backoff;
 pub mod batch;
+pub mod changed;
 pub mod error;
 pub mod gate;
 pub mod gather;

@@ -1,12 +1,14 @@
 //! What an applier is doing, for `/status` and `/ready`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use modshift_changelog::Backlog;
 use modshift_proto::NewShard;
 use modshift_proto::plan::{Direction, Plan};
 use serde::Serialize;
 
+use crate::apply::Cut;
+use crate::changed::ChangedRows;
 use crate::error::ApplyError;
 use crate::sequence::Watermark;
 
@@ -73,6 +75,8 @@ impl From<&Watermark> for StreamView {
 pub struct ApplierStatus {
     direction: Direction,
     view: Mutex<ApplierView>,
+    /// Where a verifier works beside it.
+    changed: Option<Arc<ChangedRows>>,
 }
 
 impl ApplierStatus {
@@ -93,6 +97,18 @@ impl ApplierStatus {
                 backlog_messages: None,
                 streams: vec![None; usize::from(plan.old_modulus.get())],
             }),
+            changed: None,
+        }
+    }
+
+    /// Keeps the rows that are changed from now on for a verifier.
+    pub fn keeping_changes(self, changed: Arc<ChangedRows>) -> ApplierStatus {
+        ApplierStatus { changed: Some(changed), ..self }
+    }
+
+    pub(crate) fn applied(&self, cut: &Cut) {
+        if let Some(changed) = &self.changed {
+            changed.applied(cut);
         }
     }
 

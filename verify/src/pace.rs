@@ -1,46 +1,59 @@
-//! How fast the verifier goes: whoever knows how the shards feel says so between two ranges.
+//! How fast the verifier goes: as fast as the shards allow it, like the copy, and no faster than the
+//! plan or the command line says.
 
-use std::pin::Pin;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Asked after each range, before the next one.
-pub trait Pace: Send + Sync {
-    /// Waits as long as the shards should rest now. `rows`: how many the last range read on the
-    /// old shards. The wait may be dropped.
-    fn rest(&self, rows: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+use modshift_mariadb::pace::{Lane, Pace as _};
+
+/// Waits before each range.
+pub struct Pace {
+    lane: Lane,
+    limit: RowLimit,
+}
+
+impl Pace {
+    pub fn new(lane: Lane, rows_per_s_max: Option<u32>) -> Pace {
+        Pace { lane, limit: RowLimit::new(rows_per_s_max) }
+    }
+
+    /// Until the next range may be read. May be dropped.
+    pub async fn ready(&self) {
+        tokio::time::sleep(self.limit.left(Instant::now())).await;
+        self.lane.ready().await;
+    }
+
+    /// A range is done: so many rows on the old shards.
+    pub fn done(&self, rows: u64, took: Duration) {
+        self.limit.add(rows, Instant::now());
+        self.lane.done(rows, took);
+    }
 }
 
 /// At most so many rows a second, or no limit.
 #[derive(Debug)]
-pub struct RowLimit {
+struct RowLimit {
     rows_per_s_max: Option<u32>,
     /// From when on the next range may be read.
     next_at: Mutex<Option<Instant>>,
 }
 
 impl RowLimit {
-    pub fn new(rows_per_s_max: Option<u32>) -> RowLimit {
+    fn new(rows_per_s_max: Option<u32>) -> RowLimit {
         RowLimit { rows_per_s_max, next_at: Mutex::new(None) }
     }
 
-    /// How long to wait at `now` after reading `rows`.
-    fn wait(&self, rows: u64, now: Instant) -> Duration {
-        let Some(limit) = self.rows_per_s_max else { return Duration::ZERO };
+    fn add(&self, rows: u64, now: Instant) {
+        let Some(limit) = self.rows_per_s_max else { return };
         let mut next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
         let cost = Duration::from_secs_f64(rows as f64 / f64::from(limit));
         // Time that was not used is lost: no burst follows a pause.
-        let at = next_at.filter(|at| *at + cost > now).unwrap_or(now) + cost;
-        *next_at = Some(at);
-        at.saturating_duration_since(now)
+        *next_at = Some(next_at.filter(|at| *at > now).unwrap_or(now) + cost);
     }
-}
 
-impl Pace for RowLimit {
-    fn rest(&self, rows: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let wait = self.wait(rows, Instant::now());
-        Box::pin(tokio::time::sleep(wait))
+    fn left(&self, now: Instant) -> Duration {
+        let next_at = self.next_at.lock().unwrap_or_else(PoisonError::into_inner);
+        next_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
 }
 
@@ -53,9 +66,14 @@ mod tests {
         let limit = RowLimit::new(Some(1000));
         let begun = Instant::now();
         let second = Duration::from_secs(1);
-        assert_eq!(limit.wait(1000, begun), second);
-        assert_eq!(limit.wait(500, begun + second), second / 2);
-        assert_eq!(limit.wait(500, begun + 60 * second), second / 2);
-        assert_eq!(RowLimit::new(None).wait(1 << 40, begun), Duration::ZERO);
+        limit.add(1000, begun);
+        assert_eq!(limit.left(begun), second);
+        limit.add(500, begun + second);
+        assert_eq!(limit.left(begun + second), second / 2);
+        limit.add(500, begun + 60 * second);
+        assert_eq!(limit.left(begun + 60 * second), second / 2);
+        let none = RowLimit::new(None);
+        none.add(1 << 40, begun);
+        assert_eq!(none.left(begun), Duration::ZERO);
     }
 }

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::pace::Pace;
 use crate::progress::{self, Saved};
 use crate::report::{Mismatch, TableReport};
-use crate::settle::{self, Settled, Shards};
+use crate::settle::{self, Settled, Shards, Until};
 use crate::shard::{Range, Seen, Shard, Sums};
 use crate::table::{self, CheckedTable, Placing};
 
@@ -48,8 +48,9 @@ pub struct Verifier {
     pagers: Vec<Shard>,
     tables: Vec<Option<CheckedTable>>,
     differences: Vec<String>,
-    pace: Arc<dyn Pace>,
-    lock: Lock,
+    pace: Option<Arc<Pace>>,
+    /// `None`: beside another verifier, for single keys.
+    lock: Option<Lock>,
 }
 
 impl Verifier {
@@ -57,11 +58,24 @@ impl Verifier {
     /// tables.
     pub async fn open(
         plan: Arc<Plan>,
-        pace: Arc<dyn Pace>,
+        pace: Arc<Pace>,
         wait: Duration,
     ) -> Result<Verifier, VerifyError> {
         let mut lock = Lock::new(&plan);
         lock.take(wait).await?;
+        Verifier::prepare(plan, Some(pace), Some(lock)).await
+    }
+
+    /// For single keys only: no lock, no rounds.
+    pub(crate) async fn beside(plan: Arc<Plan>) -> Result<Verifier, VerifyError> {
+        Verifier::prepare(plan, None, None).await
+    }
+
+    async fn prepare(
+        plan: Arc<Plan>,
+        pace: Option<Arc<Pace>>,
+        lock: Option<Lock>,
+    ) -> Result<Verifier, VerifyError> {
         let of = |endpoints: &[modshift_proto::plan::Endpoint]| -> Vec<Shard> {
             endpoints.iter().cloned().map(Shard::new).collect()
         };
@@ -82,7 +96,9 @@ impl Verifier {
 
     /// Lets another verifier in.
     pub async fn close(mut self) {
-        self.lock.release().await;
+        if let Some(lock) = &mut self.lock {
+            lock.release().await;
+        }
     }
 
     /// Definitions that are not those of old shard 0, one line each.
@@ -159,6 +175,11 @@ impl Verifier {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
+            if let Some(pace) = round.verifier.pace.clone()
+                && cancel.run_until_cancelled(pace.ready()).await.is_none()
+            {
+                return Ok(None);
+            }
             let last = round.step().await?;
             if last || round.is_due() {
                 round.settle(last).await?;
@@ -166,9 +187,6 @@ impl Verifier {
             if last {
                 let report = round.finish(resumed, notes).await?;
                 return Ok(Some(report));
-            }
-            if cancel.run_until_cancelled(round.rest()).await.is_none() {
-                return Ok(None);
             }
         }
     }
@@ -178,16 +196,12 @@ impl Verifier {
         &mut self,
         index: usize,
         suspects: BTreeSet<Suspect>,
-        settle_max: Duration,
+        until: Until,
     ) -> Result<Settled, VerifyError> {
         let Some(table) = self.tables[index].clone() else { return Ok(Settled::default()) };
-        let settled = settle::settle(&mut self.shards, &table, suspects, settle_max).await?;
+        let settled = settle::settle(&mut self.shards, &table, suspects, until).await?;
         record(&mut self.shards, &table, &settled).await?;
         Ok(settled)
-    }
-
-    pub(crate) async fn keep_lock(&mut self) -> Result<(), VerifyError> {
-        self.lock.keep().await
     }
 }
 
@@ -212,7 +226,6 @@ struct Round<'v> {
     range: Range,
     /// Rows to ask for; adapts to the plan's chunk time.
     rows: u32,
-    rows_of_last: u64,
     suspects: BTreeSet<Suspect>,
     settled_at: Instant,
     parked: u64,
@@ -245,7 +258,6 @@ impl<'v> Round<'v> {
             saved,
             range: Range { until, ..open },
             rows,
-            rows_of_last: 0,
             suspects: known.into_iter().map(of).collect(),
             settled_at: Instant::now(),
             parked: 0,
@@ -289,6 +301,9 @@ impl<'v> Round<'v> {
         self.suspects.extend(suspects);
         self.note(&compared);
         self.adapt(begun.elapsed(), compared.rows_of_largest);
+        if let Some(pace) = &self.verifier.pace {
+            pace.done(compared.rows, begun.elapsed());
+        }
 
         let last = self.range.until.is_none();
         self.range = Range { after: self.range.until.take(), until: next };
@@ -365,7 +380,6 @@ impl<'v> Round<'v> {
         self.old_shards_differ.extend(&compared.old_shards);
         self.saved.chunk += 1;
         self.saved.rows += compared.rows;
-        self.rows_of_last = compared.rows;
         metrics::rows(&self.table.schema.name, compared.rows);
     }
 
@@ -388,11 +402,13 @@ impl<'v> Round<'v> {
 
     /// Settles what has been found, and records that everything up to here is known.
     async fn settle(&mut self, last: bool) -> Result<(), VerifyError> {
-        self.verifier.lock.keep().await?;
-        let settle_max = self.verifier.plan.verify.settle_max;
+        if let Some(lock) = &mut self.verifier.lock {
+            lock.keep().await?;
+        }
+        let until = Until::Passed(self.verifier.plan.verify.settle_max);
         let suspects = std::mem::take(&mut self.suspects);
         let shards = &mut self.verifier.shards;
-        let settled = settle::settle(shards, &self.table, suspects, settle_max).await?;
+        let settled = settle::settle(shards, &self.table, suspects, until).await?;
         record(shards, &self.table, &settled).await?;
         self.saved.unsettled += settled.unsettled.len() as u64;
         self.parked += settled.parked.len() as u64;
@@ -402,10 +418,6 @@ impl<'v> Round<'v> {
         progress::save(&mut shards.new, &self.table, &self.saved).await?;
         self.settled_at = Instant::now();
         Ok(())
-    }
-
-    async fn rest(&mut self) {
-        self.verifier.pace.clone().rest(self.rows_of_last).await;
     }
 
     async fn finish(

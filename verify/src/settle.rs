@@ -36,6 +36,15 @@ pub struct Shards {
     pub new: Vec<Shard>,
 }
 
+/// What a difference waits for before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// The stream has passed the old shard's position; at most so long.
+    Passed(Duration),
+    /// Nothing: the old shard is fenced, and its marker has been applied.
+    Now,
+}
+
 #[derive(Debug, Default)]
 pub struct Settled {
     pub mismatches: Vec<Mismatch>,
@@ -64,19 +73,25 @@ pub async fn settle(
     shards: &mut Shards,
     table: &CheckedTable,
     suspects: BTreeSet<Suspect>,
-    settle_max: Duration,
+    until: Until,
 ) -> Result<Settled, VerifyError> {
-    let deadline = Instant::now() + settle_max;
+    let deadline = match until {
+        Until::Passed(settle_max) => Some(Instant::now() + settle_max),
+        Until::Now => None,
+    };
     let mut settled = Settled::default();
     let mut open: Vec<Open> =
         suspects.into_iter().map(|suspect| Open { suspect, last: None, agreed: 0 }).collect();
     for attempt in 0..ATTEMPTS_MAX {
         // Once more than there is time for, so that what has settled by then is seen.
-        if open.is_empty() || (attempt > 0 && Instant::now() >= deadline) {
+        if open.is_empty() || (attempt > 0 && deadline.is_some_and(|at| Instant::now() >= at)) {
             break;
         }
         let before = read_old(&mut shards.old, table, &open).await?;
-        let late = wait(shards, &open, &before.positions, deadline).await?;
+        let late = match deadline {
+            Some(deadline) => wait(shards, &open, &before.positions, deadline).await?,
+            None => BTreeSet::new(),
+        };
         open.retain(|key| {
             let is_late = late.contains(&key.suspect.stream);
             if is_late {

@@ -286,19 +286,20 @@ fn outside(facts: &Facts, gate: &Gate, reasons: &mut Vec<Reason>, notes: &mut Ve
     }
     let of = |text: &String| Reason::Daemon { text: text.clone() };
     reasons.extend(facts.outside.daemons.iter().map(of));
-    match (gate.verify_age, &facts.outside.verification) {
+    let last = facts.outside.verification.as_ref();
+    // What is known to differ closes the gate whoever asked for it.
+    if let Some(text) = last.and_then(|last| last.failed.as_ref()) {
+        reasons.push(Reason::VerificationFailed { text: text.clone() });
+    }
+    match (gate.verify_age, last) {
         (None, _) => notes.push("verification: not configured".to_owned()),
         (Some(_), None) => reasons.push(Reason::NotVerified),
-        (Some(limit), Some(last)) => {
-            if let Some(text) = &last.failed {
-                reasons.push(Reason::VerificationFailed { text: text.clone() });
-            }
-            if last.age > limit {
-                reasons.push(Reason::VerificationOld {
-                    age_s: last.age.as_secs(),
-                    limit_s: limit.as_secs(),
-                });
-            }
+        (Some(limit), Some(last)) if last.age > limit && last.failed.is_none() => {
+            reasons.push(Reason::VerificationOld {
+                age_s: last.age.as_secs(),
+                limit_s: limit.as_secs(),
+            });
         }
+        (Some(_), Some(_)) => {}
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::decide::{Decision, Hold, decide};
 use super::facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, read_new, read_old};
+use super::proof::{self, Proof};
 use super::reason::Reason;
 use crate::error::ApplyError;
 use crate::metrics;
@@ -55,9 +56,11 @@ impl Evaluator {
 
     /// Targets before sources: what they have applied must not be newer than the position that it
     /// is compared with.
-    async fn facts(&mut self, outside: Outside) -> Facts {
+    async fn facts(&mut self, mut outside: Outside) -> Facts {
         let plan = Arc::clone(&self.plan);
         let new = targets(&mut self.new, &plan.new, plan.old_modulus).await;
+        let proofs = self.new.iter_mut().zip(&plan.new).map(|(conn, at)| verified(conn, at));
+        outside.verification = proof::join(&plan, &join_all(proofs).await);
         let old = sources(&mut self.old, &plan.old).await;
         if !plan.back.enabled {
             return Facts { old, new, back: None, outside };
@@ -120,6 +123,15 @@ async fn new_shard(
     let (conn, facts) = answer(ask).await?;
     *slot = Some(conn);
     Ok(facts)
+}
+
+async fn verified(slot: &mut Option<Conn>, endpoint: &Endpoint) -> Result<Proof, String> {
+    // Without a connection the shard has just been silent, which is said elsewhere.
+    let mut conn = slot.take().ok_or("no answer")?;
+    let ask = async { Ok((proof::read(&mut conn, endpoint).await?, conn)) };
+    let (proof, conn) = answer(ask).await?;
+    *slot = Some(conn);
+    Ok(proof)
 }
 
 async fn answer<T>(ask: impl Future<Output = Result<T, ApplyError>>) -> Result<T, String> {

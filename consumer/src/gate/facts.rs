@@ -168,7 +168,7 @@ pub async fn read_new(
 }
 
 /// Without its control tables a shard has answered all the same: modshift has never been there.
-fn if_there<T: Default>(read: Result<T, ServerError>) -> Result<T, ServerError> {
+pub(super) fn if_there<T: Default>(read: Result<T, ServerError>) -> Result<T, ServerError> {
     const NO_SUCH_TABLE: u16 = 1146;
     match read {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(T::default()),

@@ -7,6 +7,7 @@
 pub mod decide;
 pub mod evaluator;
 pub mod facts;
+pub mod proof;
 pub mod reason;
 #[cfg(test)]
 mod tests;
