@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use modshift_mariadb::pace::RATIO_MIN;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done or open, 1 no or closed, 2 cannot tell, 3 bad plan or usage, 4 halted.";
@@ -63,6 +64,15 @@ pub enum Command {
     Finish(Finish),
     /// Let applications write to the old shards again, after finish
     Unfence(Unfence),
+    /// Let running daemons start no further piece of copying or verifying; tailing and applying go
+    /// on
+    Pause(Daemons),
+    /// End a pause
+    Resume(Daemons),
+    /// Slow the copying and verifying of running daemons down
+    Throttle(Throttle),
+    /// Who did what, newest first
+    Audit(Audit),
 }
 
 #[derive(Debug, Args)]
@@ -217,6 +227,59 @@ pub struct Unfence {
     pub dry_run: bool,
 }
 
+/// Which daemons; without any, those of the plan's log, where its [http] says
+#[derive(Debug, Args)]
+pub struct Daemons {
+    /// A replicator, `https://host:port`; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub replicator: Vec<String>,
+    /// A consumer
+    #[arg(long, value_name = "URL")]
+    pub consumer: Vec<String>,
+    /// A `modshift run`
+    #[arg(long, value_name = "URL")]
+    pub run: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("bounds").required(true).multiple(true))]
+pub struct Throttle {
+    /// Share of the time that may be spent on work: `0.25` or `25%`
+    #[arg(long, group = "bounds", value_name = "SHARE", value_parser = parse_share)]
+    pub ratio: Option<f64>,
+    /// Rows a second, for each daemon
+    #[arg(long, group = "bounds", value_name = "ROWS",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub rows_per_second: Option<u32>,
+    /// Lift what was set by hand; the limits of the plan stay
+    #[arg(long, group = "bounds", conflicts_with_all = ["ratio", "rows_per_second"])]
+    pub off: bool,
+    #[command(flatten)]
+    pub daemons: Daemons,
+}
+
+#[derive(Debug, Args)]
+pub struct Audit {
+    #[arg(long)]
+    pub json: bool,
+    /// The newest so many
+    #[arg(long, value_name = "ROWS", default_value_t = 100)]
+    pub limit: u32,
+}
+
+/// `0.25` or `25%`.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse(),
+    };
+    share.ok().filter(|share| (RATIO_MIN..=1.0).contains(share)).ok_or_else(|| {
+        format!(
+            "'{text}' is not a share such as 0.25 or 25%, {RATIO_MIN} to 1; `modshift pause` stops"
+        )
+    })
+}
+
 /// A whole number and a unit: `500ms`, `90s`, `10m`, `1h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -248,6 +311,30 @@ mod tests {
         assert_eq!(cli.plan, Some("p".into()));
         let Command::Replicator(daemon) = cli.command else { panic!("{:?}", cli.command) };
         assert_eq!(daemon.shards.shards, Some(vec![0, 2]));
+    }
+
+    #[test]
+    fn a_throttle_says_what_it_sets() {
+        let throttle = |args: &[&str]| {
+            Cli::try_parse_from(["modshift", "throttle"].iter().chain(args)).ok().map(|cli| {
+                let Command::Throttle(args) = cli.command else { panic!("{:?}", cli.command) };
+                (args.ratio, args.rows_per_second, args.off)
+            })
+        };
+        assert_eq!(throttle(&["--ratio", "25%"]), Some((Some(0.25), None, false)));
+        let both = throttle(&["--ratio", "0.5", "--rows-per-second", "9"]);
+        assert_eq!(both, Some((Some(0.5), Some(9), false)));
+        assert_eq!(throttle(&["--off"]), Some((None, None, true)));
+        for bad in [
+            &[][..],
+            &["--ratio", "0"],
+            &["--ratio", "101%"],
+            &["--ratio", "NaN"],
+            &["--rows-per-second", "0"],
+            &["--off", "--ratio", "1"],
+        ] {
+            assert_eq!(throttle(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

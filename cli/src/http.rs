@@ -1,11 +1,14 @@
-//! What a daemon answers over HTTP: four pages, read only, on loopback unless told otherwise.
+//! What a daemon answers over HTTP: four pages that anyone may read, and what only the bearer of the
+//! plan's token may ask (`control`). On loopback unless told otherwise; HTTPS where the plan has a
+//! certificate.
 //!
 //! | page | answers |
 //! |---|---|
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200 while every stream of this process runs; 503 with the halts otherwise |
 //! | `/ready` | the gate: 200 open, 503 closed or unknown, with the reasons as JSON |
-//! | `/status` | streams, positions and the gate as JSON |
+//! | `/status` | streams, positions, the throttle and the gate as JSON |
+//! | `/control/…` | POST: see `control::api` |
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,11 +20,16 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use modshift_mariadb::pace::Throttle;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::control;
+use crate::control::api::Api;
+use crate::control::listener::{Peer, TlsListener};
 use crate::daemon::streams::Board;
 use crate::gate::Answer;
 
@@ -33,6 +41,7 @@ pub struct Pages {
     pub metrics: PrometheusHandle,
     pub board: Board,
     pub gate: watch::Receiver<Answer>,
+    pub throttle: Throttle,
 }
 
 /// Binds first, so that a taken port is a fault at the start and not a silent daemon.
@@ -47,10 +56,24 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-pub async fn serve(listener: TcpListener, pages: Arc<Pages>, cancel: CancellationToken) {
-    let router = router(pages);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
-    if let Err(error) = serving.await {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    pages: Arc<Pages>,
+    api: Arc<Api>,
+    cancel: CancellationToken,
+) {
+    let router = router(pages).merge(control::api::router(api));
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let cancelled = cancel.cancelled_owned();
+    let served = match tls {
+        None => axum::serve(listener, service).with_graceful_shutdown(cancelled).await,
+        Some(acceptor) => {
+            let listener = TlsListener::new(listener, acceptor);
+            axum::serve(listener, service).with_graceful_shutdown(cancelled).await
+        }
+    };
+    if let Err(error) = served {
         tracing::error!(%error, "status pages are gone");
     }
 }
@@ -94,6 +117,7 @@ async fn status(State(pages): State<Arc<Pages>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": pages.started.elapsed().as_secs(),
         "streams": pages.board.status(),
+        "throttle": pages.throttle.view(),
         "gate": pages.gate.borrow().clone().by(Instant::now()),
     });
     Json(page).into_response()

@@ -7,7 +7,9 @@
 
 mod answer;
 mod args;
+mod audit;
 mod check;
+mod control;
 mod cutover;
 mod daemon;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use modshift_cutover::Direction;
 use modshift_proto::plan::Plan;
 
 use args::{Cli, Command};
+use control::command::{self, Action};
 use daemon::Role;
 use exit::{BadPlan, Exit, code_of};
 
@@ -86,6 +89,10 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Rollback(args) => cutover::run(plan, Direction::Rollback, args, false).await,
         Command::Finish(args) => cutover::finish(plan, args).await,
         Command::Unfence(args) => cutover::unfence(plan, args).await,
+        Command::Pause(daemons) => command::run(plan, daemons, Action::Pause).await,
+        Command::Resume(daemons) => command::run(plan, daemons, Action::Resume).await,
+        Command::Throttle(args) => command::run(plan, &args.daemons, Action::throttle(args)).await,
+        Command::Audit(args) => audit::run(plan, args).await,
     }
 }
 

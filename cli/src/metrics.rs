@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use metrics::{counter, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use modshift_mariadb::pace::Throttle;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::direction::Directed;
@@ -16,6 +17,9 @@ use crate::daemon::direction::Directed;
 const HALTS: &str = "modshift_halts_total";
 const BUILD_INFO: &str = "modshift_build_info";
 const STREAMS: &str = "modshift_streams";
+const THROTTLE_PACE: &str = "modshift_throttle_pace";
+const THROTTLE_PAUSED: &str = "modshift_throttle_paused";
+const THROTTLE_WAITED: &str = "modshift_throttle_waited_seconds";
 
 /// A commit every 20 ms is the usual pace and 10 s is past every alert: powers of about two.
 const SECONDS: [f64; 16] =
@@ -25,6 +29,8 @@ const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1e6,
 
 /// How often histograms are compacted; without it memory grows with every sample.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+const THROTTLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Installs the recorder. Once per process, before any stream starts.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
@@ -42,6 +48,16 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     modshift_consumer::describe_metrics();
     describe_gauge!(BUILD_INFO, "always 1; the version is a label");
     describe_gauge!(STREAMS, "streams of this process by state: running, halted");
+    describe_gauge!(
+        THROTTLE_PACE,
+        "share of the time that a server leaves to copying and verifying, 0.05 to 1"
+    );
+    describe_gauge!(THROTTLE_PAUSED, "1 while an operator has copying and verifying paused");
+    describe_gauge!(
+        THROTTLE_WAITED,
+        Unit::Seconds,
+        "what the workers of this process have waited so far, together"
+    );
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
@@ -50,6 +66,20 @@ pub async fn upkeep(handle: PrometheusHandle, cancel: CancellationToken) {
     let mut every = tokio::time::interval(UPKEEP_INTERVAL);
     while cancel.run_until_cancelled(every.tick()).await.is_some() {
         handle.run_upkeep();
+    }
+}
+
+/// Shows what the throttle does. Never ends: runs beside the work, and is dropped with it.
+pub async fn follow(throttle: &Throttle) {
+    let mut every = tokio::time::interval(THROTTLE_INTERVAL);
+    loop {
+        every.tick().await;
+        let view = throttle.view();
+        for server in view.servers {
+            gauge!(THROTTLE_PACE, "server" => server.server).set(server.pace);
+        }
+        gauge!(THROTTLE_PAUSED).set(f64::from(u8::from(view.paused.is_some())));
+        gauge!(THROTTLE_WAITED).set(view.waited_s);
     }
 }
 

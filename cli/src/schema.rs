@@ -15,7 +15,7 @@ use mysql_async::prelude::Queryable;
 use crate::check::differences;
 use crate::check::survey::{all_sides, endpoint};
 use crate::exit::Exit;
-use crate::{answer, args};
+use crate::{answer, args, audit};
 
 /// What a new shard's table is to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,20 @@ struct Model {
 }
 
 pub async fn run(plan: Arc<Plan>, args: &args::Schema) -> anyhow::Result<Exit> {
-    let models = models(&plan).await?;
+    if !args.apply {
+        return every_shard(&plan, args).await;
+    }
+    let entry = audit::begin(&plan, "creates what new shards' tables lack").await?;
+    let outcome = every_shard(&plan, args).await;
+    audit::finish(entry, &outcome).await;
+    outcome
+}
+
+async fn every_shard(plan: &Plan, args: &args::Schema) -> anyhow::Result<Exit> {
+    let models = models(plan).await?;
     let mut complete = true;
     for shard in plan.new_shards() {
-        complete &= one_shard(&plan, shard, &models, args.apply).await?;
+        complete &= one_shard(plan, shard, &models, args.apply).await?;
     }
     Ok(if complete { Exit::Done } else { Exit::No })
 }

@@ -122,9 +122,9 @@ pub async fn list(plan: &Plan, limit: u32) -> Result<Vec<Audited>, ServerError> 
     Ok(rows)
 }
 
-/// Where the audit table is.
+/// Where the audit table is, whichever way round the plan is.
 fn home(plan: &Plan) -> &Endpoint {
-    &plan.new[0]
+    &plan.forward.as_deref().unwrap_or(plan).new[0]
 }
 
 async fn close(conn: Conn, endpoint: &Endpoint) -> Result<(), ServerError> {

@@ -57,7 +57,6 @@ impl Copying {
     /// What is left to copy of this shard's tables, given what the predecessors have done.
     pub fn new(
         plan: &Plan,
-        shard: OldShard,
         moduli: Moduli,
         tables: Arc<Vec<RoutedTable>>,
         epoch: &Epoch,
@@ -65,6 +64,7 @@ impl Copying {
         xa_grace: Duration,
         lane: Lane,
     ) -> Copying {
+        let shard = moduli.source;
         let mut progress = HashMap::new();
         let mut open = Vec::new();
         for (index, table) in tables.iter().enumerate() {

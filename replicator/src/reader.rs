@@ -279,7 +279,6 @@ impl<W: LogWriter> Reader<W> {
         let new_shards: Vec<NewShard> = plan.new_shards().collect();
         let copying = Copying::new(
             plan,
-            shard,
             moduli,
             Arc::clone(&tables),
             &epoch,

@@ -522,12 +522,7 @@ async fn privileges_of_the_way_back_and_of_the_fence_are_asked_for() -> Result<(
         &[old, "INSERT, UPDATE, DELETE on", "way back"],
         "GRANT INSERT",
     )?;
-    report.has(
-        "fault",
-        "grants",
-        &[old, "`modshift_parked`", "way back"],
-        "CREATE ON",
-    )?;
+    report.has("fault", "grants", &[old, "`modshift_parked`", "way back"], "CREATE ON")?;
     let new = "new shard 1: user poor: lacks REPLICATION SLAVE on *.*";
     report.has("fault", "grants", &[new, "way back"], "GRANT REPLICATION SLAVE ON *.* TO poor@")?;
     report.has(

@@ -15,11 +15,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use modshift_changelog::Class;
+use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Log, Plan};
 use modshift_proto::{NewShard, OldShard};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{self, Severity, Side};
+use crate::control::api::Api;
+use crate::control::clerk::Clerk;
+use crate::control::listener;
 use crate::exit::{BadPlan, Exit};
 use crate::signals::Signals;
 use crate::{args, gate, http, metrics};
@@ -37,11 +42,20 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Role::Replicator => "replicator",
             Role::Consumer => "consumer",
             Role::Run => "run",
+        }
+    }
+
+    /// Where the plan wants it to listen.
+    pub fn planned_address(self, plan: &Plan) -> Option<&String> {
+        match self {
+            Role::Replicator => plan.http.replicator.as_ref(),
+            Role::Consumer => plan.http.consumer.as_ref(),
+            Role::Run => plan.http.run.as_ref(),
         }
     }
 
@@ -53,6 +67,21 @@ impl Role {
             Role::Run => 9479,
         }
     }
+}
+
+/// How the pages are protected. A token that pauses daemons does not cross a network in the clear.
+fn protection(plan: &Plan, address: SocketAddr) -> anyhow::Result<Option<TlsAcceptor>> {
+    let tls = plan.control.tls.as_ref().map(listener::acceptor).transpose();
+    let tls = tls.map_err(|error| BadPlan(format!("{error:#}")))?;
+    if tls.is_none() && plan.control.token.is_some() && !address.ip().is_loopback() {
+        let message = format!(
+            "the plan has a control.token, and {address} can be reached from other hosts without \
+             TLS: give control.tls_cert and control.tls_key, listen on loopback, or take the token \
+             out"
+        );
+        return Err(BadPlan(message).into());
+    }
+    Ok(tls)
 }
 
 /// The shards that this process looks after.
@@ -75,6 +104,7 @@ pub async fn run(
     let back_plan = Arc::new(plan.reversed());
     let back = back_share(&back_plan, role, shards)?;
     let address = address(&plan, role, args).await?;
+    let tls = protection(&plan, address)?;
     let prometheus = metrics::install()?;
     let listener = http::bind(address).await?;
     let address = listener.local_addr().context("asking for the port")?;
@@ -87,6 +117,7 @@ pub async fn run(
     let cancel = CancellationToken::new();
     let quit = signals.drain_then_quit(cancel.clone());
     let board = Board::default();
+    let throttle = Throttle::new(&plan);
     let (gate, asking) = gate::watch(plan.clone(), board.clone(), cancel.clone());
     let pages = http::Pages {
         role: role.name(),
@@ -95,22 +126,32 @@ pub async fn run(
         metrics: prometheus.clone(),
         board: board.clone(),
         gate,
+        throttle: throttle.clone(),
     };
-    let pages = http::serve(listener, Arc::new(pages), cancel.clone());
+    let (clerk, writing) = Clerk::new(plan.clone());
+    let token = plan.control.token.clone();
+    let api = Arc::new(Api { token, throttle: throttle.clone(), clerk });
+    let pages = Box::pin(http::serve(listener, tls, Arc::new(pages), api, cancel.clone()));
+    let slowing =
+        Box::pin(async { tokio::join!(throttle.follow(), metrics::follow(&throttle), writing).0 });
     let upkeep = metrics::upkeep(prometheus, cancel.clone());
     let working = async {
         let mut streams = Streams::new(board);
-        for (plan, share) in [(&plan, &forward), (&back_plan, &back)] {
+        // Nothing is copied or verified on the way back: its throttle holds nobody.
+        let back_throttle = Throttle::new(&back_plan);
+        for (plan, share, throttle) in
+            [(&plan, &forward, &throttle), (&back_plan, &back, &back_throttle)]
+        {
             if *share == Share::default() {
                 continue;
             }
             let Some(log) = opened(plan, &cancel).await? else { return Ok(Exit::Done) };
-            wire::start(&mut streams, plan, &share.old, &share.new, &log, &cancel);
+            wire::start(&mut streams, plan, &share.old, &share.new, &log, throttle, &cancel);
         }
         Ok(streams.supervise(cancel.clone()).await)
     };
     // Those beside the work end with it: they are dropped here.
-    let beside = async { tokio::join!(asking, pages, upkeep, std::future::pending()).3 };
+    let beside = async { tokio::join!(asking, pages, upkeep, slowing, std::future::pending()).4 };
     let serving = async {
         tokio::select! {
             exit = working => exit,
@@ -176,12 +217,7 @@ fn back_share(plan: &Plan, role: Role, shards: &args::Shards) -> anyhow::Result<
 }
 
 async fn address(plan: &Plan, role: Role, args: &args::Http) -> anyhow::Result<SocketAddr> {
-    let planned = match role {
-        Role::Replicator => &plan.http.replicator,
-        Role::Consumer => &plan.http.consumer,
-        Role::Run => &plan.http.run,
-    };
-    match (args.listen, planned) {
+    match (args.listen, role.planned_address(plan)) {
         (Some(address), _) => Ok(address),
         (None, None) => Ok(SocketAddr::from(([127, 0, 0, 1], role.port()))),
         (None, Some(text)) => {

@@ -28,6 +28,7 @@ pub fn start(
     old: &[OldShard],
     new: &[NewShard],
     log: &ChangeLog,
+    throttle: &Throttle,
     cancel: &CancellationToken,
 ) {
     let way = plan.direction();
@@ -36,9 +37,9 @@ pub fn start(
         let status = ReaderStatus::default();
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
+        let throttle = throttle.clone();
         let reading = async move {
             let open = |epoch| log.clone().writer(shard, epoch);
-            let throttle = Throttle::new(&plan);
             let outcome = run_reader(plan, shard, open, status, throttle, cancel).await;
             outcome.map_err(|error| of_reader(&error, way))
         };

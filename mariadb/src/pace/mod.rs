@@ -14,7 +14,7 @@ mod throttle;
 use std::time::Duration;
 
 pub use controller::PACE_MIN;
-pub use throttle::{Lane, Throttle, View};
+pub use throttle::{Lane, RATIO_MIN, Throttle, View};
 
 /// The pace of one worker. Shared by its pieces: it waits for all of them together.
 pub trait Pace: Send + Sync {

@@ -49,8 +49,9 @@ async fn follow_one(
     throttle: &Throttle,
 ) {
     let mut changes = throttle.changes();
-    let mut server = Asked::new(endpoint.clone());
-    let mut replicas: Vec<Asked> = replicas(endpoint).into_iter().map(Asked::new).collect();
+    let mut servers = endpoint.servers().into_iter().map(Asked::new);
+    let Some(mut server) = servers.next() else { return };
+    let mut replicas: Vec<Asked> = servers.collect();
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -71,11 +72,6 @@ async fn follow_one(
         std::iter::once(primary).chain(replicas).for_each(|more| found.add(more));
         throttle.observe(index, &found.readings, found.unknown);
     }
-}
-
-/// The further servers of a shard that the plan lists.
-fn replicas(_endpoint: &Endpoint) -> Vec<Endpoint> {
-    Vec::new()
 }
 
 /// What one server has answered.
