@@ -33,6 +33,7 @@ pub mod pure {
     pub use crate::epoch::ResumePoint;
     pub use crate::history::{History, Opening, Partial};
     pub use crate::snapshot::admit::{self, Admission};
+    pub use crate::snapshot::touched::Verdict;
     pub use crate::snapshot::{ChunkRequest, Schedule, TableProgress, Touched};
     pub use crate::token::SavedTable;
 }

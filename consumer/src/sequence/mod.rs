@@ -261,6 +261,17 @@ fn resumes_before(
 }
 
 impl Watermark {
+    /// Is this at or after `earlier`? A watermark never moves back.
+    pub fn follows(&self, earlier: &Watermark) -> bool {
+        let within = |had: Partial| {
+            let at = had.position;
+            self.gtids.covers(at.gtid) || self.partial.is_some_and(|now| now.position >= at)
+        };
+        (self.epoch, self.number) >= (earlier.epoch, earlier.number)
+            && self.gtids.contains(&earlier.gtids)
+            && earlier.partial.is_none_or(within)
+    }
+
     /// Is the proof still to come that the old shard has the binlog that was applied here?
     pub fn proof_pending(&self) -> bool {
         self.token.is_some_and(|token| token.awaited)

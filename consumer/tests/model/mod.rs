@@ -50,7 +50,7 @@ impl Without {
 }
 
 /// What an old shard did to one of its rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
     /// The row has this unique value now, and this version.
     Put {
@@ -71,7 +71,7 @@ impl Act {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     pub owner: u16,
     pub unique: u8,

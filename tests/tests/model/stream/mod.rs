@@ -1,0 +1,531 @@
+//! Chunk, tail and watermark: every interleaving of readers, log and appliers.
+//!
+//! **Modelled**: old shards with a few rows whose application runs every short history; their
+//! binlogs with `modshift_token` and `modshift_progress` in them; readers that open epochs, tail,
+//! copy in chunks, number, send, hear (or do not hear) acknowledgements and record progress; a log
+//! of M partitions of encoded messages; appliers that take messages in batches of one or of all
+//! there are, commit, and learn of it or not. Going wrong, as often as a case's budget says:
+//! readers die and lose what was under way, live on beside their successors, lose the connection
+//! between two groups or inside one; the log repeats or loses messages; an old shard loses the end
+//! of its binlog; a reader finds itself on a replica that is behind; appliers are replaced without
+//! knowing.
+//!
+//! **Not modelled**: bytes of the binlog, SQL, columns other than the keys, multi-column and NULL
+//! unique values, broadcast tables, several GTID domains, XA (readers halt on it), DDL, foreign
+//! writes on new shards, time and its bounds (`near the head`, overdue parked rows).
+//!
+//! A transition is one atomic step of one actor: a statement's commit, a group of the binlog, a
+//! chunk's snapshot, a batch. Within a step only the shipped functions decide; what they are is
+//! said in `reader` and `new`.
+
+pub mod case;
+mod log;
+mod new;
+mod old;
+mod reader;
+mod table;
+
+use modshift_replicator::pure::Admission;
+use stateright::{Model, Property};
+
+use self::case::{Budget, Case, Without};
+use self::log::Log;
+use self::new::{Attempt, Commit, New, covered};
+use self::old::Old;
+use self::reader::{Reader, Stop, routed_to};
+use self::table::Table;
+use crate::places::merged;
+
+pub struct Streams {
+    case: Case,
+    table: Table,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    old: Vec<Old>,
+    readers: Vec<Reader>,
+    log: Log,
+    new: Vec<New>,
+    left: Budget,
+    /// Something was lost that had been promised: a stream may halt.
+    lost: bool,
+    /// A chunk was read again; a reader or an applier was replaced: what a case is to show.
+    read_again: bool,
+    halted: Option<&'static str>,
+    /// A new shard does not hold what its watermark says.
+    untrue: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Write(usize),
+    Replicate(usize),
+    /// An old shard loses its newest groups.
+    Failover(usize, usize),
+    Open(usize),
+    /// A reader dies; of each partition's messages under way so many never arrive.
+    Crash(usize, [usize; 2]),
+    Start(usize),
+    Ack(usize, usize),
+    Token(usize),
+    Save(usize),
+    Read(usize),
+    /// The connection breaks after so many changes of the next group.
+    Break(usize, usize),
+    OpenChunk(usize),
+    /// Reader, request, groups by which the snapshot is behind.
+    ReadChunk(usize, usize, usize),
+    Enter(usize),
+    /// The partition gets its newest messages again.
+    Repeat(usize, usize),
+    /// The partition loses its newest messages, when so many of all had been applied.
+    Lose(usize, usize, usize),
+    TakeOver(usize),
+    /// New shard, applier, messages.
+    Gather(usize, usize, usize),
+    Commit(usize, usize, Commit),
+    Resolve(usize, usize),
+    /// Everything in the log is applied.
+    Drain,
+}
+
+impl Streams {
+    pub fn new(case: Case) -> Streams {
+        let table = Table::new(case.old, case.new);
+        Streams { case, table }
+    }
+
+    fn without(&self) -> Without {
+        self.case.without
+    }
+
+    /// May another reader of this shard come, and look at what this one recorded?
+    fn successors(&self, state: &State) -> bool {
+        state.left.crashes + state.left.readers + state.left.failovers > 0
+    }
+
+    fn old_of(&self, state: &State, reader: usize) -> usize {
+        usize::from(state.readers[reader].shard)
+    }
+
+    fn newest(&self, state: &State, old: usize) -> Option<usize> {
+        (0..state.readers.len()).filter(|&r| self.old_of(state, r) == old).next_back()
+    }
+
+    fn reader_actions(&self, state: &State, r: usize, out: &mut Vec<Action>) {
+        let reader = &state.readers[r];
+        let old = &state.old[self.old_of(state, r)];
+        if state.left.crashes > 0 {
+            let most = |to: usize| match state.log.get(to) {
+                Some(_) => reader.sender.under_way(&state.log, to, state.taken(to)),
+                None => 0,
+            };
+            // A partition can only lose what comes after the last message that is sure.
+            for first in 0..=most(0) {
+                out.extend((0..=most(1)).map(|second| Action::Crash(r, [first, second])));
+            }
+        }
+        if !reader.started() {
+            out.push(Action::Start(r));
+            return;
+        }
+        let successors = self.successors(state);
+        if state.left.tokens > 0 || reader.wants_token(old, successors) {
+            out.push(Action::Token(r));
+        }
+        let saves = state.left.saves > 0 && successors;
+        if saves && reader.can_save() || successors && reader.wants_save() {
+            out.push(Action::Save(r));
+        }
+        if reader.can_read(old) {
+            out.push(Action::Read(r));
+            if state.left.breaks > 0 {
+                let changes = reader.next_changes(old).max(1);
+                out.extend((0..changes).map(|cut| Action::Break(r, cut)));
+            }
+        }
+        for partition in 0..state.log.len() {
+            if reader.can_ack(partition, saves, successors) {
+                out.push(Action::Ack(r, partition));
+            }
+        }
+        if reader.can_open_chunk() {
+            out.push(Action::OpenChunk(r));
+        }
+        for request in 0..reader.requests() {
+            for lag in 0..=self.case.lag {
+                if old.shown > lag + 1
+                    && reader.can_read_chunk(request, old.shown - lag, old, &self.case)
+                {
+                    out.push(Action::ReadChunk(r, request, lag));
+                }
+            }
+        }
+        if reader.admission(&self.case).is_some() {
+            out.push(Action::Enter(r));
+        }
+    }
+
+    fn applier_actions(&self, state: &State, n: usize, a: usize, out: &mut Vec<Action>) {
+        let applier = &state.new[n].appliers[a];
+        if applier.unknown {
+            out.push(Action::Resolve(n, a));
+        } else if applier.cut.is_some() {
+            out.push(Action::Commit(n, a, Commit::Answered));
+            if state.left.unanswered > 0 {
+                let unanswered = |done| Action::Commit(n, a, Commit::Unanswered { done });
+                out.extend([true, false].map(unanswered));
+            }
+        } else {
+            let here = state.log[n].len();
+            let waiting = here.saturating_sub(applier.read);
+            if waiting > 0 || applier.read > here {
+                out.push(Action::Gather(n, a, waiting));
+            }
+            if waiting > 1 {
+                out.push(Action::Gather(n, a, 1));
+            }
+        }
+    }
+
+    fn halt(&self, state: &mut State, why: &'static str) {
+        state.halted.get_or_insert(why);
+    }
+
+    fn stopped(&self, state: &mut State, r: usize, outcome: Result<(), Stop>) {
+        match outcome {
+            Ok(()) => {}
+            Err(Stop::Superseded) => {
+                state.readers.remove(r);
+            }
+            Err(Stop::Halted(why)) => self.halt(state, why),
+        }
+    }
+
+    fn attempted(&self, state: &mut State, n: usize, a: usize, attempt: Attempt) {
+        match attempt {
+            Attempt::Open => {}
+            Attempt::Committed => self.compare(state, n),
+            Attempt::TakenOver => {
+                state.new[n].appliers.remove(a);
+            }
+            Attempt::Halted(why) => self.halt(state, why),
+        }
+    }
+
+    /// Once a source has been copied, a new shard holds exactly what its watermark covers.
+    fn compare(&self, state: &mut State, n: usize) {
+        let new = &state.new[n];
+        for (old, row) in state.old.iter().zip(&new.kept) {
+            let Some((_, mark)) = row.as_ref().filter(|(_, mark)| mark.copied) else { continue };
+            if state.lost {
+                continue; // the log that the watermark speaks of may be gone
+            }
+            let (groups, partial) = covered(mark);
+            let expected = match partial {
+                None => routed_to(&old.rows_at(groups, 0), old.shard, n, &self.table),
+                // Of its last change this shard may be the one that the row left.
+                Some(at) => {
+                    let changes = at.ordinal as usize / 2 + 1;
+                    routed_to(&old.rows_at(groups, changes), old.shard, n, &self.table)
+                }
+            };
+            if new.of(old.shard).as_ref() != Some(&expected) {
+                state.untrue = true;
+            }
+        }
+    }
+
+    /// Everything that was written is where it belongs.
+    fn whole(&self, state: &State) -> bool {
+        let ends: Vec<_> = state.old.iter().map(|old| old.rows_at(old.binlog.len(), 0)).collect();
+        let right = |(n, new): (usize, &New)| {
+            let here = |(old, rows)| routed_to(rows, old, n, &self.table);
+            let here: Vec<_> = (0u16..).zip(&ends).map(here).collect();
+            let rows_right =
+                (0u16..).zip(&here).all(|(old, rows)| new.of(old).as_ref() == Some(rows));
+            // Where old shards disagree for good, parked rows are right.
+            rows_right && (new.parked.is_empty() || merged(&here).is_none())
+        };
+        let copied =
+            |new: &New| new.kept.iter().all(|row| row.as_ref().is_some_and(|(_, m)| m.copied));
+        state.new.iter().enumerate().all(right) && state.new.iter().all(copied)
+    }
+
+    /// Applies a partition up to a length, one message after the other.
+    fn apply(&self, state: &mut State, n: usize, to: usize) {
+        while state.halted.is_none() && state.new[n].appliers[0].read != to {
+            if self.gather(state, n, 0, 1) {
+                let attempt = state.new[n].commit(0, Commit::Answered, &self.case);
+                self.attempted(state, n, 0, attempt);
+            }
+        }
+    }
+
+    fn to_apply(&self, state: &State) -> bool {
+        let read = |n: usize| state.new[n].appliers[0].read;
+        !self.case.appliers && (0..state.log.len()).any(|n| read(n) != state.log[n].len())
+    }
+
+    fn gather(&self, state: &mut State, n: usize, a: usize, count: usize) -> bool {
+        let gathered = state.new[n].appliers[a].gather(&state.log[n], count, &self.case);
+        if let Err(why) = gathered {
+            self.halt(state, why);
+        }
+        gathered.is_ok()
+    }
+
+    fn step(&self, state: &mut State, action: Action) {
+        let (case, table) = (&self.case, &self.table);
+        let successors = self.successors(state);
+        match action {
+            Action::Write(i) => state.old[i].write(case.replica),
+            Action::Replicate(i) => state.old[i].shown += 1,
+            Action::Failover(i, groups) => {
+                state.left.failovers -= 1;
+                state.lost = true;
+                state.old[i].lose(groups);
+                for r in 0..state.readers.len() {
+                    if self.old_of(state, r) == i {
+                        state.readers[r].reconnect(None, case);
+                    }
+                }
+            }
+            Action::Open(i) => {
+                if self.newest(state, i).is_some() {
+                    state.left.readers -= 1;
+                }
+                match Reader::open(&mut state.old[i], case) {
+                    Ok(mut reader) => {
+                        // With one reader at a time nothing can come between.
+                        if case.budget.readers == 0 {
+                            reader.start(&mut state.log);
+                        }
+                        // And one that cannot die learns all that there is to learn at once.
+                        if case.budget.readers + case.budget.crashes == 0 {
+                            for partition in 0..state.log.len() {
+                                reader.ack(partition, &state.old[i], case);
+                            }
+                        }
+                        state.readers.push(reader);
+                    }
+                    Err(Stop::Halted(why)) => self.halt(state, why),
+                    Err(Stop::Superseded) => {}
+                }
+            }
+            Action::Crash(r, never_arrive) => {
+                state.left.crashes -= 1;
+                state.readers.remove(r);
+                for (partition, count) in state.log.iter_mut().zip(never_arrive) {
+                    partition.truncate(partition.len() - count);
+                }
+            }
+            Action::Start(r) => state.readers[r].start(&mut state.log),
+            Action::Ack(r, partition) => {
+                let old = &state.old[usize::from(state.readers[r].shard)];
+                state.readers[r].ack(partition, old, case);
+            }
+            Action::Token(r) | Action::Save(r) => {
+                let old = &mut state.old[usize::from(state.readers[r].shard)];
+                let save = matches!(action, Action::Save(_));
+                if save && !state.readers[r].wants_save() {
+                    state.left.saves -= 1;
+                } else if !save && !state.readers[r].wants_token(old, successors) {
+                    state.left.tokens -= 1;
+                }
+                let outcome = state.readers[r].token(old, save, case);
+                self.stopped(state, r, outcome);
+            }
+            Action::Read(r) | Action::Break(r, _) => {
+                let cut = match action {
+                    Action::Break(_, cut) => {
+                        state.left.breaks -= 1;
+                        Some(cut)
+                    }
+                    _ => None,
+                };
+                let old = &state.old[usize::from(state.readers[r].shard)];
+                let outcome = state.readers[r].read(old, &mut state.log, table, case, cut);
+                self.stopped(state, r, outcome);
+            }
+            Action::OpenChunk(r) => state.readers[r].open_chunk(case),
+            Action::ReadChunk(r, request, lag) => {
+                let old = &state.old[usize::from(state.readers[r].shard)];
+                state.readers[r].read_chunk(request, old.shown - lag, old, case);
+            }
+            Action::Enter(r) => {
+                if let Some(admission) = state.readers[r].admission(case) {
+                    state.read_again |= admission == Admission::ReadAgain;
+                    state.readers[r].enter(admission, &mut state.log, table, case);
+                }
+            }
+            Action::Repeat(n, count) => {
+                state.left.repeats -= 1;
+                let from = state.log[n].len() - count;
+                state.log[n].extend_from_within(from..);
+            }
+            Action::Lose(n, count, applied) => {
+                self.apply(state, n, applied);
+                state.left.losses -= 1;
+                state.lost = true;
+                let keep = state.log[n].len() - count;
+                state.log[n].truncate(keep);
+            }
+            Action::TakeOver(n) => {
+                if !state.new[n].appliers.is_empty() {
+                    state.left.appliers -= 1;
+                }
+                state.new[n].take_over();
+            }
+            Action::Gather(n, a, count) => {
+                self.gather(state, n, a, count);
+            }
+            Action::Drain => {
+                for n in 0..state.new.len() {
+                    self.apply(state, n, state.log[n].len());
+                }
+            }
+            Action::Commit(n, a, commit) => {
+                if commit != Commit::Answered {
+                    state.left.unanswered -= 1;
+                }
+                let attempt = state.new[n].commit(a, commit, case);
+                self.attempted(state, n, a, attempt);
+            }
+            Action::Resolve(n, a) => {
+                let attempt = state.new[n].resolve(a, case);
+                self.attempted(state, n, a, attempt);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Messages of a partition that an applier has read.
+    fn taken(&self, partition: usize) -> usize {
+        self.new[partition].appliers.iter().map(|applier| applier.read).max().unwrap_or(0)
+    }
+}
+
+impl Model for Streams {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let case = &self.case;
+        let mut all: Vec<Vec<Old>> = vec![Vec::new()];
+        for (shard, (begin, histories)) in (0u16..).zip(case.begin.iter().zip(&case.histories)) {
+            let longer = |so_far: &Vec<Old>| {
+                let old = |history: &Vec<_>| Old::new(shard, begin, history);
+                let with = |old| so_far.iter().cloned().chain([old]).collect::<Vec<Old>>();
+                histories.iter().map(old).map(with).collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(longer).collect();
+        }
+        let state = |old| State {
+            old,
+            readers: Vec::new(),
+            log: vec![Vec::new(); case.new.into()],
+            new: (0..case.new).map(|_| New::new(case.old)).collect(),
+            left: case.budget,
+            lost: false,
+            read_again: false,
+            halted: None,
+            untrue: false,
+        };
+        all.into_iter().map(state).collect()
+    }
+
+    fn actions(&self, state: &State, out: &mut Vec<Action>) {
+        if state.halted.is_some() || state.untrue {
+            return;
+        }
+        for (i, old) in state.old.iter().enumerate() {
+            if old.written < old.script.len() {
+                out.push(Action::Write(i));
+            }
+            if old.shown < old.binlog.len() {
+                out.push(Action::Replicate(i));
+            }
+            match self.newest(state, i) {
+                None => out.push(Action::Open(i)),
+                Some(newest) if state.left.readers > 0 && state.readers[newest].started() => {
+                    out.push(Action::Open(i));
+                }
+                Some(_) => {}
+            }
+            if state.left.failovers > 0 {
+                let most = old.binlog.len() - 1;
+                out.extend((1..=most).map(|groups| Action::Failover(i, groups)));
+            }
+        }
+        for r in 0..state.readers.len() {
+            self.reader_actions(state, r, out);
+        }
+        for (n, new) in state.new.iter().enumerate() {
+            let messages = state.log[n].len();
+            if state.left.repeats > 0 {
+                out.extend((1..=messages.min(2)).map(|count| Action::Repeat(n, count)));
+            }
+            if state.left.losses > 0 {
+                for count in 1..=messages {
+                    out.extend((0..=messages).map(|applied| Action::Lose(n, count, applied)));
+                }
+            }
+            if !self.case.appliers {
+                continue;
+            }
+            if new.appliers.is_empty() || state.left.appliers > 0 {
+                out.push(Action::TakeOver(n));
+            }
+            for a in 0..new.appliers.len() {
+                self.applier_actions(state, n, a, out);
+            }
+        }
+        if out.is_empty() && self.to_apply(state) {
+            out.push(Action::Drain);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = state.clone();
+        self.step(&mut next, action);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Streams>> {
+        let mut all = vec![
+            Property::always("nothing halts for no loss", |_, state: &State| {
+                state.halted.is_none() || state.lost
+            }),
+            Property::always("a watermark never moves back", |_, state: &State| {
+                state.halted != Some("watermark_back")
+            }),
+            Property::always("a new shard holds what its watermark covers", |_, state: &State| {
+                !state.untrue
+            }),
+            Property::always("every end is whole, or halted", |model: &Streams, state: &State| {
+                let mut actions = Vec::new();
+                model.actions(state, &mut actions);
+                !actions.is_empty() || state.halted.is_some() || model.whole(state)
+            }),
+            Property::sometimes(
+                "everything is copied and applied",
+                |model: &Streams, state: &State| {
+                    let written = state.old.iter().all(|old| old.written == old.script.len());
+                    let read =
+                        state.readers.iter().all(|r| r.idle(&state.old[usize::from(r.shard)]));
+                    written && read && !state.readers.is_empty() && model.whole(state)
+                },
+            ),
+        ];
+        let budget = self.case.budget;
+        if budget.losses + budget.failovers > 0 && self.without() == Without::Nothing {
+            all.push(Property::sometimes("a loss halts a stream", |_, state: &State| {
+                state.halted.is_some()
+            }));
+        }
+        all
+    }
+}
