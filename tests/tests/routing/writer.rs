@@ -83,6 +83,7 @@ async fn kill_application(server: &Address) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "figures worth seeing with --nocapture")]
 async fn no_transaction_fails_across_fences_kills_and_switches() -> Result<()> {
     let server = MariaDbServer::start(MariaDbOptions::default()).await?;
     let admin = server.address();
@@ -156,6 +157,15 @@ async fn no_transaction_fails_across_fences_kills_and_switches() -> Result<()> {
     writer.commits(300, LIMIT).await?;
 
     let ledger = writer.stop().await?;
+    println!(
+        "{} transactions, {} retries, {} planned anew, {} without an answer, longest {:?}, {} rows audited",
+        ledger.transactions,
+        ledger.retries,
+        ledger.replanned,
+        ledger.unanswered,
+        ledger.longest,
+        ledger.audited
+    );
     assert_eq!(ledger.refused, 0, "{:?}", ledger.last_refusal);
     ensure!(ledger.retries > 0 && ledger.replanned > 0, "{ledger:?}");
     ensure!(ledger.audited > 1000, "{} rows looked for", ledger.audited);
