@@ -1,6 +1,7 @@
 //! A real etcd server, alone in its cluster.
 
 use std::{
+    path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,15 +22,27 @@ pub struct EtcdServer {
     port: u16,
     peer_port: u16,
     dir: RunDir,
+    /// Certificate and key, and the port where it serves them.
+    tls: Option<(PathBuf, PathBuf, u16)>,
     child: Mutex<Option<Arc<Child>>>,
 }
 
 impl EtcdServer {
     pub async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// With an address for TLS beside the plain one.
+    pub async fn start_tls(certificate: PathBuf, key: PathBuf) -> Result<Self> {
+        Self::start_with(Some((certificate, key, free_port()?))).await
+    }
+
+    async fn start_with(tls: Option<(PathBuf, PathBuf, u16)>) -> Result<Self> {
         let server = Self {
             port: free_port()?,
             peer_port: free_port()?,
             dir: RunDir::create("etcd")?,
+            tls,
             child: Mutex::default(),
         };
         server.restart().await?;
@@ -41,16 +54,26 @@ impl EtcdServer {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The same with TLS, if it has that: `https://host:port`.
+    pub fn tls_endpoint(&self) -> Option<String> {
+        self.tls.as_ref().map(|(_, _, port)| format!("https://127.0.0.1:{port}"))
+    }
+
     /// Starts it on its data, after a stop or a kill.
     pub async fn restart(&self) -> Result<()> {
         let peers = format!("http://127.0.0.1:{}", self.peer_port);
         let log = std::fs::File::create(self.dir.join("etcd.log")).context("etcd.log")?;
+        let clients = [Some(self.endpoint()), self.tls_endpoint()];
+        let clients = clients.into_iter().flatten().collect::<Vec<_>>().join(",");
         let mut command = mortal("etcd");
+        if let Some((certificate, key, _)) = &self.tls {
+            command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
+        }
         command
             .args(["--name", "one", "--initial-cluster", &format!("one={peers}")])
             .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .args(["--listen-client-urls", &self.endpoint()])
-            .args(["--advertise-client-urls", &self.endpoint()])
+            .args(["--listen-client-urls", &clients])
+            .args(["--advertise-client-urls", &clients])
             .arg("--data-dir")
             .arg(self.dir.join("data"))
             .stdin(Stdio::null())

@@ -1,15 +1,22 @@
 //! Targets that hold a version themselves, and refuse a lower one.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use modshift_mariadb::Conn;
 use modshift_proto::plan::{RoutingKind, Secret};
 use modshift_routing::{
-    Side,
+    EtcdSource, Router, Side, Source,
     publish::{Ack, Failure, table},
 };
-use modshift_tests::{MariaDbOptions, MariaDbServer, place::free_port, server::EtcdServer};
+use modshift_tests::{
+    MariaDbOptions, MariaDbServer,
+    place::{RunDir, free_port},
+    server::EtcdServer,
+};
 
 use super::{LIMIT, document, etcd, publish};
 
@@ -131,5 +138,54 @@ async fn etcd_may_want_a_login() -> Result<()> {
     let wrong = wrong.err().context("let in")?.to_string();
     ensure!(wrong.contains("authentication failed") && !wrong.contains("hunter3"), "{wrong}");
     assert_eq!(publish(&log_in("hunter2"), &document(1, Side::Old)).await?, Ack::Stored);
+    Ok(())
+}
+
+fn openssl(dir: &RunDir, line: &str) -> Result<()> {
+    let words = line.split_whitespace();
+    let run = Command::new("openssl").args(words).current_dir(dir.path()).output()?;
+    ensure!(run.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&run.stderr));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_as_strict_as_the_authority_that_is_named() -> Result<()> {
+    let dir = RunDir::create("routing-tls")?;
+    let key = "-newkey rsa:2048 -nodes -days 30";
+    openssl(&dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority"))?;
+    openssl(&dir, &format!("req -x509 {key} -keyout other.key -out other.pem -subj /CN=other"))?;
+    openssl(&dir, "req -newkey rsa:2048 -nodes -keyout s.key -out s.csr -subj /CN=etcd")?;
+    std::fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1\n")?;
+    openssl(
+        &dir,
+        "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile names -out s.pem",
+    )?;
+    let server = EtcdServer::start_tls(dir.join("s.pem"), dir.join("s.key")).await?;
+    let endpoint = server.tls_endpoint().context("no TLS")?;
+    let with = |ca: Option<&str>| {
+        let mut target = etcd(&[&endpoint], LIMIT);
+        if let RoutingKind::Etcd(etcd) = &mut target.kind {
+            etcd.tls_ca = ca.map(|name| dir.join(name));
+        }
+        target
+    };
+    for refused in [None, Some("other.pem"), Some("names"), Some("missing.pem")] {
+        let error = publish(&with(refused), &document(1, Side::Old)).await;
+        let error = error.err().with_context(|| format!("{refused:?} was enough"))?;
+        assert!(matches!(error.failure, Failure::Unreachable { .. }), "{error}");
+    }
+    assert_eq!(publish(&with(Some("ca.pem")), &document(1, Side::Old)).await?, Ack::Stored);
+    let source = |ca: &str| {
+        Source::Etcd(EtcdSource {
+            endpoints: vec![endpoint.clone()],
+            key: "/shop/routing".to_owned(),
+            tls_ca: Some(dir.join(ca)),
+            ..EtcdSource::default()
+        })
+    };
+    let router = Router::follow(source("ca.pem"))?;
+    assert_eq!(tokio::time::timeout(LIMIT, router.newer(0)).await?, 1);
+    // No waiting mends this.
+    assert!(Router::follow(source("missing.pem")).is_err());
     Ok(())
 }
