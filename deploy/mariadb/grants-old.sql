@@ -31,6 +31,9 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
     '.modshift_watermark TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_parked TO ', @account);
+-- Which side serves, published by the cutover.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE ON ', @in_schema,
+    '.modshift_routing TO ', @account);
 
 -- The way back: from the cutover on changes of the new shards are applied here. Left out with
 -- enabled = false in [back] of the plan.
