@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const LINES_SHOWN: usize = 40;
 /// How often each point is hit unless all are.
 const HITS: usize = 5;
-/// The latest time that a point is reached at which a kill may fall on it.
+/// Points that are reached again and again.
 const NTH_MOST: u32 = 6;
 
 /// Small chunks and batches: each point is reached often, and inside of an event group too.
@@ -48,13 +48,17 @@ const BATCH_ROWS: u32 = 40;
 struct Point {
     stage: &'static str,
     role: &'static str,
+    /// The latest time that it is reached at which a kill may fall on it.
+    nth_most: u32,
 }
 
-const POINTS: [Point; 4] = [
-    Point { stage: "mid_chunk", role: "replicator" },
-    Point { stage: "after_send_before_ack", role: "replicator" },
-    Point { stage: "after_apply_before_commit", role: "consumer" },
-    Point { stage: "after_commit_before_ack", role: "consumer" },
+const POINTS: [Point; 5] = [
+    Point { stage: "mid_chunk", role: "replicator", nth_most: NTH_MOST },
+    Point { stage: "after_send_before_ack", role: "replicator", nth_most: NTH_MOST },
+    Point { stage: "after_apply_before_commit", role: "consumer", nth_most: NTH_MOST },
+    Point { stage: "after_commit_before_ack", role: "consumer", nth_most: NTH_MOST },
+    // Each reader comes to it once: two of old shards, three of new ones.
+    Point { stage: "epoch_raised_before_markers", role: "replicator", nth_most: 5 },
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +76,7 @@ fn kills(random: &mut Random, one_process: bool) -> Vec<Kill> {
     let mut late = Vec::new();
     for point in POINTS {
         let mut all = Vec::new();
-        for nth in 1..=NTH_MOST {
+        for nth in 1..=point.nth_most {
             let alone = Kill { point, nth, both: false };
             all.push(alone);
             if !one_process {
@@ -303,7 +307,7 @@ async fn one_process_killed_at_every_point_over_direct() -> Result<()> {
 async fn broker_and_servers_killed_under_load() -> Result<()> {
     const ROUNDS: usize = 3;
     const SLOW_ANSWER: Duration = Duration::from_millis(150);
-    let [_, sent, applied, _] = POINTS;
+    let [_, sent, applied, _, _] = POINTS;
     let mut random = Random::new(seed("servers")?);
     let (estate, writer) =
         estate(Log::kafka(), true, BATCH_ROWS, Mix::default(), random.next()).await?;
