@@ -92,6 +92,7 @@ impl Schedule {
     }
 
     /// The next chunk to read, if one may be opened beside those in flight.
+    #[allow(clippy::should_implement_trait, reason = "what comes next depends on what was read")]
     pub fn next(&mut self) -> Option<ChunkRequest> {
         if self.in_flight() >= self.parallel {
             return None;
