@@ -30,5 +30,5 @@ EXECUTE IMMEDIATE CONCAT(
     'GRANT SELECT (db, name, status, definer) ON mysql.event TO ', @account);
 
 -- The scratch table of `modshift check --trial`.
-EXECUTE IMMEDIATE CONCAT('GRANT DROP ON `', REPLACE(@schema, '`', '``'),
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON `', REPLACE(@schema, '`', '``'),
     '`.modshift_trial TO ', @account);

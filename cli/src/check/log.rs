@@ -17,5 +17,5 @@ pub async fn check(plan: &Plan) -> Vec<Fault> {
 fn fault(error: &LogError) -> Fault {
     let fault = Fault::new(Severity::Fault, "log", "change log", error.to_string());
     let fault = fault.expected("brokers that answer, and a topic as modshift makes it");
-    fault.mend(error.hint().unwrap_or_else(|| "check [log] of the plan".into()))
+    fault.mend(error.hint().unwrap_or("check [log] of the plan"))
 }

@@ -49,7 +49,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
     let mut faults: Vec<Fault> = rules::ALL.iter().flat_map(|rule| rule(&survey)).collect();
     faults.extend(log::check(&plan).await);
     let mut read = Read::default();
-    if !args.quick && survey.old().count() == plan.old.len() {
+    if !args.quick && survey.olds().count() == plan.old.len() {
         read = read_rows(&plan, &survey, args, &mut faults).await?;
     }
     faults.extend(disk::check(&survey, read.matrix.as_ref()));
@@ -85,12 +85,12 @@ async fn read_rows(
         // What an earlier look said, or that there was none, no longer counts.
         faults.retain(|fault| fault.rule != collisions::RULE);
         faults.extend(found.faults);
-        if found.complete && survey.new().count() == plan.new.len() {
+        if found.complete && survey.news().count() == plan.new.len() {
             faults.extend(record::write(plan, &found.tables).await.err().map(record::unkept));
         }
     }
     let mut estimate = None;
-    if args.trial && survey.new().count() == plan.new.len() {
+    if args.trial && survey.news().count() == plan.new.len() {
         let (measured, refused) = trial::run(plan, survey, &tables, &counted).await?;
         estimate = measured;
         faults.extend(refused);

@@ -123,7 +123,7 @@ pub async fn count(
         faults.extend(strays);
         let (mut rows, mut bytes) = (vec![0; width], vec![0; width]);
         for ((table, into), count) in tables.iter().zip(&mut matrix.tables).zip(counts) {
-            let found = survey.old().find(|(server, _)| server.side == Side::Old(shard));
+            let found = survey.olds().find(|(server, _)| server.side == Side::Old(shard));
             let found = found.and_then(|(_, facts)| facts.tables.get(table.name));
             let read: u64 = count.to_new.iter().sum();
             let all = if count.partial { found.map_or(read, |t| t.rows.max(read)) } else { read };

@@ -68,7 +68,7 @@ pub async fn run(
     let sample = join_all(plan.old.iter().map(|endpoint| sample(plan, endpoint, largest))).await;
     let sample = sample.into_iter().collect::<Result<Vec<_>, _>>()?;
     let sample = sample.into_iter().max_by_key(Vec::len).unwrap_or_default();
-    let create = survey.old().find_map(|(_, facts)| facts.tables.get(largest.name));
+    let create = survey.olds().find_map(|(_, facts)| facts.tables.get(largest.name));
     let create = create.map_or("", |table| &table.create);
     let applies = plan.new.iter().map(|endpoint| apply(endpoint, largest.schema, create, &sample));
     let applied = try_join_all(applies).await?;
@@ -84,7 +84,7 @@ pub async fn run(
 }
 
 fn tables_of<'a>(survey: &'a Survey, name: &'a str) -> impl Iterator<Item = &'a Table> {
-    survey.old().filter_map(move |(_, facts)| facts.tables.get(name))
+    survey.olds().filter_map(move |(_, facts)| facts.tables.get(name))
 }
 
 fn bytes_of(survey: &Survey, name: &str) -> u64 {
@@ -95,7 +95,7 @@ fn bytes_of(survey: &Survey, name: &str) -> u64 {
 fn refused(survey: &Survey) -> Vec<Fault> {
     const NEEDED: [&str; 5] = ["CREATE", "DROP", "INSERT", "SELECT", "DELETE"];
     let mut faults = Vec::new();
-    for (server, facts) in survey.new() {
+    for (server, facts) in survey.news() {
         let (schema, user) = (&server.endpoint.schema, &server.endpoint.user);
         let lacking = NEEDED.iter().filter(|p| !facts.grants.has_on_table(schema, SCRATCH, p));
         let lacking: Vec<&str> = lacking.copied().collect();
@@ -107,7 +107,11 @@ fn refused(survey: &Survey) -> Vec<Fault> {
         faults.push(
             Fault::new(Severity::Warning, RULE, format!("{}: user {user}", server.side), actual)
                 .expected("a scratch table to measure with")
-                .mend(format!("GRANT {list} ON `{schema}`.`{SCRATCH}` TO {user}@...")),
+                // On a table that is not there yet a grant has to have CREATE.
+                .mend(format!(
+                    "GRANT {} ON `{schema}`.`{SCRATCH}` TO {user}@...",
+                    NEEDED.join(", ")
+                )),
         );
     }
     faults
@@ -127,7 +131,7 @@ async fn read(
     shard: OldShard,
 ) -> Result<Read, ServerError> {
     let endpoint = &plan.old[usize::from(shard.0)];
-    let facts = survey.old().find(|(server, _)| server.side == Side::Old(shard));
+    let facts = survey.olds().find(|(server, _)| server.side == Side::Old(shard));
     let size = |name: &str| {
         let table = facts.and_then(|(_, facts)| facts.tables.get(name));
         table.map_or((0, 0), |table| (table.rows, table.bytes))

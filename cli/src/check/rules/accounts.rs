@@ -6,7 +6,7 @@ use crate::check::survey::Survey;
 pub fn check(survey: &Survey) -> Vec<Fault> {
     const RULE: &str = "accounts";
     let mut faults = Vec::new();
-    for (server, facts) in survey.old() {
+    for (server, facts) in survey.olds() {
         let severity = match survey.plan.check.accept_session_binlog_control {
             true => Severity::Note,
             false => Severity::Warning,

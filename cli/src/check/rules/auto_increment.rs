@@ -34,7 +34,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 fn counted(survey: &Survey) -> impl Iterator<Item = &str> {
     survey.plan.tables.iter().filter_map(|planned| {
         let Placement::Sharded { key, .. } = &planned.placement else { return None };
-        let table = survey.old().find_map(|(_, facts)| facts.tables.get(&planned.name))?;
+        let table = survey.olds().find_map(|(_, facts)| facts.tables.get(&planned.name))?;
         let (counter, _) = table.counter.as_ref()?;
         let schema = table.schema.as_ref().ok()?;
         let alone = |columns: &[usize]| {
@@ -63,17 +63,17 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
         crate::check::Side::Old(shard) => shard.0,
     };
     let mut faults = Vec::new();
-    for (server, facts) in survey.new() {
+    for (server, facts) in survey.news() {
         let own = number(server.side);
         let (step, offset) = step_of(facts);
-        let meets = survey.new().find(|(other, theirs)| {
+        let meets = survey.news().find(|(other, theirs)| {
             let (their_step, their_offset) = step_of(theirs);
             let common = gcd(step, their_step);
             meet_on_the_way_back(plan, own, number(other.side))
                 && offset % common == their_offset % common
         });
         let Some((other, _)) = meets else { continue };
-        let shares = survey.new().any(|(other, _)| {
+        let shares = survey.news().any(|(other, _)| {
             other.side != server.side
                 && (&other.endpoint.host, other.endpoint.port)
                     == (&server.endpoint.host, server.endpoint.port)
@@ -109,7 +109,7 @@ fn headroom(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
     for planned in &survey.plan.tables {
         let name = &planned.name;
-        let tables = survey.old().filter_map(|(_, facts)| facts.tables.get(name));
+        let tables = survey.olds().filter_map(|(_, facts)| facts.tables.get(name));
         let counters = tables.filter_map(|table| {
             let (column, next) = table.counter.as_ref()?;
             Some((*next, column.as_str(), table.schema.as_ref().ok()?))

@@ -20,7 +20,7 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
         ("binlog_format", "ROW", format!("SET GLOBAL binlog_format = 'ROW', {reconnect}")),
         ("binlog_row_image", "FULL", format!("SET GLOBAL binlog_row_image = 'FULL', {reconnect}")),
     ];
-    for (server, facts) in survey.new() {
+    for (server, facts) in survey.news() {
         for (name, expected, mend) in &settings {
             let actual = facts.variable(name);
             if !actual.eq_ignore_ascii_case(expected) {
@@ -43,9 +43,9 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
         }
     }
     let size = |facts: &crate::check::survey::Facts| facts.number("max_allowed_packet") as u64;
-    let widest = survey.new().map(|(server, facts)| (size(facts), server.side)).max();
+    let widest = survey.news().map(|(server, facts)| (size(facts), server.side)).max();
     if let Some((needed, widest)) = widest {
-        for (server, facts) in survey.old().filter(|(_, facts)| size(facts) < needed) {
+        for (server, facts) in survey.olds().filter(|(_, facts)| size(facts) < needed) {
             let actual = format!("max_allowed_packet is {}", size(facts));
             faults.push(
                 Fault::new(Severity::Warning, RULE, server.side, actual)
@@ -65,7 +65,7 @@ pub fn check_triggers(survey: &Survey) -> Vec<Fault> {
     if !ahead::way_back(&survey.plan) {
         return faults;
     }
-    for (server, facts) in survey.old() {
+    for (server, facts) in survey.olds() {
         for trigger in &facts.triggers {
             if !survey.plan.tables.iter().any(|table| table.name == trigger.table) {
                 continue;
@@ -96,7 +96,7 @@ pub fn check_keys(survey: &Survey) -> Vec<Fault> {
     }
     let made = plan.tables.iter().filter(|planned| {
         let Placement::Sharded { key, .. } = &planned.placement else { return false };
-        let Some(table) = survey.old().find_map(|(_, facts)| facts.tables.get(&planned.name))
+        let Some(table) = survey.olds().find_map(|(_, facts)| facts.tables.get(&planned.name))
         else {
             return false;
         };

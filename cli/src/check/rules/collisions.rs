@@ -10,7 +10,7 @@ const RULE: &str = "meeting";
 /// Nothing is applied to a new shard while what is known to meet there is neither mended nor named.
 pub fn refuse(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for (server, facts) in survey.new() {
+    for (server, facts) in survey.news() {
         let Some(record) = &facts.collisions else { continue };
         for (table, found) in &record.tables {
             if survey.plan.check.accept_meeting.contains(table) {
@@ -37,7 +37,7 @@ pub fn refuse(survey: &Survey) -> Vec<Fault> {
 /// Has anyone looked?
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let plan = &survey.plan;
-    let unknown = survey.new().any(|(_, facts)| facts.collisions.is_none());
+    let unknown = survey.news().any(|(_, facts)| facts.collisions.is_none());
     if !unknown || !can_meet(plan.old_modulus.get(), plan.new_modulus.get()) {
         return Vec::new();
     }

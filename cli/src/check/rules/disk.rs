@@ -19,7 +19,7 @@ pub fn coming(survey: &Survey, matrix: Option<&Matrix>) -> Vec<u64> {
     let shards = usize::from(survey.plan.new_modulus.get());
     let mut coming = vec![0u64; shards];
     for planned in &survey.plan.tables {
-        let sizes = survey.old().map(|(server, facts)| {
+        let sizes = survey.olds().map(|(server, facts)| {
             let bytes = facts.tables.get(&planned.name).map_or(0, |table| table.bytes);
             (server.side, bytes)
         });
@@ -46,7 +46,7 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
     let coming = coming(survey, matrix);
     // Schemas of one server share its disk.
     let mut servers: BTreeMap<(&str, u16), Vec<(&Server, u64)>> = BTreeMap::new();
-    for (server, facts) in survey.new() {
+    for (server, facts) in survey.news() {
         let Side::New(shard) = server.side else { continue };
         // What came already needs no more room.
         let here: u64 = facts.tables.values().map(|table| table.bytes).sum();

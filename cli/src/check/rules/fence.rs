@@ -14,7 +14,7 @@ const RULE: &str = "fence";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let named = ahead::application_accounts(&survey.plan);
-    survey.old().flat_map(|(server, facts)| of_server(server, facts, named.as_deref())).collect()
+    survey.olds().flat_map(|(server, facts)| of_server(server, facts, named.as_deref())).collect()
 }
 
 fn of_server(server: &Server, facts: &Facts, named: Option<&[String]>) -> Vec<Fault> {

@@ -24,7 +24,7 @@ pub fn kept(facts: &Facts) -> Option<Duration> {
 /// A copy of a large table takes hours, and a reader that was down must find what it missed.
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for (server, facts) in survey.old() {
+    for (server, facts) in survey.olds() {
         let Some(kept) = kept(facts).filter(|kept| *kept < KEPT_MIN) else { continue };
         let actual = format!("binlogs are kept for {} s only", kept.as_secs_f64());
         faults.push(
@@ -44,7 +44,7 @@ pub fn check_measured(
     copy: Option<Duration>,
 ) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for (server, facts) in survey.old() {
+    for (server, facts) in survey.olds() {
         let rate = growth.get(&server.side).copied().unwrap_or(0.0);
         let kept = kept(facts);
         // Absent before 11.4; 0 is no limit.

@@ -13,13 +13,13 @@ const RULE: &str = "sequences";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let names: BTreeSet<&str> =
-        survey.old().flat_map(|(_, facts)| facts.sequences.keys().map(String::as_str)).collect();
+        survey.olds().flat_map(|(_, facts)| facts.sequences.keys().map(String::as_str)).collect();
     names.into_iter().flat_map(|name| of_sequence(survey, name)).collect()
 }
 
 fn of_sequence(survey: &Survey, name: &str) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let olds = || survey.old().filter_map(|(_, facts)| facts.sequences.get(name));
+    let olds = || survey.olds().filter_map(|(_, facts)| facts.sequences.get(name));
     // Descending ones are rare, and their end is the other one.
     let Some(highest) = olds().map(|s| s.next).max() else { return faults };
     let Some(maximum) = olds().map(|s| s.maximum).min() else { return faults };
@@ -33,7 +33,7 @@ fn of_sequence(survey: &Survey, name: &str) -> Vec<Fault> {
         );
         return faults;
     }
-    let placed: Vec<_> = survey.new().enumerate().collect();
+    let placed: Vec<_> = survey.news().enumerate().collect();
     for &(index, (server, facts)) in &placed {
         let subject = format!("{}: sequence {name}", server.side);
         // The first value at or beyond all old ones that is this shard's.

@@ -178,11 +178,11 @@ impl Survey {
         self.servers.iter().filter_map(|server| Some((server, server.facts.as_ref().ok()?)))
     }
 
-    pub fn old(&self) -> impl Iterator<Item = (&Server, &Facts)> {
+    pub fn olds(&self) -> impl Iterator<Item = (&Server, &Facts)> {
         self.reached().filter(|(server, _)| server.side.is_old())
     }
 
-    pub fn new(&self) -> impl Iterator<Item = (&Server, &Facts)> {
+    pub fn news(&self) -> impl Iterator<Item = (&Server, &Facts)> {
         self.reached().filter(|(server, _)| !server.side.is_old())
     }
 }
