@@ -241,7 +241,9 @@ async fn the_grants_are_enough_for_a_whole_reshard() -> Result<()> {
 
     // And no more than enough.
     let address = Address { user: ACCOUNT.to_owned(), ..estate.old[0].address() };
-    for denied in ["ALTER TABLE t_user ADD extra INT", "DROP TABLE t_user", "CREATE DATABASE another"] {
+    for denied in
+        ["ALTER TABLE t_user ADD extra INT", "DROP TABLE t_user", "CREATE DATABASE another"]
+    {
         let error = address.run(denied).await.expect_err(denied);
         ensure!(format!("{error:#}").contains("denied"), "{denied}: {error:#}");
     }

@@ -38,3 +38,29 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     }
     faults
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::survey::made::{lines, survey};
+
+    #[test]
+    fn clocks_that_go_wrong_are_told() {
+        let survey = survey(|which, facts| {
+            facts.clock_ahead_us = [0, 900_000, -400_000, 0, 2_500_000][which];
+        });
+        assert_eq!(
+            lines(&check(&survey)),
+            [
+                format!(
+                    "warning  new shard 2: its clock is 2.5 s ahead of this host's, expected less \
+                     than 1 s between them; mend: {MEND}"
+                ),
+                format!(
+                    "warning  new shard 2: its clock is 2.9 s ahead of that of new shard 0, \
+                     expected less than 1 s between servers; mend: {MEND}"
+                ),
+            ]
+        );
+    }
+}

@@ -83,3 +83,28 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
     }
     faults
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::survey::Room;
+    use crate::check::survey::made::{lines, survey};
+
+    #[test]
+    fn a_disk_too_small_for_what_comes_is_refused() {
+        let survey = survey(|which, facts| {
+            let table = facts.tables.get_mut("t").unwrap();
+            table.bytes = if which < 2 { 3 << 30 } else { 0 };
+            let available_bytes = [0, 0, 4 << 30, 2 << 30, 4 << 30][which];
+            facts.room = Some(Room { path: "/db".into(), total_bytes: 1 << 40, available_bytes });
+        });
+        // 6 GiB over three new shards, and half as much again.
+        assert_eq!(
+            lines(&check(&survey, None)),
+            [
+                "fault  new shard 1: /db has 2.00 GiB left, expected 3.00 GiB, half as much again as \
+              the rows take; mend: a larger disk, or fewer shards on this server"
+            ]
+        );
+    }
+}

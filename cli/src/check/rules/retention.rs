@@ -91,3 +91,48 @@ fn lasting(bytes: f64, rate: f64) -> Duration {
     const YEARS: f64 = 10.0 * 365.0 * 86_400.0;
     Duration::from_secs_f64((bytes / rate).min(YEARS))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::survey::Room;
+    use crate::check::survey::made::{lines, survey};
+    use modshift_proto::OldShard;
+
+    #[test]
+    fn binlogs_that_do_not_outlast_the_copy_are_refused() {
+        let set = |facts: &mut Facts, name: &str, value: &str| {
+            facts.variables.insert(name.to_owned(), value.to_owned());
+        };
+        let survey = survey(|which, facts| match which {
+            0 => set(facts, "binlog_expire_logs_seconds", "7200"),
+            _ => {
+                set(facts, "binlog_expire_logs_seconds", "0");
+                let path = "/".to_owned();
+                let room = Room { path, total_bytes: 1 << 40, available_bytes: 36_000_000 };
+                facts.room = Some(room);
+            }
+        });
+        let found = lines(&check(&survey));
+        assert!(found[0].contains("old shard 0: binlogs are kept for 7200 s only"), "{found:?}");
+        assert_eq!(found.len(), 1);
+        let side = |shard| Side::Old(OldShard(shard));
+        let growth = [(side(0), 1_000.0), (side(1), 1_000.0)].into();
+        let measured = |copy_s| {
+            let copy = Some(Duration::from_secs(copy_s));
+            lines(&check_measured(&survey, &growth, copy))
+        };
+        let found = measured(8_000);
+        assert!(found[0].starts_with("fault  old shard 0: "), "{found:?}");
+        assert!(
+            found[0].contains("lost after 2 h 0 min by binlog_expire_logs_seconds"),
+            "{found:?}"
+        );
+        // The disk fills in ten hours.
+        assert!(found[1].starts_with("note  old shard 1: "), "{found:?}");
+        let found = measured(13_000);
+        assert!(found[1].starts_with("warning  old shard 1: "), "{found:?}");
+        assert!(found[1].contains("lost after 10 h 0 min by the disk, expected at least 10 h 50"));
+        assert!(measured(60)[0].starts_with("note  old shard 0: "));
+    }
+}

@@ -51,11 +51,33 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::survey::made::{lines, survey};
 
     #[test]
     fn versions_are_told_apart() {
         assert_eq!(of("10.11.19-MariaDB-0+deb12u1-log"), Some((10, 11)));
         assert_eq!(of("5.5.5-10.4.3-MariaDB"), Some((10, 4)));
         assert_eq!(of("8.0.36"), None);
+    }
+
+    #[test]
+    fn a_server_that_was_never_tried_is_refused() {
+        let survey = survey(|which, facts| {
+            facts.version = ["10.11.6-MariaDB", "10.5.9-MariaDB", "8.0.36", "11.4.2-MariaDB"]
+                [which.min(3)]
+            .to_owned();
+        });
+        let found = lines(&check(&survey));
+        assert_eq!(
+            found[0],
+            "fault  old shard 1: is 10.5.9-MariaDB, expected MariaDB 10.6 or later; \
+             mend: upgrade the server, best to 10.11, which is tested"
+        );
+        assert!(
+            found[1].starts_with("fault  new shard 0: is 8.0.36, expected MariaDB"),
+            "{found:?}"
+        );
+        assert!(found[2].starts_with("note  new shard 1: is 11.4.2"), "{found:?}");
+        assert_eq!(found.len(), 4);
     }
 }

@@ -3,6 +3,8 @@
 //! Nothing here judges. What the account may not see is `None`, which is not the same as empty.
 
 mod ask;
+#[cfg(test)]
+pub mod made;
 mod oldest;
 mod privileged;
 mod room;
