@@ -9,6 +9,7 @@ use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside, Reason};
 use modshift_proto::plan::Plan;
 use serde::Serialize;
 
+use crate::cutover::{Serves, serves};
 use crate::exit::Exit;
 use crate::{answer, args};
 
@@ -17,6 +18,8 @@ const REDRAW: Duration = Duration::from_secs(1);
 #[derive(Serialize)]
 struct Status {
     plan: String,
+    /// `None`: not asked.
+    serves: Option<Serves>,
     old: Vec<Old>,
     new: Vec<New>,
     streams: Vec<Stream>,
@@ -70,7 +73,8 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
     loop {
         // Tables are not compared here: the gate does that, and says so.
         let (decision, facts) = evaluator.sample(Outside::default()).await;
-        let status = Status::of(&plan, &decision, &facts);
+        let status =
+            Status { serves: Some(serves(&plan).await), ..Status::of(&plan, &decision, &facts) };
         match (args.json, redraw) {
             (true, _) => answer::line(serde_json::to_string(&status)?),
             // Home, and clear from there: no flicker.
@@ -145,6 +149,7 @@ impl Status {
         });
         Status {
             plan: plan.name.clone(),
+            serves: None,
             old: old.collect(),
             new: new.collect(),
             streams: streams.collect(),
@@ -169,6 +174,9 @@ impl Status {
         // Writing to a String does not fail.
         let mut text =
             format!("{}: {} -> {} shards\n\n", self.plan, self.old.len(), self.new.len());
+        if let Some(serves) = &self.serves {
+            let _ = writeln!(text, "{}\n", serves.text);
+        }
         for old in &self.old {
             let share = match old.rows_estimated {
                 0 => 0.0,

@@ -517,6 +517,7 @@ impl<O: Outside> Cutover<O> {
         let endpoints = self.plan.old.iter().chain(&self.plan.new);
         let checks = join_all(endpoints.map(shard::writes_through)).await;
         CutoverError::all(checks.into_iter().filter_map(Result::err).collect())?;
+        self.hooks().await?;
         let wait = self.settings.gate_wait;
         let reasons = match self.outside.gate(self.direction(), wait).await {
             Ok(()) => return Ok(()),
@@ -529,6 +530,19 @@ impl<O: Outside> Cutover<O> {
             self.outside.tell(&format!("-- the gate is closed: {reason}"));
         }
         Ok(())
+    }
+
+    /// Every routing target takes what is so anyway: one that does not is found out while nobody
+    /// waits, and there is a version to go back to.
+    async fn hooks(&mut self) -> Result<(), CutoverError> {
+        let side = self.direction().from();
+        let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
+        let version = match routed {
+            None => 1,
+            Some(routed) if routed.side == side => routed.version,
+            Some(routed) => routed.version + 1,
+        };
+        self.outside.publish(side, version).await.map_err(CutoverError::Publish)
     }
 
     /// The streams there and back have been started: markers have a row to be written in.

@@ -29,7 +29,7 @@ pub mod versions;
 pub mod wait;
 pub mod writer;
 
-pub use drain::{copied, drained};
+pub use drain::{copied, drained, drained_back};
 pub use estate::{Estate, EstateOptions, Log};
 pub use oracle::{Oracle, Report};
 pub use process::Modshift;

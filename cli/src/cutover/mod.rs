@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::finish::{finish, unfence};
-pub use self::serving::{Serves, serves};
+pub use self::serving::{Serves, is_finished, serves};
 use self::wiring::Wiring;
 use crate::exit::Exit;
 use crate::signals::Signals;

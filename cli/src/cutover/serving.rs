@@ -1,9 +1,14 @@
 //! Which side serves, for `status`: by the journal on new shard 0.
 
-use modshift_cutover::{Serving, register, serving, shard};
+use std::time::Duration;
+
+use modshift_cutover::{CutoverError, Serving, register, serving};
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_proto::plan::Plan;
 use serde::Serialize;
+use tokio::time::timeout;
+
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// By the journal; the phase of each shard's token says the same of that shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -13,11 +18,25 @@ pub struct Serves {
     pub text: String,
 }
 
+/// `modshift finish` has been run. Where the journal cannot be read, nobody has it: the daemons need
+/// new shard 0 as little as any other to start.
+pub async fn is_finished(plan: &Plan) -> bool {
+    let found = timeout(JOURNAL_TIMEOUT, newest(plan)).await;
+    matches!(found, Ok(Ok(Some(found))) if found.run.journal.finished())
+}
+
+async fn newest(plan: &Plan) -> Result<Option<register::Found>, CutoverError> {
+    // The daemons' own login reads it as well.
+    let endpoint = &plan.new[0];
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    register::newest(&mut conn, &label(endpoint)).await
+}
+
 pub async fn serves(plan: &Plan) -> Serves {
-    let endpoint = shard::login(plan, plan.new[0].clone());
     let read = async {
-        let mut conn = connect(&endpoint, Session::Plain).await?;
-        register::newest(&mut conn, &label(&endpoint)).await
+        let late = |_| Err("no answer in time".to_owned());
+        let read = timeout(JOURNAL_TIMEOUT, newest(plan)).await;
+        read.map_or_else(late, |read| read.map_err(|error| error.to_string()))
     };
     let found = match read.await {
         Err(error) => {

@@ -84,8 +84,8 @@ impl Outside for Wiring {
         }
         for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
             outcome.map_err(|error| format!("{target}: {error}"))?;
-            answer::line(format_args!("routing version {version} ({side} shards): {target}"));
         }
+        answer::line(format_args!("routing version {version} names the {side} shards"));
         Ok(())
     }
 

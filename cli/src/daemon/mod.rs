@@ -111,6 +111,10 @@ pub async fn run(
     tracing::info!(role = role.name(), version = env!("CARGO_PKG_VERSION"), %address, "starting");
     tracing::info!("effective plan\n{}", plan.render_redacted());
 
+    // To a reader without a token its shard is new: it would copy old rows over newer ones.
+    if crate::cutover::is_finished(&plan).await {
+        anyhow::bail!("the reshard {} is finished, see modshift status", plan.name);
+    }
     if !checked(&plan, &forward).await {
         return Ok(Exit::BadPlan);
     }

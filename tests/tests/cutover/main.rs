@@ -1,0 +1,6 @@
+//! Cutover and rollback, against real servers under a live application.
+
+#![allow(clippy::print_stdout, reason = "seeds, pauses and counts are part of the outcome")]
+
+mod round_trip;
+mod site;

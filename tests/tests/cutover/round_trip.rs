@@ -1,0 +1,76 @@
+//! There, back, there again, and the end of it.
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::{Log, server::PASSWORD};
+
+use crate::site::{APP, LIMIT, Site, says};
+
+const WAIT: [&str; 2] = ["--wait", "150s"];
+
+async fn round_trip(log: Log, seed: u64) -> Result<()> {
+    let site = Site::start(3, 4, log, seed, "60s").await?;
+    let estate = &site.estate;
+    let writer = site.writer(seed, 150.0).await?;
+    let daemons = site.daemons()?;
+    ensure!(site.serves().await? == "old");
+    writer.commits(50, LIMIT).await.with_context(|| says(&daemons))?;
+
+    site.command(&["cutover", WAIT[0], WAIT[1]], &[0]).await.with_context(|| says(&daemons))?;
+    ensure!(site.serves().await? == "new");
+    writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
+
+    site.command(&["rollback", WAIT[0], WAIT[1]], &[0]).await.with_context(|| says(&daemons))?;
+    ensure!(site.serves().await? == "old");
+    writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
+
+    site.command(&["cutover", WAIT[0], WAIT[1]], &[0]).await.with_context(|| says(&daemons))?;
+    writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
+    let ledger = writer.stop().await?;
+    println!(
+        "{} transactions, {} refused and made again, longest gap {:?}",
+        ledger.transactions,
+        ledger.refused,
+        ledger.longest_gap().map(|(_, gap)| gap)
+    );
+    modshift_tests::drained_back(estate, LIMIT).await.with_context(|| says(&daemons))?;
+    estate.oracle_back().compare().await?.ensure_clean()?;
+
+    // The end: not while a daemon runs, and nothing is let go by it.
+    let refused = site.command(&["finish"], &[2]).await?;
+    ensure!(refused.contains("still runs"), "{refused}");
+    for daemon in &daemons {
+        let code = daemon.stop(LIMIT).await?;
+        ensure!(code == 0, "a daemon ended with {code}:\n{}", says(&daemons));
+    }
+    site.command(&["unfence"], &[1]).await?;
+    site.command(&["finish"], &[0]).await?;
+    for shard in estate.old.iter().chain(&estate.new) {
+        let sql = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                   AND TABLE_NAME IN ('modshift_token', 'modshift_progress', 'modshift_watermark', \
+                   'modshift_parked')";
+        ensure!(shard.value::<u64>(sql).await? == 0, "tables are left on {}", shard.schema);
+    }
+    for shard in &estate.old {
+        ensure!(shard.value::<bool>("SELECT @@read_only").await?, "an old shard was let go");
+    }
+    site.command(&["rollback"], &[1]).await?;
+    let (code, output) = estate.modshift(["run"]).finish(LIMIT).await?;
+    ensure!(code != 0 && output.contains("is finished"), "{code}: {output}");
+    site.command(&["unfence"], &[0]).await?;
+    for shard in &estate.old {
+        let mut app = shard.address();
+        (app.user, app.password) = (APP.to_owned(), APP.to_owned());
+        app.run("UPDATE t_currency SET ver = ver + 1").await.context(PASSWORD)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_and_back_and_there_again_and_finished_over_direct() -> Result<()> {
+    round_trip(Log::Direct, 11).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_and_back_and_there_again_and_finished_over_kafka() -> Result<()> {
+    round_trip(Log::kafka(), 12).await
+}
