@@ -114,6 +114,11 @@ impl Copying {
         self.guard.is_some()
     }
 
+    /// The guard, once nothing is left to copy.
+    pub fn guard_after(&self) -> Option<&GtidSet> {
+        self.guard.as_ref().filter(|_| self.finished())
+    }
+
     /// Rows copied and estimated of each table.
     pub fn rows(&self) -> impl Iterator<Item = (&str, u64, u64, bool)> + '_ {
         self.progress.iter().map(|(&index, progress)| {

@@ -17,6 +17,7 @@ pub mod metrics;
 mod prepare;
 mod publish;
 mod reader;
+mod repair;
 pub mod route;
 mod snapshot;
 mod status;

@@ -1,1 +1,94 @@
+//! Has rows that differ copied again, through the change log: a request on the old shard, which its
+//! reader takes up. Nothing is written to a new shard from here.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use modshift_mariadb::control::{REPAIR, REPAIR_TABLE};
+use modshift_proto::plan::{Placement, Plan};
+
+use crate::compare::Suspect;
+use crate::error::VerifyError;
+use crate::report::{Kind, Mismatch};
+use crate::round::Verifier;
+use crate::settle::Until;
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// What became of the requests.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// Equal by now.
+    pub mended: u64,
+    /// Rows that no reader took up in time, by old shard.
+    pub not_taken: BTreeMap<u16, u64>,
+    /// Rows that the log cannot reach: their primary key places them on another new shard.
+    pub unreachable: Vec<Mismatch>,
+}
+
+/// Asks for all of them, waits until they are in the log (at most so long), and compares them again.
+pub async fn repair(
+    verifier: &mut Verifier,
+    mismatches: Vec<Mismatch>,
+    wait: Duration,
+) -> Result<Repaired, VerifyError> {
+    let plan = verifier.plan.clone();
+    let (unreachable, reachable): (Vec<_>, Vec<_>) =
+        mismatches.into_iter().partition(|mismatch| is_unreachable(verifier, &plan, mismatch));
+    let mut repaired = Repaired { unreachable, ..Repaired::default() };
+    let sources: BTreeSet<u16> = reachable.iter().map(|mismatch| mismatch.old).collect();
+    let insert = format!("INSERT INTO {REPAIR} (table_name, target, pk) VALUES (?, ?, ?)");
+    for &source in &sources {
+        let shard = &mut verifier.shards.old[usize::from(source)];
+        shard.run("creating modshift's table of repairs", REPAIR_TABLE, ()).await?;
+        for mismatch in reachable.iter().filter(|mismatch| mismatch.old == source) {
+            let params = (mismatch.table.clone(), mismatch.new, mismatch.pk.clone());
+            shard.run("asking for a repair", &insert, params).await?;
+        }
+    }
+    let deadline = Instant::now() + wait;
+    let open = format!("SELECT COUNT(*) FROM {REPAIR} WHERE sent = 0");
+    let clear = format!("DELETE FROM {REPAIR} WHERE sent = 1");
+    for source in sources {
+        let shard = &mut verifier.shards.old[usize::from(source)];
+        loop {
+            let left: Vec<u64> = shard.query("waiting for repairs", &open).await?;
+            let left = left.first().copied().unwrap_or(0);
+            if left > 0 && Instant::now() < deadline {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+            if left > 0 {
+                repaired.not_taken.insert(source, left);
+            }
+            break;
+        }
+        shard.run("clearing repairs that were sent", &clear, ()).await?;
+    }
+    let mut by_table: BTreeMap<usize, BTreeSet<Suspect>> = BTreeMap::new();
+    for mismatch in reachable {
+        let Some(table) = plan.tables.iter().position(|t| t.name == mismatch.table) else {
+            continue;
+        };
+        let suspect = Suspect { stream: (mismatch.old, mismatch.new), key: mismatch.pk };
+        by_table.entry(table).or_default().insert(suspect);
+    }
+    for (table, suspects) in by_table {
+        let until = Until::Passed(plan.verify.settle_max);
+        let settled = verifier.settle_keys(table, suspects, until).await?;
+        repaired.mended += (settled.equal.len() + settled.parked.len()) as u64;
+    }
+    Ok(repaired)
+}
+
+/// A delete names the primary key alone. Where the shard key is part of it, the applier sees that
+/// the row belongs elsewhere, and rightly refuses.
+fn is_unreachable(verifier: &Verifier, plan: &Plan, mismatch: &Mismatch) -> bool {
+    let index = plan.tables.iter().position(|table| table.name == mismatch.table);
+    let Some(index) = index.filter(|_| mismatch.kind == Kind::WrongShard) else { return false };
+    let Placement::Sharded { key, .. } = &plan.tables[index].placement else { return false };
+    verifier.table(index).is_some_and(|table| {
+        let schema = &table.schema;
+        schema.column(key).is_some_and(|column| schema.primary_key.contains(&column))
+    })
+}

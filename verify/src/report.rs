@@ -90,6 +90,8 @@ pub struct Report {
     pub clean: bool,
     pub tables: Vec<TableReport>,
     pub mismatches: Vec<Mismatch>,
+    /// Rows that differed, and were copied again.
+    pub repaired: u64,
     /// Definitions that are not those of old shard 0.
     pub schema_differences: Vec<String>,
     /// Not compared, or differing among the old shards.

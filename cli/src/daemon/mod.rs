@@ -7,6 +7,7 @@ mod control;
 pub mod direction;
 mod log;
 pub mod streams;
+mod verifier;
 mod wire;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use crate::signals::Signals;
 use crate::{args, gate, http, metrics};
 use log::ChangeLog;
 use streams::{Board, Streams};
+use verifier::Changed;
 
 /// How often a change log that cannot be reached is asked for again.
 const LOG_RETRY: Duration = Duration::from_secs(2);
@@ -143,6 +145,7 @@ pub async fn run(
         let mut streams = Streams::new(board);
         // Nothing is copied or verified on the way back: its throttle holds nobody.
         let back_throttle = Throttle::new(&back_plan);
+        let changed = Changed::default();
         for (plan, share, throttle) in
             [(&plan, &forward, &throttle), (&back_plan, &back, &back_throttle)]
         {
@@ -150,9 +153,14 @@ pub async fn run(
                 continue;
             }
             let Some(log) = opened(plan, &cancel).await? else { return Ok(Exit::Done) };
-            wire::start(&mut streams, plan, &share.old, &share.new, &log, throttle, &cancel);
+            let beside = wire::Beside { throttle, changed: &changed };
+            wire::start(&mut streams, plan, &share.old, &share.new, &log, &beside, &cancel);
         }
-        Ok(streams.supervise(cancel.clone()).await)
+        let verifying = verifier::run(&plan, &throttle, changed, &cancel);
+        tokio::select! {
+            exit = streams.supervise(cancel.clone()) => Ok(exit),
+            never = verifying => match never {},
+        }
     };
     // Those beside the work end with it: they are dropped here.
     let beside = async { tokio::join!(asking, pages, upkeep, slowing, std::future::pending()).4 };

@@ -21,6 +21,15 @@ use super::control;
 use super::direction;
 use super::log::ChangeLog;
 use super::streams::{Halt, Streams};
+use super::verifier::Changed;
+
+/// What else of this process the streams have to do with.
+pub struct Beside<'a> {
+    /// Slows down the copy.
+    pub throttle: &'a Throttle,
+    /// Takes what appliers change, for the verifier.
+    pub changed: &'a Changed,
+}
 
 pub fn start(
     streams: &mut Streams,
@@ -28,7 +37,7 @@ pub fn start(
     old: &[OldShard],
     new: &[NewShard],
     log: &ChangeLog,
-    throttle: &Throttle,
+    beside: &Beside<'_>,
     cancel: &CancellationToken,
 ) {
     let way = plan.direction();
@@ -37,7 +46,7 @@ pub fn start(
         let status = ReaderStatus::default();
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
-        let throttle = throttle.clone();
+        let throttle = beside.throttle.clone();
         let reading = async move {
             let open = |epoch| log.clone().writer(shard, epoch);
             let outcome = run_reader(plan, shard, open, status, throttle, cancel).await;
@@ -49,7 +58,7 @@ pub fn start(
     }
     readers.close();
     for &shard in new {
-        let status = Arc::new(ApplierStatus::new(plan, shard));
+        let status = Arc::new(beside.changed.watch(plan, shard, ApplierStatus::new(plan, shard)));
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let readers = readers.clone();

@@ -22,6 +22,8 @@ pub struct ChunkRequest {
     pub table: usize,
     /// Start after this primary key; `None`: at the beginning.
     pub after: Option<Vec<Vec<u8>>>,
+    /// Only the row with this primary key.
+    pub only: Option<Vec<Vec<u8>>>,
     pub rows: u32,
     /// Stop reading once the rows take this much memory; the first row always fits.
     pub bytes_max: usize,
@@ -178,8 +180,14 @@ impl ChunkReader {
             schema.sent_columns().map(|index| value::select_expr(&schema.columns[index])).collect();
         let keys: Vec<&Column> =
             schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
-        let page = value::key_page(&keys, request.after.as_deref()).map_err(|source| {
-            ReadError::Value { shard: self.shard, table: schema.name.clone(), source }
+        let page = match &request.only {
+            Some(key) => value::key_equal(&keys, key),
+            None => value::key_page(&keys, request.after.as_deref()),
+        };
+        let page = page.map_err(|source| ReadError::Value {
+            shard: self.shard,
+            table: schema.name.clone(),
+            source,
         })?;
         let order: Vec<String> = keys.iter().map(|column| value::quote(&column.name)).collect();
         let filter = if page.is_empty() { String::new() } else { format!(" WHERE {page}") };

@@ -105,6 +105,7 @@ impl Schedule {
         let request = ChunkRequest {
             table: state.table,
             after: state.next_after.clone(),
+            only: None,
             rows: state.rows,
             bytes_max: self.bytes_max,
             generation: state.generation,
