@@ -178,7 +178,9 @@ impl LogError {
                 "the topic was deleted, or log.topic names another one; if messages were lost with \
                  it, start the reshard again from a fresh copy",
             ),
-            LogError::Unreachable { .. } => Some("check log.brokers and the network"),
+            LogError::Unreachable { .. } => Some(
+                "check log.brokers and the network, and log.properties where the brokers want a login",
+            ),
             LogError::Superseded { .. } => Some("leave the old shard to the reader that took over"),
             LogError::Refused(_) => Some("check log.properties and what the broker lets us do"),
             LogError::Closed(_)

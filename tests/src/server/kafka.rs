@@ -22,18 +22,24 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Any 16 bytes in Kafka's base64; one cluster never meets another.
 const CLUSTER: &str = "bW9kc2hpZnQtdGVzdC0xMQ";
 
+/// The login of a broker that wants one.
+pub const SASL_USER: &str = "modshift";
+pub const SASL_PASSWORD: &str = "sasl-secret";
+
 #[derive(Clone, Debug)]
 pub struct KafkaOptions {
     pub heap_mb: u32,
     /// Lets the JVM's second compiler work: slower to start, faster in the long run.
     pub tuned_for_speed: bool,
+    /// A second listener, which wants the login of [`SASL_USER`] (SASL/PLAIN).
+    pub sasl: bool,
     /// Further lines of server.properties.
     pub extra: Vec<String>,
 }
 
 impl Default for KafkaOptions {
     fn default() -> Self {
-        Self { heap_mb: 512, tuned_for_speed: false, extra: Vec::new() }
+        Self { heap_mb: 512, tuned_for_speed: false, sasl: false, extra: Vec::new() }
     }
 }
 
@@ -41,6 +47,7 @@ impl Default for KafkaOptions {
 pub struct KafkaBroker {
     options: KafkaOptions,
     port: u16,
+    sasl_port: Option<u16>,
     child: Mutex<Option<Arc<Child>>>,
     dir: RunDir,
 }
@@ -54,7 +61,8 @@ impl KafkaBroker {
         let dir = RunDir::create("kafka")?;
         let data = dir.join("data");
         let (port, controller) = (free_port()?, free_port()?);
-        let config = properties(port, controller, &data, &options.extra);
+        let sasl_port = options.sasl.then(free_port).transpose()?;
+        let config = properties(port, sasl_port, controller, &data, &options.extra);
         fs::write(dir.join("server.properties"), config).context("writing server.properties")?;
         fs::write(dir.join("log4j2.xml"), LOG4J).context("writing log4j2.xml")?;
         tokio::task::spawn_blocking(move || -> Result<()> {
@@ -62,13 +70,19 @@ impl KafkaBroker {
             copy_dir(&template, &data)
         })
         .await??;
-        let broker = Self { options, port, child: Mutex::new(None), dir };
+        let broker = Self { options, port, sasl_port, child: Mutex::new(None), dir };
         broker.restart().await?;
         Ok(Arc::new(broker))
     }
 
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The listener that wants a login.
+    pub fn sasl_bootstrap(&self) -> Result<String> {
+        let port = self.sasl_port.context("this broker was started without SASL")?;
+        Ok(format!("127.0.0.1:{port}"))
     }
 
     pub fn port(&self) -> u16 {
@@ -176,7 +190,7 @@ fn formatted() -> Result<PathBuf> {
     let data = scratch.join("data");
     let config = scratch.join("server.properties");
     // The ports play no part in formatting.
-    fs::write(&config, properties(1, 2, &data, &[])).context("writing server.properties")?;
+    fs::write(&config, properties(1, None, 2, &data, &[])).context("writing server.properties")?;
     fs::write(scratch.join("log4j2.xml"), LOG4J).context("writing log4j2.xml")?;
     let output = Command::new("java")
         .arg(format!("-Dlog4j2.configurationFile={}", scratch.join("log4j2.xml").display()))
@@ -196,15 +210,35 @@ fn formatted() -> Result<PathBuf> {
     }
 }
 
-fn properties(port: u16, controller: u16, data: &Path, extra: &[String]) -> String {
+fn properties(
+    port: u16,
+    sasl_port: Option<u16>,
+    controller: u16,
+    data: &Path,
+    extra: &[String],
+) -> String {
+    let mut open = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut login = String::new();
+    if let Some(port) = sasl_port {
+        open += &format!(",SASL_PLAINTEXT://127.0.0.1:{port}");
+        login = format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,\
+             SASL_PLAINTEXT:SASL_PLAINTEXT\n\
+             sasl.enabled.mechanisms=PLAIN\n\
+             listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+             org.apache.kafka.common.security.plain.PlainLoginModule required \
+             user_{SASL_USER}=\"{SASL_PASSWORD}\";\n"
+        );
+    }
     let mut text = format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         listeners={open},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners={open}\n\
          controller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=PLAINTEXT\n\
+         {login}\
          log.dirs={}\n",
         data.display()
     );

@@ -13,7 +13,7 @@ mod topic;
 
 pub use address::{ADMIN, Address, PASSWORD};
 pub use etcd::EtcdServer;
-pub use kafka::{KafkaBroker, KafkaOptions};
+pub use kafka::{KafkaBroker, KafkaOptions, SASL_PASSWORD, SASL_USER};
 pub use mariadb::MariaDbServer;
 pub use options::MariaDbOptions;
 pub use proxy::{Delay, Proxy};
