@@ -12,7 +12,9 @@
 #[allow(clippy::print_stdout, reason = "a benchmark talks to its user")]
 pub mod bench;
 pub mod case;
+pub mod certificates;
 pub mod child;
+mod daemons;
 #[allow(clippy::print_stdout, reason = "a demonstration talks to its user")]
 pub mod demo;
 mod drain;
@@ -29,6 +31,8 @@ pub mod versions;
 pub mod wait;
 pub mod writer;
 
+pub use daemons::Daemons;
+pub use drain::{copied, drained};
 pub use drain::{copied, drained, drained_back};
 pub use estate::{Estate, EstateOptions, Log};
 pub use oracle::{Oracle, Report};

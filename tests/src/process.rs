@@ -174,6 +174,13 @@ impl Modshift {
         Launch::new(args)
     }
 
+    /// Where a daemon's pages are, `http://127.0.0.1:1234`, once it says so.
+    pub async fn pages(&self, limit: Duration) -> Result<String> {
+        let line = self.wait_line("address=", limit).await?;
+        let (_, address) = line.rsplit_once("address=").context("no address")?;
+        Ok(format!("http://{}", address.trim()))
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }

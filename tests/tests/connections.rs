@@ -1,7 +1,7 @@
 //! Connecting, the errors of a server, and what the catalog and a server say of themselves.
 
-use std::path::Path;
-use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use modshift_mariadb::catalog::{self, TableKind};
@@ -9,7 +9,13 @@ use modshift_mariadb::server::{ServerFacts, holders};
 use modshift_mariadb::{CatalogError, Class, Conn, ServerError, Session, connect, error};
 use modshift_proto::DataType;
 use modshift_proto::plan::{Endpoint, Secret, TlsMode};
-use modshift_tests::{Address, MariaDbOptions, MariaDbServer};
+use modshift_tests::certificates::{authority, certificate};
+use modshift_tests::place::RunDir;
+use modshift_tests::server::ADMIN;
+use modshift_tests::{
+    Address, Daemons, Estate, EstateOptions, MariaDbOptions, MariaDbServer, case::Size, copied,
+    drained,
+};
 use mysql_async::prelude::Queryable;
 
 fn endpoint(address: &Address, schema: &str) -> Endpoint {
@@ -125,30 +131,12 @@ async fn what_passes_by_itself_is_told_from_what_does_not() -> Result<()> {
     Ok(())
 }
 
-fn openssl(dir: &Path, line: &str) -> Result<()> {
-    let run = Command::new("openssl").args(line.split_whitespace()).current_dir(dir).output()?;
-    ensure!(run.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&run.stderr));
-    Ok(())
-}
-
-/// An authority, and a server certificate of it for the name `db.test` alone.
-fn certificates(dir: &Path) -> Result<()> {
-    let key = "-newkey rsa:2048 -nodes -days 30";
-    openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority"))?;
-    openssl(dir, &format!("req -x509 {key} -keyout other.key -out other.pem -subj /CN=other"))?;
-    openssl(dir, "req -newkey rsa:2048 -nodes -keyout s.key -out s.csr -subj /CN=db.test")?;
-    std::fs::write(dir.join("names"), "subjectAltName=DNS:db.test\n")?;
-    openssl(
-        dir,
-        "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile names -out s.pem",
-    )
-}
-
 #[tokio::test]
 async fn tls_goes_as_far_as_the_plan_asks() -> Result<()> {
-    let dir = std::env::temp_dir().join(format!("modshift-tls-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    certificates(&dir)?;
+    let dir = RunDir::create("tls")?;
+    authority(dir.path(), "ca")?;
+    authority(dir.path(), "other")?;
+    certificate(dir.path(), "ca", "s", "DNS:db.test")?;
     let path = |name: &str| dir.join(name).display().to_string();
     let options = MariaDbOptions::default()
         .arg(&format!("--ssl-cert={}", path("s.pem")))
@@ -196,7 +184,61 @@ async fn tls_goes_as_far_as_the_plan_asks() -> Result<()> {
     let plain = Endpoint { tls: TlsMode::Required, ..endpoint(&plain.address(), "mysql") };
     let error = refused(&plain).await?;
     ensure!(matches!(error, ServerError::Tls { .. }), "{error:?}");
-    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// Every connection there is, the binlog's too: the account is let in through TLS alone, and the
+/// certificate is for the very address that the plan names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reshard_runs_through_tls_whose_certificates_name_the_servers() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(120);
+    let dir = RunDir::create("tls")?;
+    authority(dir.path(), "ca")?;
+    certificate(dir.path(), "ca", "s", "IP:127.0.0.1")?;
+    let files = [("cert", "s.pem"), ("key", "s.key")];
+    let files = files.map(|(what, file)| format!("--ssl-{what}={}", dir.join(file).display()));
+    let secured = move |_: usize, options: MariaDbOptions| options.arg(&files[0]).arg(&files[1]);
+    let (old_options, new_options) = (Arc::new(secured.clone()), Arc::new(secured));
+    let size = Size::rows(300);
+    let options = EstateOptions { size, old_options, new_options, ..EstateOptions::default() };
+    let estate = Estate::start(1, 2, options).await?;
+    for shard in estate.old.iter().chain(&estate.new) {
+        let account = "CREATE USER secure@'%' IDENTIFIED BY 'behind-tls' REQUIRE SSL; \
+                       GRANT ALL ON *.* TO secure@'%'";
+        shard.server.run(account).await?;
+    }
+    let ca = dir.join("ca.pem").display().to_string();
+    let plan = estate
+        .plan()
+        .replace("tls = \"off\"", &format!("tls = \"verify-identity\"\ntls_ca = \"{ca}\""))
+        .replace(&format!("user = \"{ADMIN}\""), "user = \"secure\"");
+    std::fs::write(estate.plan_path(), plan)?;
+    let login =
+        |launch: modshift_tests::process::Launch| launch.env("MODSHIFT_PASSWORD", "behind-tls");
+    let daemons = Daemons::start_with(&estate, login)?;
+    copied(&estate, LIMIT).await.with_context(|| daemons.output())?;
+    // After the copy: only the binlog brings these.
+    estate.old[0].run("UPDATE t_trade_order SET ver = ver + 1").await?;
+    drained(&estate, LIMIT).await?;
+    let encrypted: Vec<(String, u64)> = estate.old[0]
+        .address()
+        .query("SELECT USER, COUNT(*) FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%' GROUP BY USER")
+        .await?
+        .into_iter()
+        .map(mysql_async::from_row)
+        .collect();
+    ensure!(encrypted == [("secure".to_owned(), 1)], "who reads the binlog: {encrypted:?}");
+    daemons.stop(LIMIT).await?;
+    estate.oracle().compare().await?.ensure_clean()?;
+    // The same servers by a name that their certificates do not carry.
+    let plan = std::fs::read_to_string(estate.plan_path())?;
+    std::fs::write(
+        estate.plan_path(),
+        plan.replace("host = \"127.0.0.1\"", "host = \"localhost\""),
+    )?;
+    let (code, output) =
+        login(estate.modshift(["run", "--listen", "127.0.0.1:0"])).finish(LIMIT).await?;
+    ensure!(code != 0 && output.contains("TLS: "), "{code}:\n{output}");
     Ok(())
 }
 

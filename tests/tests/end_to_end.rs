@@ -4,18 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use modshift_tests::{
-    Estate, EstateOptions, Log, Modshift, Writer, WriterOptions, case::Size, drained,
-    writer::Giants,
+    Daemons, Estate, EstateOptions, Log, Writer, WriterOptions, case::Size, drained, writer::Giants,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// The daemons of this estate's log.
-fn start(estate: &Estate) -> Result<Vec<Modshift>> {
-    let roles: &[&str] =
-        if estate.broker.is_some() { &["consumer", "replicator"] } else { &["run"] };
-    roles.iter().map(|role| estate.modshift([*role, "--listen", "127.0.0.1:0"]).start()).collect()
-}
 
 /// Reshards `old` shards to `new` ones while an application writes, asks the gate, and compares.
 async fn reshard(old: usize, new: usize, log: Log, seed: u64) -> Result<()> {
@@ -38,17 +30,13 @@ async fn reshard(old: usize, new: usize, log: Log, seed: u64) -> Result<()> {
         let (code, output) = estate.modshift(command.iter().copied()).finish(LIMIT).await?;
         ensure!(code == 0, "modshift {command:?} ended with {code}:\n{output}");
     }
-    let daemons = start(&estate)?;
+    let daemons = Daemons::start(&estate)?;
     let (code, output) = estate.modshift(["gate", "--wait", "100s"]).finish(LIMIT).await?;
-    let says = || daemons.iter().map(Modshift::output).collect::<Vec<_>>().join("\n");
-    ensure!(code == 0, "the gate ended with {code}:\n{output}\n{}", says());
+    ensure!(code == 0, "the gate ended with {code}:\n{output}\n{}", daemons.output());
     writer.commits(150, LIMIT).await?;
     let ledger = writer.stop().await?;
     drained(&estate, LIMIT).await?;
-    for daemon in &daemons {
-        let code = daemon.stop(LIMIT).await?;
-        ensure!(code == 0, "a daemon ended with {code}:\n{}", says());
-    }
+    daemons.stop(LIMIT).await?;
     ensure!(ledger.giants > 0, "no transaction of many rows took place");
     estate.oracle().compare().await?.ensure_clean()
 }

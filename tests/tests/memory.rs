@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use modshift_tests::{
-    Address, Estate, EstateOptions, Log, Modshift, Rule, TableRule, case::Size, drained,
-    random::Random, wait_until,
+    Address, Daemons, Estate, EstateOptions, Log, Rule, TableRule, case::Size, copied, drained,
+    random::Random,
 };
 use mysql_async::prelude::Queryable;
 
@@ -44,54 +44,21 @@ async fn estate(table: &str, columns: &str) -> Result<Estate> {
     Ok(estate)
 }
 
-struct Daemons {
-    consumer: Modshift,
-    replicator: Modshift,
+fn show(daemons: &Daemons, when: &str) -> Result<[u64; 2]> {
+    let peaks = [daemons.reader()?.peak_rss_bytes()?, daemons.applier()?.peak_rss_bytes()?];
+    let [replicator, consumer] = peaks.map(|bytes| bytes as f64 / MIB as f64);
+    println!("{when}: replicator {replicator:.1} MiB, consumer {consumer:.1} MiB at most");
+    Ok(peaks)
 }
 
-impl Daemons {
-    fn start(estate: &Estate) -> Result<Self> {
-        let start = |role| estate.modshift([role, "--listen", "127.0.0.1:0"]).start();
-        Ok(Self { consumer: start("consumer")?, replicator: start("replicator")? })
-    }
-
-    fn show(&self, when: &str) -> Result<[u64; 2]> {
-        let peaks = [self.replicator.peak_rss_bytes()?, self.consumer.peak_rss_bytes()?];
-        let [replicator, consumer] = peaks.map(|bytes| bytes as f64 / MIB as f64);
-        println!("{when}: replicator {replicator:.1} MiB, consumer {consumer:.1} MiB at most");
-        Ok(peaks)
-    }
-
-    /// The most memory that each has had, against its budget.
-    fn ensure_within(&self, when: &str, largest_row: u64) -> Result<()> {
-        let [replicator, consumer] = self.show(when)?;
-        let budget = REPLICATOR_BYTES + REPLICATOR_ROWS * largest_row;
-        ensure!(replicator <= budget, "replicator: {replicator} bytes, the budget is {budget}");
-        let budget = CONSUMER_BYTES + CONSUMER_ROWS * largest_row;
-        ensure!(consumer <= budget, "consumer: {consumer} bytes, the budget is {budget}");
-        Ok(())
-    }
-
-    async fn stop(&self) -> Result<()> {
-        for daemon in [&self.replicator, &self.consumer] {
-            let code = daemon.stop(LIMIT).await?;
-            ensure!(code == 0, "a daemon ended with {code}:\n{}", daemon.output());
-        }
-        Ok(())
-    }
-}
-
-async fn copied(estate: &Estate) -> Result<()> {
-    wait_until("the copy to be complete", LIMIT, || async {
-        for shard in &estate.new {
-            let sql = "SELECT COUNT(*) FROM modshift_watermark WHERE copied";
-            if shard.value::<usize>(sql).await.unwrap_or(0) < estate.old.len() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
+/// The most memory that each has had, against its budget.
+fn ensure_within(daemons: &Daemons, when: &str, largest_row: u64) -> Result<()> {
+    let [replicator, consumer] = show(daemons, when)?;
+    let budget = REPLICATOR_BYTES + REPLICATOR_ROWS * largest_row;
+    ensure!(replicator <= budget, "replicator: {replicator} bytes, the budget is {budget}");
+    let budget = CONSUMER_BYTES + CONSUMER_ROWS * largest_row;
+    ensure!(consumer <= budget, "consumer: {consumer} bytes, the budget is {budget}");
+    Ok(())
 }
 
 /// Rows, and sums that depend on each value of each row.
@@ -132,16 +99,16 @@ async fn a_million_rows() -> Result<()> {
                    ver INT UNSIGNED NOT NULL";
     let estate = estate("t_many", columns).await?;
     let daemons = Daemons::start(&estate)?;
-    copied(&estate).await?;
-    daemons.show("after the copy of a small case")?;
+    copied(&estate, LIMIT).await?;
+    show(&daemons, "after the copy of a small case")?;
     let shard = &estate.old[0];
     shard.run(&format!("INSERT INTO t_many SELECT seq,3*seq,1 FROM seq_1_to_{ROWS}")).await?;
     drained(&estate, LIMIT).await?;
-    daemons.show("a million rows inserted")?;
+    show(&daemons, "a million rows inserted")?;
     shard.run("UPDATE t_many SET ver=ver+1").await?;
     drained(&estate, LIMIT).await?;
-    daemons.ensure_within("a million rows updated", 0)?;
-    daemons.stop().await?;
+    ensure_within(&daemons, "a million rows updated", 0)?;
+    daemons.stop(LIMIT).await?;
     let sums =
         "CAST(SUM(CRC32(CONCAT_WS(',',id,accountNo,ver))) AS UNSIGNED), CAST(SUM(ver) AS UNSIGNED)";
     ensure_same(&estate, "t_many", sums).await
@@ -161,13 +128,13 @@ async fn rows_of_20_mib() -> Result<()> {
         conn.exec_drop(insert, (id, id * 12, random.bytes(ROW))).await?;
     }
     let daemons = Daemons::start(&estate)?;
-    copied(&estate).await?;
-    daemons.show("four rows of 20 MiB copied")?;
+    copied(&estate, LIMIT).await?;
+    show(&daemons, "four rows of 20 MiB copied")?;
     for id in 5..=8_u64 {
         conn.exec_drop(insert, (id, id * 12, random.bytes(ROW))).await?;
     }
     drained(&estate, LIMIT).await?;
-    daemons.show("four rows of 20 MiB inserted")?;
+    show(&daemons, "four rows of 20 MiB inserted")?;
     // Both images of a row are in one event.
     conn.query_drop("UPDATE t_large SET ver=2, body=REVERSE(body) WHERE id IN (1,3,6)").await?;
     conn.query_drop("DELETE FROM t_large WHERE id IN (4,7)").await?;
@@ -175,8 +142,8 @@ async fn rows_of_20_mib() -> Result<()> {
     // To another new shard.
     conn.query_drop("UPDATE t_large SET ver=3, accountNo=accountNo+3 WHERE id=1").await?;
     drained(&estate, LIMIT).await?;
-    daemons.ensure_within("rows of 20 MiB updated and moved", ROW as u64)?;
-    daemons.stop().await?;
+    ensure_within(&daemons, "rows of 20 MiB updated and moved", ROW as u64)?;
+    daemons.stop(LIMIT).await?;
     let sums = "CAST(SUM(CONV(LEFT(SHA2(body,256),8),16,10)*(id+accountNo+ver)) AS UNSIGNED), \
                 CAST(SUM(LENGTH(body)) AS UNSIGNED)";
     ensure_same(&estate, "t_large", sums).await

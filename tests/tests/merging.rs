@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
-    Estate, EstateOptions, Log, Modshift, Writer, WriterOptions,
+    Daemons, Estate, EstateOptions, Log, Writer, WriterOptions,
     case::Size,
-    drained,
+    copied, drained,
     random::Random,
     server::Delay,
     wait_until,
@@ -24,21 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-async fn start(old: usize, new: usize, options: EstateOptions) -> Result<(Estate, Vec<Modshift>)> {
+async fn start(old: usize, new: usize, options: EstateOptions) -> Result<(Estate, Daemons)> {
     let estate = Estate::start(old, new, EstateOptions { proxies: true, ..options }).await?;
-    let roles: &[&str] =
-        if estate.broker.is_some() { &["consumer", "replicator"] } else { &["run"] };
-    let start = |role| estate.modshift([role, "--listen", "127.0.0.1:0"]).start();
-    let daemons = roles.iter().map(|&role| start(role)).collect::<Result<Vec<_>>>()?;
+    let daemons = Daemons::start(&estate)?;
     Ok((estate, daemons))
-}
-
-async fn stop(daemons: &[Modshift]) -> Result<()> {
-    for daemon in daemons {
-        let code = daemon.stop(LIMIT).await?;
-        ensure!(code == 0, "a daemon ended with {code}:\n{}", daemon.output());
-    }
-    Ok(())
 }
 
 /// Rows that were seen parked: by old shard, and by the key that was taken.
@@ -109,21 +98,6 @@ async fn parked(estate: &Estate) -> Result<u64> {
     Ok(rows)
 }
 
-/// Every stream flows.
-async fn flowing(estate: &Estate) -> Result<()> {
-    // Before its first start the consumer has no tables to ask for.
-    wait_until("watermarks of all streams", LIMIT, || async {
-        for shard in &estate.new {
-            let sql = "SELECT COUNT(*) FROM modshift_watermark WHERE copied";
-            if shard.value::<usize>(sql).await.unwrap_or(0) < estate.old.len() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
-}
-
 /// Users move under load; the network of one old shard after another is slow, or stalls.
 async fn users_move(old: usize, new: usize, log: Log, seed: u64) -> Result<()> {
     let size = Size::rows(2_000);
@@ -135,7 +109,7 @@ async fn users_move(old: usize, new: usize, log: Log, seed: u64) -> Result<()> {
     let users = UserMoves::start(options, estate.old_routes()).await?;
     let options = WriterOptions { seed, rate: Some(80.0), giants: None, ..Default::default() };
     let writer = Writer::start(options, estate.old_routes()).await?;
-    flowing(&estate).await?;
+    copied(&estate, LIMIT).await?;
 
     let watch = Watch::start(&estate).await?;
     let mut random = Random::new(seed);
@@ -155,8 +129,7 @@ async fn users_move(old: usize, new: usize, log: Log, seed: u64) -> Result<()> {
     }
     let moves = users.stop().await?;
     writer.stop().await?;
-    let says = || daemons.iter().map(Modshift::output).collect::<Vec<_>>().join("\n");
-    drained(&estate, LIMIT).await.with_context(says)?;
+    drained(&estate, LIMIT).await.with_context(|| daemons.output())?;
     let seen = watch.stop().await?;
     println!(
         "{old} -> {new}, seed {seed}: {moves:?}\nparked on the way: {seen:?}",
@@ -164,7 +137,7 @@ async fn users_move(old: usize, new: usize, log: Log, seed: u64) -> Result<()> {
     );
     let left = parked(&estate).await?;
     ensure!(left == 0, "{left} rows are still parked after every stream has been applied");
-    stop(&daemons).await?;
+    daemons.stop(LIMIT).await?;
     estate.oracle().compare().await?.ensure_clean()?;
 
     ensure!(moves.delete_first > 0 && moves.insert_first > 0, "moves in one order only");
@@ -311,7 +284,7 @@ fn scripts(first: u64) -> Vec<Script> {
 async fn each_half_of_a_move_may_come_first() -> Result<()> {
     let options = EstateOptions { size: Size::rows(300), ..EstateOptions::default() };
     let (estate, daemons) = start(2, 1, options).await?;
-    flowing(&estate).await?;
+    copied(&estate, LIMIT).await?;
     for (round, (home, late)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
         // Even accounts live on old shard 0: the numbers of a round begin with its first home.
         let scripts = scripts(1_000_000 + 1_000 * round as u64 + home as u64);
@@ -340,7 +313,7 @@ async fn each_half_of_a_move_may_come_first() -> Result<()> {
         let report = estate.oracle().compare().await?;
         report.ensure_clean().with_context(|| format!("ten numbers each to {names:?}"))?;
     }
-    stop(&daemons).await
+    daemons.stop(LIMIT).await
 }
 
 /// `sql` makes old shard 1 hold what old shard 0 already holds.
@@ -352,10 +325,10 @@ async fn a_duplicate_halts(key: &str, sql: &str) -> Result<()> {
     };
     let (estate, daemons) = start(2, 1, options).await?;
     estate.old[0].run(&insert(5_000_000, 5_000_000, Some("+49-5"))).await?;
-    flowing(&estate).await?;
+    copied(&estate, LIMIT).await?;
     drained(&estate, LIMIT).await?;
     estate.old[1].run(sql).await?;
-    let line = daemons[0].wait_line("applier halted", LIMIT).await?;
+    let line = daemons.applier()?.wait_line("applier halted", LIMIT).await?;
     println!("{line}");
     for part in ["new shard 0", "t_wallet", key, "old shard 0", "old shard 1"] {
         ensure!(line.contains(part), "{part} is not named: {line}");
@@ -370,13 +343,14 @@ async fn a_duplicate_halts(key: &str, sql: &str) -> Result<()> {
     );
 
     // The way out: the operator removes one of the two, and starts again.
-    daemons[0].sigterm()?;
-    daemons[0].wait_exit(LIMIT).await?;
+    let halted = daemons.applier()?;
+    halted.sigterm()?;
+    halted.wait_exit(LIMIT).await?;
     estate.old[1].run("DELETE FROM t_wallet WHERE ver=7").await?;
-    let again = estate.modshift(["run", "--listen", "127.0.0.1:0"]).start()?;
+    let again = Daemons::start(&estate)?;
     drained(&estate, LIMIT).await?;
     ensure!(parked(&estate).await? == 0, "the duplicate is gone, and its row still parked");
-    stop(&[again]).await?;
+    again.stop(LIMIT).await?;
     estate.oracle().compare().await?.ensure_clean()
 }
 

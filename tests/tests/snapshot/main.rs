@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
-    Estate, EstateOptions, Writer, WriterOptions, case::Size, drained, place::free_port,
-    process::http_get, wait_until,
+    Daemons, Estate, EstateOptions, Writer, WriterOptions, case::Size, copied, drained,
+    process::http_get,
 };
 
 use crate::{hot::add_hot_tables, load::Load};
@@ -20,8 +20,8 @@ use crate::{hot::add_hot_tables, load::Load};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The sum of a metric over its labels.
-async fn metric(port: u16, name: &str) -> Result<f64> {
-    let (status, page) = http_get(&format!("http://127.0.0.1:{port}/metrics")).await?;
+async fn metric(pages: &str, name: &str) -> Result<f64> {
+    let (status, page) = http_get(&format!("{pages}/metrics")).await?;
     ensure!(status == 200, "/metrics answers {status}");
     let samples = page.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -30,19 +30,6 @@ async fn metric(port: u16, name: &str) -> Result<f64> {
     let sum = samples.sum::<Result<f64, _>>().with_context(|| format!("{name} is no number"))?;
     // Of nothing it is minus zero.
     Ok(sum + 0.0)
-}
-
-async fn copied(estate: &Estate) -> Result<()> {
-    wait_until("the copy to be complete", LIMIT, || async {
-        for shard in &estate.new {
-            let sql = "SELECT COUNT(*) FROM modshift_watermark WHERE copied";
-            if shard.value::<usize>(sql).await.unwrap_or(0) < estate.old.len() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
 }
 
 async fn create_new_tables(estate: &Estate) -> Result<()> {
@@ -68,17 +55,16 @@ async fn copy_under_load(old: usize, new: usize, snapshot: &str, seed: u64) -> R
     let load = Load::start(&estate, ROWS, &[0, 1, 2], 3, seed);
     let options = WriterOptions { seed, rate: Some(200.0), giants: None, ..Default::default() };
     let writer = Writer::start(options, estate.old_routes()).await?;
-    let port = free_port()?;
-    let daemon = estate.modshift(["run", "--listen", &format!("127.0.0.1:{port}")]).start()?;
-    copied(&estate).await.with_context(|| daemon.output())?;
-    let superseded = metric(port, "modshift_snapshot_rows_superseded_total").await?;
-    let again = metric(port, "modshift_snapshot_chunks_read_again_total").await?;
-    let rows = metric(port, "modshift_snapshot_rows").await?;
+    let daemons = Daemons::start(&estate)?;
+    let pages = daemons.reader()?.pages(LIMIT).await?;
+    copied(&estate, LIMIT).await.with_context(|| daemons.output())?;
+    let superseded = metric(&pages, "modshift_snapshot_rows_superseded_total").await?;
+    let again = metric(&pages, "modshift_snapshot_chunks_read_again_total").await?;
+    let rows = metric(&pages, "modshift_snapshot_rows").await?;
     let (commits, looks) = load.stop().await?;
     let ledger = writer.stop().await?;
     drained(&estate, LIMIT).await?;
-    let code = daemon.stop(LIMIT).await?;
-    ensure!(code == 0, "modshift run ended with {code}:\n{}", daemon.output());
+    daemons.stop(LIMIT).await?;
     println!(
         "{old} -> {new}, seed {seed}: {rows} rows copied under {commits} transactions of the \
          hammer, {} of the writer and {looks} looks at the status; {superseded} rows of chunks \

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use modshift_proto::message::{Body, decode};
 use modshift_tests::{
-    Estate, EstateOptions, Log, Modshift, case::Size, drained, server::PASSWORD, wait_until,
+    Estate, EstateOptions, Log, Modshift, case::Size, copied, drained, server::PASSWORD, wait_until,
 };
 
 use crate::{
-    LIMIT, copied, create_new_tables,
+    LIMIT, create_new_tables,
     hot::{HOT, add_hot_tables},
     load::Load,
 };
@@ -163,7 +163,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() -> Result<()> {
     }
     let replicator = replicator().start()?;
     let says = || format!("{}\n{}", replicator.output(), consumer.output());
-    copied(&estate).await.with_context(says)?;
+    copied(&estate, LIMIT).await.with_context(says)?;
     let (commits, _) = load.stop().await?;
     drained(&estate, LIMIT).await?;
     for daemon in [&replicator, &consumer] {
