@@ -61,6 +61,7 @@ async fn follow_one(
             // Nobody's connections are held for nothing.
             server.conn = None;
             replicas.iter_mut().for_each(|replica| replica.conn = None);
+            throttle.forget(index);
             // The sender is in the throttle: it cannot be gone.
             let _ = changes.changed().await;
             continue;

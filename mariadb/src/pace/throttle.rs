@@ -195,6 +195,12 @@ impl Throttle {
         }
     }
 
+    /// Nobody's work depends on this server just now: what it showed last is soon no longer true.
+    pub(super) fn forget(&self, server: usize) {
+        let server = &mut self.lock().servers[server];
+        (server.controller, server.unknown) = (Controller::default(), Vec::new());
+    }
+
     pub fn view(&self) -> View {
         let state = self.lock();
         let servers: Vec<ServerView> = state.servers.iter().map(Server::view).collect();
