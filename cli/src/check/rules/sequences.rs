@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use modshift_mariadb::value::quote;
 
-use crate::check::fault::{Fault, Severity};
+use crate::check::fault::{Fault, Severity, Side};
 use crate::check::rows::matrix::gcd;
 use crate::check::survey::Survey;
 
@@ -33,7 +33,11 @@ fn of_sequence(survey: &Survey, name: &str) -> Vec<Fault> {
         );
         return faults;
     }
-    let placed: Vec<_> = survey.news().enumerate().collect();
+    let number = |side| match side {
+        Side::New(shard) => usize::from(shard.0),
+        Side::Old(shard) => usize::from(shard.0),
+    };
+    let placed: Vec<_> = survey.news().map(|at| (number(at.0.side), at)).collect();
     for &(index, (server, facts)) in &placed {
         let subject = format!("{}: sequence {name}", server.side);
         // The first value at or beyond all old ones that is this shard's.
