@@ -256,8 +256,9 @@ mod tests {
             new: vec![new],
             streams: vec![stream],
             back: Some(Back { halted: false, troubles }),
+            serves: Some(Serves { side: "old", text: "the old shards serve".into() }),
         };
-        let expected = "shop: 1 -> 1 shards\n\n\
+        let expected = "shop: 1 -> 1 shards\n\nthe old shards serve\n\n\
             old 0    copied  25.0 % (50 rows), read 0.120 s ago\n\n\
             new 0    parked       2  HALTED: a stray\n\n\
             stream               lag      groups  copied\n\

@@ -32,7 +32,6 @@ pub mod wait;
 pub mod writer;
 
 pub use daemons::Daemons;
-pub use drain::{copied, drained};
 pub use drain::{copied, drained, drained_back};
 pub use estate::{Estate, EstateOptions, Log};
 pub use oracle::{Oracle, Report};

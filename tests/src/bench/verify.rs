@@ -83,7 +83,8 @@ async fn copied(new: &[Arc<MariaDbServer>], daemon: &Modshift) -> Result<()> {
 
 async fn checksum(servers: impl Iterator<Item = &Arc<MariaDbServer>>) -> Result<Duration> {
     let started = Instant::now();
-    let sums = servers.map(|server| shard(server).query("CHECKSUM TABLE orders EXTENDED"));
+    let sums =
+        servers.map(|server| async { shard(server).query("CHECKSUM TABLE orders EXTENDED").await });
     futures_util::future::try_join_all(sums).await?;
     Ok(started.elapsed())
 }
