@@ -2,5 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "seeds, pauses and counts are part of the outcome")]
 
+mod crash;
+mod fence;
 mod round_trip;
 mod site;

@@ -21,6 +21,18 @@ pub struct Site {
 impl Site {
     /// The new shards are in read_only, as they should be until they are opened.
     pub async fn start(old: usize, new: usize, log: Log, seed: u64, budget: &str) -> Result<Self> {
+        Self::start_with(old, new, log, seed, budget, &format!("\"{APP}@%\"")).await
+    }
+
+    /// The same with other accounts for the fence, as in the plan.
+    pub async fn start_with(
+        old: usize,
+        new: usize,
+        log: Log,
+        seed: u64,
+        budget: &str,
+        accounts: &str,
+    ) -> Result<Self> {
         let options = EstateOptions {
             log,
             seed,
@@ -28,7 +40,7 @@ impl Site {
             gate: ("5s".to_owned(), "500ms".to_owned()),
             plan_tail: format!(
                 "[reader]\nheartbeat = \"50ms\"\nprogress_interval = \"100ms\"\n\n\
-                 [cutover]\naccounts = [\"{APP}@%\"]\nbudget = \"{budget}\"\n\n\
+                 [cutover]\naccounts = [{accounts}]\nbudget = \"{budget}\"\n\n\
                  [[routing]]\nkind = \"file\"\npath = \"routing.json\"\n"
             ),
             ..EstateOptions::default()
