@@ -513,14 +513,13 @@ impl<O: Outside> Cutover<O> {
     async fn gate(&mut self) -> Result<(), CutoverError> {
         self.waiting = "the gate".to_owned();
         for_each(&mut self.from, fence::no_prepared).await?;
-        self.tokens().await?;
         let endpoints = self.plan.old.iter().chain(&self.plan.new);
         let checks = join_all(endpoints.map(shard::writes_through)).await;
         CutoverError::all(checks.into_iter().filter_map(Result::err).collect())?;
         self.hooks().await?;
         let wait = self.settings.gate_wait;
         let reasons = match self.outside.gate(self.direction(), wait).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return self.tokens().await,
             Err(reasons) => reasons,
         };
         if !self.settings.dry {
