@@ -46,6 +46,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     modshift_changelog::describe_metrics();
     modshift_replicator::metrics::describe();
     modshift_consumer::describe_metrics();
+    modshift_verify::describe_metrics();
     describe_gauge!(BUILD_INFO, "always 1; the version is a label");
     describe_gauge!(STREAMS, "streams of this process by state: running, halted");
     describe_gauge!(

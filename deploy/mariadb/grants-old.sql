@@ -35,6 +35,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE ON ', @in_schema,
     '.modshift_routing TO ', @account);
 
+-- Rows that `modshift verify --repair` asks the reader to copy again.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_repair TO ', @account);
+
 -- The way back: from the cutover on changes of the new shards are applied here. Left out with
 -- enabled = false in [back] of the plan.
 EXECUTE IMMEDIATE CONCAT('GRANT INSERT, UPDATE, DELETE ON ', @in_pattern, '.* TO ', @account);

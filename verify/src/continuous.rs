@@ -2,7 +2,8 @@
 //!
 //! Two loops. The scanner goes over the tables, the one with the oldest proof first; of all
 //! processes one scans at a time, and it lets others in between two tables. The drainer takes the
-//! keys that the appliers of this process have changed and compares them. When an old shard is
+//! keys that the appliers of this process have changed and takes a glance at each: what is equal is
+//! done with, what is not is looked at again. (Whether it is damaged is for the scanner to find.) When an old shard is
 //! fenced and its marker has been applied, nothing changes any more: what is left is compared at
 //! once, and `modshift_settled` says so to the cutover that wrote the marker. It may say so only
 //! where every table has been compared as a whole since the record of changes began.
@@ -123,28 +124,24 @@ async fn drain_with(
         let due = drained_at.is_none_or(|at| at.elapsed() >= DRAIN_INTERVAL);
         for changed in changed {
             let target = changed.target();
+            // Before the keys are taken: everything that the markers follow is then among them.
+            let frozen: BTreeSet<u16> = fences
+                .iter()
+                .filter(|(source, fence)| changed.token_writes(**source) >= fence.writes)
+                .map(|(source, _)| *source)
+                .collect();
             let fenced = fences.iter().filter(|(source, fence)| {
-                let marker_applied = changed.token_writes(**source) >= fence.writes;
-                marker_applied && !told.contains(&(target, **source, fence.run.clone()))
+                frozen.contains(source) && !told.contains(&(target, **source, fence.run.clone()))
             });
             let fenced: Vec<(u16, Fence)> = fenced.map(|(s, f)| (*s, f.clone())).collect();
             if !due && fenced.is_empty() {
                 continue;
             }
-            // Everything applied before the markers is among these: they were seen first.
-            let keys = changed.take();
-            let (frozen, moving): (Vec<_>, Vec<_>) =
-                keys.into_iter().partition(|key| fences.contains_key(&key.source));
-            let counts = count(&frozen);
-            let mut open = compare(&mut verifier, target, frozen, Until::Now).await?;
-            if verifier.copied().await.is_ok() {
-                let settle_max = verifier.plan.verify.settle_max.min(RETRY);
-                open.extend(
-                    compare(&mut verifier, target, moving, Until::Passed(settle_max)).await?,
-                );
-            } else {
-                open.extend(moving);
-            }
+            let (last, moving): (Vec<_>, Vec<_>) =
+                changed.take().into_iter().partition(|key| frozen.contains(&key.source));
+            let counts = count(&last);
+            let mut open = compare(&mut verifier, target, last, Until::Now).await?;
+            open.extend(compare(&mut verifier, target, moving, Until::Glance).await?);
             for (source, fence) in fenced {
                 let whole = whole(&mut verifier, target, changed.whole_since()).await?;
                 if whole && !open.iter().any(|key| key.source == source) {

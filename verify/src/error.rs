@@ -24,6 +24,8 @@ pub enum VerifyError {
     Control { at: String, what: &'static str, text: String },
     #[error("old shard {old} is not copied to new shard {new} yet: there is nothing to compare")]
     Copying { old: u16, new: u16 },
+    #[error("the new shards serve: they are no copy of the old ones any more")]
+    Switched,
     #[error("the plan has no table {table}")]
     NoSuchTable { table: String },
     #[error("another verifier is at work on this plan (lock {lock} on {at})")]
@@ -35,7 +37,9 @@ impl VerifyError {
         match self {
             VerifyError::Server(error) => error.class(),
             VerifyError::Catalog(error) => error.class(),
-            VerifyError::Locked { .. } | VerifyError::Copying { .. } => Class::Retry,
+            VerifyError::Locked { .. } | VerifyError::Copying { .. } | VerifyError::Switched => {
+                Class::Retry
+            }
             VerifyError::Value { .. }
             | VerifyError::NoKeyColumn { .. }
             | VerifyError::NoPrimaryKey { .. }
@@ -66,6 +70,7 @@ impl VerifyError {
             VerifyError::Copying { .. } => {
                 "start the daemons and wait for the copy: modshift status shows how far it is"
             }
+            VerifyError::Switched => "verification ends with the cutover",
             VerifyError::Locked { .. } => "wait until it ends, or stop it",
         };
         Some(hint.to_owned())

@@ -111,8 +111,11 @@ impl Verifier {
         self.tables.get(index)?.as_ref()
     }
 
-    /// Every stream has copied what was there before.
+    /// Every stream has copied what was there before, and the new shards do not serve yet.
     pub async fn copied(&mut self) -> Result<(), VerifyError> {
+        if settle::switched(&mut self.shards.new).await? {
+            return Err(VerifyError::Switched);
+        }
         let old_shards = self.plan.old_modulus.get();
         for (new, shard) in self.shards.new.iter_mut().enumerate() {
             let applied = settle::applied(shard).await?;
@@ -210,6 +213,9 @@ async fn record(
     table: &CheckedTable,
     settled: &Settled,
 ) -> Result<(), VerifyError> {
+    if !settled.mismatches.is_empty() && settle::switched(&mut shards.new).await? {
+        return Err(VerifyError::Switched);
+    }
     for mismatch in &settled.mismatches {
         metrics::mismatch(&mismatch.table, mismatch.kind.name());
     }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use modshift_mariadb::control::{PARKED, WATERMARK};
+use modshift_mariadb::control::{PARKED, TOKEN, WATERMARK};
 use modshift_proto::GtidSet;
 use modshift_proto::row::RowView;
 
@@ -43,6 +43,8 @@ pub enum Until {
     Passed(Duration),
     /// Nothing: the old shard is fenced, and its marker has been applied.
     Now,
+    /// It never counts: what is not equal at one look is not settled.
+    Glance,
 }
 
 #[derive(Debug, Default)]
@@ -77,12 +79,13 @@ pub async fn settle(
 ) -> Result<Settled, VerifyError> {
     let deadline = match until {
         Until::Passed(settle_max) => Some(Instant::now() + settle_max),
-        Until::Now => None,
+        Until::Now | Until::Glance => None,
     };
+    let attempts = if until == Until::Glance { 1 } else { ATTEMPTS_MAX };
     let mut settled = Settled::default();
     let mut open: Vec<Open> =
         suspects.into_iter().map(|suspect| Open { suspect, last: None, agreed: 0 }).collect();
-    for attempt in 0..ATTEMPTS_MAX {
+    for attempt in 0..attempts {
         // Once more than there is time for, so that what has settled by then is seen.
         if open.is_empty() || (attempt > 0 && deadline.is_some_and(|at| Instant::now() >= at)) {
             break;
@@ -330,6 +333,17 @@ pub(crate) async fn applied(shard: &mut Shard) -> Result<HashMap<u16, GtidSet>, 
         applied.insert(source, gtids);
     }
     Ok(applied)
+}
+
+/// Do applications write to a new shard? Then it is no copy of the old ones any more.
+pub(crate) async fn switched(new: &mut [Shard]) -> Result<bool, VerifyError> {
+    let sql = format!("SELECT 1 FROM {TOKEN} WHERE phase = 'serving'");
+    let serving = try_join_all(new.iter_mut().map(async |shard| {
+        let rows: Vec<u8> = if_there(shard.query("asking which side serves", &sql).await)?;
+        Ok::<_, VerifyError>(!rows.is_empty())
+    }))
+    .await?;
+    Ok(serving.contains(&true))
 }
 
 /// The image of a row that waits for its place.

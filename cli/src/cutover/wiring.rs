@@ -47,11 +47,15 @@ impl Outside for Wiring {
         gate::wait_open(plan, wait).await
     }
 
-    async fn verified(&mut self, _: Direction, _: &str) -> Result<(), String> {
+    async fn verified(&mut self, direction: Direction, run: &str) -> Result<(), String> {
         if self.plan.gate.verify_age.is_none() {
             answer::line("note: verification is not configured (gate.verify_age)");
         }
-        Ok(())
+        // Only the way forward is verified, and what changed last only by a daemon that keeps it.
+        if self.dry || direction == Direction::Rollback || !self.plan.verify.continuous {
+            return Ok(());
+        }
+        modshift_verify::settled(&self.plan, run, self.plan.cutover.budget).await
     }
 
     async fn routed(&mut self) -> Result<Option<Routed>, String> {
