@@ -25,6 +25,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '
 -- The way back reads the binlog of the new shards. Left out with enabled = false in [back].
 EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 
+-- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.
+-- It may be left out: the lag is then unknown, as /status says, and slows nothing down.
+EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);
+
 -- Events would write here before their time; `modshift check` refuses those that run.
 EXECUTE IMMEDIATE CONCAT(
     'GRANT SELECT (db, name, status, definer) ON mysql.event TO ', @account);

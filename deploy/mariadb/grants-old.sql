@@ -18,6 +18,10 @@ EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
 -- Stream the binlog.
 EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 
+-- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.
+-- It may be left out: the lag is then unknown, as /status says, and slows nothing down.
+EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);
+
 -- Copy rows and read definitions. TRIGGER only because the server shows triggers to nobody else:
 -- `modshift check` must see what would be left behind. Modshift creates none.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, TRIGGER ON ', @in_pattern, '.* TO ', @account);
