@@ -34,11 +34,17 @@ async fn says(estate: &Estate, args: &[&str], code: i32, words: &[&str]) -> Resu
     Ok(output)
 }
 
-async fn rows_copied(estate: &Estate) -> Result<u64> {
-    let mut rows = 0;
+/// By old shard; nothing where the reader has not made its tables yet.
+async fn rows_copied(estate: &Estate) -> Result<Vec<u64>> {
+    let mut rows = Vec::new();
     for shard in &estate.old {
-        let sql = "SELECT CAST(SUM(rows_copied) AS UNSIGNED) FROM modshift_progress";
-        rows += shard.value::<Option<u64>>(sql).await?.unwrap_or(0);
+        let present = "SELECT COUNT(*) FROM information_schema.TABLES \
+                       WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'modshift_progress'";
+        let sum = "SELECT CAST(SUM(rows_copied) AS UNSIGNED) FROM modshift_progress";
+        rows.push(match shard.value::<u8>(present).await? {
+            0 => 0,
+            _ => shard.value::<Option<u64>>(sum).await?.unwrap_or(0),
+        });
     }
     Ok(rows)
 }
@@ -69,7 +75,7 @@ async fn an_operator_pauses_slows_down_and_resumes_a_copy() -> Result<()> {
         file("ca.pem"),
     );
     let options = EstateOptions {
-        size: Size::rows(6_000),
+        size: Size::rows(12_000),
         create_new_tables: false,
         plan_tail: format!("{SMALL_CHUNKS}{NO_LIMITS}{control}"),
         ..EstateOptions::default()
@@ -79,6 +85,11 @@ async fn an_operator_pauses_slows_down_and_resumes_a_copy() -> Result<()> {
     let daemons = Daemons::start(&estate)?;
     let plain = daemons.reader()?.pages(LIMIT).await?;
     let url = plain.replace("http://", "https://");
+    wait_until("the copy to be under way", LIMIT, || async {
+        Ok(rows_copied(&estate).await?.iter().all(|&rows| rows > 0).then_some(()))
+    })
+    .await
+    .with_context(|| daemons.output())?;
     says(&estate, &["pause", "--run", &url], 0, &["paused"]).await?;
 
     // What was in flight still enters; from then on no row is copied, and the tail goes on.
@@ -94,7 +105,7 @@ async fn an_operator_pauses_slows_down_and_resumes_a_copy() -> Result<()> {
     drained(&estate, LIMIT).await?;
     drained(&estate, LIMIT).await?;
     let rows = rows_copied(&estate).await?;
-    ensure!(rows == held, "{rows} rows are copied, {held} were when it was paused");
+    ensure!(rows == held, "{rows:?} rows are copied, {held:?} were when it was paused");
     says(&estate, &["pause", "--run", &url], 0, &["was paused already", "paused by"]).await?;
 
     // Who may not, and where nobody is.
@@ -121,6 +132,8 @@ async fn an_operator_pauses_slows_down_and_resumes_a_copy() -> Result<()> {
     copied(&estate, LIMIT).await.with_context(|| daemons.output())?;
     drained(&estate, LIMIT).await?;
     daemons.stop(LIMIT).await?;
+    let all = rows_copied(&estate).await?;
+    ensure!(all > held && all[1] > held[1], "it was paused when all was copied: {held:?}");
     ensure!(!daemons.output().contains(TOKEN), "a daemon shows its token");
     estate.oracle().compare().await?.ensure_clean()?;
 
