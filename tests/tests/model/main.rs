@@ -10,5 +10,6 @@ mod explore;
 #[path = "../../../consumer/tests/model/mod.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "the merging tests use all of it")]
 mod places;
+mod shared;
 mod stream;
 mod streams;

@@ -14,7 +14,7 @@ fn chunks() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0), put(1, 0, 1)]],
         histories: vec![histories(&[0], &[0], 2, 2)],
-        copy: true,
+        copy: vec![true],
         lag: 1,
         budget: Budget { tokens: 1, ..none() },
         ..Case::new("chunks", 1, 1)
@@ -42,8 +42,8 @@ fn touched_keys() -> Case {
 fn restart() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0)]],
-        histories: vec![histories(&[0], &[0, 1], 1, 2)],
-        copy: true,
+        histories: vec![vec![vec![vec![put(0, 1, 2)]]]],
+        copy: vec![true],
         budget: Budget { crashes: 1, ..none() },
         ..Case::new("restart", 1, 2)
     }
@@ -53,9 +53,9 @@ fn restart() -> Case {
 fn two_readers() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0)]],
-        histories: vec![histories(&[0], &[0], 2, 2)],
-        copy: true,
-        budget: Budget { readers: 1, ..none() },
+        histories: vec![histories(&[0], &[0], 1, 2)],
+        copy: vec![true],
+        budget: Budget { readers: 1, late_steps: 2, ..none() },
         ..Case::new("two readers", 1, 1)
     }
 }
@@ -85,7 +85,7 @@ fn losses() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0)]],
         histories: vec![histories(&[0], &[0], 1, 2)],
-        copy: true,
+        copy: vec![true],
         budget: Budget { losses: 1, crashes: 1, ..none() },
         ..Case::new("losses", 1, 1)
     }
@@ -105,7 +105,7 @@ fn failover_of_chunks() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0)]],
         histories: vec![histories(&[0], &[0], 2, 2)],
-        copy: true,
+        copy: vec![true],
         budget: Budget { failovers: 1, ..none() },
         ..Case::new("failover of chunks", 1, 1)
     }
@@ -116,7 +116,7 @@ fn replica() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0)]],
         histories: vec![histories(&[0], &[0], 1, 2)],
-        copy: true,
+        copy: vec![true],
         replica: true,
         budget: Budget { crashes: 1, ..none() },
         ..Case::new("replica", 1, 1)
@@ -138,7 +138,7 @@ fn merging() -> Case {
     Case {
         begin: vec![vec![put(0, 0, 0)], vec![]],
         histories: vec![vec![vec![vec![delete(0)]]], vec![vec![vec![put(0, 1, 2)]]]],
-        copy: true,
+        copy: vec![true, false],
         ..Case::new("merging", 2, 1)
     }
 }

@@ -77,6 +77,8 @@ pub struct Budget {
     pub appliers: u8,
     /// A COMMIT is not answered.
     pub unanswered: u8,
+    /// Steps that a reader does once another has opened an epoch.
+    pub late_steps: u8,
     /// Tokens beyond those that something waits for.
     pub tokens: u8,
     /// Progress recorded for no need.
@@ -96,8 +98,9 @@ pub struct Case {
     /// By old shard: histories of the application, each of which is tried with each of the others.
     pub histories: Vec<Vec<Vec<Write>>>,
     pub budget: Budget,
-    /// Rows are copied. Otherwise the tables count as copied when they were still empty.
-    pub copy: bool,
+    /// By old shard: rows are copied. Otherwise the table was empty at the first start, and that
+    /// has been found out.
+    pub copy: Vec<bool>,
     /// A row a chunk; otherwise a table a chunk.
     pub small_chunks: bool,
     pub parallel: u16,
@@ -109,6 +112,9 @@ pub struct Case {
     /// Appliers run beside everything else. Otherwise they apply what is in the log at the end, one
     /// message after the other: nobody looks at an applier, so when it acts makes no difference.
     pub appliers: bool,
+    /// A reader that dies loses any number of its messages under way, not all of a partition or
+    /// none.
+    pub every_loss: bool,
     pub without: Without,
 }
 
@@ -121,13 +127,14 @@ impl Case {
             begin: vec![Vec::new(); old.into()],
             histories: vec![vec![Vec::new()]; old.into()],
             budget: Budget::default(),
-            copy: false,
+            copy: vec![false; old.into()],
             small_chunks: false,
             parallel: 1,
             touched_keys_max: 100,
             lag: 0,
             replica: false,
             appliers: false,
+            every_loss: false,
             without: Without::Nothing,
         }
     }

@@ -8,6 +8,8 @@ use modshift_proto::message::{
 };
 use modshift_proto::{NewShard, OldShard};
 
+use crate::shared::Shared;
+
 /// One message in its wire form.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Message(pub Arc<[u8]>);
@@ -47,7 +49,7 @@ impl fmt::Debug for Message {
     }
 }
 
-pub type Log = Vec<Vec<Message>>;
+pub type Log = Vec<Shared<Vec<Message>>>;
 
 /// What one reader sends, numbered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -35,6 +35,7 @@ use self::old::Old;
 use self::reader::{Reader, Stop, routed_to};
 use self::table::Table;
 use crate::places::merged;
+use crate::shared::Shared;
 
 pub struct Streams {
     case: Case,
@@ -43,10 +44,10 @@ pub struct Streams {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    old: Vec<Old>,
-    readers: Vec<Reader>,
+    old: Vec<Shared<Old>>,
+    readers: Vec<Shared<Reader>>,
     log: Log,
-    new: Vec<New>,
+    new: Vec<Shared<New>>,
     left: Budget,
     /// Something was lost that had been promised: a stream may halt.
     lost: bool,
@@ -113,6 +114,10 @@ impl Streams {
         (0..state.readers.len()).filter(|&r| self.old_of(state, r) == old).next_back()
     }
 
+    fn replaced(&self, state: &State, r: usize) -> bool {
+        self.newest(state, self.old_of(state, r)) != Some(r)
+    }
+
     fn reader_actions(&self, state: &State, r: usize, out: &mut Vec<Action>) {
         let reader = &state.readers[r];
         let old = &state.old[self.old_of(state, r)];
@@ -121,9 +126,13 @@ impl Streams {
                 Some(_) => reader.sender.under_way(&state.log, to, state.taken(to)),
                 None => 0,
             };
-            // A partition can only lose what comes after the last message that is sure.
-            for first in 0..=most(0) {
-                out.extend((0..=most(1)).map(|second| Action::Crash(r, [first, second])));
+            // All that is under way, or nothing: what lies between is for the long runs.
+            let counts = |most: usize| {
+                let step = if self.case.every_loss { 1 } else { most.max(1) };
+                (0..=most).step_by(step)
+            };
+            for first in counts(most(0)) {
+                out.extend(counts(most(1)).map(|second| Action::Crash(r, [first, second])));
             }
         }
         if !reader.started() {
@@ -137,6 +146,11 @@ impl Streams {
         let saves = state.left.saves > 0 && successors;
         if saves && reader.can_save() || successors && reader.wants_save() {
             out.push(Action::Save(r));
+        }
+        // One that has been replaced need not go on for long to do harm.
+        let replaced = self.replaced(state, r);
+        if replaced && state.left.late_steps == 0 {
+            return;
         }
         if reader.can_read(old) {
             out.push(Action::Read(r));
@@ -241,6 +255,11 @@ impl Streams {
     fn whole(&self, state: &State) -> bool {
         let ends: Vec<_> = state.old.iter().map(|old| old.rows_at(old.binlog.len(), 0)).collect();
         let right = |(n, new): (usize, &New)| {
+}
+
+        let ends: Vec<_> =
+            state.old.iter().map(|old| old.rows_at(old.binlog.len(), 0)).collect();
+        let right = |(n, new): (usize, &Shared<New>)| {
             let here = |(old, rows)| routed_to(rows, old, n, &self.table);
             let here: Vec<_> = (0u16..).zip(&ends).map(here).collect();
             let rows_right =
@@ -250,6 +269,7 @@ impl Streams {
         };
         let copied =
             |new: &New| new.kept.iter().all(|row| row.as_ref().is_some_and(|(_, m)| m.copied));
+        let copied = |new: &Shared<New>| new.kept.iter().all(|row| row.as_ref().is_some_and(|(_, m)| m.copied));
         state.new.iter().enumerate().all(right) && state.new.iter().all(copied)
     }
 
@@ -259,6 +279,26 @@ impl Streams {
             if self.gather(state, n, 0, 1) {
                 let attempt = state.new[n].commit(0, Commit::Answered, &self.case);
                 self.attempted(state, n, 0, attempt);
+            }
+        }
+    }
+
+    fn apply_all(&self, state: &mut State) {
+        for n in 0..state.new.len() {
+            self.apply(state, n, state.log[n].len());
+        }
+    }
+
+    /// A token of every reader, and whatever that brings on in its tail.
+    fn heartbeat(&self, state: &mut State) {
+        for r in (0..state.readers.len()).rev() {
+            let count = state.readers.len();
+            self.step(state, Action::Token(r));
+            while state.readers.len() == count && state.halted.is_none() {
+                if !state.readers[r].can_read(&state.old[self.old_of(state, r)]) {
+                    break;
+                }
+                self.step(state, Action::Read(r));
             }
         }
     }
@@ -279,6 +319,11 @@ impl Streams {
     fn step(&self, state: &mut State, action: Action) {
         let (case, table) = (&self.case, &self.table);
         let successors = self.successors(state);
+        if let Action::Read(r) | Action::Enter(r) | Action::OpenChunk(r) | Action::Break(r, _) = action
+            && self.replaced(state, r)
+        {
+            state.left.late_steps = state.left.late_steps.saturating_sub(1);
+        }
         match action {
             Action::Write(i) => state.old[i].write(case.replica),
             Action::Replicate(i) => state.old[i].shown += 1,
@@ -308,7 +353,7 @@ impl Streams {
                                 reader.ack(partition, &state.old[i], case);
                             }
                         }
-                        state.readers.push(reader);
+                        state.readers.push(Shared::new(reader));
                     }
                     Err(Stop::Halted(why)) => self.halt(state, why),
                     Err(Stop::Superseded) => {}
@@ -318,7 +363,8 @@ impl Streams {
                 state.left.crashes -= 1;
                 state.readers.remove(r);
                 for (partition, count) in state.log.iter_mut().zip(never_arrive) {
-                    partition.truncate(partition.len() - count);
+                    let kept = partition.len() - count;
+                    partition.truncate(kept);
                 }
             }
             Action::Start(r) => state.readers[r].start(&mut state.log),
@@ -332,7 +378,7 @@ impl Streams {
                 if save && !state.readers[r].wants_save() {
                     state.left.saves -= 1;
                 } else if !save && !state.readers[r].wants_token(old, successors) {
-                    state.left.tokens -= 1;
+                    state.left.tokens = state.left.tokens.saturating_sub(1);
                 }
                 let outcome = state.readers[r].token(old, save, case);
                 self.stopped(state, r, outcome);
@@ -382,8 +428,13 @@ impl Streams {
                 self.gather(state, n, a, count);
             }
             Action::Drain => {
-                for n in 0..state.new.len() {
-                    self.apply(state, n, state.log[n].len());
+                self.apply_all(state);
+                // Whoever lost something may find out with the next heartbeat only.
+                for _ in 0..2 {
+                    if state.lost && state.halted.is_none() && !self.whole(state) {
+                        self.heartbeat(state);
+                        self.apply_all(state);
+                    }
                 }
             }
             Action::Commit(n, a, commit) => {
@@ -414,11 +465,11 @@ impl Model for Streams {
 
     fn init_states(&self) -> Vec<State> {
         let case = &self.case;
-        let mut all: Vec<Vec<Old>> = vec![Vec::new()];
+        let mut all: Vec<Vec<Shared<Old>>> = vec![Vec::new()];
         for (shard, (begin, histories)) in (0u16..).zip(case.begin.iter().zip(&case.histories)) {
-            let longer = |so_far: &Vec<Old>| {
-                let old = |history: &Vec<_>| Old::new(shard, begin, history);
-                let with = |old| so_far.iter().cloned().chain([old]).collect::<Vec<Old>>();
+            let longer = |so_far: &Vec<Shared<Old>>| {
+                let old = |history: &Vec<_>| Shared::new(Old::new(shard, begin, history));
+                let with = |old| so_far.iter().cloned().chain([old]).collect::<Vec<_>>();
                 histories.iter().map(old).map(with).collect::<Vec<_>>()
             };
             all = all.iter().flat_map(longer).collect();
@@ -426,8 +477,8 @@ impl Model for Streams {
         let state = |old| State {
             old,
             readers: Vec::new(),
-            log: vec![Vec::new(); case.new.into()],
-            new: (0..case.new).map(|_| New::new(case.old)).collect(),
+            log: vec![Shared::new(Vec::new()); case.new.into()],
+            new: (0..case.new).map(|_| Shared::new(New::new(case.old))).collect(),
             left: case.budget,
             lost: false,
             read_again: false,
@@ -442,7 +493,9 @@ impl Model for Streams {
             return;
         }
         for (i, old) in state.old.iter().enumerate() {
-            if old.written < old.script.len() {
+            // Without copying, what the table held before the first start would be missed.
+            let begun = self.case.copy[i] || old.token() != (0, 0);
+            if begun && old.written < old.script.len() {
                 out.push(Action::Write(i));
             }
             if old.shown < old.binlog.len() {
@@ -456,7 +509,7 @@ impl Model for Streams {
                 Some(_) => {}
             }
             if state.left.failovers > 0 {
-                let most = old.binlog.len() - 1;
+                let most = old.binlog.len().saturating_sub(if self.case.copy[i] { 1 } else { 2 });
                 out.extend((1..=most).map(|groups| Action::Failover(i, groups)));
             }
         }

@@ -16,6 +16,7 @@ use super::log::Message;
 use super::old::gtid;
 use super::reader::act_of;
 use crate::places::{self, Act, Model, Row, Rows};
+use crate::shared::Shared;
 
 /// A batch on its way into the database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +45,7 @@ pub struct New {
     pub kept: Vec<Option<(u64, Watermark)>>,
     /// Where to resume the partition, stored with the watermarks.
     pub offset: usize,
-    pub appliers: Vec<Applier>,
+    pub appliers: Vec<Shared<Applier>>,
     owners: u16,
 }
 
@@ -93,13 +94,13 @@ impl New {
             *version = versions.base();
         }
         let mark = |source: u16| self.kept[usize::from(source)].as_ref().map(|(_, m)| m.clone());
-        self.appliers.push(Applier {
+        self.appliers.push(Shared::new(Applier {
             versions,
             streams: (0..sources).map(|i| Stream::new(OldShard(i), mark(i))).collect(),
             read: self.offset,
             cut: None,
             unknown: false,
-        });
+        }));
     }
 
     /// One transaction: compare and set, merge, commit. Moves that go back are a fault.
@@ -161,7 +162,7 @@ impl New {
             .filter_map(|(source, row)| row.as_ref().map(|(version, _)| (source as u16, *version)))
             .collect();
         let applier = &mut self.appliers[applier];
-        let Some(cut) = &applier.cut else { return Attempt::Open };
+        let Some(cut) = applier.cut.clone() else { return Attempt::Open };
         let outcome = match case.without {
             Without::CommitOutcome => Outcome::NotCommitted,
             _ => applier.versions.outcome(&cut.moves, &found),

@@ -109,7 +109,7 @@ impl Reader {
         let progress = (!later).then(|| recorded.clone());
         old.log(Kind::Token { epoch, writes: writes + 1, progress }, case.replica);
         let Progress { resume, table: progress } = recorded;
-        let todo = (case.copy && !progress.done).then(|| (0, progress.copied_to.clone()));
+        let todo = (case.copy[usize::from(old.shard)] && !progress.done).then(|| (0, progress.copied_to.clone()));
         let schedule = Schedule::new(todo, &settings(case));
         let mut reader = Reader {
             shard: old.shard,
