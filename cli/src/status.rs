@@ -252,7 +252,6 @@ mod tests {
         let troubles = vec!["way back: new shard 0 has never been read".to_owned()];
         let status = Status {
             plan: "shop".into(),
-            serves: None,
             old: vec![old],
             new: vec![new],
             streams: vec![stream],
