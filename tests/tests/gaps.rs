@@ -56,7 +56,8 @@ impl Scene {
             name: name.to_owned(),
             seed,
             size: Size::rows(rows),
-            plan_tail: plan_tail.to_owned(),
+            // A daemon whose last stream has halted ends; nothing may keep it up.
+            plan_tail: format!("[back]\nenabled = false\n\n{plan_tail}"),
             ..EstateOptions::default()
         };
         let (mut estate, broker) = tokio::try_join!(Estate::start(1, NEW, options), broker())?;
