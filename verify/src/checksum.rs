@@ -46,11 +46,8 @@ pub fn of_rows(row: &str) -> String {
 
 fn is_bytes(data: DataType) -> bool {
     use DataType as T;
-    match data {
-        T::Char | T::VarChar | T::Text | T::Json => true,
-        T::Binary { .. } | T::VarBinary | T::Blob | T::Geometry => true,
-        _ => false,
-    }
+    let text = matches!(data, T::Char | T::VarChar | T::Text | T::Json);
+    text || matches!(data, T::Binary { .. } | T::VarBinary | T::Blob | T::Geometry)
 }
 
 /// An expression whose text is exact and has no comma.

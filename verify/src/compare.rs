@@ -105,7 +105,9 @@ pub fn keys(
 mod tests {
     use super::*;
 
-    fn sums(of: &[((u16, u16), (u64, u64))]) -> Sums {
+    type Sum = (Stream, (u64, u64));
+
+    fn sums(of: &[Sum]) -> Sums {
         of.iter().copied().collect()
     }
 
