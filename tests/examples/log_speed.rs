@@ -103,7 +103,12 @@ async fn main() -> Result<()> {
     let readers = (0..SHARDS).map(|to| direct.reader(NewShard(to))).collect::<Result<_, _>>()?;
     pass("direct", direct.writer(OLD, 1), readers, 8_000_000).await?;
 
-    let options = KafkaOptions { heap_mb: 1024, tuned_for_speed: true, extra: Vec::new() };
+    let options = KafkaOptions {
+        heap_mb: 1024,
+        tuned_for_speed: true,
+        extra: Vec::new(),
+        ..KafkaOptions::default()
+    };
     let broker = KafkaBroker::start_with(options).await?;
     for compression in [Compression::Lz4, Compression::Zstd] {
         let log = KafkaLog {
