@@ -161,8 +161,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         }
         answer::line(line);
     }
-    report.schema_differences.iter().for_each(|line| answer::line(line));
-    report.mismatches.iter().for_each(|line| answer::line(line));
+    report.schema_differences.iter().for_each(answer::line);
+    report.mismatches.iter().for_each(answer::line);
     report.notes.iter().for_each(|note| answer::line(format_args!("note: {note}")));
     if report.repaired > 0 {
         answer::line(format_args!("{} rows were copied again and are equal", report.repaired));

@@ -85,7 +85,7 @@ impl<O: Outside> Cutover<O> {
             Register::take(&plan.name, journal, settings.ask, mode, dry).await?;
         let guard = match dry {
             true => Guard::Dry,
-            false => Guard::Owner(register.claim()),
+            false => Guard::Owner(Box::new(register.claim())),
         };
         let direction = register.run.direction;
         let (resumed, wish) = match admission {

@@ -67,7 +67,7 @@ pub async fn unfence(
 async fn take(plan: &Plan, ask: Ask, dry: bool) -> Result<(Register, Guard), CutoverError> {
     let journal = shard::login(plan, plan.new[0].clone());
     let (register, _) = Register::take(&plan.name, journal, ask, Mode::Online, dry).await?;
-    let guard = if dry { Guard::Dry } else { Guard::Owner(register.claim()) };
+    let guard = if dry { Guard::Dry } else { Guard::Owner(Box::new(register.claim())) };
     Ok((register, guard))
 }
 

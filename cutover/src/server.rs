@@ -27,7 +27,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Guard {
     /// They are written down instead. What only reads is sent.
     Dry,
-    Owner(Claim),
+    Owner(Box<Claim>),
 }
 
 #[derive(Debug)]

@@ -47,7 +47,7 @@ struct Request {
 
 enum Step {
     Asked(Conn, Vec<Request>),
-    Read(ChunkReader, VecDeque<(Request, Chunk)>),
+    Read(Box<ChunkReader>, VecDeque<(Request, Chunk)>),
     Marked(Conn),
 }
 
@@ -150,7 +150,7 @@ impl Repairs {
                 self.requests = Some((from, requests));
             }
             Ok(Step::Read(reader, chunks)) => {
-                self.reader = Some(reader);
+                self.reader = Some(*reader);
                 self.waiting = chunks;
             }
             Ok(Step::Marked(conn)) => {
@@ -217,7 +217,7 @@ impl Repairs {
                 let chunk = reader.read(chunk).await?;
                 chunks.push_back((request, chunk));
             }
-            Ok(Step::Read(reader, chunks))
+            Ok(Step::Read(Box::new(reader), chunks))
         });
     }
 

@@ -93,7 +93,7 @@ fn start(plan: &Arc<Plan>, log: &DirectLog) -> Run {
         OldShard(0),
         writer,
         status.clone(),
-        Throttle::new(&plan),
+        Throttle::new(plan),
         cancel.clone(),
     ));
     Run { log: log.clone(), status, cancel, reader }
