@@ -1,0 +1,249 @@
+//! Around each step: journal, budget, interruption, the script of a dry run.
+
+use std::time::{Duration, Instant};
+
+use modshift_changelog::stage;
+use tokio::sync::watch;
+
+use super::Cutover;
+use crate::decide::{Action, Budget, End, Entry, Mark, next};
+use crate::error::CutoverError;
+use crate::outside::Outside;
+use crate::step::{Mode, Step};
+
+/// How much of the budget is kept for undoing: a round to each target and two to each server.
+const RESERVE_SHARE: u32 = 4;
+
+impl<O: Outside> Cutover<O> {
+    /// Takes a step if it is the next one: journal, act within the budget, journal.
+    pub(super) async fn step(
+        &mut self,
+        step: Step,
+        act: impl AsyncFnOnce(&mut Self) -> Result<(), CutoverError>,
+    ) -> Result<(), CutoverError> {
+        match next(self.register.journal(), &self.facts) {
+            Action::Take(due) if due == step => {}
+            action => {
+                let done = self.register.journal().mark(step) == Mark::Done;
+                assert!(done, "{step} is not done, and the next action is {action:?}");
+                return Ok(());
+            }
+        }
+        let (before, after) = stages(step);
+        let begun = Instant::now();
+        if step == Step::Fence && self.register.journal().mode() == Mode::Online {
+            self.paused.get_or_insert(begun);
+        }
+        let detail = self.detail(step).await?;
+        self.register.write(Entry::Begun(step), detail.as_deref()).await?;
+        self.show(step.name());
+        stage::reached(before, 1).await;
+        let mut interrupt = self.interrupt.clone();
+        let left = self.budget_left();
+        self.waiting.clear();
+        let outcome = if step == Step::Open {
+            // From here on there is only forward, however long it takes.
+            Box::pin(act(self)).await
+        } else {
+            let bounded = async {
+                match left {
+                    Some(left) => tokio::time::timeout(left, Box::pin(act(self))).await.ok(),
+                    None => Some(Box::pin(act(self)).await),
+                }
+            };
+            tokio::select! {
+                outcome = bounded => outcome.unwrap_or_else(|| Err(CutoverError::Budget {
+                    step,
+                    limit_ms: self.budget().limit_ms,
+                    waiting: match self.waiting.as_str() {
+                        "" => String::new(),
+                        what => format!(": {what}"),
+                    },
+                })),
+                () = interrupted(&mut interrupt) => Err(CutoverError::Interrupted { step }),
+            }
+        };
+        self.show("");
+        outcome?;
+        stage::reached(after, 1).await;
+        self.register.write(Entry::Done(step), None).await?;
+        self.timings.push((step, begun.elapsed()));
+        if self.register.journal().pausing() {
+            self.paused.get_or_insert_with(Instant::now);
+        }
+        if !self.settings.dry {
+            let ms = begun.elapsed().as_secs_f64() * 1000.0;
+            self.outside.tell(&format!("{:<8} {ms:>8.1} ms", step.name()));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn undo(
+        &mut self,
+        step: Step,
+        act: impl AsyncFnOnce(&mut Self) -> Result<(), CutoverError>,
+    ) -> Result<(), CutoverError> {
+        if next(self.register.journal(), &self.facts) != Action::Undo(step) {
+            return Ok(());
+        }
+        let (before, after) = undo_stages(step);
+        stage::reached(before, 1).await;
+        self.show(&format!("undo {step}"));
+        let outcome = Box::pin(act(self)).await;
+        self.show("");
+        match outcome {
+            Ok(()) => {}
+            Err(error) if step == Step::Publish => {
+                // The shards must not wait for a target.
+                self.outside.tell(&format!("the routing was not taken back: {error}"));
+                self.facts.unpublish_failed = true;
+                self.lost.get_or_insert(error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        stage::reached(after, 1).await;
+        self.note(Entry::Undone(step)).await?;
+        self.outside.tell(&format!("{step} undone"));
+        Ok(())
+    }
+
+    pub(super) async fn turn(&mut self) -> Result<(), CutoverError> {
+        if next(self.register.journal(), &self.facts) == Action::TurnBack {
+            stage::reached("before_turn", 1).await;
+            self.note(Entry::TurnedBack).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn end_back(&mut self) -> Result<(), CutoverError> {
+        if next(self.register.journal(), &self.facts) == Action::End(End::From) {
+            stage::reached("before_end", 1).await;
+            self.note(Entry::Ended(End::From)).await?;
+        }
+        match self.lost.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// On the way back the journal is written if it can be. If not, the shards are let go all the
+    /// same, over the connections that stand: nobody else can have acted on those servers, and who
+    /// takes over sees by their tokens that they serve.
+    pub(super) async fn note(&mut self, entry: Entry) -> Result<(), CutoverError> {
+        match self.register.write(entry, None).await {
+            Err(error @ CutoverError::JournalLost(_)) => {
+                self.outside.tell(&format!("trouble: {error}"));
+                self.register.run.journal.apply(entry);
+                self.lost.get_or_insert(error);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        let limit = self.plan.cutover.budget;
+        let ms = |duration: Duration| duration.as_millis() as u64;
+        Budget { limit_ms: ms(limit), reserve_ms: ms(limit / RESERVE_SHARE) }
+    }
+
+    /// `None`: the budget does not count yet.
+    pub(super) fn budget_left(&self) -> Option<Duration> {
+        if self.settings.dry {
+            return None;
+        }
+        let paused = self.paused?.elapsed().as_millis() as u64;
+        Some(Duration::from_millis(self.budget().left_ms(paused)))
+    }
+
+    /// The script of a dry run: per server, in order.
+    pub(super) fn show(&mut self, title: &str) {
+        if !self.settings.dry {
+            return;
+        }
+        let mut lines = Vec::new();
+        lines.extend(self.register.take_script().into_iter().map(|sql| format!("journal: {sql};")));
+        for shard in self.from.iter_mut().chain(&mut self.to) {
+            for server in shard.servers() {
+                let script = server.take_script();
+                lines.extend(script.into_iter().map(|sql| format!("{}: {sql};", server.name)));
+            }
+        }
+        for line in lines {
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            self.outside.tell(&line);
+        }
+        if !title.is_empty() {
+            self.outside.tell(&format!("== {title}"));
+        }
+    }
+
+    /// What the next process must know of a step that was begun.
+    pub(super) async fn detail(&mut self, step: Step) -> Result<Option<String>, CutoverError> {
+        if step != Step::Publish {
+            return Ok(None);
+        }
+        let side = self.direction().to();
+        let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
+        let before = self.published_version();
+        let version = match (routed, before) {
+            // Begun by the process before, and nothing has been published since.
+            (Some(routed), Some(before))
+                if routed.version <= before && !routed_other(routed, before, side) =>
+            {
+                before
+            }
+            (None, Some(before)) => before,
+            (routed, before) => routed.map_or(0, |r| r.version).max(before.unwrap_or(0)) + 1,
+        };
+        Ok(Some(format!("{{\"version\": {version}}}")))
+    }
+
+    pub(super) fn published_version(&self) -> Option<u64> {
+        let detail = self.register.detail.as_deref()?;
+        let value: serde_json::Value = serde_json::from_str(detail).ok()?;
+        value.get("version")?.as_u64()
+    }
+
+    /// What each step took, for the journal.
+    pub(super) fn report(&self) -> Option<String> {
+        let ms = |duration: &Duration| duration.as_secs_f64() * 1000.0;
+        let steps: serde_json::Map<_, _> =
+            self.timings.iter().map(|(step, took)| (step.name().into(), ms(took).into())).collect();
+        Some(serde_json::json!({ "ms": steps }).to_string())
+    }
+}
+
+/// Does the version that was journaled name another side by now?
+fn routed_other(routed: crate::outside::Routed, before: u64, side: crate::step::Side) -> bool {
+    routed.version == before && routed.side != side
+}
+
+async fn interrupted(interrupt: &mut watch::Receiver<bool>) {
+    if interrupt.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Before a step is taken, after its begin is journaled; and after it, before its end is.
+const fn stages(step: Step) -> (&'static str, &'static str) {
+    match step {
+        Step::Close => ("before_close", "after_close"),
+        Step::Gate => ("before_gate", "after_gate"),
+        Step::Fence => ("before_fence", "after_fence"),
+        Step::Drain => ("before_drain", "after_drain"),
+        Step::Counters => ("before_counters", "after_counters"),
+        Step::Publish => ("before_publish", "after_publish"),
+        Step::Seal => ("before_seal", "after_seal"),
+        Step::Open => ("before_open", "after_open"),
+    }
+}
+
+const fn undo_stages(step: Step) -> (&'static str, &'static str) {
+    match step {
+        Step::Publish => ("before_undo_publish", "after_undo_publish"),
+        _ => ("before_undo_fence", "after_undo_fence"),
+    }
+}

@@ -1,0 +1,181 @@
+//! The cutover itself, and its undoing. A rollback is the same with the sides exchanged.
+//!
+//! Each step is journaled before it is taken and after. Where a step fails, or would take longer
+//! than the pause budget leaves, or the operator interrupts, everything is undone by itself, up to
+//! the beginning of `open`; from there on a run only goes forward.
+
+mod act;
+mod drive;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use modshift_changelog::stage;
+use modshift_proto::Gtid;
+use modshift_proto::plan::Plan;
+use tokio::sync::watch;
+
+use crate::decide::{Action, Admission, Ask, End, Entry, Facts, Stop, Wish, next};
+use crate::error::CutoverError;
+use crate::outside::Outside;
+use crate::register::Register;
+use crate::server::Guard;
+use crate::shard::{self, Shard};
+use crate::step::{Direction, Mode, Step};
+
+pub struct Settings {
+    pub ask: Ask,
+    pub mode: Mode,
+    pub dry: bool,
+    /// How long to wait for the gate.
+    pub gate_wait: Option<Duration>,
+    /// How long to go on trying to let go of shards that do not answer.
+    pub patience: Duration,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The other side serves.
+    Done,
+    /// Undone by itself; the cause.
+    Undone(Option<CutoverError>),
+}
+
+pub struct Cutover<O> {
+    plan: Arc<Plan>,
+    register: Register,
+    facts: Facts,
+    from: Vec<Shard>,
+    to: Vec<Shard>,
+    outside: O,
+    interrupt: watch::Receiver<bool>,
+    settings: Settings,
+    /// Another process began the run.
+    resumed: bool,
+    /// Since when the application waits, under the budget.
+    paused: Option<Instant>,
+    /// Index = from-shard.
+    markers: Vec<Gtid>,
+    fence_checked: Option<Instant>,
+    waiting: String,
+    timings: Vec<(Step, Duration)>,
+    /// The journal's server went away while undoing.
+    lost: Option<CutoverError>,
+}
+
+impl<O: Outside> Cutover<O> {
+    pub async fn take(
+        plan: Arc<Plan>,
+        settings: Settings,
+        outside: O,
+        interrupt: watch::Receiver<bool>,
+    ) -> Result<Cutover<O>, CutoverError> {
+        let journal = shard::login(&plan, plan.new[0].clone());
+        let (dry, mode) = (settings.dry, settings.mode);
+        let (register, admission) =
+            Register::take(&plan.name, journal, settings.ask, mode, dry).await?;
+        let guard = match dry {
+            true => Guard::Dry,
+            false => Guard::Owner(Box::new(register.claim())),
+        };
+        let direction = register.run.direction;
+        let (resumed, wish) = match admission {
+            Admission::Begin => (false, Wish::Forward),
+            Admission::Continue(wish) => (true, wish),
+        };
+        Ok(Cutover {
+            from: shard::side(&plan, direction.from(), &guard),
+            to: shard::side(&plan, direction.to(), &guard),
+            facts: Facts::new(wish),
+            plan,
+            register,
+            outside,
+            interrupt,
+            settings,
+            resumed,
+            paused: None,
+            markers: Vec::new(),
+            fence_checked: None,
+            waiting: String::new(),
+            timings: Vec::new(),
+            lost: None,
+        })
+    }
+
+    fn direction(&self) -> Direction {
+        self.register.run.direction
+    }
+
+    /// To its end, whichever that is.
+    pub async fn run(mut self) -> Result<Outcome, CutoverError> {
+        let outcome = self.go().await;
+        self.show("");
+        self.register.release().await;
+        outcome
+    }
+
+    async fn go(&mut self) -> Result<Outcome, CutoverError> {
+        let name = self.register.name.clone();
+        let goes = if self.resumed { "goes on" } else { "begins" };
+        self.outside.tell(&format!("run {name} {goes}"));
+        if self.resumed {
+            self.resume().await?;
+        }
+        let mut cause = None;
+        if matches!(next(self.register.journal(), &self.facts), Action::Take(_)) {
+            match Box::pin(self.forward()).await {
+                Ok(()) => {}
+                // Whoever it is answers for the run now.
+                Err(error @ CutoverError::Superseded { .. }) => return Err(error),
+                Err(error) => {
+                    self.outside.tell(&format!("trouble: {error}"));
+                    self.facts.trouble = true;
+                    cause = Some(error);
+                }
+            }
+        }
+        match next(self.register.journal(), &self.facts) {
+            Action::End(End::To) => {
+                stage::reached("before_end", 1).await;
+                self.register.write(Entry::Ended(End::To), self.report().as_deref()).await?;
+                Ok(Outcome::Done)
+            }
+            Action::TurnBack | Action::Undo(_) | Action::End(End::From) => {
+                Box::pin(self.back()).await?;
+                Ok(Outcome::Undone(cause))
+            }
+            Action::Stop(Stop::NoReturn) => Err(CutoverError::Unfit {
+                server: format!("run {name}"),
+                what: "a shard may serve already: --resume finishes it, then roll back".to_owned(),
+            }),
+            Action::Take(_) | Action::Stop(_) => {
+                Err(cause.unwrap_or(CutoverError::Several(vec!["the run is over".to_owned()])))
+            }
+        }
+    }
+
+    /// The whole cutover.
+    async fn forward(&mut self) -> Result<(), CutoverError> {
+        self.step(Step::Close, Self::close).await?;
+        if self.register.journal().mode() == Mode::StopWrites {
+            self.step(Step::Fence, Self::fence).await?;
+        }
+        self.step(Step::Gate, Self::gate).await?;
+        self.step(Step::Fence, Self::fence).await?;
+        self.step(Step::Drain, Self::drain).await?;
+        self.step(Step::Counters, Self::carry_counters).await?;
+        self.step(Step::Publish, Self::publish).await?;
+        self.step(Step::Seal, Self::seal).await?;
+        self.step(Step::Open, Self::open).await
+    }
+
+    /// And its undoing.
+    async fn back(&mut self) -> Result<(), CutoverError> {
+        self.facts.wish = Wish::Back;
+        self.turn().await?;
+        self.undo(Step::Publish, Self::publish_back).await?;
+        self.undo(Step::Fence, Self::unfence).await?;
+        self.end_back().await
+    }
+}
