@@ -122,7 +122,7 @@ async fn an_operator_killed_anywhere_leaves_what_can_be_resumed_or_undone() -> R
         writer.commits(40, LIMIT).await.with_context(context)?;
     }
     let ledger = writer.stop().await.with_context(|| says(&daemons))?;
-    println!("{} transactions, {} made again", ledger.transactions, ledger.refused);
+    println!("{} transactions, {} made again", ledger.transactions, ledger.retries);
     if serving == "old" {
         drained(&site.estate, LIMIT).await?;
         site.estate.oracle().compare().await?.ensure_clean()

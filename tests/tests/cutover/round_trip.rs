@@ -29,7 +29,7 @@ async fn round_trip(log: Log, seed: u64) -> Result<()> {
     println!(
         "{} transactions, {} refused and made again, longest gap {:?}",
         ledger.transactions,
-        ledger.refused,
+        ledger.retries,
         ledger.longest_gap().map(|(_, gap)| gap)
     );
     modshift_tests::drained_back(estate, LIMIT).await.with_context(|| says(&daemons))?;
