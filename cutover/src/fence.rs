@@ -237,7 +237,8 @@ pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
 /// the server may have been started again, without read_only.
 pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     let accounts_only = shard.accounts_only;
-    let condition = of_accounts(&shard.accounts);
+    // A login that the locked account refuses is in the list for a moment, too: as Connect.
+    let condition = format!("({}) AND COMMAND <> 'Connect'", of_accounts(&shard.accounts));
     for (server, primary) in
         shard.servers().zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {
