@@ -10,6 +10,7 @@
 //! written down here a second time, on purpose.
 
 #[allow(clippy::print_stdout, reason = "a benchmark talks to its user")]
+pub mod application;
 pub mod bench;
 pub mod case;
 pub mod certificates;

@@ -5,11 +5,13 @@
 //! | [`reader`] | decode, routing and encoding of a binlog | `mariadb-binlog --raw` fetching the same |
 //! | [`drain`] | 3 old → 4 new shards, a prepared backlog | three native replicas, the same binlogs |
 //! | [`latency`] | commit acknowledged → row seen on the new shard | none: milliseconds |
+//! | [`cutover`] | how long a busy application waits, there and back | none: milliseconds |
 //! | [`verify`] | every row of 3 old and 4 new shards compared | `CHECKSUM TABLE` on all seven |
 //!
 //! Peak memory is read off the processes of the drains.
 
 mod backlog;
+mod cutover;
 mod drain;
 mod latency;
 mod reader;
@@ -51,6 +53,9 @@ pub async fn run(options: &BenchOptions) -> Result<Results> {
     }
     if options.wants("latency") {
         latency::run(options, &mut results).await?;
+    }
+    if options.wants("cutover") {
+        cutover::run(options, &mut results).await?;
     }
     if options.wants("verify") {
         verify::run(options, &mut results).await?;

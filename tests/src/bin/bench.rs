@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use modshift_tests::bench::{self, BenchOptions};
 
-const USAGE: &str = "usage: bench [--scale 0.1] [--only reader,drain,latency,verify] [--json FILE]";
+const USAGE: &str =
+    "usage: bench [--scale 0.1] [--only reader,drain,latency,cutover,verify] [--json FILE]";
 
 struct Arguments {
     options: BenchOptions,

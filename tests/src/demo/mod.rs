@@ -14,7 +14,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Estate, EstateOptions, Log, Modshift, Writer, WriterOptions, case::Size, wait_until,
+    Estate, EstateOptions, Log, Modshift, WriterOptions,
+    application::{self, Application, pause_ms},
+    case::Size,
     writer::Giants,
 };
 use progress::Progress;
@@ -52,42 +54,43 @@ pub async fn run(options: DemoOptions) -> Result<Summary> {
     let estate = Estate::start(options.old, options.new, estate_options(&options)).await?;
     say(&format!("plan: {}", estate.plan_path().display()));
 
-    let writer = Writer::start(writer_options(&options), estate.old_routes()).await?;
+    command(&estate, &["schema", "--apply"], &[0]).await?;
+    let application = Application::enter(&estate).await?;
+    let writer = application.writer(writer_options(&options)).await?;
     say(&format!(
-        "an application writes: 8 connections, {} transactions per second, key % {}",
+        "an application writes: 8 connections, {} transactions per second, key % {}, by the \
+         routing document",
         options.rate, options.old
     ));
-    command(&estate, &["schema", "--apply"], &[0]).await?;
     command(&estate, &["check"], &[0]).await?;
 
     let daemons = start_daemons(&estate, options.kafka)?;
     let progress = Progress::start(&estate, &writer);
     command(&estate, &["gate", "--wait", "150s"], &[0]).await?;
     progress.note("the gate is open");
-
-    // The switch, as a deploy script would do it without a fence: stop, drain, switch, go on.
-    let until = Instant::now() + Duration::from_secs(5);
-    wait_until("five more seconds of writing", STEP, || async {
-        Ok((Instant::now() >= until).then_some(()))
-    })
-    .await?;
-    let before_switch = tokio::time::Instant::now();
-    writer.pause().await?;
-    crate::drained(&estate, STEP).await?;
+    command(&estate, &["verify"], &[0]).await?;
     let lag = progress.stop().await?;
-    let pinned = estate.oracle().pinned().await?;
-    writer.switch(estate.new_routes());
-    writer.resume();
-    let commits_before = writer.committed();
-    let after_switch = tokio::time::Instant::now();
-    say(&format!("the application writes to the new shards, key % {}", options.new));
 
-    say("comparing every row, as of the switch");
-    let compared = Instant::now();
-    let report = pinned.compare().await?;
-    let compared = compared.elapsed();
+    // The application goes on writing, and is told by the routing document alone.
+    let before_switch = tokio::time::Instant::now();
+    let output = command(&estate, &["cutover", "--wait", "60s"], &[0]).await?;
+    let pause = Duration::from_secs_f64(pause_ms(&output)? / 1e3);
+    let commits_before = writer.committed();
+    let served = Instant::now();
+    say(&format!("the application writes to the new shards, key % {}", options.new));
+    writer.commits(options.rate as u64, STEP).await?;
     let commits_after = writer.committed() - commits_before;
+    let served = served.elapsed();
+    let after_switch = tokio::time::Instant::now();
     let ledger = writer.stop().await?;
+    ensure!(ledger.faults.is_empty(), "the application met faults: {:?}", ledger.faults);
+
+    say("the way back brings the application's new writes to the old shards");
+    crate::drained_back(&estate, STEP).await?;
+    say("comparing every row of both sides");
+    let compared = Instant::now();
+    let report = estate.oracle_back().compare().await?;
+    let compared = compared.elapsed();
     let events = events(&estate).await?;
     for daemon in &daemons {
         let code = daemon.stop(STEP).await?;
@@ -99,9 +102,11 @@ pub async fn run(options: DemoOptions) -> Result<Summary> {
         report,
         lag,
         events,
+        pause,
         longest_gap: ledger.longest_gap().map(|(_, gap)| gap),
         switch_gap,
         commits_after,
+        served,
         ledger,
         compared,
         took: started.elapsed(),
@@ -116,6 +121,7 @@ fn estate_options(options: &DemoOptions) -> EstateOptions {
         seed: options.seed,
         create_new_tables: false,
         gate: ("1s".to_owned(), "5s".to_owned()),
+        plan_tail: application::plan_tail(""),
         ..EstateOptions::default()
     }
 }
@@ -134,14 +140,14 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Runs an operator's command and shows what it says.
-async fn command(estate: &Estate, args: &[&str], accepted: &[i32]) -> Result<()> {
+async fn command(estate: &Estate, args: &[&str], accepted: &[i32]) -> Result<String> {
     say(&format!("modshift {}", args.join(" ")));
     let (code, output) = estate.modshift(args.iter().copied()).finish(STEP).await?;
     for line in output.lines() {
         println!("  {line}");
     }
     ensure!(accepted.contains(&code), "modshift {} ended with code {code}", args.join(" "));
-    Ok(())
+    Ok(output)
 }
 
 fn start_daemons(estate: &Estate, kafka: bool) -> Result<Vec<Modshift>> {

@@ -13,10 +13,13 @@ pub struct Summary {
     pub events: u64,
     pub ledger: Ledger,
     pub longest_gap: Option<Duration>,
-    /// The longest gap around the switch: stop, drain, point at the new shards.
+    /// How long nobody served, as the cutover says.
+    pub pause: Duration,
+    /// The longest gap between acknowledged commits around the cutover.
     pub switch_gap: Option<Duration>,
-    /// Transactions committed on the new shards while the rows were compared.
+    /// Transactions committed on the new shards.
     pub commits_after: u64,
+    pub served: Duration,
     pub compared: Duration,
     pub took: Duration,
 }
@@ -53,20 +56,33 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "application           {} transactions, {} row changes, {} with many rows, {} refused",
+            "application           {} transactions, {} row changes, {} with many rows, {} failed",
             self.ledger.transactions,
             self.ledger.rows_changed(),
             self.ledger.giants,
-            self.ledger.refused
+            self.ledger.faults.len()
         )?;
-        writeln!(f, "longest gap           {} between acknowledged commits", ms(self.longest_gap))?;
-        writeln!(f, "gap at the switch     {}", ms(self.switch_gap))?;
         writeln!(
             f,
-            "after the switch      {} transactions on the new shards while comparing ({:.1} s)",
-            self.commits_after,
-            self.compared.as_secs_f64()
+            "made again            {} attempts; the longest transaction took {} ms",
+            self.ledger.retries,
+            self.ledger.longest.as_millis()
         )?;
+        writeln!(f, "longest gap           {} between acknowledged commits", ms(self.longest_gap))?;
+        writeln!(
+            f,
+            "gap at the cutover    {}, of which its pause {:.0} ms",
+            ms(self.switch_gap),
+            self.pause.as_secs_f64() * 1e3
+        )?;
+        writeln!(
+            f,
+            "after the cutover     {} transactions on the new shards in {:.1} s, brought back to \
+             the old ones",
+            self.commits_after,
+            self.served.as_secs_f64()
+        )?;
+        writeln!(f, "compared in           {:.1} s", self.compared.as_secs_f64())?;
         writeln!(f, "took                  {:.1} s", self.took.as_secs_f64())?;
         match self.is_clean() {
             true => {
