@@ -25,7 +25,9 @@ fn parse(text: &str) -> Plan {
 
 /// `# key = value` becomes `key = value`, unless the key is one of those that show no default.
 fn with_defaults(text: &str) -> String {
-    const NO_DEFAULT: [&str; 8] = [
+    const NO_DEFAULT: [&str; 10] = [
+        "user",
+        "password",
         "password_file",
         "tls_ca",
         "verify_age",
@@ -105,6 +107,7 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
         "../cli/src/metrics.rs",
         "../replicator/src/metrics.rs",
         "../consumer/src/metrics.rs",
+        "../verify/src/metrics.rs",
         "../changelog/src/metrics.rs",
     ] {
         let quoted = read(source);
