@@ -96,6 +96,11 @@ impl Launch {
         self.env("MODSHIFT_STAGE_HOLD", format!("{stage}:{nth}"))
     }
 
+    /// The same, but only until this file is there.
+    pub fn hold_until(self, stage: &str, nth: u32, file: &Path) -> Self {
+        self.hold(stage, nth).env("MODSHIFT_STAGE_RELEASE", file.display().to_string())
+    }
+
     /// Report every stage.
     pub fn stages(self) -> Self {
         self.env("MODSHIFT_STAGES", "1")

@@ -3,13 +3,13 @@
 //! The points at which it is killed are drawn from a printed seed; `MODSHIFT_SEED` repeats them,
 //! `MODSHIFT_SOAK=1` takes them all.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{Log, drained, drained_back, random::Random, wait_until};
 use mysql_async::prelude::Queryable;
 
-use crate::site::{LIMIT, Site, says};
+use crate::site::{LIMIT, Site, sample, says, seed};
 
 /// Before and after each step, in order. From the last two on there is only forward.
 const POINTS: [&str; 18] = [
@@ -43,28 +43,6 @@ const UNDO_POINTS: [&str; 6] = [
     "before_end",
 ];
 const KILLS: usize = 5;
-
-fn seed(test: &str) -> Result<u64> {
-    let seed = match std::env::var("MODSHIFT_SEED") {
-        Ok(text) => text.parse().context("MODSHIFT_SEED is a number")?,
-        Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos().into(),
-    };
-    println!("{test}: MODSHIFT_SEED={seed}");
-    Ok(seed)
-}
-
-/// Some of the points, or all.
-fn sample(random: &mut Random, points: &[&'static str], count: usize) -> Vec<&'static str> {
-    let mut points = points.to_vec();
-    if std::env::var_os("MODSHIFT_SOAK").is_some() {
-        return points;
-    }
-    let mut picked = Vec::new();
-    while picked.len() < count && !points.is_empty() {
-        picked.push(points.remove(random.index(points.len())));
-    }
-    picked
-}
 
 async fn kill_at(site: &Site, args: &[&str], point: &'static str) -> Result<()> {
     let launch = site.estate.modshift(args.iter().copied()).hold(point, 1);

@@ -4,5 +4,6 @@
 
 mod crash;
 mod fence;
+mod network;
 mod round_trip;
 mod site;

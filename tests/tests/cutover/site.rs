@@ -1,13 +1,17 @@
 //! An estate whose application has an account of its own, and follows the routing.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, ensure};
 use modshift_proto::plan::Plan;
 use modshift_routing::{Document, Side, Source};
 use modshift_tests::{
-    Estate, EstateOptions, Log, Modshift, Writer, WriterOptions, case::Size, server::PASSWORD,
-    writer::Follow,
+    Address, Estate, EstateOptions, Log, Modshift, Writer, WriterOptions, case::Size,
+    estate::Shard, random::Random, server::PASSWORD, writer::Follow,
 };
 
 pub const LIMIT: Duration = Duration::from_secs(180);
@@ -16,6 +20,22 @@ pub const APP: &str = "app";
 pub struct Site {
     pub estate: Estate,
     pub routing: PathBuf,
+}
+
+/// As a cutover under test wants them; `accounts` as in the plan. A test may add `[[routing]]`.
+pub fn options(log: Log, seed: u64, budget: &str, accounts: &str) -> EstateOptions {
+    EstateOptions {
+        log,
+        seed,
+        size: Size::rows(2_000),
+        gate: ("5s".to_owned(), "500ms".to_owned()),
+        plan_tail: format!(
+            "[reader]\nheartbeat = \"50ms\"\nprogress_interval = \"100ms\"\n\n\
+             [cutover]\naccounts = [{accounts}]\nbudget = \"{budget}\"\n\n\
+             [[routing]]\nkind = \"file\"\npath = \"routing.json\"\n"
+        ),
+        ..EstateOptions::default()
+    }
 }
 
 impl Site {
@@ -33,18 +53,10 @@ impl Site {
         budget: &str,
         accounts: &str,
     ) -> Result<Self> {
-        let options = EstateOptions {
-            log,
-            seed,
-            size: Size::rows(2_000),
-            gate: ("5s".to_owned(), "500ms".to_owned()),
-            plan_tail: format!(
-                "[reader]\nheartbeat = \"50ms\"\nprogress_interval = \"100ms\"\n\n\
-                 [cutover]\naccounts = [{accounts}]\nbudget = \"{budget}\"\n\n\
-                 [[routing]]\nkind = \"file\"\npath = \"routing.json\"\n"
-            ),
-            ..EstateOptions::default()
-        };
+        Self::open(old, new, options(log, seed, budget, accounts)).await
+    }
+
+    pub async fn open(old: usize, new: usize, options: EstateOptions) -> Result<Self> {
         let estate = Estate::start(old, new, options).await?;
         for shard in estate.old.iter().chain(&estate.new) {
             let server = &shard.server;
@@ -115,6 +127,61 @@ impl Site {
         let status: serde_json::Value = serde_json::from_str(line)?;
         Ok(status["serves"]["side"].as_str().unwrap_or_default().to_owned())
     }
+
+    /// Which side takes a write of the application, by trying on every shard: never both, and, where
+    /// `whole`, all shards of exactly one side.
+    pub async fn accepts(&self, whole: bool) -> Result<&'static str> {
+        let (old, new) = (self.takes(&self.estate.old).await?, self.takes(&self.estate.new).await?);
+        let some = |takes: &[bool]| takes.contains(&true);
+        ensure!(!(some(&old) && some(&new)), "both sides accept: old {old:?}, new {new:?}");
+        let one = old.iter().all(|&takes| takes) || new.iter().all(|&takes| takes);
+        ensure!(one || !whole, "neither side accepts: old {old:?}, new {new:?}");
+        Ok(if some(&old) {
+            "old"
+        } else if some(&new) {
+            "new"
+        } else {
+            "none"
+        })
+    }
+
+    /// Each with a row of its own, of an account that lives there.
+    async fn takes(&self, shards: &[Shard]) -> Result<Vec<bool>> {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 45);
+        let mut takes = Vec::new();
+        for (number, shard) in shards.iter().enumerate() {
+            let id = NEXT.fetch_add(1, Ordering::Relaxed);
+            let account = number + 1_000_000 * shards.len();
+            let write = format!(
+                "INSERT INTO t_wallet (id, accountNo, balance, ver) VALUES ({id}, {account}, 1, 1)"
+            );
+            let app = Address { user: APP.into(), password: APP.into(), ..shard.address() };
+            takes.push(app.run(write).await.is_ok());
+        }
+        Ok(takes)
+    }
+}
+
+pub fn seed(test: &str) -> Result<u64> {
+    let seed = match std::env::var("MODSHIFT_SEED") {
+        Ok(text) => text.parse().context("MODSHIFT_SEED is a number")?,
+        Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos().into(),
+    };
+    println!("{test}: MODSHIFT_SEED={seed}");
+    Ok(seed)
+}
+
+/// Some of the points, or all.
+pub fn sample<T: Copy>(random: &mut Random, points: &[T], count: usize) -> Vec<T> {
+    let mut points = points.to_vec();
+    if std::env::var_os("MODSHIFT_SOAK").is_some() {
+        return points;
+    }
+    let mut picked = Vec::new();
+    while picked.len() < count && !points.is_empty() {
+        picked.push(points.remove(random.index(points.len())));
+    }
+    picked
 }
 
 pub fn says(daemons: &[Modshift]) -> String {

@@ -1,0 +1,215 @@
+//! Something that the run needs goes away in the middle of it, and comes back.
+//!
+//! What, how and when is drawn from a printed seed; `MODSHIFT_SOAK=1` takes all of it.
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::{
+    EstateOptions, Log, Modshift, drained, drained_back, random::Random, server::EtcdServer,
+    wait_until,
+};
+
+use crate::site::{LIMIT, Site, options, sample, says, seed};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    /// Index of the shard.
+    Old(usize),
+    /// Number 0 keeps the journal.
+    New(usize),
+    Etcd,
+    Broker,
+}
+
+/// How it is away.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    /// Connections end and new ones are refused.
+    Refuses,
+    /// Nothing moves.
+    Silent,
+}
+
+/// What becomes of the operator's process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Operator {
+    Stays,
+    /// Killed as soon as it has noticed; then the next one does this.
+    Dies(&'static str),
+}
+
+const POINTS: [&str; 6] = [
+    "before_fence",
+    "before_drain",
+    "before_counters",
+    "before_publish",
+    "before_seal",
+    "mid_open",
+];
+const CASES: usize = 3;
+
+struct Network {
+    site: Site,
+    etcd: EtcdServer,
+    daemons: Vec<Modshift>,
+}
+
+impl Network {
+    async fn start(log: Log, seed: u64) -> Result<Network> {
+        let etcd = EtcdServer::start().await?;
+        let usual = options(log, seed, "12s", "\"app@%\"");
+        let options = EstateOptions {
+            proxies: true,
+            plan_tail: format!(
+                "{}\n[[routing]]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nkey = \"/routing\"\n",
+                usual.plan_tail,
+                etcd.endpoint()
+            ),
+            ..usual
+        };
+        let site = Site::open(2, 3, options).await?;
+        let daemons = site.daemons()?;
+        Ok(Network { site, etcd, daemons })
+    }
+
+    fn away(&self, what: What, how: How) -> Result<()> {
+        let estate = &self.site.estate;
+        let broker = || estate.broker.as_ref().context("no broker");
+        match (what, how) {
+            (What::Old(_) | What::New(_), _) => {
+                let proxy = self.proxy(what)?;
+                if how == How::Refuses {
+                    proxy.refuse()
+                } else {
+                    proxy.stall()
+                }
+                Ok(())
+            }
+            (What::Etcd, How::Refuses) => self.etcd.kill(),
+            (What::Etcd, How::Silent) => self.etcd.pause(),
+            (What::Broker, How::Refuses) => broker()?.kill(),
+            (What::Broker, How::Silent) => broker()?.pause(),
+        }
+    }
+
+    async fn back(&self, what: What, how: How) -> Result<()> {
+        let broker = self.site.estate.broker.as_ref().context("no broker");
+        match (what, how) {
+            (What::Old(_) | What::New(_), _) => self.proxy(what)?.reopen(),
+            (What::Etcd, How::Refuses) => self.etcd.restart().await?,
+            (What::Etcd, How::Silent) => self.etcd.cont()?,
+            (What::Broker, How::Refuses) => broker?.restart().await?,
+            (What::Broker, How::Silent) => broker?.cont()?,
+        }
+        Ok(())
+    }
+
+    fn proxy(&self, what: What) -> Result<&modshift_tests::server::Proxy> {
+        let estate = &self.site.estate;
+        let shard = match what {
+            What::Old(index) => &estate.old[index],
+            What::New(index) => &estate.new[index],
+            What::Etcd | What::Broker => anyhow::bail!("{what:?} has no proxy"),
+        };
+        shard.proxy.as_deref().context("no proxy")
+    }
+
+    /// One run in which this happens; who serves in the end, for sure and by every sign.
+    async fn run(
+        &self,
+        serving: &str,
+        (what, how, point): (What, How, &'static str),
+        operator: Operator,
+    ) -> Result<&'static str> {
+        let site = &self.site;
+        let command = if serving == "old" { "cutover" } else { "rollback" };
+        println!("== {command} from {serving}: {what:?} {how:?} at {point}, operator {operator:?}");
+        let file = site.estate.dir().join("release");
+        std::fs::remove_file(&file).ok();
+        let launch = site.estate.modshift([command, "--wait", "150s"]);
+        let process = launch.hold_until(point, 1, &file).start()?;
+        let held = process.wait_hold(point, LIMIT).await;
+        held.with_context(|| process.output())?;
+        self.away(what, how)?;
+        std::fs::write(&file, "")?;
+        // It has noticed, and may be trying to undo what it did; or it is past caring.
+        wait_until("trouble", LIMIT, || async {
+            Ok((process.output().contains("trouble") || !process.running()?).then_some(()))
+        })
+        .await?;
+        if operator != Operator::Stays && process.running()? {
+            process.kill_9()?;
+        }
+        site.accepts(false).await?;
+        self.back(what, how).await?;
+        if operator == Operator::Stays {
+            let status = process.wait_exit(LIMIT).await?;
+            println!("{}\n=> {status}", process.output());
+        }
+        site.accepts(false).await?;
+        self.settle(command, operator).await
+    }
+
+    /// The operator finishes what is left over; then every sign says the same.
+    async fn settle(&self, command: &str, operator: Operator) -> Result<&'static str> {
+        let site = &self.site;
+        let status = site.estate.modshift(["status"]).finish(LIMIT).await?.1;
+        if status.contains("finishes it") {
+            let ask = match operator {
+                Operator::Dies(ask) => ask,
+                Operator::Stays => "--abort",
+            };
+            let output = site.command(&[command, ask], &[0, 2]).await?;
+            if output.contains("may serve already") {
+                site.command(&[command, "--resume"], &[0]).await?;
+            }
+        }
+        let accepts = site.accepts(true).await?;
+        let serves = site.serves().await?;
+        ensure!(serves == accepts, "status says {serves}, and {accepts} accepts");
+        Ok(accepts)
+    }
+}
+
+fn cases(whats: &[What]) -> Vec<(What, How, &'static str)> {
+    let each = |&what: &What| {
+        let hows = [How::Refuses, How::Silent];
+        hows.into_iter().flat_map(move |how| POINTS.map(|point| (what, how, point)))
+    };
+    whats.iter().flat_map(each).collect()
+}
+
+async fn lost_in_the_middle(test: &str, log: Log, whats: &[What], count: usize) -> Result<()> {
+    let mut random = Random::new(seed(test)?);
+    let network = Network::start(log, random.next()).await?;
+    let site = &network.site;
+    let context = || says(&network.daemons);
+    let mut serving = "old";
+    for case in sample(&mut random, &cases(whats), count) {
+        let operator =
+            *random.pick(&[Operator::Stays, Operator::Dies("--abort"), Operator::Dies("--resume")]);
+        let ran = network.run(serving, case, operator).await;
+        serving = ran.with_context(|| format!("{case:?}\n{}", context()))?;
+    }
+    // Everything is as it was before: the next run is an ordinary one.
+    let command = if serving == "old" { "cutover" } else { "rollback" };
+    site.command(&[command, "--wait", "150s"], &[0]).await.with_context(context)?;
+    ensure!(site.accepts(true).await? != serving);
+    if serving == "new" {
+        drained(&site.estate, LIMIT).await?;
+        site.estate.oracle().compare().await?.ensure_clean()
+    } else {
+        drained_back(&site.estate, LIMIT).await?;
+        site.estate.oracle_back().compare().await?.ensure_clean()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_or_a_target_lost_in_the_middle_never_lets_both_sides_serve() -> Result<()> {
+    let whats = [What::Old(1), What::New(2), What::New(0), What::Etcd];
+    lost_in_the_middle("lost", Log::Direct, &whats, CASES).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_lost_in_the_middle_never_lets_both_sides_serve() -> Result<()> {
+    lost_in_the_middle("broker", Log::kafka(), &[What::Broker], 1).await
+}
