@@ -5,7 +5,25 @@ use modshift_tests::{Log, server::PASSWORD};
 
 use crate::site::{APP, LIMIT, Site, says};
 
-const WAIT: [&str; 2] = ["--wait", "150s"];
+/// Stops just before the other side is let in: both sides must be the same, row by row.
+async fn switch(site: &Site, command: &str) -> Result<()> {
+    let estate = &site.estate;
+    let file = estate.dir().join("release");
+    std::fs::remove_file(&file).ok();
+    let launch = estate.modshift([command, "--wait", "150s"]);
+    let process = launch.hold_until("before_open", 1, &file).start()?;
+    process.wait_hold("before_open", LIMIT).await.with_context(|| process.output())?;
+    ensure!(site.accepts(false).await? == "none", "a fenced side accepts a write");
+    let there = command == "cutover";
+    let oracle = if there { estate.oracle() } else { estate.oracle_back() };
+    oracle.compare().await?.ensure_clean().with_context(|| format!("at the {command}"))?;
+    std::fs::write(&file, "")?;
+    let status = process.wait_exit(LIMIT).await?;
+    println!("{}", process.output());
+    ensure!(status.success(), "{command} ended with {status}");
+    ensure!(site.serves().await? == if there { "new" } else { "old" });
+    Ok(())
+}
 
 async fn round_trip(log: Log, seed: u64) -> Result<()> {
     let site = Site::start(3, 4, log, seed, "60s").await?;
@@ -15,15 +33,13 @@ async fn round_trip(log: Log, seed: u64) -> Result<()> {
     ensure!(site.serves().await? == "old");
     writer.commits(50, LIMIT).await.with_context(|| says(&daemons))?;
 
-    site.command(&["cutover", WAIT[0], WAIT[1]], &[0]).await.with_context(|| says(&daemons))?;
-    ensure!(site.serves().await? == "new");
+    switch(&site, "cutover").await.with_context(|| says(&daemons))?;
     writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
 
-    site.command(&["rollback", WAIT[0], WAIT[1]], &[0]).await.with_context(|| says(&daemons))?;
-    ensure!(site.serves().await? == "old");
+    switch(&site, "rollback").await.with_context(|| says(&daemons))?;
     writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
 
-    site.command(&["cutover", WAIT[0], WAIT[1]], &[0]).await.with_context(|| says(&daemons))?;
+    switch(&site, "cutover").await.with_context(|| says(&daemons))?;
     writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
     let ledger = writer.stop().await?;
     println!(
