@@ -52,8 +52,8 @@ pub enum CutoverError {
     BothServe { from: String, to: String },
     #[error("whether to go on or back depends on {server}, which cannot be asked: {detail}")]
     CannotTell { server: String, detail: String },
-    #[error("{}", .0.join("; "))]
-    Several(Vec<String>),
+    #[error("{}", .all.join("; "))]
+    Several { all: Vec<String>, hint: Option<String> },
 }
 
 impl CutoverError {
@@ -61,6 +61,7 @@ impl CutoverError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             CutoverError::Server(error) | CutoverError::JournalLost(error) => return error.hint(),
+            CutoverError::Several { hint, .. } => return hint.clone(),
             CutoverError::Refused(refusal) => return Some(refusal.hint()),
             CutoverError::Busy { .. } => {
                 "wait for it; if its process is gone, its lock goes with its connection, within \
@@ -107,7 +108,10 @@ impl CutoverError {
         match errors.len() {
             0 => Ok(()),
             1 => Err(errors.remove(0)),
-            _ => Err(CutoverError::Several(errors.iter().map(ToString::to_string).collect())),
+            _ => Err(CutoverError::Several {
+                all: errors.iter().map(ToString::to_string).collect(),
+                hint: errors.iter().find_map(CutoverError::hint),
+            }),
         }
     }
 }

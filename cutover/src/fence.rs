@@ -28,6 +28,7 @@ const POLL: Duration = Duration::from_millis(3);
 /// MariaDB's lock_wait_timeout is in whole seconds.
 const LOCK_WAIT_S: u64 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
+const NO_SUCH_TABLE: u16 = 1146;
 
 /// What the last marker on a shard says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,8 +209,12 @@ pub async fn mark(
         phase.name(),
         quote(run)
     );
-    if server.run(doing, &sql).await? != 1 {
-        return Err(CutoverError::NoToken { server: server.name.clone() });
+    match server.run(doing, &sql).await {
+        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => {
+            return Err(CutoverError::NoToken { server: server.name.clone() });
+        }
+        Ok(0) => return Err(CutoverError::NoToken { server: server.name.clone() }),
+        outcome => drop(outcome?),
     }
     let gtid: Vec<String> = server.ask(doing, "SELECT @@last_gtid").await?;
     if server.is_dry() {
@@ -226,7 +231,11 @@ pub async fn mark(
 /// The phase in the shard's token; `None`: no reader was ever started.
 pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
     let sql = "SELECT phase FROM modshift_token WHERE id = 1";
-    let rows: Vec<String> = shard.primary.ask("reading the phase", sql).await?;
+    let rows = shard.primary.ask::<String>("reading the phase", sql).await;
+    let rows = match rows {
+        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Vec::new(),
+        rows => rows?,
+    };
     Ok(rows.first().map(|text| match text.as_str() {
         "serving" => Phase::Serving,
         _ => Phase::Fenced,

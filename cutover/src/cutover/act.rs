@@ -12,7 +12,7 @@ use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
 use crate::outside::Outside;
 use crate::shard::{self, Shard};
-use crate::step::{Direction, Side, Step};
+use crate::step::{Direction, Mode, Side, Step};
 use crate::{counters, drain};
 
 /// How often the fence is looked at while waiting.
@@ -71,6 +71,10 @@ impl<O: Outside> Cutover<O> {
     pub(super) async fn close(&mut self) -> Result<(), CutoverError> {
         self.find_shared().await?;
         self.remember().await?;
+        if self.register.journal().mode() == Mode::StopWrites {
+            // Else the gate asks for them, before the fence.
+            self.tokens().await?;
+        }
         let plan = self.plan.clone();
         for_each(&mut self.to, async |shard| {
             fence::close(shard).await?;
@@ -309,10 +313,13 @@ impl<O: Outside> Cutover<O> {
         for_each(&mut self.to, async |shard| fence::release(shard, Release::Serve).await).await?;
         if let Some(paused) = self.paused {
             let ms = paused.elapsed().as_secs_f64() * 1000.0;
-            self.outside.tell(&format!(
-                "the {} shards serve; the pause was {ms:.1} ms",
-                self.direction().to()
-            ));
+            // Writes that were stopped before the copy have waited for that, too.
+            let what = match self.register.journal().mode() {
+                Mode::Online => "the pause was",
+                Mode::StopWrites => "from the gate on it took",
+            };
+            let to = self.direction().to();
+            self.outside.tell(&format!("the {to} shards serve; {what} {ms:.1} ms"));
         }
         let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
         self.register.forget(&keys).await

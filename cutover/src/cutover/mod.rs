@@ -149,9 +149,9 @@ impl<O: Outside> Cutover<O> {
                 server: format!("run {name}"),
                 what: "a shard may serve already: --resume finishes it, then roll back".to_owned(),
             }),
-            Action::Take(_) | Action::Stop(_) => {
-                Err(cause.unwrap_or(CutoverError::Several(vec!["the run is over".to_owned()])))
-            }
+            Action::Take(_) | Action::Stop(_) => Err(cause.unwrap_or_else(|| {
+                CutoverError::Unfit { server: format!("run {name}"), what: "it is over".to_owned() }
+            })),
         }
     }
 
