@@ -7,3 +7,4 @@ mod fence;
 mod network;
 mod round_trip;
 mod site;
+mod stop_writes;
