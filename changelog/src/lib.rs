@@ -13,7 +13,7 @@ pub mod stage;
 
 pub use any::{AnyReader, AnyWriter};
 pub use direct::{DirectLog, DirectReader, DirectWriter};
-pub use kafka::{KafkaReader, KafkaWriter, ensure_topic};
+pub use kafka::{KafkaReader, KafkaWriter, delete_topic, ensure_topic};
 pub use metrics::describe as describe_metrics;
 
 use std::fmt;

@@ -56,6 +56,8 @@ pub enum Command {
     Verify(Verify),
     /// Let a stream that halted on a foreign write go on behind it; stop the daemons first
     Rearm(Rearm),
+    /// Go the whole way there and back on the shards of [rehearse], and predict the pause
+    Rehearse(Rehearse),
     /// Make the new shards serve: fence, drain, publish, open
     Cutover(CutoverCommand),
     /// Make the old shards serve again, with everything written since
@@ -186,6 +188,16 @@ pub struct Rearm {
     /// It comes from the old shard of this number, after a cutover
     #[arg(long)]
     pub old: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Rehearse {
+    /// Print the report as one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Leave the rehearsal's schemas as they are in the end; the next rehearsal empties them
+    #[arg(long)]
+    pub keep: bool,
 }
 
 #[derive(Debug, Args)]

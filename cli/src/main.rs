@@ -20,6 +20,7 @@ mod http;
 mod logs;
 mod metrics;
 mod rearm;
+mod rehearse;
 mod schema;
 mod signals;
 mod status;
@@ -82,6 +83,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(plan, args).await,
         Command::Gate(args) => gate::run(plan, args).await,
         Command::Verify(args) => verify::run(plan, args).await,
+        Command::Rehearse(args) => rehearse::run(plan, args).await,
         Command::Rearm(args) => rearm::run(plan, args).await,
         Command::Cutover(args) => {
             cutover::run(plan, Direction::Cutover, &args.common, args.stop_writes).await

@@ -25,10 +25,10 @@ enum Finding {
     Differs(Vec<String>),
 }
 
-struct Model {
-    name: String,
-    statement: String,
-    schema: modshift_proto::TableSchema,
+pub struct Model {
+    pub name: String,
+    pub statement: String,
+    pub schema: modshift_proto::TableSchema,
 }
 
 pub async fn run(plan: Arc<Plan>, args: &args::Schema) -> anyhow::Result<Exit> {
@@ -51,7 +51,7 @@ async fn every_shard(plan: &Plan, args: &args::Schema) -> anyhow::Result<Exit> {
 }
 
 /// In the order of the plan; foreign keys do not mind, see `one_shard`.
-async fn models(plan: &Plan) -> anyhow::Result<Vec<Model>> {
+pub async fn models(plan: &Plan) -> anyhow::Result<Vec<Model>> {
     let endpoint = &plan.old[usize::from(OldShard(0).0)];
     let mut conn = connect(endpoint, Session::Plain).await?;
     let mut models = Vec::with_capacity(plan.tables.len());

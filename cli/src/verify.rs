@@ -64,6 +64,22 @@ async fn verify(
     Ok(exit(&report))
 }
 
+/// One round over all tables, from the beginning; `None`: cancelled.
+pub async fn once(
+    plan: &Arc<Plan>,
+    throttle: &Throttle,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Option<Report>> {
+    let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
+    let pace = Arc::new(Pace::new(throttle.lane(&old, &new, 1), None));
+    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown)?;
+    let tables = chosen(plan, &[])?;
+    let fresh = Options { fresh: true };
+    let report = rounds(plan, &mut verifier, &tables, &fresh, cancel).await;
+    verifier.close().await;
+    report
+}
+
 /// Has what differs copied again, and leaves in the report what still does.
 async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyhow::Result<()> {
     let wait = plan.verify.settle_max;

@@ -14,7 +14,7 @@ use futures_util::future::{join, join_all};
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{ServerError, Session, connect, error};
 use modshift_proto::Gtid;
-use modshift_proto::plan::{Account, Endpoint};
+use modshift_proto::plan::{Account, Endpoint, FenceScope};
 use mysql_async::prelude::Queryable;
 
 use crate::error::CutoverError;
@@ -55,7 +55,9 @@ pub async fn close(shard: &mut Shard) -> Result<(), CutoverError> {
         read_only(replica, &accounts).await
     }));
     let primary = async {
-        stop_events(&mut shard.primary).await?;
+        if shard.scope == FenceScope::Server {
+            stop_events(&mut shard.primary).await?;
+        }
         for name in &shard.was.first().map(|was| was.replicating.clone()).unwrap_or_default() {
             let sql = format!("STOP SLAVE {}", quote(name));
             shard.primary.run("stopping replication into it", &sql).await?;
@@ -248,6 +250,8 @@ pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     let accounts_only = shard.accounts_only;
     // A login that the locked account refuses is in the list for a moment, too: as Connect.
     let condition = format!("({}) AND COMMAND <> 'Connect'", of_accounts(&shard.accounts));
+    let events_matter = shard.scope == FenceScope::Server;
+    let condition = of_accounts(&shard.accounts);
     for (server, primary) in
         shard.servers().zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {
@@ -268,7 +272,7 @@ pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
         };
         let read_only_matters = !(primary && accounts_only);
         let held = rows.first().is_some_and(|&(read_only, events, connections)| {
-            (read_only || !read_only_matters) && !events && connections == 0
+            (read_only || !read_only_matters) && !(events && events_matter) && connections == 0
         });
         if !held && !server.is_dry() {
             return Ok(false);

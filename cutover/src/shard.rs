@@ -1,6 +1,6 @@
 //! A shard as the cutover sees it: its servers, whom to keep out, and what they were before.
 
-use modshift_proto::plan::{Account, Endpoint, Plan};
+use modshift_proto::plan::{Account, Endpoint, FenceScope, Plan};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CutoverError;
@@ -21,6 +21,7 @@ pub struct Shard {
     pub accounts: Vec<Account>,
     /// The server holds a shard of the other side too: read_only is not touched.
     pub accounts_only: bool,
+    pub scope: FenceScope,
     /// Of the primary, then of the replicas.
     pub was: Vec<Was>,
 }
@@ -56,13 +57,20 @@ impl Shard {
 
     /// What its servers are now, for the journal. Nothing is changed.
     pub async fn look(&mut self) -> Result<Vec<Was>, CutoverError> {
-        let mut was = vec![settings(&mut self.primary).await?];
+        let server = self.scope == FenceScope::Server;
+        let mut was = vec![match server {
+            true => settings(&mut self.primary).await?,
+            // What is not touched need not be known.
+            false => Was::default(),
+        }];
         for account in &self.accounts {
             if is_locked(&mut self.primary, account).await? {
                 was[0].locked.push(account.to_string());
             }
         }
-        was[0].replicating = replicating(&mut self.primary).await?;
+        if server {
+            was[0].replicating = replicating(&mut self.primary).await?;
+        }
         for replica in &mut self.replicas {
             was.push(settings(replica).await?);
         }
@@ -87,10 +95,14 @@ pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
         Shard {
             side,
             number,
-            replicas: servers.map(replica).collect(),
+            replicas: match plan.cutover.scope {
+                FenceScope::Server => servers.map(replica).collect(),
+                FenceScope::Accounts => Vec::new(),
+            },
             primary: Server::new(name.clone(), &plan.name, primary, guard.clone()),
             accounts: accounts.clone(),
-            accounts_only: false,
+            accounts_only: plan.cutover.scope == FenceScope::Accounts,
+            scope: plan.cutover.scope,
             was: Vec::new(),
         }
     };

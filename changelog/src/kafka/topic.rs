@@ -137,6 +137,24 @@ async fn create(log: &KafkaLog, new_shards: u16) -> Result<(), LogError> {
     created
 }
 
+/// Removes the topic with everything in it; one that is not there is fine.
+pub async fn delete_topic(log: &KafkaLog) -> Result<(), LogError> {
+    let config = settings::admin(log);
+    let admin =
+        AdminClient::from_config_and_context(&config, Events::new("admin")).map_err(unusable)?;
+    let deleted = match admin.delete_topics(&[&log.topic], &options()).await {
+        Ok(results) => match results.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err((_, code))) if meaning(code) == Meaning::Unknown => Ok(()),
+            Some(Err((_, code))) => Err(refused(log, "delete", code)),
+            None => Err(LogError::Other("no answer to the deletion of a topic".to_owned())),
+        },
+        Err(error) => Err(admin_failed(log, &admin, &error)),
+    };
+    close(admin).await?;
+    deleted
+}
+
 /// A topic that was just created has no leaders for a moment.
 async fn until_led(log: &KafkaLog, new_shards: u16) -> Result<(), LogError> {
     let deadline = Instant::now() + OPEN_LIMIT;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use modshift_proto::plan::Plan;
 
-pub use fault::{Fault, Severity, Side};
+pub use fault::{Fault, Severity, Side, some_of};
 pub use rules::tables::differences;
 
 use crate::exit::Exit;

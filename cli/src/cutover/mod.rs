@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::finish::{finish, unfence};
 pub use self::serving::{Serves, is_finished, serves};
-use self::wiring::Wiring;
+pub use self::wiring::Wiring;
 use crate::exit::Exit;
 use crate::signals::Signals;
 use crate::{answer, args};

@@ -20,11 +20,25 @@ const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Wiring {
     plan: Arc<Plan>,
     dry: bool,
+    /// What is told goes to the log: it is not the operator's cutover.
+    silent: bool,
 }
 
 impl Wiring {
     pub fn new(plan: Arc<Plan>, dry: bool) -> Wiring {
-        Wiring { plan, dry }
+        Wiring { plan, dry, silent: false }
+    }
+
+    /// That of a rehearsal.
+    pub fn silent(plan: Arc<Plan>) -> Wiring {
+        Wiring { plan, dry: false, silent: true }
+    }
+
+    fn say(&self, text: impl std::fmt::Display) {
+        match self.silent {
+            true => tracing::debug!("{text}"),
+            false => answer::line(text),
+        }
     }
 
     /// Old shards, then new ones, with the login of the cutover.
@@ -49,7 +63,7 @@ impl Outside for Wiring {
 
     async fn verified(&mut self, direction: Direction, run: &str) -> Result<(), String> {
         if self.plan.gate.verify_age.is_none() {
-            answer::line("note: verification is not configured (gate.verify_age)");
+            self.say("note: verification is not configured (gate.verify_age)");
         }
         // Only the way forward is verified, and what changed last only by a daemon that keeps it.
         if self.dry || direction == Direction::Rollback || !self.plan.verify.continuous {
@@ -73,11 +87,11 @@ impl Outside for Wiring {
         if self.dry {
             for endpoint in &endpoints {
                 let at = label(endpoint);
-                answer::line(format_args!("{at}: store routing version {version} ({side} shards)"));
+                self.say(format_args!("{at}: store routing version {version} ({side} shards)"));
             }
             for target in &self.plan.routing {
                 let text = publish::preview(target, &document).map_err(|e| e.to_string())?;
-                answer::line(format_args!("{}: {text}", target.name));
+                self.say(format_args!("{}: {text}", target.name));
             }
             return Ok(());
         }
@@ -89,12 +103,12 @@ impl Outside for Wiring {
         for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
             outcome.map_err(|error| format!("{target}: {error}"))?;
         }
-        answer::line(format_args!("routing version {version} names the {side} shards"));
+        self.say(format_args!("routing version {version} names the {side} shards"));
         Ok(())
     }
 
     fn tell(&mut self, line: &str) {
-        answer::line(line);
+        self.say(line);
     }
 }
 

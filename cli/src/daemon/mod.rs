@@ -142,25 +142,8 @@ pub async fn run(
         Box::pin(async { tokio::join!(throttle.follow(), metrics::follow(&throttle), writing).0 });
     let upkeep = metrics::upkeep(prometheus, cancel.clone());
     let working = async {
-        let mut streams = Streams::new(board);
-        // Nothing is copied or verified on the way back: its throttle holds nobody.
-        let back_throttle = Throttle::new(&back_plan);
-        let changed = Changed::default();
-        for (plan, share, throttle) in
-            [(&plan, &forward, &throttle), (&back_plan, &back, &back_throttle)]
-        {
-            if *share == Share::default() {
-                continue;
-            }
-            let Some(log) = opened(plan, &cancel).await? else { return Ok(Exit::Done) };
-            let beside = wire::Beside { throttle, changed: &changed };
-            wire::start(&mut streams, plan, &share.old, &share.new, &log, &beside, &cancel);
-        }
-        let verifying = verifier::run(&plan, &throttle, changed, &cancel);
-        tokio::select! {
-            exit = streams.supervise(cancel.clone()) => Ok(exit),
-            never = verifying => match never {},
-        }
+        let ways = [(&plan, &forward), (&back_plan, &back)];
+        work(ways, board, &throttle, &cancel).await
     };
     // Those beside the work end with it: they are dropped here.
     let beside = async { tokio::join!(asking, pages, upkeep, slowing, std::future::pending()).4 };
@@ -174,6 +157,51 @@ pub async fn run(
         exit = serving => exit,
         () = quit => Ok(Exit::CannotTell),
     }
+}
+
+/// The streams there and back, until all have ended.
+async fn work(
+    ways: [(&Arc<Plan>, &Share); 2],
+    board: Board,
+    throttle: &Throttle,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let [(plan, _), (back_plan, _)] = ways;
+    let mut streams = Streams::new(board);
+    // Nothing is copied or verified on the way back: its throttle holds nobody.
+    let back_throttle = Throttle::new(back_plan);
+    let changed = Changed::default();
+    for ((plan, share), throttle) in ways.into_iter().zip([throttle, &back_throttle]) {
+        if *share == Share::default() {
+            continue;
+        }
+        let Some(log) = opened(plan, cancel).await? else { return Ok(Exit::Done) };
+        let beside = wire::Beside { throttle, changed: &changed };
+        wire::start(&mut streams, plan, &share.old, &share.new, &log, &beside, cancel);
+    }
+    let verifying = verifier::run(plan, throttle, changed, cancel);
+    tokio::select! {
+        exit = streams.supervise(cancel.clone()) => Ok(exit),
+        never = verifying => match never {},
+    }
+}
+
+/// All streams of a plan in this process, without pages and gate: for a rehearsal. Where a
+/// shard is not as it should be that is said, and nothing runs.
+pub async fn work_alone(
+    plan: &Arc<Plan>,
+    board: Board,
+    throttle: &Throttle,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let whole =
+        |plan: &Plan| Share { old: plan.old_shards().collect(), new: plan.new_shards().collect() };
+    let back_plan = Arc::new(plan.reversed());
+    let (forward, back) = (whole(plan), whole(&back_plan));
+    if !checked(plan, &forward).await {
+        return Ok(Exit::BadPlan);
+    }
+    work([(plan, &forward), (&back_plan, &back)], board, throttle, cancel).await
 }
 
 /// Which shards: all, or those named, each of which must exist.

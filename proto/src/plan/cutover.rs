@@ -17,6 +17,17 @@ pub struct Cutover {
     /// Sets `auto_increment_increment` and `auto_increment_offset` of the new shards, so that no
     /// two of them give out the same key.
     pub auto_increment: AutoIncrement,
+    /// Not in the text of a plan: a rehearsal beside real shards has another.
+    pub scope: FenceScope,
+}
+
+/// What the fence may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceScope {
+    /// The servers: `read_only`, events, replication into them; and the accounts.
+    Server,
+    /// The accounts alone: the servers are those of others too.
+    Accounts,
 }
 
 /// `user@host`, as in `CREATE USER`.
@@ -69,6 +80,7 @@ pub(super) fn read(root: &Section<'_>) -> Cutover {
             .get("auto_increment")
             .and_then(|item| item.word(&AUTO_INCREMENT_WORDS))
             .unwrap_or(default::AUTO_INCREMENT),
+        scope: FenceScope::Server,
     };
     section.finish();
     cutover

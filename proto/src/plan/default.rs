@@ -99,6 +99,13 @@ pub const VERIFY_SETTLE_MAX: Duration = Duration::from_secs(60);
 /// About 16 MiB of keys for each new shard at worst; beyond it whole tables are compared again.
 pub const VERIFY_CHANGED_KEYS_MAX: usize = 200_000;
 
+/// As many as make batches and a tail of the usual size, and are copied within seconds.
+pub const REHEARSE_ROWS: u32 = 10_000;
+/// The fewest of which a p99 is at least the maximum of something.
+pub const REHEARSE_RUNS: u32 = 20;
+/// Enough that every shard has writes under way at any moment; a real load is for the plan to say.
+pub const REHEARSE_RATE: u32 = 200;
+
 /// Server ids of readers: `SERVER_ID_RANGE + (crc32(plan name) & 0xfff) * 4096 + n`, where n is
 /// the number of the old shard, or 2048 plus that of the new one. Far above the ids that people
 /// give out, the same at every start (two readers with one id push each other out, which is what

@@ -25,12 +25,23 @@ struct Login {
     tls_ca: Option<PathBuf>,
 }
 
+/// Every shard that the plan names.
+pub(super) struct Shards {
+    pub old: Vec<Endpoint>,
+    pub new: Vec<Endpoint>,
+    /// Those of the rehearsal; empty without one.
+    pub rehearsed_old: Vec<Endpoint>,
+    pub rehearsed_new: Vec<Endpoint>,
+}
+
+/// `rehearse`: the section of that name, if there is one.
 pub(super) fn read(
     root: &Section<'_>,
+    rehearse: Option<&Section<'_>>,
     plan: &str,
     old_modulus: Option<Modulus>,
     new_modulus: Option<Modulus>,
-) -> (Vec<Endpoint>, Vec<Endpoint>) {
+) -> Shards {
     let defaults = root.section("defaults");
     let login = read_login(&defaults);
     let base = defaults.get("server_id_base").and_then(|item| {
@@ -40,24 +51,33 @@ pub(super) fn read(
     let base = base.unwrap_or_else(|| default_server_ids(plan));
 
     let mut places = Places::default();
-    let mut side = |key: &'static str, first_id: u32, modulus: Option<Modulus>| {
-        let sections = root.sections(key);
+    let mut side = |above: &Section<'_>, key: &'static str, first: u32, modulus| {
+        let sections = above.sections(key);
         let found = sections.len();
-        if let Some(expected) = modulus.map(|modulus| usize::from(modulus.get()))
+        if let Some(expected) = Option::map(modulus, |modulus: Modulus| usize::from(modulus.get()))
             && found != expected
             && !root.context.broken
         {
-            let message = format!("modulus.{key} is {expected}, found {found} [[{key}]]");
-            root.fault_at(key, message);
+            let name = above.path_of(key);
+            let message = format!("modulus.{key} is {expected}, found {found} [[{name}]]");
+            above.fault_at(key, message);
         }
-        let ids = first_id..=u32::MAX;
+        let ids = first..=u32::MAX;
         let read = |(section, id)| read_shard(section, (&defaults, &login), id, &mut places);
         sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
     };
-    let old = side("old", base, old_modulus);
-    let new = side("new", base + SIDE, new_modulus);
+    let old = side(root, "old", base, old_modulus);
+    let new = side(root, "new", base + SIDE, new_modulus);
+    let (rehearsed_old, rehearsed_new) = match rehearse {
+        None => (Vec::new(), Vec::new()),
+        Some(section) => {
+            let base = rehearsal_server_ids(plan, base);
+            let old = side(section, "old", base, old_modulus);
+            (old, side(section, "new", base + SIDE, new_modulus))
+        }
+    };
     defaults.finish();
-    (old, new)
+    Shards { old, new, rehearsed_old, rehearsed_new }
 }
 
 /// How far the server ids of new shards lie above those of old ones.
@@ -65,6 +85,18 @@ const SIDE: u32 = 2048;
 
 fn default_server_ids(plan: &str) -> u32 {
     default::SERVER_ID_RANGE + (crc32fast::hash(plan.as_bytes()) & 0xfff) * 2 * SIDE
+}
+
+/// A range of its own, off that of the reshard.
+fn rehearsal_server_ids(plan: &str, taken: u32) -> u32 {
+    let base = default_server_ids(&format!("{plan}{}", super::rehearse::SUFFIX));
+    // Two plans' names may have the same hash, and server_id_base may lie anywhere.
+    match base.abs_diff(taken) < 2 * SIDE {
+        true => {
+            default::SERVER_ID_RANGE + (base - default::SERVER_ID_RANGE + 4 * SIDE) % (8192 * SIDE)
+        }
+        false => base,
+    }
 }
 
 fn read_login(section: &Section<'_>) -> Login {

@@ -13,6 +13,7 @@ mod nearest;
 mod parse;
 mod policy;
 mod quantity;
+mod rehearse;
 mod render;
 mod reverse;
 mod routing;
@@ -27,9 +28,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::cutover::{Account, AutoIncrement, Cutover};
+pub use self::cutover::{Account, AutoIncrement, Cutover, FenceScope};
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
+pub use self::rehearse::Rehearse;
 pub use self::reverse::{Direction, LOST_BACK};
 pub use self::routing::{
     EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,
@@ -65,6 +67,8 @@ pub struct Plan {
     pub routing: Vec<RoutingTarget>,
     pub throttle: Throttle,
     pub control: Control,
+    /// The servers on which the whole way is gone once beforehand; `None`: none are named.
+    pub rehearse: Option<Rehearse>,
 }
 
 /// A server, a schema on it, and how to log in.

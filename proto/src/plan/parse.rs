@@ -7,7 +7,8 @@ use toml::de::DeTable;
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
 use super::{
-    Plan, control, cutover, endpoint, log, policy, reverse, routing, table, throttle, verify,
+    Plan, control, cutover, endpoint, log, policy, rehearse, reverse, routing, table, throttle,
+    verify,
 };
 use crate::shard::Modulus;
 
@@ -74,7 +75,9 @@ fn read(root: Section<'_>) -> Option<Plan> {
         modulus.fault("old and new are the same: nothing would move");
     }
     modulus.finish();
-    let (old, new) = endpoint::read(&root, &name, old_modulus, new_modulus);
+    let rehearse = root.has("rehearse").then(|| root.section("rehearse"));
+    let shards = endpoint::read(&root, rehearse.as_ref(), &name, old_modulus, new_modulus);
+    let (old, new) = (shards.old, shards.new);
     let tables = table::read(&root, old_modulus);
     let log = log::read(&root, &name);
     let snapshot = policy::snapshot(&root);
@@ -89,6 +92,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let routing = routing::read(&root);
     let throttle = throttle::read(&root);
     let control = control::read(&root);
+    let rehearsed = (shards.rehearsed_old, shards.rehearsed_new);
+    let rehearse = rehearse.map(|section| rehearse::read(section, rehearsed));
     root.finish();
     let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
     Some(Plan {
@@ -112,6 +117,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
         routing,
         throttle,
         control,
+        rehearse,
     })
 }
 

@@ -10,7 +10,7 @@ use super::cutover::AUTO_INCREMENT_WORDS;
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
-use super::{Endpoint, Log, Placement, Plan, Secret, control, throttle};
+use super::{Endpoint, Log, Placement, Plan, Secret, control, rehearse, throttle};
 use crate::rule::ShardRule;
 
 /// Stands for every secret, and reads as a password that no one has.
@@ -132,6 +132,7 @@ impl Plan {
         }
         throttle::render(&self.throttle, out);
         control::render(&self.control, out);
+        rehearse::render(self.rehearse.as_ref(), out);
     }
 }
 
@@ -154,7 +155,7 @@ impl Plan {
     }
 }
 
-fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered) {
+pub(super) fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered) {
     out.head(&format!("[[{key}]]"));
     out.text("host", &endpoint.host);
     out.line("port", endpoint.port);

@@ -49,7 +49,7 @@ impl<'a> Section<'a> {
         Section { context, path: String::new(), span: 0..0, entries, known: RefCell::default() }
     }
 
-    fn path_of(&self, key: &str) -> String {
+    pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -114,7 +114,7 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         let section = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| {
-            let (context, path) = (self.context, format!("{key}[{index}]"));
+            let (context, path) = (self.context, format!("{}[{index}]", self.path_of(key)));
             let span = value.span();
             let DeValue::Table(table) = value.get_ref() else {
                 context.faults.add(span, &path, "expected a table");
