@@ -251,7 +251,6 @@ pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     // A login that the locked account refuses is in the list for a moment, too: as Connect.
     let condition = format!("({}) AND COMMAND <> 'Connect'", of_accounts(&shard.accounts));
     let events_matter = shard.scope == FenceScope::Server;
-    let condition = of_accounts(&shard.accounts);
     for (server, primary) in
         shard.servers().zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {

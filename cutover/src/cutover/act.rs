@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use modshift_changelog::stage;
-use modshift_proto::plan::AutoIncrement;
+use modshift_proto::plan::{AutoIncrement, FenceScope};
 
 use super::Cutover;
 use crate::decide::Entry;
@@ -120,7 +120,7 @@ impl<O: Outside> Cutover<O> {
             if let Some(twin) = other.or(twin).filter(|_| new && interleaves) {
                 return Err(CutoverError::SharedOffset { server, other: names[twin].clone() });
             }
-            shard.accounts_only = other.is_some();
+            shard.accounts_only = other.is_some() || shard.scope == FenceScope::Accounts;
             if let Some(other) = other {
                 let cutover = &self.plan.cutover;
                 let apart = !cutover.old_accounts.is_empty()
@@ -312,7 +312,9 @@ impl<O: Outside> Cutover<O> {
         stage::reached("mid_open", 1).await;
         for_each(&mut self.to, async |shard| fence::release(shard, Release::Serve).await).await?;
         if let Some(paused) = self.paused {
-            let ms = paused.elapsed().as_secs_f64() * 1000.0;
+            let pause = paused.elapsed();
+            self.pause = Some(pause);
+            let ms = pause.as_secs_f64() * 1000.0;
             // Writes that were stopped before the copy have waited for that, too.
             let what = match self.register.journal().mode() {
                 Mode::Online => "the pause was",

@@ -211,7 +211,9 @@ impl<O: Outside> Cutover<O> {
         let ms = |duration: &Duration| duration.as_secs_f64() * 1000.0;
         let steps: serde_json::Map<_, _> =
             self.timings.iter().map(|(step, took)| (step.name().into(), ms(took).into())).collect();
-        Some(serde_json::json!({ "ms": steps }).to_string())
+        Some(
+            serde_json::json!({ "ms": steps, "pause_ms": self.pause.as_ref().map(ms) }).to_string(),
+        )
     }
 }
 

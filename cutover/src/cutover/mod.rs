@@ -60,6 +60,8 @@ pub struct Cutover<O> {
     fence_checked: Option<Instant>,
     waiting: String,
     timings: Vec<(Step, Duration)>,
+    /// How long the application waited.
+    pause: Option<Duration>,
     /// The journal's server went away while undoing.
     lost: Option<CutoverError>,
 }
@@ -99,6 +101,7 @@ impl<O: Outside> Cutover<O> {
             fence_checked: None,
             waiting: String::new(),
             timings: Vec::new(),
+            pause: None,
             lost: None,
         })
     }
