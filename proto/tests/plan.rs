@@ -450,6 +450,10 @@ fn a_plan_file_names_files_beside_it() {
 fn redacted(mut plan: Plan) -> Plan {
     let hidden = || Secret::new("<redacted>".to_owned());
     plan.old.iter_mut().chain(&mut plan.new).for_each(|shard| shard.password = hidden());
+    if let Some(rehearse) = &mut plan.rehearse {
+        let shards = rehearse.old.iter_mut().chain(&mut rehearse.new);
+        shards.for_each(|shard| shard.password = hidden());
+    }
     if let Log::Kafka(kafka) = &mut plan.log {
         kafka.properties.iter_mut().for_each(|(_, value)| *value = hidden());
     }

@@ -32,20 +32,27 @@ pub struct Timing {
 }
 
 #[derive(Debug, Serialize)]
+pub struct OfStep {
+    pub step: &'static str,
+    #[serde(flatten)]
+    pub ms: Spread,
+}
+
+#[derive(Debug, Serialize)]
 pub struct Predicted {
     pub direction: &'static str,
     pub runs: usize,
     /// From the beginning of the fence until the other side is open. `None`: none came through.
     pub pause_ms: Option<Spread>,
     /// In the order in which they are taken; those before the fence make nobody wait.
-    pub steps_ms: Vec<(&'static str, Spread)>,
+    pub steps_ms: Vec<OfStep>,
 }
 
 impl Predicted {
     pub fn of(direction: Direction, timings: &[Timing]) -> Predicted {
         let step = |step: Step| {
             let took = timings.iter().filter_map(|t| t.steps_ms.get(step.name()).copied());
-            Some((step.name(), Spread::of(took.collect())?))
+            Some(OfStep { step: step.name(), ms: Spread::of(took.collect())? })
         };
         Predicted {
             direction: direction.name(),
@@ -98,7 +105,7 @@ impl Report {
             let line = |name: &str, ms: &Spread| {
                 format!("  {name:<22} {:>10.1} {:>10.1} {:>10.1}", ms.p50, ms.p99, ms.max)
             };
-            lines.extend(steps_ms.iter().map(|(name, ms)| line(name, ms)));
+            lines.extend(steps_ms.iter().map(|of| line(of.step, &of.ms)));
             lines.extend(pause_ms.iter().map(|ms| line("the pause", ms)));
         }
         lines.extend(self.undone.iter().map(|why| format!("undone: {why}")));
@@ -152,7 +159,7 @@ mod tests {
         };
         let good = report(99.0, &[], Some(true));
         assert!(good.is_good());
-        let steps: Vec<_> = good.predicted[0].steps_ms.iter().map(|(name, _)| *name).collect();
+        let steps: Vec<_> = good.predicted[0].steps_ms.iter().map(|of| of.step).collect();
         assert_eq!(steps, ["fence", "drain"]);
         for bad in [
             report(101.0, &[], Some(true)),
