@@ -1,12 +1,15 @@
 -- Least privileges of the login that cuts over: modshift's own, or that of [cutover] in the plan.
 -- Run as root on the primary of every shard, old and new:
 --
---   mariadb --init-command="SET @host = '10.0.0.%'" < deploy/mariadb/grants-cutover.sql
+--   mariadb --init-command="SET @schema = 'shop_0', @host = '10.0.0.%'" < deploy/mariadb/grants-cutover.sql
 --
 -- Without @user it is modshift. Without @password the account must exist.
 
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
+-- In the name of a schema grants take _ and % for wildcards; in that of a table they do not.
+SET @in_pattern = CONCAT('`', REPLACE(REPLACE(REPLACE(@schema, '`', '``'), '_', '\\_'), '%', '\\%'), '`');
+SET @in_schema = CONCAT('`', REPLACE(@schema, '`', '``'), '`');
 
 EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
     CONCAT('CREATE USER IF NOT EXISTS ', @account, ' IDENTIFIED BY ', QUOTE(@password)));
@@ -23,3 +26,41 @@ EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ADMIN ON *.* TO ', @account);
 -- Switch event_scheduler off, and set auto_increment_increment and _offset of new shards: the
 -- server has no lesser privilege for them.
 EXECUTE IMMEDIATE CONCAT('GRANT SUPER ON *.* TO ', @account);
+
+-- See which accounts are locked. The hashes that this shows give nothing that CREATE USER does not.
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Priv) ON mysql.global_priv TO ', @account);
+
+-- Read how far the streams are; read counters and sequences, and carry them over: ALTER TABLE ...
+-- AUTO_INCREMENT takes ALTER, CREATE and INSERT, SETVAL takes INSERT.
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, CREATE, ALTER ON ', @in_pattern, '.* TO ', @account);
+
+-- Modshift's own tables: markers, journal, routing; `modshift finish` removes them, and the views
+-- of grants-old.sql.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_token TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_progress TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_watermark TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_parked TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_repair TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_verify TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_settled TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_mismatch TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_routing TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_journal TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_operator TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_fence TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_audit TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_accounts TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_writers TO ', @account);

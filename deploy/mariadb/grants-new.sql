@@ -25,6 +25,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '
 -- The way back reads the binlog of the new shards. Left out with enabled = false in [back].
 EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 
+-- Keep its own rows, and apply changes, while the server is read-only: a new shard until the
+-- cutover, an old one after it.
+EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
+
 -- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.
 -- It may be left out: the lag is then unknown, as /status says, and slows nothing down.
 EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);

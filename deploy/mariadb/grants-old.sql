@@ -18,6 +18,9 @@ EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
 -- Stream the binlog.
 EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 
+-- Keep its own rows, and apply changes on the way back, while the fence holds the server read-only.
+EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
+
 -- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.
 -- It may be left out: the lag is then unknown, as /status says, and slows nothing down.
 EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);

@@ -20,6 +20,7 @@ mod daemons;
 pub mod demo;
 mod drain;
 pub mod estate;
+pub mod grants;
 pub mod marker;
 pub mod oracle;
 pub mod pages;

@@ -16,6 +16,7 @@ use modshift_tests::{
     Address, Estate, EstateOptions, Log, Modshift, Writer, WriterOptions,
     case::Size,
     drained,
+    grants::grant_all,
     place::{RunDir, free_port, root},
     process::{Launch, binary, http_get},
     server::PASSWORD,
@@ -152,24 +153,7 @@ const ON_TROUBLE: [&str; 4] = [
 ];
 
 const ACCOUNT: &str = "resharder";
-
-/// Creates the account with the file and the command in its first lines.
-fn grant(server: &Address, schema: &str, file: &str) -> Result<()> {
-    let set = format!(
-        "SET @schema = '{schema}', @user = '{ACCOUNT}', @host = '127.0.0.%', @password = '{PASSWORD}'"
-    );
-    let output = Command::new("mariadb")
-        .args(["--no-defaults", "--protocol=tcp", "--host", &server.host])
-        .args(["--port", &server.port.to_string(), "--user", &server.user])
-        .arg(format!("--password={}", server.password))
-        .arg(format!("--init-command={set}"))
-        .stdin(std::fs::File::open(deploy(file)).with_context(|| format!("opening {file}"))?)
-        .output()
-        .context("running mariadb")?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success() && said.is_empty(), "{file}: {}: {said}", output.status);
-    Ok(())
-}
+const SWITCHER: &str = "switcher";
 
 /// `deploy/cutover-gate.sh`, its exit code and output.
 async fn script(args: &[&str], env: &[(&str, &str)]) -> Result<(Option<i32>, String)> {
@@ -186,18 +170,11 @@ async fn the_grants_are_enough_for_a_whole_reshard() -> Result<()> {
     let options = EstateOptions {
         size: Size::rows(2_000),
         create_new_tables: false,
+        plan_tail: format!("[cutover]\nuser = \"{SWITCHER}\"\npassword = \"{PASSWORD}\"\n"),
         ..EstateOptions::default()
     };
     let estate = Estate::start(2, 3, options).await?;
-    for shard in &estate.old {
-        grant(&shard.server.address(), &shard.schema, "mariadb/grants-old.sql")?;
-    }
-    for shard in &estate.new {
-        grant(&shard.server.address(), &shard.schema, "mariadb/grants-new.sql")?;
-    }
-    for shard in estate.old.iter().chain(&estate.new) {
-        grant(&shard.server.address(), &shard.schema, "mariadb/grants-cutover.sql")?;
-    }
+    grant_all(&estate, ACCOUNT, SWITCHER)?;
     let path = estate.plan_path();
     let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{ACCOUNT}\""));
     std::fs::write(&path, plan)?;

@@ -4,6 +4,7 @@
 
 mod crash;
 mod fence;
+mod grants;
 mod network;
 mod round_trip;
 mod site;

@@ -1,0 +1,44 @@
+//! There, back, there again and the end, with the least privileges.
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::{EstateOptions, Log, grants::grant_all};
+
+use crate::site::{LIMIT, Site, options, says};
+
+const DAEMONS: &str = "resharder";
+const SWITCHER: &str = "switcher";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
+    let usual = options(Log::Direct, 41, "60s", "\"app@%\"");
+    let login =
+        format!("[cutover]\nuser = \"{SWITCHER}\"\npassword = \"${{MODSHIFT_PASSWORD}}\"\n");
+    let plan_tail = usual.plan_tail.replace("[cutover]\n", &login);
+    let site = Site::open(2, 3, EstateOptions { plan_tail, ..usual }).await?;
+    let estate = &site.estate;
+    grant_all(estate, DAEMONS, SWITCHER)?;
+    for shard in estate.old.iter().chain(&estate.new) {
+        // What is carried over, with the rights to do so.
+        shard.run("CREATE SEQUENCE numbers").await?;
+        shard.server.run("SET GLOBAL event_scheduler = ON").await?;
+    }
+    estate.old[0].run("SELECT NEXTVAL(numbers)").await?;
+    let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{DAEMONS}\""));
+    std::fs::write(estate.plan_path(), plan)?;
+    let writer = site.writer(41, 60.0).await?;
+    let daemons = site.daemons()?;
+    for (command, serves) in [("cutover", "new"), ("rollback", "old"), ("cutover", "new")] {
+        let ran = site.command(&[command, "--wait", "150s"], &[0]).await;
+        ran.with_context(|| says(&daemons))?;
+        ensure!(site.accepts(true).await? == serves);
+        writer.commits(30, LIMIT).await.with_context(|| says(&daemons))?;
+    }
+    writer.stop().await?;
+    modshift_tests::drained_back(estate, LIMIT).await?;
+    estate.oracle_back().compare().await?.ensure_clean()?;
+    for daemon in &daemons {
+        daemon.stop(LIMIT).await?;
+    }
+    site.command(&["finish"], &[0]).await?;
+    site.command(&["unfence"], &[0]).await.map(drop)
+}
