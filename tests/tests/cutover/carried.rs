@@ -1,0 +1,157 @@
+//! What rows do not carry, what is fenced beside the shard's own server, and what is put back.
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::{
+    Address, Log, MariaDbOptions, MariaDbServer,
+    estate::Shard,
+    rule::{Rule, TableRule},
+    server::{ADMIN, PASSWORD},
+    wait_until,
+};
+
+use crate::site::{APP, LIMIT, Site, says};
+
+/// Old shard 0 has events, a replica, and what it replicates from elsewhere under a name; nothing
+/// of that runs behind the fence, and all of it again after an undoing.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_replication_and_replicas_are_fenced_and_put_back() -> Result<()> {
+    let site = Site::start(2, 3, Log::Direct, 51, "60s").await?;
+    let shard = &site.estate.old[0];
+    let options = MariaDbOptions::with_server_id(301).arg("--event-scheduler=ON");
+    let (replica, elsewhere) = tokio::try_join!(
+        MariaDbServer::start(options),
+        MariaDbServer::start(MariaDbOptions::with_server_id(302))
+    )?;
+    replicate(&shard.server, &replica, "").await?;
+    replicate(&elsewhere, &shard.server, "elsewhere").await?;
+    elsewhere.run("CREATE DATABASE inbound").await?;
+    elsewhere.run("CREATE TABLE inbound.t (a INT PRIMARY KEY) ENGINE=InnoDB").await?;
+    shard.server.run("SET GLOBAL event_scheduler = ON").await?;
+    list_replica(&site, shard, &replica)?;
+    let daemons = site.daemons()?;
+
+    let held = site.estate.modshift(["cutover", "--wait", "100s"]);
+    let held = held.hold("after_seal", 1).start()?;
+    let reached = held.wait_hold("after_seal", LIMIT).await;
+    reached.with_context(|| format!("{}\n{}", held.output(), says(&daemons)))?;
+    for server in [&*shard.server, &replica] {
+        let sql = "SELECT @@read_only AND @@event_scheduler = 'OFF'";
+        ensure!(server.value::<bool>(sql).await?, "not fenced: {}", server.port());
+    }
+    ensure!(running(&shard.server, "elsewhere").await? == (false, false), "it still replicates");
+    elsewhere.run("INSERT INTO inbound.t VALUES (1)").await?;
+    held.kill_9()?;
+
+    site.command(&["cutover", "--abort"], &[0]).await?;
+    for server in [&*shard.server, &replica] {
+        let sql = "SELECT NOT @@read_only AND @@event_scheduler = 'ON'";
+        ensure!(server.value::<bool>(sql).await?, "not put back: {}", server.port());
+    }
+    wait_until("inbound replication", LIMIT, || async {
+        let sql = "SELECT COUNT(*) FROM inbound.t";
+        let rows = shard.server.value::<u64>(sql).await.unwrap_or(0);
+        Ok((rows == 1).then_some(()))
+    })
+    .await?;
+    ensure!(site.accepts(true).await? == "old");
+    // Others were off, and stay off.
+    let other = &site.estate.old[1];
+    ensure!(other.value::<String>("SELECT @@event_scheduler").await? == "OFF");
+
+    site.command(&["cutover", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    ensure!(site.accepts(true).await? == "new");
+    ensure!(replica.value::<bool>("SELECT @@read_only").await?, "the replica takes writes");
+    Ok(())
+}
+
+fn list_replica(site: &Site, shard: &Shard, replica: &MariaDbServer) -> Result<()> {
+    let schema = format!("schema = \"{}\"\n", shard.schema);
+    let listed = format!("{schema}replicas = [\"127.0.0.1:{}\"]\n", replica.port());
+    let plan = site.estate.plan().replace(&schema, &listed);
+    std::fs::write(site.estate.plan_path(), plan).context("writing the plan")
+}
+
+/// From its first event on.
+async fn replicate(from: &MariaDbServer, to: &MariaDbServer, name: &str) -> Result<()> {
+    to.run(format!(
+        "CHANGE MASTER '{name}' TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{ADMIN}',
+         MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
+        from.port()
+    ))
+    .await?;
+    to.run(format!("START SLAVE '{name}'")).await
+}
+
+/// Of this connection: the one that reads, and the one that applies.
+async fn running(server: &MariaDbServer, name: &str) -> Result<(bool, bool)> {
+    let rows = server.query(format!("SHOW SLAVE '{name}' STATUS")).await?;
+    let row = rows.first().context("no such connection")?;
+    let is = |column: &str| row.get::<String, _>(column).is_some_and(|state| state != "No");
+    Ok((is("Slave_IO_Running"), is("Slave_SQL_Running")))
+}
+
+/// A table whose keys the server gives out, and a sequence.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_given_out_after_a_cutover_are_fresh_and_interleaved() -> Result<()> {
+    let site = Site::start(2, 3, Log::Direct, 52, "60s").await?;
+    let estate = &site.estate;
+    for shard in estate.old.iter().chain(&estate.new) {
+        let table =
+            "id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, accountNo BIGINT NOT NULL";
+        shard.run(&format!("CREATE TABLE t_note ({table}) ENGINE=InnoDB")).await?;
+        shard.run("CREATE SEQUENCE numbers CACHE 10").await?;
+    }
+    let rule = TableRule::new("t_note", Rule::floor_mod("accountNo"));
+    let plan = estate.plan().replace("[gate]", &format!("{}[gate]", rule.rule.plan_toml("t_note")));
+    std::fs::write(estate.plan_path(), plan)?;
+    // Of a plan without that table.
+    std::fs::remove_file(&site.routing)?;
+    // Disjoint, as an application with shards would have it; the last ones are deleted again, so
+    // that no row says how far the counter is.
+    let mut given = Vec::new();
+    for (number, shard) in estate.old.iter().enumerate() {
+        let first = 1_000 * (number + 1);
+        for id in first..first + 50 {
+            let account = number + 2 * id;
+            shard.run(&format!("INSERT INTO t_note VALUES ({id}, {account})")).await?;
+        }
+        shard.run("INSERT INTO t_note (accountNo) VALUES (0)").await?;
+        shard.run(&format!("DELETE FROM t_note WHERE id > {}", first + 48)).await?;
+        for _ in 0..=number * 25 {
+            given.push(shard.value::<i64>("SELECT NEXTVAL(numbers)").await?);
+        }
+    }
+    let daemons = site.daemons()?;
+    site.command(&["cutover", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    let (modulus, most) = (estate.new.len() as u64, *given.iter().max().context("none given")?);
+    for (number, shard) in estate.new.iter().enumerate() {
+        let app = Address { user: APP.into(), password: APP.into(), ..shard.address() };
+        let insert = format!("INSERT INTO t_note (accountNo) VALUES ({number})");
+        for _ in 0..2 {
+            let id: u64 = app.value(format!("{insert} RETURNING id")).await?;
+            ensure!(id > 2_050, "{id} on new shard {number} was given out before");
+            ensure!((id - 1) % modulus == number as u64, "{id} on new shard {number}");
+        }
+        let next: i64 = shard.value("SELECT NEXTVAL(numbers)").await?;
+        ensure!(next > most, "sequence value {next} on new shard {number} was given out before");
+    }
+    // They meet neither on the way back, nor does what the old shards give out meet them.
+    let highest: u64 = {
+        let mut highest = 0;
+        for shard in &estate.new {
+            highest = highest.max(shard.value("SELECT MAX(id) FROM t_note").await?);
+        }
+        highest
+    };
+    modshift_tests::drained_back(estate, LIMIT).await?;
+    site.command(&["rollback", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    for (number, shard) in estate.old.iter().enumerate() {
+        let app = Address { user: APP.into(), password: APP.into(), ..shard.address() };
+        let insert = format!("INSERT INTO t_note (accountNo) VALUES ({number}) RETURNING id");
+        let id: u64 = app.value(insert).await?;
+        ensure!(id > highest, "{id} on old shard {number} was given out before");
+        let rows: u64 = shard.value("SELECT COUNT(*) FROM t_note WHERE id > 2050").await?;
+        ensure!(rows >= 2, "{rows} rows came back to old shard {number}");
+    }
+    Ok(())
+}
