@@ -21,6 +21,7 @@ use crate::error::CutoverError;
 use crate::register::quote;
 use crate::server::{Server, kill};
 use crate::shard::{Shard, account_sql};
+use crate::step::Side;
 
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
 const WRITER_PATIENCE: Duration = Duration::from_millis(200);
@@ -73,6 +74,19 @@ pub async fn close(shard: &mut Shard) -> Result<(), CutoverError> {
     let (primary, replicas) = join(primary, replicas).await;
     primary?;
     replicas.into_iter().collect()
+}
+
+/// The same for the side that is not to serve yet. Where its server is one of the other side, too,
+/// only its own accounts are kept out: the rest of that server still serves.
+pub async fn keep_out(shard: &mut Shard) -> Result<(), CutoverError> {
+    if !shard.accounts_only {
+        return close(shard).await;
+    }
+    let accounts = shard.accounts.clone();
+    for account in &accounts {
+        lock(&mut shard.primary, account).await?;
+    }
+    expel(&mut shard.primary, &accounts).await
 }
 
 async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
@@ -308,6 +322,10 @@ pub async fn release(shard: &mut Shard, how: Release) -> Result<(), CutoverError
             let sql = format!("ALTER USER {} ACCOUNT UNLOCK", account_sql(account));
             shard.primary.run("unlocking the application's accounts", &sql).await?;
         }
+    }
+    if serve && shard.accounts_only && shard.side == Side::New {
+        // Of a server that is an old shard's too: what wrote to that stays stopped.
+        return Ok(());
     }
     for name in &was.replicating {
         let sql = format!("START SLAVE {}", quote(name));

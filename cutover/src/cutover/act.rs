@@ -77,7 +77,7 @@ impl<O: Outside> Cutover<O> {
         }
         let plan = self.plan.clone();
         for_each(&mut self.to, async |shard| {
-            fence::close(shard).await?;
+            fence::keep_out(shard).await?;
             counters::interleave(&plan, shard).await
         })
         .await

@@ -8,5 +8,6 @@ mod fence;
 mod grants;
 mod network;
 mod round_trip;
+mod shared;
 mod site;
 mod stop_writes;

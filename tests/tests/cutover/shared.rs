@@ -1,0 +1,86 @@
+//! A server that holds an old shard and a new one: read_only would stop both, so the fence is of
+//! accounts only.
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::{
+    Address, Log,
+    server::{ADMIN, PASSWORD},
+};
+
+use crate::site::{APP, Site, says};
+
+const NEW_APP: &str = "app_new";
+
+/// Two old shards become one, which lies on the server of the first.
+async fn put_together(site: &Site) -> Result<Address> {
+    let (old, new) = (&site.estate.old[0], &site.estate.new[0]);
+    modshift_tests::case::create_schema(&old.server.address(), &new.schema).await?;
+    let schema = new.schema.replace('_', "\\_");
+    for sql in [
+        format!("CREATE USER {NEW_APP}@'%' IDENTIFIED BY '{NEW_APP}'"),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON `{schema}`.* TO {NEW_APP}@'%'"),
+        "SET GLOBAL event_scheduler = ON".to_owned(),
+    ] {
+        old.server.run(sql).await?;
+    }
+    std::fs::remove_file(&site.routing)?;
+    let address = Address::admin(old.server.port(), &new.schema);
+    Ok(Address { user: NEW_APP.into(), password: NEW_APP.into(), ..address })
+}
+
+fn write_plan(site: &Site, accounts: &str) -> Result<()> {
+    let (old, new) = (&site.estate.old[0], &site.estate.new[0]);
+    let port = |port: u16| format!("port = {port}\n");
+    let plan = site.estate.plan().replace(&port(new.server.port()), &port(old.server.port()));
+    let all = format!("accounts = [\"{APP}@%\"]\n");
+    ensure!(plan.contains(&all), "{plan}");
+    let plan = plan.replace(&all, &format!("{accounts}\nauto_increment = \"keep\"\n"));
+    std::fs::write(site.estate.plan_path(), plan).context("writing the plan")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<()> {
+    let site = Site::start(2, 1, Log::Direct, 61, "60s").await?;
+    let new_app = put_together(&site).await?;
+    let shared = &site.estate.old[0];
+    let old_app = Address { user: APP.into(), password: APP.into(), ..shared.address() };
+    let write = "UPDATE t_wallet SET ver = ver + 1 ORDER BY id LIMIT 1";
+    write_plan(&site, &format!("accounts = [\"{APP}@%\"]"))?;
+    let daemons = site.daemons()?;
+    let refused = site.command(&["cutover", "--wait", "100s"], &[1, 3]).await?;
+    ensure!(refused.contains("give each side accounts of its own"), "{refused}");
+    old_app.run(write).await.context("refused, and not as before")?;
+
+    let apart = format!("old_accounts = [\"{APP}@%\"]\nnew_accounts = [\"{NEW_APP}@%\"]");
+    write_plan(&site, &apart)?;
+    let events = "SELECT @@event_scheduler";
+    // Until the fence the server goes on serving with all it has.
+    let file = site.estate.dir().join("release");
+    let held = site.estate.modshift(["cutover", "--wait", "100s"]);
+    let held = held.hold_until("before_fence", 1, &file).start()?;
+    let reached = held.wait_hold("before_fence", crate::site::LIMIT).await;
+    reached.with_context(|| format!("{}\n{}", held.output(), says(&daemons)))?;
+    ensure!(shared.value::<String>(events).await? == "ON", "stopped before its time");
+    old_app.run(write).await?;
+    ensure!(new_app.run(write).await.is_err(), "a new shard takes writes before its time");
+    std::fs::write(&file, "")?;
+    let status = held.wait_exit(crate::site::LIMIT).await?;
+    ensure!(status.success(), "{}\n{}", held.output(), says(&daemons));
+    ensure!(old_app.run(write).await.is_err(), "the old shard takes writes");
+    new_app.run(write).await?;
+    ensure!(!shared.value::<bool>("SELECT @@read_only").await?, "read_only stops both");
+    ensure!(shared.value::<String>(events).await? == "OFF", "events write behind the fence");
+
+    site.command(&["rollback", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    old_app.run(write).await?;
+    ensure!(new_app.run(write).await.is_err(), "the new shard takes writes");
+    ensure!(shared.value::<String>(events).await? == "ON", "events are not put back");
+    let admin = Address { user: ADMIN.into(), password: PASSWORD.into(), ..new_app };
+    let sql = "SELECT COUNT(*) FROM t_wallet";
+    let (mut old, new): (u64, u64) = (0, admin.value(sql).await?);
+    for shard in &site.estate.old {
+        old += shard.value::<u64>(sql).await?;
+    }
+    ensure!(old == new && old > 0, "{old} rows became {new}");
+    Ok(())
+}
