@@ -90,7 +90,7 @@ async fn rehearsed(
     report.notes.extend(left);
     match args.json {
         true => answer::line(serde_json::to_string_pretty(&report)?),
-        false => report.lines().iter().for_each(|line| answer::line(line)),
+        false => report.lines().iter().for_each(answer::line),
     }
     Ok(if report.is_good() { Exit::Done } else { Exit::No })
 }
