@@ -9,8 +9,8 @@
 //! The harness never uses product code to decide what is right: placement, comparison and SQL are
 //! written down here a second time, on purpose.
 
-#[allow(clippy::print_stdout, reason = "a benchmark talks to its user")]
 pub mod application;
+#[allow(clippy::print_stdout, reason = "a benchmark talks to its user")]
 pub mod bench;
 pub mod case;
 pub mod certificates;
