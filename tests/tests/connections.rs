@@ -100,16 +100,24 @@ async fn what_passes_by_itself_is_told_from_what_does_not() -> Result<()> {
     ensure!(error.is_connection_lost() && error.class() == Class::Retry, "{error:?}");
     let error = fails(&mut two, "DO 1").await?;
     ensure!(error.is_connection_lost(), "{error:?}");
-    // The server takes 64 MiB.
-    let mut two = connect(&endpoint, Session::Exact).await?;
+    // The server takes 64 MiB. It answers and hangs up without reading the rest: where that rest is
+    // still being sent, the hanging up may come first, and the answer is lost.
     let huge = vec![0u8; 65 << 20];
-    let Err(error) = two.exec_drop("DO ?", (&huge,)).await else { anyhow::bail!("passed") };
-    let error = error::of("here", "testing", error);
-    ensure!(matches!(error, ServerError::TooLarge { .. }), "{error:?}");
-    let insert = "INSERT INTO t VALUES (9, 9, ?)";
-    let Err(error) = two.exec_batch(insert, vec![(&huge,)]).await else { anyhow::bail!("passed") };
-    let error = error::of("here", "testing", error);
-    ensure!(matches!(error, ServerError::TooLarge { .. }), "{error:?}");
+    for batch in [false, true] {
+        let mut errors = Vec::new();
+        while errors.len() < 10 && !matches!(errors.last(), Some(ServerError::TooLarge { .. })) {
+            let mut two = connect(&endpoint, Session::Exact).await?;
+            let outcome = match batch {
+                false => two.exec_drop("DO ?", (&huge,)).await,
+                true => two.exec_batch("INSERT INTO t VALUES (9, 9, ?)", vec![(&huge,)]).await,
+            };
+            let Err(error) = outcome else { anyhow::bail!("passed") };
+            errors.push(error::of("here", "testing", error));
+        }
+        let (last, before) = errors.split_last().context("an error")?;
+        ensure!(matches!(last, ServerError::TooLarge { .. }), "{errors:?}");
+        ensure!(before.iter().all(ServerError::is_connection_lost), "{errors:?}");
+    }
     server.run("CREATE USER app@'%' IDENTIFIED BY 'p'; GRANT INSERT ON s.* TO app@'%'").await?;
     let app = Endpoint {
         user: "app".to_owned(),

@@ -277,6 +277,11 @@ impl<O: Outside> Cutover<O> {
     }
 
     pub(super) async fn publish_back(&mut self) -> Result<(), CutoverError> {
+        // Who has taken over publishes what is so by now: a cut-off process must not outbid that. The
+        // targets compare versions and not operators.
+        if !self.settings.dry {
+            self.register.claim().verify().await?;
+        }
         let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
         let published = self.published_version().unwrap_or(0);
         let version = routed.map_or(0, |routed| routed.version).max(published) + 1;
