@@ -42,8 +42,9 @@ impl fmt::Display for Summary {
             None => "none".to_owned(),
         };
         writeln!(f, "change log            {}", self.log)?;
-        writeln!(f, "rows per old shard    {:?}", report.rows_old)?;
-        writeln!(f, "rows per new shard    {:?}", report.rows_new)?;
+        // Compared in the direction of the way back: its old side are the new shards.
+        writeln!(f, "rows per old shard    {:?}", report.rows_new)?;
+        writeln!(f, "rows per new shard    {:?}", report.rows_old)?;
         writeln!(f, "rows on a new index   {:.1} %", report.share_moved() * 100.0)?;
         writeln!(f, "messages applied      {}", self.events)?;
         writeln!(
