@@ -5,7 +5,7 @@
 //! same rules: when the tail has passed H, and not if an event has touched its key since. A row that
 //! is not there, or belongs elsewhere, becomes a delete. So a repair cannot overtake the stream, and
 //! the applier's guards hold for it. Only after the copy; a request that could not be served is
-//! found again at the next look.
+//! found again at the next look. Nothing while the shard does not serve: its rows may be old by then.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::{Conn, Session, control};
-use modshift_proto::message::{Change, Op};
+use modshift_proto::message::{Change, Op, TokenPhase};
 use modshift_proto::plan::Endpoint;
 use modshift_proto::row::{RowError, RowView};
 use modshift_proto::{GtidSet, NewShard};
@@ -108,6 +108,13 @@ impl Repairs {
         guard: &GtidSet,
         out: &mut Publisher<W>,
     ) -> Result<(), ReadError> {
+        if tail.phase() == TokenPhase::Fenced {
+            // The other side may serve: what stands here is behind what the application writes
+            // there, and would take its place. What was asked for stays asked for.
+            self.connection_lost();
+            self.recording.drain(..).for_each(|table| tail.stop_recording(table));
+            return Ok(());
+        }
         while let Some(done) = self.work.try_join_next() {
             match done {
                 Ok(step) => self.step(step, tail),

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use modshift_mariadb::control::REPAIR_TABLE;
+use modshift_proto::row::RowWriter;
 use modshift_tests::{
     Estate, EstateOptions, Log, Modshift, Writer, WriterOptions,
     case::Size,
@@ -216,4 +218,64 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
         "rearm of a shard that serves ended with {code}:\n{output}"
     );
     Ok(())
+}
+
+/// A request for a repair that is open when the shards switch: a row copied from the side that does
+/// not serve would take the place of a newer one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_repaired_from_a_shard_that_does_not_serve() -> Result<()> {
+    let estate = estate(2, 3, Log::Direct, 44).await?;
+    let daemons = start(&estate)?;
+    gate_opens(&estate, &daemons).await?;
+    let (old, new) = (estate.old_addresses(), estate.new_addresses());
+    let id: u64 = old[0].value("SELECT MIN(id) FROM t_wallet").await?;
+    let mut target = None;
+    for (index, shard) in new.iter().enumerate() {
+        let here = format!("SELECT COUNT(*) FROM t_wallet WHERE id = {id}");
+        if shard.value::<u64>(here).await? == 1 {
+            target = Some(index);
+        }
+    }
+    let target = target.context("a row that is on no new shard")?;
+    let mut key = Vec::new();
+    let mut row = RowWriter::new(&mut key, 1);
+    row.uint(id);
+    row.finish();
+    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+
+    let fences = mark_all(&old, "fenced", "there").await?;
+    covered(&new, &fences, LIMIT).await?;
+    old[0].run(REPAIR_TABLE).await?;
+    let request = format!(
+        "INSERT INTO modshift_repair (table_name, target, pk) VALUES ('t_wallet', {target}, x'{key}')"
+    );
+    old[0].run(request).await?;
+    mark_all(&new, "serving", "there").await?;
+    new[target].run(format!("UPDATE t_wallet SET ver = ver + 100 WHERE id = {id}")).await?;
+    let ver = format!("SELECT ver FROM t_wallet WHERE id = {id}");
+    let newer: u64 = new[target].value(&ver).await?;
+
+    // The reader looks for requests each second, and writes five tokens in one.
+    let tokens = "SELECT writes FROM modshift_token";
+    let until: u64 = old[0].value::<u64>(tokens).await? + 20;
+    wait_until("tokens of a fenced shard", LIMIT, || async {
+        Ok((old[0].value::<u64>(tokens).await? >= until).then_some(()))
+    })
+    .await?;
+    let sent = "SELECT sent FROM modshift_repair";
+    ensure!(old[0].value::<u8>(sent).await? == 0, "a row was sent from a fenced shard");
+    ensure!(new[target].value::<u64>(&ver).await? == newer, "a newer row was overwritten");
+
+    // Once it serves again, with what the other side wrote, the request is served.
+    let fences = mark_all(&new, "fenced", "back").await?;
+    covered(&old, &fences, LIMIT).await?;
+    mark_all(&old, "serving", "back").await?;
+    wait_until("the repair", LIMIT, || async {
+        Ok((old[0].value::<u8>(sent).await? == 1).then_some(()))
+    })
+    .await
+    .with_context(|| says(&daemons))?;
+    drained(&estate, LIMIT).await?;
+    ensure!(old[0].value::<u64>(&ver).await? == newer);
+    estate.oracle().compare().await?.ensure_clean()
 }
