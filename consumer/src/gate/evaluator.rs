@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use modshift_mariadb::{Conn, Session, connect};
 use modshift_proto::plan::{Endpoint, Plan};
-use modshift_proto::{Modulus, NewShard};
+use modshift_proto::{Modulus, NewShard, OldShard};
 use tokio::time::timeout;
 
 use super::decide::{Decision, Hold, decide};
-use super::facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, read_new, read_old};
+use super::facts::{
+    BackFacts, Facts, NewFacts, OldFacts, Outside, copied_tables, read_new, read_old,
+};
 use super::proof::{self, Proof};
 use super::reason::Reason;
 use crate::error::ApplyError;
@@ -61,22 +63,26 @@ impl Evaluator {
         let new = targets(&mut self.new, &plan.new, plan.old_modulus).await;
         let proofs = self.new.iter_mut().zip(&plan.new).map(|(conn, at)| verified(conn, at));
         outside.verification = proof::join(&plan, &join_all(proofs).await);
-        let old = sources(&mut self.old, &plan.old).await;
+        let copied = |shard| copied_tables(&plan, shard);
+        let old = sources(&mut self.old, &plan.old, copied).await;
         if !plan.back.enabled {
             return Facts { old, new, back: None, outside };
         }
         let targets = targets(&mut self.old, &plan.old, plan.new_modulus).await;
-        let sources = sources(&mut self.new, &plan.new).await;
+        // Nothing is copied by the streams that run the other way.
+        let sources = sources(&mut self.new, &plan.new, |_| Vec::new()).await;
         Facts { old, new, back: Some(BackFacts { sources, targets }), outside }
     }
 }
 
-async fn sources(
+/// `copied`: the tables that are copied of a shard.
+async fn sources<'a>(
     conns: &mut [Option<Conn>],
     endpoints: &[Endpoint],
+    copied: impl Fn(OldShard) -> Vec<&'a str>,
 ) -> Vec<Result<OldFacts, String>> {
-    let ask = |(conn, endpoint)| old_shard(conn, endpoint);
-    join_all(conns.iter_mut().zip(endpoints).map(ask)).await
+    let ask = |((conn, endpoint), shard)| old_shard(conn, endpoint, copied(OldShard(shard)));
+    join_all(conns.iter_mut().zip(endpoints).zip(0..).map(ask)).await
 }
 
 /// `modulus`: of the shards that they take from.
@@ -89,7 +95,11 @@ async fn targets(
     join_all(conns.iter_mut().zip(endpoints).zip(0..).map(ask)).await
 }
 
-async fn old_shard(slot: &mut Option<Conn>, endpoint: &Endpoint) -> Result<OldFacts, String> {
+async fn old_shard(
+    slot: &mut Option<Conn>,
+    endpoint: &Endpoint,
+    copied: Vec<&str>,
+) -> Result<OldFacts, String> {
     // Taken out: a connection whose answer did not come in time is not used again.
     let conn = slot.take();
     let ask = async {
@@ -97,7 +107,7 @@ async fn old_shard(slot: &mut Option<Conn>, endpoint: &Endpoint) -> Result<OldFa
             Some(conn) => conn,
             None => connect(endpoint, Session::Plain).await?,
         };
-        let facts = read_old(&mut conn, endpoint).await?;
+        let facts = read_old(&mut conn, endpoint, &copied).await?;
         Ok((conn, facts))
     };
     let (conn, facts) = answer(ask).await?;

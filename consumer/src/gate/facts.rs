@@ -6,8 +6,8 @@ use std::time::Duration;
 use modshift_mariadb::control::{PARKED, PROGRESS, RESUME_ROW, TOKEN};
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::message::TokenPhase;
-use modshift_proto::plan::Endpoint;
-use modshift_proto::{GtidSet, NewShard};
+use modshift_proto::plan::{Direction, Endpoint, Placement, Plan};
+use modshift_proto::{GtidSet, NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 use serde::Serialize;
 
@@ -43,6 +43,8 @@ pub struct OldFacts {
     /// `None`: no reader was ever started.
     pub token: Option<TokenFacts>,
     pub tables: Vec<CopyFacts>,
+    /// Tables that this shard feeds and whose copy is not recorded there as complete.
+    pub unrecorded: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,8 +92,23 @@ pub struct Verification {
     pub failed: Option<String>,
 }
 
+/// The tables that this old shard is copied of. None on the way back: nothing is copied there.
+pub fn copied_tables(plan: &Plan, shard: OldShard) -> Vec<&str> {
+    let feeds = |placement: &Placement| match placement {
+        Placement::Sharded { .. } => true,
+        Placement::Broadcast { source } => *source == shard,
+    };
+    let forward = plan.direction() == Direction::Forward;
+    let tables = plan.tables.iter().filter(|table| forward && feeds(&table.placement));
+    tables.map(|table| table.name.as_str()).collect()
+}
+
 /// One old shard. Session: plain.
-pub async fn read_old(conn: &mut Conn, endpoint: &Endpoint) -> Result<OldFacts, ServerError> {
+pub async fn read_old(
+    conn: &mut Conn,
+    endpoint: &Endpoint,
+    copied: &[&str],
+) -> Result<OldFacts, ServerError> {
     type TokenRow = (u64, u64, i64, Option<String>, String, Option<String>);
     let at = modshift_mariadb::connect::label(endpoint);
     let of = |error| error::of(&at, "reading the token", error);
@@ -130,7 +147,11 @@ pub async fn read_old(conn: &mut Conn, endpoint: &Endpoint) -> Result<OldFacts, 
         rows_estimated,
         done,
     };
+    let tables: Vec<CopyFacts> = tables.into_iter().map(of).collect();
+    let recorded = |name: &&&str| tables.iter().any(|table| table.done && table.table == ***name);
+    let unrecorded = copied.iter().filter(|name| !recorded(name));
     Ok(OldFacts {
+        unrecorded: unrecorded.map(|name| (*name).to_owned()).collect(),
         now_us,
         gtids,
         token: token.map(|(epoch, writes, clock_us, halted, phase, fence)| TokenFacts {
@@ -142,7 +163,7 @@ pub async fn read_old(conn: &mut Conn, endpoint: &Endpoint) -> Result<OldFacts, 
             phase: TokenPhase::from_name(&phase).unwrap_or(TokenPhase::Fenced),
             fence,
         }),
-        tables: tables.into_iter().map(of).collect(),
+        tables,
     })
 }
 

@@ -47,6 +47,12 @@ pub enum Reason {
         old: u16,
         new: u16,
     },
+    /// A reader that starts again would copy from the old shard once more: after the switch, over
+    /// what the application has written since.
+    CopyUnrecorded {
+        old: u16,
+        tables: Vec<String>,
+    },
     TimeLag {
         old: u16,
         new: u16,
@@ -102,7 +108,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 23] = [
+    pub const KINDS: [&'static str; 24] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -113,6 +119,7 @@ impl Reason {
         "other_reader",
         "proof_pending",
         "copying",
+        "copy_unrecorded",
         "time_lag",
         "position_lag",
         "primary_behind",
@@ -140,6 +147,7 @@ impl Reason {
             Reason::OtherReader { .. } => "other_reader",
             Reason::ProofPending { .. } => "proof_pending",
             Reason::Copying { .. } => "copying",
+            Reason::CopyUnrecorded { .. } => "copy_unrecorded",
             Reason::TimeLag { .. } => "time_lag",
             Reason::PositionLag { .. } => "position_lag",
             Reason::PrimaryBehind { .. } => "primary_behind",
@@ -194,6 +202,11 @@ impl fmt::Display for Reason {
             Reason::Copying { old, new } => {
                 write!(f, "old shard {old} is still being copied to new shard {new}")
             }
+            Reason::CopyUnrecorded { old, tables } => write!(
+                f,
+                "old shard {old} has not recorded yet that it is copied: {}",
+                tables.join(", ")
+            ),
             Reason::TimeLag { old, new, lag_ms, limit_ms } => write!(
                 f,
                 "new shard {new} is {} behind old shard {old} (limit {})",

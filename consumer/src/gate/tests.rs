@@ -37,6 +37,7 @@ fn well() -> Facts {
                 fence: None,
             }),
             tables: Vec::new(),
+            unrecorded: Vec::new(),
         })],
         new: vec![Ok(NewFacts {
             marks: vec![Kept {
@@ -173,6 +174,9 @@ fn every_reason_closes_it_and_is_named() {
         "old shard 0 is at 0-1-99, behind what new shard 0 has applied, 0-1-100",
         |f, _| old(f).gtids = "0-1-99".parse().unwrap(),
     );
+    check("copy_unrecorded", "old shard 0 has not recorded yet that it is copied: t.a", |f, _| {
+        old(f).unrecorded = vec!["t.a".to_owned()];
+    });
     check("parked", "3 rows wait for their place on new shard 0", |f, _| new(f).parked = 3);
     check("schema_unknown", "tables of old and new shards were not compared", |f, _| {
         f.outside.schema_differences = None;
