@@ -22,8 +22,9 @@ type Counts = BTreeMap<(u16, String), u64>;
 struct Recorded {
     /// Of the last reader, by old shard.
     epochs: Vec<u64>,
-    /// The group of the token up to which everything is durable, by old shard.
-    resume: Vec<String>,
+    /// The group of the token up to which everything is durable, by old shard. `None`: not even
+    /// the first.
+    resume: Vec<Option<String>>,
     rows: Counts,
 }
 
@@ -58,7 +59,8 @@ async fn sent(estate: &Estate, starts: &[Recorded]) -> Result<BTreeMap<u64, Sent
     let topics = estate.broker.as_ref().context("a broker")?.topics()?;
     let resume: BTreeMap<u64, &str> = starts
         .iter()
-        .flat_map(|s| s.epochs.iter().copied().zip(s.resume.iter().map(String::as_str)))
+        .flat_map(|s| s.epochs.iter().copied().zip(&s.resume))
+        .filter_map(|(epoch, resume)| Some((epoch, resume.as_deref()?)))
         .collect();
     let mut sent: BTreeMap<u64, Sent> = BTreeMap::new();
     for partition in 0..estate.new.len() {
@@ -90,6 +92,25 @@ fn add(sum: &mut Counts, counts: &Counts) {
     for (key, rows) in counts {
         *sum.entry(key.clone()).or_default() += rows;
     }
+}
+
+/// Each old shard's reader has begun: the one that is held does not wait for the others.
+async fn begun(estate: &Estate, before: Option<&Recorded>) -> Result<()> {
+    let tables = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                  AND TABLE_NAME = 'modshift_token'";
+    wait_until("every reader to begin", LIMIT, || async {
+        for (source, shard) in estate.old.iter().enumerate() {
+            if shard.value::<u64>(tables).await? == 0 {
+                return Ok(None);
+            }
+            let sql = "SELECT COALESCE(MAX(epoch), 0) FROM modshift_token";
+            if shard.value::<u64>(sql).await? <= before.map_or(0, |b| b.epochs[source]) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// The server has done all that a process that is gone had asked for.
@@ -153,10 +174,11 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() -> Result<()> {
     }
 
     let consumer = estate.modshift(["consumer", "--listen", "127.0.0.1:0"]).start()?;
-    let mut starts = Vec::new();
+    let mut starts: Vec<Recorded> = Vec::new();
     for nth in [120, 120] {
         let replicator = replicator().hold("mid_chunk", nth).start()?;
         replicator.wait_hold("mid_chunk", LIMIT).await?;
+        begun(&estate, starts.last()).await?;
         replicator.kill_9()?;
         forgotten(&estate, ACCOUNT).await?;
         starts.push(recorded(&estate).await?);
@@ -173,11 +195,12 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() -> Result<()> {
     starts.push(recorded(&estate).await?);
     estate.oracle().compare().await?.ensure_clean()?;
 
-    let sent = sent(&estate, &starts).await?;
+    let (sent, none) = (sent(&estate, &starts).await?, Sent::default());
     let mut before = Counts::new();
     for (start, recorded) in starts.iter().enumerate() {
         for (source, epoch) in recorded.epochs.iter().enumerate() {
-            let sent = sent.get(epoch).context("a reader that sent nothing")?;
+            // Killed before its start marker: nothing may be recorded of it.
+            let sent = sent.get(epoch).unwrap_or(&none);
             let (mut read, mut in_vain) = (0, 0);
             for (key, &rows) in rows.iter().filter(|((from, _), _)| usize::from(*from) == source) {
                 let of = |counts: &Counts| counts.get(key).copied().unwrap_or(0);
