@@ -91,7 +91,7 @@ async fn one_shard(
     if apply {
         // A child may come before its parent in the plan.
         conn.query_drop("SET foreign_key_checks = 0").await.map_err(failed)?;
-        control::create(&mut conn, &label(endpoint), &endpoint.schema).await?;
+        control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await?;
     }
     let present = catalog::tables(&mut conn, &endpoint.schema).await?;
     let mut complete = true;

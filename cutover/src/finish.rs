@@ -2,13 +2,14 @@
 //! by a command of its own.
 //!
 //! What stays: the journal with what the servers were (on new shard 0), the audit table there, and
-//! `modshift_routing`, which applications may read. The journal also keeps the daemons from being
-//! started again: to a reader that finds no token the old shards would be new to it, and their rows
-//! would be copied over newer ones.
+//! `modshift_routing`, which applications may read; and on every shard `modshift_finished`, which
+//! keeps its streams from starting again: to a reader that finds no token the old shard would be
+//! new, and its rows would be copied over newer ones.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE};
 use modshift_proto::plan::Plan;
 
 use crate::decide::{Ask, Entry};
@@ -19,7 +20,7 @@ use crate::server::Guard;
 use crate::shard::{self, Shard};
 use crate::step::{Mode, Side};
 
-const KEPT: [&str; 5] = [JOURNAL, OPERATOR, FENCE, "modshift_audit", "modshift_routing"];
+const KEPT: [&str; 6] = [JOURNAL, OPERATOR, FENCE, FINISHED, AUDIT, "modshift_routing"];
 
 /// Refused while the old shards serve, and while a daemon still runs.
 pub async fn finish(
@@ -35,7 +36,7 @@ pub async fn finish(
     }
     // First: from here on no daemon starts.
     register.write(Entry::Finished, None).await?;
-    let dropped = join_all(shards.iter_mut().map(drop_tables)).await;
+    let dropped = join_all(shards.iter_mut().map(|shard| retire(plan, shard))).await;
     say(&mut register, &mut shards, tell);
     register.release().await;
     CutoverError::all(dropped.into_iter().filter_map(Result::err).collect())
@@ -52,7 +53,7 @@ pub async fn unfence(
     shard::recall(&mut shards, &register.remembered().await?);
     let released = join_all(shards.iter_mut().map(async |shard| {
         // Tables of ours that a finish could not remove, the shard being away.
-        drop_tables(shard).await?;
+        retire(plan, shard).await?;
         fence::release(shard, Release::Restore).await
     }))
     .await;
@@ -98,7 +99,13 @@ async fn writes(shard: &mut Shard) -> Result<Option<u64>, CutoverError> {
     Ok(shard.primary.ask(doing, sql).await?.into_iter().next())
 }
 
-async fn drop_tables(shard: &mut Shard) -> Result<(), CutoverError> {
+/// Says on the shard that the reshard is over, then removes what a stream would go on from.
+async fn retire(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverError> {
+    let doing = "noting that the reshard is finished";
+    shard.primary.run(doing, FINISHED_TABLE).await?;
+    let name = quote(&plan.name);
+    let sql = format!("INSERT IGNORE INTO {FINISHED} SET plan = {name}, at = UTC_TIMESTAMP(6)");
+    shard.primary.run(doing, &sql).await?;
     let doing = "removing modshift's tables";
     let kept: Vec<String> = KEPT.iter().map(|name| quote(name)).collect();
     let sql = format!(

@@ -6,6 +6,7 @@
 //! | `modshift_progress` | source | the resume point, and per table how far it has been copied |
 //! | `modshift_watermark` | target | a row per source: what of it has been applied |
 //! | `modshift_parked` | target | rows that wait for their place |
+//! | `modshift_finished` | any | the reshard is over: nobody starts it anew |
 //! | `modshift_audit` | new shard 0 | who did what, and what came of it |
 //! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
 //! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
@@ -24,6 +25,7 @@
 //! from there on; a *marker* is an UPDATE of that row by a cutover, which names its run in `fence`.
 //! The row's present phase says nothing about an older position: the resume point has its own.
 
+use modshift_proto::plan::Plan;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
@@ -42,6 +44,7 @@ pub const VERIFY: &str = "modshift_verify";
 pub const MISMATCH: &str = "modshift_mismatch";
 pub const SETTLED: &str = "modshift_settled";
 pub const REPAIR: &str = "modshift_repair";
+pub const FINISHED: &str = "modshift_finished";
 
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.
@@ -106,10 +109,38 @@ const LATER_COLUMNS: [(&str, &str); 5] = [
     (WATERMARK, "commit_us"),
 ];
 
+/// On each shard, by `modshift finish`, before the tables above go: to a reader without a token its
+/// shard is new, and it would copy old rows over newer ones. So it is said on the shard itself, which
+/// whoever would do that has to reach.
+pub const FINISHED_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_finished (
+        plan VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
+        at DATETIME(6) NOT NULL COMMENT 'UTC, by this server'
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
+/// What `modshift finish` has said on this shard.
+pub async fn is_finished(conn: &mut Conn, at: &str, plan: &Plan) -> Result<bool, ServerError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    let sql = format!("SELECT 1 FROM {FINISHED} WHERE plan = ?");
+    let found: Result<Option<u8>, _> = conn.exec_first(sql, (plan.forward_name(),)).await;
+    match found.map_err(|error| error::of(at, "looking whether the reshard is finished", error)) {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(false),
+        found => Ok(found?.is_some()),
+    }
+}
+
 /// Creates the tables that are missing, and refuses those of an earlier version: the binlog between
 /// their change and the resume point could not be read. An existing table is not touched, since
-/// even `CREATE TABLE IF NOT EXISTS` writes an event group.
-pub async fn create(conn: &mut Conn, at: &str, schema: &str) -> Result<(), ServerError> {
+/// even `CREATE TABLE IF NOT EXISTS` writes an event group. Refuses a reshard that is finished.
+pub async fn create(
+    conn: &mut Conn,
+    at: &str,
+    schema: &str,
+    plan: &Plan,
+) -> Result<(), ServerError> {
+    if is_finished(conn, at, plan).await? {
+        let plan = plan.forward_name().to_owned();
+        return Err(ServerError::Finished { at: at.to_owned(), plan });
+    }
     let failed = |error| error::of(at, "creating modshift's tables", error);
     let columns: Vec<(String, String)> = conn
         .exec(

@@ -46,6 +46,8 @@ pub enum ServerError {
     /// Made by a version of modshift that knew less.
     #[error("{at}: table {table} has no column {column}: it is of an earlier version of modshift")]
     EarlierTable { at: String, table: &'static str, column: &'static str },
+    #[error("{at}: the reshard {plan} is finished: its streams do not start again")]
+    Finished { at: String, plan: String },
     /// Any other error of the server: code, SQLSTATE and text as it sent them.
     #[error("{at}: error {code} ({state}) while {doing}: {message}")]
     Statement { at: String, doing: &'static str, code: u16, state: String, message: String },
@@ -69,6 +71,7 @@ impl ServerError {
             | ServerError::Binlog { .. }
             | ServerError::TooLarge { .. }
             | ServerError::EarlierTable { .. }
+            | ServerError::Finished { .. }
             | ServerError::Statement { .. }
             | ServerError::Driver { .. } => Class::Halt,
         }
@@ -105,6 +108,7 @@ impl ServerError {
                 "finish this reshard with the version that began it; or start over: drop the \
                  modshift_* tables on every shard and empty the new shards"
             }
+            ServerError::Finished { .. } => "a further reshard is another plan, of another name",
             ServerError::TooLarge { .. } => "raise max_allowed_packet on this server",
             ServerError::Busy { code: 1040 | 1203 | 1226, .. } => {
                 "raise max_connections or the account's limits"
@@ -131,6 +135,7 @@ impl ServerError {
             | ServerError::Lost { .. }
             | ServerError::Tls { .. }
             | ServerError::EarlierTable { .. }
+            | ServerError::Finished { .. }
             | ServerError::Driver { .. } => None,
         }
     }

@@ -3,7 +3,7 @@
 
 use modshift_mariadb::{Conn, Session, control};
 use modshift_proto::message::TokenPhase;
-use modshift_proto::plan::{Direction, Endpoint};
+use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::row::{RowView, RowWriter};
 use modshift_proto::{GroupDigest, GtidSet, OldShard};
 use mysql_async::prelude::Queryable;
@@ -46,15 +46,15 @@ pub async fn open(
     shard: OldShard,
     primary: &Endpoint,
     planned: &[String],
-    direction: Direction,
+    plan: &Plan,
 ) -> Result<Epoch, ReadError> {
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
     let at = modshift_mariadb::connect::label(primary);
-    control::create(&mut conn, &at, &primary.schema).await?;
+    control::create(&mut conn, &at, &primary.schema, plan).await?;
     let failed = |error| server_error(primary, "opening a reader epoch", error);
     conn.query_drop("START TRANSACTION").await.map_err(failed)?;
     // The row is inserted first, so that two first starts wait for each other here.
-    let first_phase = match direction {
+    let first_phase = match plan.direction() {
         Direction::Forward => TokenPhase::Serving,
         // Armed: nobody writes to a new shard before the flip.
         Direction::Back => TokenPhase::Fenced,

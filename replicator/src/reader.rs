@@ -121,7 +121,7 @@ where
     }
     let planned: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
     let open_epoch = || {
-        let opening = epoch::open(shard, &primary, &planned, plan.direction());
+        let opening = epoch::open(shard, &primary, &planned, plan);
         within(&primary, "opening an epoch", opening)
     };
     let Some(epoch) = retrying(shard, "epoch", cancel, open_epoch).await? else {

@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::{Class, ServerError, control};
-use modshift_proto::plan::Endpoint;
+use modshift_proto::NewShard;
+use modshift_proto::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
 /// How often a server that is away is asked again.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Waits for a server that is only away. `Ok(false)`: cancelled meanwhile.
-pub async fn create(endpoint: &Endpoint, cancel: &CancellationToken) -> Result<bool, ServerError> {
+pub async fn create(
+    plan: &Plan,
+    shard: NewShard,
+    cancel: &CancellationToken,
+) -> Result<bool, ServerError> {
     loop {
-        let error = match cancel.run_until_cancelled(attempt(endpoint)).await {
+        let error = match cancel.run_until_cancelled(attempt(plan, shard)).await {
             None => return Ok(false),
             Some(Ok(())) => return Ok(true),
             Some(Err(error)) if error.class() == Class::Halt => return Err(error),
@@ -27,7 +32,8 @@ pub async fn create(endpoint: &Endpoint, cancel: &CancellationToken) -> Result<b
     }
 }
 
-async fn attempt(endpoint: &Endpoint) -> Result<(), ServerError> {
+async fn attempt(plan: &Plan, shard: NewShard) -> Result<(), ServerError> {
+    let endpoint = &plan.new[usize::from(shard.0)];
     let mut conn = connect(endpoint, Session::Plain).await?;
-    control::create(&mut conn, &label(endpoint), &endpoint.schema).await
+    control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await
 }

@@ -63,8 +63,7 @@ pub fn start(
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let readers = readers.clone();
         let applying = async move {
-            let endpoint = &plan.new[usize::from(shard.0)];
-            match control::create(endpoint, &cancel).await {
+            match control::create(&plan, shard, &cancel).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(never_started(&error)),

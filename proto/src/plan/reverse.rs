@@ -51,6 +51,11 @@ impl Direction {
 }
 
 impl Plan {
+    /// The name of the reshard, whichever way the plan goes.
+    pub fn forward_name(&self) -> &str {
+        self.forward.as_ref().map_or(&self.name, |forward| &forward.name)
+    }
+
     pub fn direction(&self) -> Direction {
         match self.forward {
             None => Direction::Forward,

@@ -13,6 +13,7 @@ pub mod drift;
 pub mod durability;
 pub mod events;
 pub mod fence;
+pub mod finished;
 pub mod foreign_keys;
 pub mod grants;
 pub mod left_behind;
@@ -34,8 +35,9 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 30] = [
+pub const ALL: [Rule; 31] = [
     reach::check,
+    finished::check,
     version::check,
     grants::check,
     grants::check_back,
@@ -69,7 +71,8 @@ pub const ALL: [Rule; 30] = [
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
 /// what stays true all the way. A server that is only away is no fault then; its streams wait.
-pub const OF_DAEMONS: [Rule; 10] = [
+pub const OF_DAEMONS: [Rule; 11] = [
+    finished::check,
     version::check,
     grants::check,
     binlog::check,

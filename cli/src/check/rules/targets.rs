@@ -7,7 +7,7 @@ use crate::check::survey::Survey;
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (server, facts) in survey.reached().filter(|(server, _)| !server.side.is_old()) {
-        if facts.has_watermark {
+        if facts.has_watermark || facts.finished {
             continue;
         }
         for name in facts.tables.iter().filter(|(_, table)| !table.empty).map(|(name, _)| name) {

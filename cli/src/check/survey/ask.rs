@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use modshift_mariadb::Grants;
 use modshift_mariadb::catalog::{self, TableKind};
 use modshift_mariadb::connect::{Session, connect, label, label_of};
-use modshift_mariadb::error;
 use modshift_mariadb::value::quote;
+use modshift_mariadb::{control, error};
 use modshift_proto::plan::{Endpoint, Plan, Secret};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -74,6 +74,7 @@ pub async fn ask(
             is_replica: is_replica(&mut conn, whole).await?,
             xa: prepared(&mut conn).await?,
             has_watermark: !old && has_watermark(&mut conn).await?,
+            finished: finished(&mut conn, plan).await?,
             room: room::of(&mut conn, datadir, whole).await?,
             sequences: sequence::all(&mut conn, &sequences).await?,
             collisions: if old { None } else { record::read(&mut conn).await? },
@@ -195,6 +196,12 @@ async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
 async fn has_watermark(conn: &mut Conn) -> mysql_async::Result<bool> {
     let row: mysql_async::Result<Option<u8>> =
         conn.query_first("SELECT 1 FROM modshift_watermark LIMIT 1").await;
+    Ok(if_allowed(row)?.flatten().is_some())
+}
+
+async fn finished(conn: &mut Conn, plan: &Plan) -> mysql_async::Result<bool> {
+    let sql = format!("SELECT 1 FROM {} WHERE plan = ?", control::FINISHED);
+    let row: mysql_async::Result<Option<u8>> = conn.exec_first(sql, (plan.forward_name(),)).await;
     Ok(if_allowed(row)?.flatten().is_some())
 }
 

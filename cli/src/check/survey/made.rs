@@ -60,6 +60,7 @@ fn facts() -> Facts {
         xa: Vec::new(),
         clock_ahead_us: 0,
         has_watermark: false,
+        finished: false,
         room: None,
         binlog: Binlog {
             written_bytes: 0,

@@ -95,6 +95,8 @@ pub struct Facts {
     pub clock_ahead_us: i64,
     /// Is there a row in `modshift_watermark`? New shards only.
     pub has_watermark: bool,
+    /// The plan's reshard was ended here by `modshift finish`.
+    pub finished: bool,
     /// Of the disk with the data directory.
     pub room: Option<Room>,
     pub binlog: Binlog,
