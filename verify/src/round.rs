@@ -18,7 +18,7 @@ use crate::pace::Pace;
 use crate::progress::{self, Saved};
 use crate::report::{Mismatch, TableReport};
 use crate::settle::{self, Settled, Shards, Until};
-use crate::shard::{Range, Seen, Shard, Sums};
+use crate::shard::{Range, Seen, Shard, Sums, Total};
 use crate::table::{self, CheckedTable, Placing};
 
 /// Rows of a table's first range, before anything is known about it.
@@ -232,6 +232,8 @@ struct Round<'v> {
     range: Range,
     /// Rows to ask for; adapts to the plan's chunk time.
     rows: u32,
+    /// The last range differed: the next one is likely to, and is told apart by stream at once.
+    by_stream: bool,
     suspects: BTreeSet<Suspect>,
     settled_at: Instant,
     parked: u64,
@@ -264,6 +266,7 @@ impl<'v> Round<'v> {
             saved,
             range: Range { until, ..open },
             rows,
+            by_stream: false,
             suspects: known.into_iter().map(of).collect(),
             settled_at: Instant::now(),
             parked: 0,
@@ -286,9 +289,17 @@ impl<'v> Round<'v> {
                 }
             }
         };
-        let (sums, mut next) =
-            tokio::try_join!(scan(shards, &self.table, &self.range, true), next)?;
-        let mut compared = sums.map(|(old, new)| compare(&self.table, &old, &new));
+        let looked = async {
+            let (table, range) = (&self.table, &self.range);
+            if let Placing::Sharded { old, new } = &table.placing
+                && !self.by_stream
+                && let Some(same) = same(shards, table, range, (old, new)).await?
+            {
+                return Ok(Some(same));
+            }
+            look(shards, table, range, true).await
+        };
+        let (mut compared, mut next) = tokio::try_join!(looked, next)?;
         let wanted = u64::from(self.rows) * UNEVEN;
         let uneven = |c: &Compared| !c.streams.is_empty() && c.rows_of_largest > wanted;
         if compared.as_ref().is_none_or(uneven) {
@@ -298,11 +309,11 @@ impl<'v> Round<'v> {
                 next = self.boundary_after().await?;
             }
             let shards = &mut self.verifier.shards;
-            let sums = scan(shards, &self.table, &self.range, false).await?;
-            compared = sums.map(|(old, new)| compare(&self.table, &old, &new));
+            compared = look(shards, &self.table, &self.range, false).await?;
         }
         // Without a limit of time there is an answer.
         let compared = compared.unwrap_or_default();
+        self.by_stream = !compared.streams.is_empty();
         let suspects = self.suspects_of(&compared).await?;
         self.suspects.extend(suspects);
         self.note(&compared);
@@ -464,24 +475,37 @@ impl<'v> Round<'v> {
     }
 }
 
-/// A range on all shards at once; `None`: it takes too long on one of them.
-async fn scan(
+/// A range of a sharded table that is the same on both sides; `None`: it is not, or takes too long.
+async fn same(
+    shards: &mut Shards,
+    table: &CheckedTable,
+    range: &Range,
+    (old_place, new_place): (&str, &str),
+) -> Result<Option<Compared>, VerifyError> {
+    let Shards { old, new } = shards;
+    let old = old.iter_mut().enumerate();
+    let old = try_join_all(old.map(|(home, shard)| shard.total(table, range, old_place, home)));
+    let new = new.iter_mut().enumerate();
+    let new = try_join_all(new.map(|(home, shard)| shard.total(table, range, new_place, home)));
+    let (old, new) = tokio::try_join!(old, new)?;
+    let all = |totals: Vec<Option<Total>>| totals.into_iter().collect::<Option<Vec<Total>>>();
+    Ok(all(old).zip(all(new)).and_then(|(old, new)| compare::totals(&old, &new)))
+}
+
+/// A range on all shards at once, by stream; `None`: it takes too long on one of them.
+async fn look(
     shards: &mut Shards,
     table: &CheckedTable,
     range: &Range,
     bounded: bool,
-) -> Result<Option<(Vec<Sums>, Vec<Sums>)>, VerifyError> {
+) -> Result<Option<Compared>, VerifyError> {
     let Shards { old, new } = shards;
     let old = try_join_all(old.iter_mut().map(|shard| shard.sums(table, range, bounded)));
     let new = try_join_all(new.iter_mut().map(|shard| shard.sums(table, range, bounded)));
     let (old, new) = tokio::try_join!(old, new)?;
     let all = |sums: Vec<Option<Sums>>| sums.into_iter().collect::<Option<Vec<Sums>>>();
-    Ok(all(old).zip(all(new)))
-}
-
-fn compare(table: &CheckedTable, old: &[Sums], new: &[Sums]) -> Compared {
-    match table.placing {
-        Placing::Sharded { .. } => compare::sharded(old, new),
-        Placing::Broadcast { source } => compare::broadcast(source, old, new),
-    }
+    Ok(all(old).zip(all(new)).map(|(old, new)| match table.placing {
+        Placing::Sharded { .. } => compare::sharded(&old, &new),
+        Placing::Broadcast { source } => compare::broadcast(source, &old, &new),
+    }))
 }
