@@ -138,6 +138,8 @@ impl KafkaBroker {
         command
             .arg(format!("-Dlog4j2.configurationFile={}", self.dir.join("log4j2.xml").display()))
             .arg(format!("-Dkafka.log.file={}", self.log_path().display()))
+            // Libraries unpack themselves there, and stay behind when the broker is killed.
+            .arg(format!("-Djava.io.tmpdir={}", self.dir.path().display()))
             .args(["-cp", &class_path(), "kafka.Kafka"])
             .arg(self.dir.join("server.properties"))
             .stdin(Stdio::null())
