@@ -14,7 +14,21 @@ const RULE: &str = "fence";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let named = ahead::application_accounts(&survey.plan);
-    survey.olds().flat_map(|(server, facts)| of_server(server, facts, named.as_deref())).collect()
+    let of = |(server, facts)| of_server(server, facts, named.as_deref());
+    let mut faults: Vec<Fault> = survey.olds().flat_map(of).collect();
+    faults.extend(named.is_none().then(of_restarts));
+    faults
+}
+
+/// Locked accounts stay locked; a global variable is what the configuration file says.
+fn of_restarts() -> Fault {
+    let actual = "names no accounts: an old shard whose server restarts after the cutover takes \
+                  the writes of clients that still have the old routing";
+    Fault::new(Severity::Warning, RULE, "the plan", actual)
+        .expected("a fence that a restart of the server does not open")
+        .mend(
+            "cutover.accounts = [...] in the plan, or read_only = 1 in the servers' files after it",
+        )
 }
 
 fn of_server(server: &Server, facts: &Facts, named: Option<&[String]>) -> Vec<Fault> {
