@@ -163,6 +163,9 @@ pub struct Verify {
     /// Only these tables
     #[arg(long = "table", value_name = "NAME")]
     pub tables: Vec<String>,
+    /// The way back, after a cutover: are the rows of the old shards those of the new ones?
+    #[arg(long)]
+    pub back: bool,
     /// Copy rows that differ again, through the change log; the daemons must be running
     #[arg(long)]
     pub repair: bool,

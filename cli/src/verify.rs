@@ -1,4 +1,5 @@
-//! `modshift verify`: are the new rows the old ones?
+//! `modshift verify`: are the new rows the old ones? With `--back`, after a cutover: are the old rows
+//! the new ones? That is the same question to the plan of the way back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::{answer, args};
 const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
+    let plan = if args.back { Arc::new(plan.reversed()) } else { plan };
     let tables = chosen(&plan, &args.tables)?;
     let cancel = CancellationToken::new();
     let signals = Signals::listen().context("listening for signals")?;
@@ -42,7 +44,7 @@ async fn verify(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let options = Options { fresh: args.fresh };
-    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown)?;
+    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(&plan))?;
     let mut report = rounds(&plan, &mut verifier, tables, &options, cancel).await?;
     if args.continuous {
         while let Some(round) = &report {
@@ -72,7 +74,7 @@ pub async fn once(
 ) -> anyhow::Result<Option<Report>> {
     let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
     let pace = Arc::new(Pace::new(throttle.lane(&old, &new, 1), None));
-    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown)?;
+    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(plan))?;
     let tables = chosen(plan, &[])?;
     let fresh = Options { fresh: true };
     let report = rounds(plan, &mut verifier, &tables, &fresh, cancel).await;
@@ -86,8 +88,8 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
     let asked = std::mem::take(&mut report.mismatches);
     let known: Vec<(u16, u16, Vec<u8>)> =
         asked.iter().map(|m| (m.old, m.new, m.pk.clone())).collect();
-    let repaired = repair::repair(verifier, asked, wait).await.map_err(shown)?;
-    let still = verifier.mismatches().await.map_err(shown)?;
+    let repaired = repair::repair(verifier, asked, wait).await.map_err(shown(plan))?;
+    let still = verifier.mismatches().await.map_err(shown(plan))?;
     let asked_for = |m: &Mismatch| known.contains(&(m.old, m.new, m.pk.clone()));
     report.mismatches = still.into_iter().filter(asked_for).collect();
     report.repaired = repaired.mended;
@@ -116,9 +118,8 @@ async fn rounds(
     options: &Options,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Option<Report>> {
-    verifier.copied().await.map_err(shown)?;
-    let mut report =
-        Report { schema_differences: verifier.schema_differences().to_vec(), ..Report::default() };
+    verifier.copied().await.map_err(shown(plan))?;
+    let mut report = Report::new(plan.direction(), verifier.schema_differences().to_vec());
     for &index in tables {
         let name = &plan.tables[index].name;
         if verifier.table(index).is_none() {
@@ -126,11 +127,11 @@ async fn rounds(
             continue;
         }
         let round = verifier.round(index, options, &mut report.notes, cancel).await;
-        let Some(table) = round.map_err(shown)? else { return Ok(None) };
+        let Some(table) = round.map_err(shown(plan))? else { return Ok(None) };
         report.tables.push(table);
     }
     let names: Vec<&str> = tables.iter().map(|&index| plan.tables[index].name.as_str()).collect();
-    report.mismatches = verifier.mismatches().await.map_err(shown)?;
+    report.mismatches = verifier.mismatches().await.map_err(shown(plan))?;
     report.mismatches.retain(|mismatch| names.contains(&mismatch.table.as_str()));
     report.clean = !report.has_damage() && report.unsettled() == 0;
     Ok(Some(report))
@@ -157,9 +158,10 @@ fn exit(report: &Report) -> Exit {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
-        answer::line(serde_json::to_string_pretty(report)?);
+        answer::line(serde_json::to_string_pretty(&report.turned())?);
         return Ok(());
     }
+    let words = |text: &dyn std::fmt::Display| report.direction.words(&text.to_string());
     for table in &report.tables {
         let mut line =
             format!("{:<24} {:>12} rows in {} chunks", table.table, table.rows, table.chunks);
@@ -177,9 +179,9 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         }
         answer::line(line);
     }
-    report.schema_differences.iter().for_each(answer::line);
-    report.mismatches.iter().for_each(answer::line);
-    report.notes.iter().for_each(|note| answer::line(format_args!("note: {note}")));
+    report.schema_differences.iter().for_each(|text| answer::line(words(text)));
+    report.mismatches.iter().for_each(|row| answer::line(words(row)));
+    report.notes.iter().for_each(|text| answer::line(format_args!("note: {}", words(text))));
     if report.repaired > 0 {
         answer::line(format_args!("{} rows were copied again and are equal", report.repaired));
     }
@@ -193,12 +195,16 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 }
 
 /// With the way out.
-fn shown(error: VerifyError) -> anyhow::Error {
-    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-    match (&error, error.class()) {
-        (VerifyError::NoKeyColumn { .. } | VerifyError::Rule { .. }, Class::Halt) => {
-            BadPlan(format!("{error}{hint}")).into()
+fn shown(plan: &Plan) -> impl Fn(VerifyError) -> anyhow::Error {
+    let direction = plan.direction();
+    move |error| {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        let text = direction.words(&format!("{error}{hint}"));
+        match (&error, error.class()) {
+            (VerifyError::NoKeyColumn { .. } | VerifyError::Rule { .. }, Class::Halt) => {
+                BadPlan(text).into()
+            }
+            _ => anyhow::anyhow!("{text}"),
         }
-        _ => anyhow::anyhow!("{error}{hint}"),
     }
 }

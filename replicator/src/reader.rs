@@ -9,7 +9,7 @@ use modshift_changelog::{LogError, LogWriter, stage};
 use modshift_mariadb::pace::Throttle;
 use modshift_mariadb::{Session, control};
 use modshift_proto::message::{Start, TokenPhase};
-use modshift_proto::plan::{Direction, Endpoint, Plan};
+use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use modshift_proto::{GtidSet, NewShard, OldShard};
 use mysql_async::prelude::Queryable;
@@ -213,8 +213,7 @@ struct Reader<W> {
     planned: Vec<PlannedTable>,
     tail: Tail,
     copying: Copying,
-    /// `None`: the way back, which nobody verifies.
-    repairs: Option<Repairs>,
+    repairs: Repairs,
     publisher: Publisher<W>,
     tokens: TokenWriter,
     start: Start,
@@ -289,10 +288,8 @@ impl<W: LogWriter> Reader<W> {
             xa_grace,
             throttle.lane(&[shard], &new_shards, plan.snapshot.parallel),
         );
-        let repairs = (plan.direction() == Direction::Forward).then(|| {
-            let keys_max = plan.snapshot.touched_keys_max;
-            Repairs::new(primary.clone(), moduli, Arc::clone(&tables), keys_max)
-        });
+        let keys_max = plan.snapshot.touched_keys_max;
+        let repairs = Repairs::new(primary.clone(), moduli, Arc::clone(&tables), keys_max);
         let start = Start {
             gtids: epoch.resume.gtids(),
             digest: epoch.resume.last,
@@ -379,9 +376,7 @@ impl<W: LogWriter> Reader<W> {
 
     fn connection_lost(&mut self, status: &ReaderStatus, error: &ReadError) {
         self.copying.connection_lost();
-        if let Some(repairs) = &mut self.repairs {
-            repairs.connection_lost();
-        }
+        self.repairs.connection_lost();
         status.update(ReaderState::reconnecting);
         metrics::retry(self.shard, "binlog");
         tracing::warn!(shard = self.shard.0, error = %error, "binlog connection lost, reconnecting");
@@ -471,8 +466,8 @@ impl<W: LogWriter> Reader<W> {
             let guard = within(&self.primary, doing, self.primary_position()).await?;
             self.copying.set_guard(guard);
         }
-        if let (Some(repairs), Some(guard)) = (&mut self.repairs, self.copying.guard_after()) {
-            repairs.look_after(&mut self.tail, guard, &mut self.publisher).await?;
+        if let Some(guard) = self.copying.guard_after() {
+            self.repairs.look_after(&mut self.tail, guard, &mut self.publisher).await?;
         }
         let head_age = self.head_age();
         self.copying.open(&mut self.tail, head_age);

@@ -24,7 +24,7 @@ pub enum VerifyError {
     Control { at: String, what: &'static str, text: String },
     #[error("old shard {old} is not copied to new shard {new} yet: there is nothing to compare")]
     Copying { old: u16, new: u16 },
-    #[error("the new shards serve: they are no copy of the old ones any more")]
+    #[error("the new shards serve: they are no copy of the old shards any more")]
     Switched,
     #[error("the plan has no table {table}")]
     NoSuchTable { table: String },
@@ -70,7 +70,9 @@ impl VerifyError {
             VerifyError::Copying { .. } => {
                 "start the daemons and wait for the copy: modshift status shows how far it is"
             }
-            VerifyError::Switched => "verification ends with the cutover",
+            VerifyError::Switched => {
+                "modshift verify compares before a cutover, modshift verify --back after one"
+            }
             VerifyError::Locked { .. } => "wait until it ends, or stop it",
         };
         Some(hint.to_owned())

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use modshift_proto::plan::Direction;
 use serde::Serialize;
 
 /// How a row differs.
@@ -86,6 +87,8 @@ pub struct TableReport {
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// On the way back the old shards are compared with the new ones.
+    pub direction: Direction,
     /// Nothing differs, and nothing is open.
     pub clean: bool,
     pub tables: Vec<TableReport>,
@@ -99,6 +102,24 @@ pub struct Report {
 }
 
 impl Report {
+    pub fn new(direction: Direction, schema_differences: Vec<String>) -> Report {
+        Report { direction, schema_differences, ..Report::default() }
+    }
+
+    /// With the operator's numbers and words: the plan of the way back has the sides swapped.
+    pub fn turned(&self) -> Report {
+        let mut report = self.clone();
+        if self.direction == Direction::Back {
+            for mismatch in &mut report.mismatches {
+                std::mem::swap(&mut mismatch.old, &mut mismatch.new);
+            }
+            for text in report.schema_differences.iter_mut().chain(&mut report.notes) {
+                *text = Direction::Back.words(text);
+            }
+        }
+        report
+    }
+
     pub fn unsettled(&self) -> u64 {
         self.tables.iter().map(|table| table.unsettled).sum()
     }

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{Log, Placement, Plan, Table};
+use serde::Serialize;
+
+use super::{Gate, Log, Placement, Plan, Table};
 use crate::shard::OldShard;
 
 /// Ends the name of every way back.
@@ -19,9 +21,11 @@ pub const LOST_BACK: &str = "while the old shards serve: stop the daemons, run `
      has ended there: what is written from then on does not reach the old shards";
 
 /// Which way a stream runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// From old shards to new ones.
+    #[default]
     Forward,
     /// From new shards to old ones.
     Back,
@@ -92,6 +96,9 @@ impl Plan {
             new: self.old.clone(),
             tables: self.tables.iter().map(reversed).collect(),
             log,
+            // A rollback does not wait for a proof. Damage that one has found closes its gate all
+            // the same.
+            gate: Gate { verify_age: None, ..self.gate.clone() },
             forward: Some(Arc::new(self.clone())),
             ..self.clone()
         }

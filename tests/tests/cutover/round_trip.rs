@@ -35,14 +35,22 @@ async fn switch(site: &Site, command: &str) -> Result<()> {
 async fn round_trip(log: Log, seed: u64) -> Result<()> {
     let site = Site::start(3, 4, log, seed, "60s").await?;
     let estate = &site.estate;
+    let plan = estate.plan().replace("[gate]\n", "[gate]\nverify_age = \"1h\"\n");
+    std::fs::write(estate.plan_path(), plan)?;
     let writer = site.writer(seed, 150.0).await?;
     let daemons = site.daemons()?;
     ensure!(site.serves().await? == "old");
     writer.commits(50, LIMIT).await.with_context(|| says(&daemons))?;
 
+    let refused = site.command(&["cutover"], &[1]).await?;
+    ensure!(refused.contains("never verified"), "{refused}");
+    modshift_tests::copied(estate, LIMIT).await.with_context(|| says(&daemons))?;
+    site.command(&["verify"], &[0]).await.with_context(|| says(&daemons))?;
     switch(&site, "cutover").await.with_context(|| says(&daemons))?;
     writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
 
+    // What goes back is proven where one asks for it; a rollback does not wait for that.
+    site.command(&["verify", "--back"], &[0]).await.with_context(|| says(&daemons))?;
     switch(&site, "rollback").await.with_context(|| says(&daemons))?;
     writer.commits(150, LIMIT).await.with_context(|| says(&daemons))?;
 

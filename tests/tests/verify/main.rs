@@ -1,6 +1,7 @@
 //! `modshift verify` on real servers: each planted fault is found and named, and nothing else is,
 //! whatever the lag and whoever writes.
 
+mod back;
 mod faults;
 mod load;
 mod proof;
