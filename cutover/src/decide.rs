@@ -253,6 +253,42 @@ fn undo(journal: &Journal, facts: &Facts) -> Action {
     }
 }
 
+/// What a shard's own token says, to whoever goes on with a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Told {
+    Serves,
+    Fenced,
+    /// It does not answer.
+    Silent,
+}
+
+/// Opening was journaled. Was it begun in fact, or did that process let the from-shards go, unable
+/// to write that down?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Opening {
+    /// A to-shard serves, or may be made to: no from-shard does.
+    Stands,
+    /// The from-shards were let go, and no to-shard was opened: [`Facts::reopened`].
+    Undone,
+    /// Of the from-shards, and of the to-shards, the first that serves.
+    BothServe(usize, usize),
+    /// Of this side the first shard without whose answer nobody can tell.
+    Silent(Side, usize),
+}
+
+/// The from-shards of a cutover are of the old side, those of a rollback of the new one.
+pub fn opening(direction: Direction, from: &[Told], to: &[Told]) -> Opening {
+    let first = |side: &[Told], what| side.iter().position(|&told| told == what);
+    match (first(from, Told::Serves), first(to, Told::Serves)) {
+        (Some(from), Some(to)) => Opening::BothServe(from, to),
+        (Some(_), None) => first(to, Told::Silent)
+            .map_or(Opening::Undone, |silent| Opening::Silent(direction.to(), silent)),
+        (None, Some(_)) => Opening::Stands,
+        (None, None) => first(from, Told::Silent)
+            .map_or(Opening::Stands, |silent| Opening::Silent(direction.from(), silent)),
+    }
+}
+
 /// Who serves, by the journal of the last run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Serving {

@@ -7,7 +7,7 @@ use modshift_changelog::stage;
 use modshift_proto::plan::{AutoIncrement, FenceScope};
 
 use super::Cutover;
-use crate::decide::Entry;
+use crate::decide::{Entry, Opening, Told, opening};
 use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
 use crate::outside::Outside;
@@ -40,23 +40,22 @@ impl<O: Outside> Cutover<O> {
     pub(super) async fn was_undone(&mut self) -> Result<bool, CutoverError> {
         let to = join_all(self.to.iter_mut().map(fence::phase)).await;
         let from = join_all(self.from.iter_mut().map(fence::phase)).await;
-        let serving =
-            |phase: &Result<Option<Phase>, CutoverError>| matches!(phase, Ok(Some(Phase::Serving)));
-        let from_serving = from.iter().position(&serving);
-        match (from_serving, to.iter().position(&serving)) {
-            (Some(from), Some(to)) => Err(CutoverError::BothServe {
+        let told = |side: &[Result<Option<Phase>, CutoverError>]| {
+            side.iter().map(told).collect::<Vec<Told>>()
+        };
+        let direction = self.direction();
+        match opening(direction, &told(&from), &told(&to)) {
+            Opening::Stands => Ok(false),
+            Opening::Undone => Ok(true),
+            Opening::BothServe(from, to) => Err(CutoverError::BothServe {
                 from: self.from[from].name().to_owned(),
                 to: self.to[to].name().to_owned(),
             }),
-            (Some(_), None) => match to.iter().position(Result::is_err) {
-                None => Ok(true),
-                Some(silent) => Err(cannot_tell(&self.to[silent], to.into_iter().nth(silent))),
-            },
-            (None, Some(_)) => Ok(false),
-            (None, None) => match from.iter().position(Result::is_err) {
-                None => Ok(false),
-                Some(silent) => Err(cannot_tell(&self.from[silent], from.into_iter().nth(silent))),
-            },
+            Opening::Silent(side, silent) => {
+                let (shards, phases) =
+                    if side == direction.to() { (&self.to, to) } else { (&self.from, from) };
+                Err(cannot_tell(&shards[silent], phases.into_iter().nth(silent)))
+            }
         }
     }
 
@@ -388,6 +387,14 @@ impl<O: Outside> Cutover<O> {
             }
             outcome => outcome,
         }
+    }
+}
+
+fn told(phase: &Result<Option<Phase>, CutoverError>) -> Told {
+    match phase {
+        Ok(Some(Phase::Serving)) => Told::Serves,
+        Ok(Some(Phase::Fenced) | None) => Told::Fenced,
+        Err(_) => Told::Silent,
     }
 }
 

@@ -183,3 +183,15 @@ fn the_way_back_ends_once_and_only_where_the_new_shards_serve() {
     assert_eq!(admit(Some(&cut), rollback), Err(Refusal::Finished));
     assert_eq!(admit(Some(&cut), Ask::Unfence), Ok(Admission::Begin));
 }
+
+#[test]
+fn an_opening_stands_unless_the_from_shards_serve_and_nobody_else_does() {
+    use Told::{Fenced, Serves, Silent};
+    let ask = |from: [Told; 2], to: [Told; 2]| opening(Direction::Cutover, &from, &to);
+    assert_eq!(ask([Fenced, Fenced], [Fenced, Fenced]), Opening::Stands);
+    assert_eq!(ask([Fenced, Silent], [Silent, Serves]), Opening::Stands);
+    assert_eq!(ask([Silent, Serves], [Fenced, Fenced]), Opening::Undone);
+    assert_eq!(ask([Serves, Fenced], [Fenced, Serves]), Opening::BothServe(0, 1));
+    assert_eq!(ask([Serves, Fenced], [Fenced, Silent]), Opening::Silent(Side::New, 1));
+    assert_eq!(ask([Silent, Fenced], [Fenced, Fenced]), Opening::Silent(Side::Old, 0));
+}
