@@ -155,6 +155,20 @@ pub fn legal(journal: &Journal, entry: Entry) -> bool {
     }
 }
 
+/// An entry that could not be written, or was written and nobody heard of it: does the run go on
+/// as if it were there, and write it with the next one? Else an undoing that goes on without the
+/// journal would leave one that cannot be read once its server is back.
+///
+/// Not so a beginning of `open`: nothing has been opened, so the run turns back whether or not it
+/// is there.
+pub fn owed(entry: Entry) -> bool {
+    match entry {
+        Entry::Begun(step) => step != Step::Open,
+        Entry::TurnedBack | Entry::Undone(_) | Entry::Ended(End::From) => true,
+        Entry::Done(_) | Entry::Resumed | Entry::Ended(End::To) | Entry::Finished => false,
+    }
+}
+
 /// What the operator wants of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wish {

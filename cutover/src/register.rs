@@ -14,7 +14,7 @@ use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::{FromRow, Queryable};
 use tokio::task::JoinHandle;
 
-use crate::decide::{Admission, Ask, End, Entry, Journal, Run, admit, legal};
+use crate::decide::{Admission, Ask, End, Entry, Journal, Run, admit, legal, owed};
 use crate::error::CutoverError;
 use crate::step::{Direction, Mode, Step};
 
@@ -221,6 +221,8 @@ pub struct Register {
     number: u64,
     /// Written or tried to be: a number is used once, so that a late commit cannot be mistaken.
     entries: u64,
+    /// Entries that may not be there, to be written with the next one: see [`owed`].
+    owed: Vec<(u64, String)>,
     pub run: Run,
     pub name: String,
     /// With which the routing was last begun to be published.
@@ -296,6 +298,7 @@ impl Register {
             who,
             number,
             entries,
+            owed: Vec::new(),
             run,
             name,
             detail,
@@ -316,7 +319,8 @@ impl Register {
         self.script.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Writes an entry, or fails without anyone knowing whether it is there.
+    /// Writes an entry, or fails without anyone knowing whether it is there. Then it counts as
+    /// written if it is [`owed`], and is brought by the next write that succeeds.
     pub async fn write(&mut self, entry: Entry, detail: Option<&str>) -> Result<(), CutoverError> {
         assert!(legal(self.journal(), entry), "journal entry {entry:?} cannot follow");
         self.entries += 1;
@@ -335,34 +339,46 @@ impl Register {
             quote(&self.who),
             quoted(detail),
         );
-        self.commit(&[insert], Some(self.entries)).await?;
+        let mut statements: Vec<(Option<u64>, String)> =
+            self.owed.iter().map(|(number, sql)| (Some(*number), sql.clone())).collect();
+        statements.push((Some(self.entries), insert.clone()));
+        let outcome = self.commit(&statements).await;
+        match &outcome {
+            Ok(()) => self.owed.clear(),
+            Err(CutoverError::JournalLost(_)) if owed(entry) => {
+                self.owed.push((self.entries, insert));
+            }
+            Err(_) => return outcome,
+        }
         self.run.journal.apply(entry);
-        if entry == Entry::Begun(Step::Publish) {
+        // A version that perhaps is not written down is not used.
+        if entry == Entry::Begun(Step::Publish) && outcome.is_ok() {
             self.detail = detail.map(str::to_owned);
         }
-        Ok(())
+        outcome
     }
 
     /// What servers were before the fence; one that is known keeps what is known of it.
     pub async fn remember(&mut self, was: &[(String, String)]) -> Result<(), CutoverError> {
         let statement = |(server, was): &(String, String)| {
-            format!(
+            let sql = format!(
                 "INSERT IGNORE INTO modshift_fence SET server = {}, was = {}, \
                  at = UTC_TIMESTAMP(6)",
                 quote(server),
                 quote(was)
-            )
+            );
+            (None, sql)
         };
-        let statements: Vec<String> = was.iter().map(statement).collect();
-        self.commit(&statements, None).await
+        let statements: Vec<_> = was.iter().map(statement).collect();
+        self.commit(&statements).await
     }
 
     pub async fn forget(&mut self, servers: &[String]) -> Result<(), CutoverError> {
         let statement = |server: &String| {
-            format!("DELETE FROM modshift_fence WHERE server = {}", quote(server))
+            (None, format!("DELETE FROM modshift_fence WHERE server = {}", quote(server)))
         };
-        let statements: Vec<String> = servers.iter().map(statement).collect();
-        self.commit(&statements, None).await
+        let statements: Vec<_> = servers.iter().map(statement).collect();
+        self.commit(&statements).await
     }
 
     /// Every server that is remembered.
@@ -385,20 +401,16 @@ impl Register {
     }
 
     /// One transaction that begins with the compare-and-set. After a lost connection it is tried
-    /// again; `entry` tells whether it was done already.
-    async fn commit(
-        &mut self,
-        statements: &[String],
-        entry: Option<u64>,
-    ) -> Result<(), CutoverError> {
+    /// again; the number of an entry tells whether it was done already.
+    async fn commit(&mut self, statements: &[(Option<u64>, String)]) -> Result<(), CutoverError> {
         if let Some(script) = &mut self.script {
-            script.extend_from_slice(statements);
+            script.extend(statements.iter().map(|(_, sql)| sql.clone()));
             return Ok(());
         }
         let deadline = Instant::now() + WRITE_PATIENCE;
         loop {
             let endpoint = self.endpoint.clone();
-            let error = match within(&endpoint, self.attempt(statements, entry)).await {
+            let error = match within(&endpoint, self.attempt(statements)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
                 Err(error) => error,
@@ -413,8 +425,7 @@ impl Register {
 
     async fn attempt(
         &mut self,
-        statements: &[String],
-        entry: Option<u64>,
+        statements: &[(Option<u64>, String)],
     ) -> Result<Result<(), CutoverError>, ServerError> {
         let at = label(&self.endpoint);
         let of = |error| error::of(&at, "writing the journal", error);
@@ -432,12 +443,12 @@ impl Register {
             return Ok(Err(superseded(row)));
         }
         let sql = "SELECT 1 FROM modshift_journal WHERE run = ? AND entry = ?";
-        let there: Option<u8> = match entry {
-            Some(entry) => conn.exec_first(sql, (self.number, entry)).await.map_err(of)?,
-            None => None,
-        };
-        if there.is_none() {
-            for statement in statements {
+        for (entry, statement) in statements {
+            let there: Option<u8> = match entry {
+                Some(entry) => conn.exec_first(sql, (self.number, entry)).await.map_err(of)?,
+                None => None,
+            };
+            if there.is_none() {
                 conn.query_drop(statement).await.map_err(of)?;
             }
         }

@@ -127,14 +127,13 @@ impl<O: Outside> Cutover<O> {
         }
     }
 
-    /// On the way back the journal is written if it can be. If not, the shards are let go all the
-    /// same, over the connections that stand: nobody else can have acted on those servers, and who
-    /// takes over sees by their tokens that they serve.
+    /// On the way back the journal is written if it can be, and later if it cannot. The shards are
+    /// let go all the same, over the connections that stand: nobody else can have acted on those
+    /// servers, and who takes over sees by their tokens that they serve.
     pub(super) async fn note(&mut self, entry: Entry) -> Result<(), CutoverError> {
         match self.register.write(entry, None).await {
             Err(error @ CutoverError::JournalLost(_)) => {
                 self.outside.tell(&format!("trouble: {error}"));
-                self.register.run.journal.apply(entry);
                 self.lost.get_or_insert(error);
                 Ok(())
             }

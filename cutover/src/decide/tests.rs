@@ -195,3 +195,22 @@ fn an_opening_stands_unless_the_from_shards_serve_and_nobody_else_does() {
     assert_eq!(ask([Serves, Fenced], [Fenced, Silent]), Opening::Silent(Side::New, 1));
     assert_eq!(ask([Silent, Fenced], [Fenced, Fenced]), Opening::Silent(Side::Old, 0));
 }
+
+#[test]
+fn what_is_owed_makes_a_journal_that_can_be_read() {
+    // Whether or not the beginning of a step arrived, what follows must be legal behind it.
+    for step in Step::ALL {
+        let mut entries = vec![Entry::TurnedBack];
+        let mut journal = begun(step);
+        assert_eq!(owed(Entry::Begun(step)), step != Step::Open);
+        journal.apply(Entry::TurnedBack);
+        for undone in [Step::Publish, Step::Fence] {
+            if journal.stands(undone) {
+                entries.push(Entry::Undone(undone));
+                journal.apply(Entry::Undone(undone));
+            }
+        }
+        assert!(legal(&journal, Entry::Ended(End::From)), "{step}");
+        assert!(entries.into_iter().all(owed));
+    }
+}

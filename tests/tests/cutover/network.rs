@@ -2,11 +2,14 @@
 //!
 //! What, how and when is drawn from a printed seed; `MODSHIFT_SOAK=1` takes all of it.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     EstateOptions, Log, Modshift, drained, drained_back, random::Random, server::EtcdServer,
     wait_until,
 };
+use mysql_async::prelude::Queryable;
 
 use crate::site::{LIMIT, Site, options, sample, says, seed};
 
@@ -113,6 +116,17 @@ impl Network {
         shard.proxy.as_deref().context("no proxy")
     }
 
+    /// A run that stands still at this point until the file is there.
+    async fn hold(&self, command: &str, point: &str) -> Result<(Modshift, PathBuf)> {
+        let estate = &self.site.estate;
+        let file = estate.dir().join("release");
+        std::fs::remove_file(&file).ok();
+        let launch = estate.modshift([command, "--wait", "150s"]);
+        let process = launch.hold_until(point, 1, &file).start()?;
+        process.wait_hold(point, LIMIT).await.with_context(|| process.output())?;
+        Ok((process, file))
+    }
+
     /// One run in which this happens; who serves in the end, for sure and by every sign.
     async fn run(
         &self,
@@ -123,12 +137,7 @@ impl Network {
         let site = &self.site;
         let command = if serving == "old" { "cutover" } else { "rollback" };
         println!("== {command} from {serving}: {what:?} {how:?} at {point}, operator {operator:?}");
-        let file = site.estate.dir().join("release");
-        std::fs::remove_file(&file).ok();
-        let launch = site.estate.modshift([command, "--wait", "150s"]);
-        let process = launch.hold_until(point, 1, &file).start()?;
-        let held = process.wait_hold(point, LIMIT).await;
-        held.with_context(|| process.output())?;
+        let (process, file) = self.hold(command, point).await?;
         self.away(what, how)?;
         std::fs::write(&file, "")?;
         // It has noticed, and may be trying to undo what it did; or it is past caring.
@@ -147,6 +156,16 @@ impl Network {
         }
         site.accepts(false).await?;
         self.settle(command, operator).await
+    }
+
+    /// A run that was undone leaves nothing behind that keeps the next one from its end.
+    async fn cut_over_after_all(&self) -> Result<()> {
+        let site = &self.site;
+        let cut = site.command(&["cutover", "--wait", "150s"], &[0]).await;
+        cut.with_context(|| says(&self.daemons))?;
+        ensure!(site.accepts(true).await? == "new");
+        drained(&site.estate, LIMIT).await?;
+        site.estate.oracle().compare().await?.ensure_clean()
     }
 
     /// The operator finishes what is left over; then every sign says the same.
@@ -212,4 +231,37 @@ async fn a_server_or_a_target_lost_in_the_middle_never_lets_both_sides_serve() -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_lost_in_the_middle_never_lets_both_sides_serve() -> Result<()> {
     lost_in_the_middle("broker", Log::kafka(), &[What::Broker], 1).await
+}
+
+/// What it could not write down while it undid, it writes down once it can: the journal must not
+/// say that something was undone of a run that had not turned back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_away_while_the_run_turned_back_can_be_read_again() -> Result<()> {
+    let network = Network::start(Log::Direct, seed("turned back")?).await?;
+    let site = &network.site;
+    let (process, file) = network.hold("cutover", "before_counters").await?;
+    network.away(What::New(0), How::Refuses)?;
+    std::fs::write(&file, "")?;
+    // The second one is that it cannot write that it turns back.
+    wait_until("a journal that is lost", LIMIT, || async {
+        let troubles = process.output().matches("trouble: ").count();
+        Ok((troubles > 1 || !process.running()?).then_some(()))
+    })
+    .await
+    .with_context(|| process.output())?;
+    network.back(What::New(0), How::Refuses).await?;
+    let status = process.wait_exit(LIMIT).await?;
+    println!("{}\n=> {status}", process.output());
+    ensure!(network.settle("cutover", Operator::Stays).await? == "old");
+    let mut conn = site.estate.new[0].address().connect().await?;
+    let sql = format!(
+        "SELECT CONCAT(state, ' ', COALESCE(step, '')) FROM {}.modshift_journal ORDER BY entry",
+        site.estate.new[0].schema
+    );
+    let entries: Vec<String> = conn.query(sql).await?;
+    let place = |text: &str| entries.iter().position(|entry| entry == text);
+    let (turned, undone) = (place("turned back "), place("undone fence"));
+    ensure!(turned.is_some() && turned < undone, "{entries:?}");
+    let _ = conn.disconnect().await;
+    network.cut_over_after_all().await
 }
