@@ -15,6 +15,7 @@
 //!   whether to begin at all: what a dead process found out may no longer be so. From `open` on it
 //!   only opens: the to-shards may serve already.
 
+use crate::outside::Routed;
 use crate::step::{Direction, Mode, Side, Step};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -301,6 +302,18 @@ pub fn opening(direction: Direction, from: &[Told], to: &[Told]) -> Opening {
         (None, None) => first(from, Told::Silent)
             .map_or(Opening::Stands, |silent| Opening::Silent(direction.from(), silent)),
     }
+}
+
+/// The version under which a run publishes its routing. `before`: the one with which a process
+/// before this one began to, in the same run. The version after that is left out: that process may
+/// stand still where it is about to take its routing back.
+pub fn version_to_publish(routed: Option<Routed>, before: Option<u64>) -> u64 {
+    next_version(routed, before) + u64::from(before.is_some())
+}
+
+/// Newer than anything that this run may have published, wherever it arrived.
+pub fn next_version(routed: Option<Routed>, published: Option<u64>) -> u64 {
+    routed.map_or(0, |routed| routed.version).max(published.unwrap_or(0)) + 1
 }
 
 /// Who serves, by the journal of the last run.

@@ -30,7 +30,8 @@ pub mod step;
 pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{
     Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Mark, Opening, Refusal, Run,
-    Serving, Stop, Told, Wish, admit, legal, next, opening, owed, past_no_return, serving,
+    Serving, Stop, Told, Wish, admit, legal, next, next_version, opening, owed, past_no_return,
+    serving, version_to_publish,
 };
 pub use error::CutoverError;
 pub use outside::{Outside, Routed};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::step::{Direction, Side};
 
 /// The newest routing that a shard holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Routed {
     pub version: u64,
     pub side: Side,

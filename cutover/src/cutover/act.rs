@@ -7,7 +7,7 @@ use modshift_changelog::stage;
 use modshift_proto::plan::{AutoIncrement, FenceScope};
 
 use super::Cutover;
-use crate::decide::{Entry, Opening, Told, opening};
+use crate::decide::{Entry, Opening, Told, next_version, opening, version_to_publish};
 use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
 use crate::outside::Outside;
@@ -180,6 +180,7 @@ impl<O: Outside> Cutover<O> {
             Some(routed) if routed.side == side => routed.version,
             Some(routed) => routed.version + 1,
         };
+        self.still_ours().await?;
         self.outside.publish(side, version).await.map_err(CutoverError::Publish)
     }
 
@@ -272,20 +273,46 @@ impl<O: Outside> Cutover<O> {
         self.waiting = "the routing targets".to_owned();
         let version = self.published_version().unwrap_or(1);
         let side = self.direction().to();
+        self.still_ours().await?;
+        self.published = true;
         self.outside.publish(side, version).await.map_err(CutoverError::Publish)
     }
 
     pub(super) async fn publish_back(&mut self) -> Result<(), CutoverError> {
-        // Who has taken over publishes what is so by now: a cut-off process must not outbid that. The
-        // targets compare versions and not operators.
-        if !self.settings.dry {
-            self.register.claim().verify().await?;
+        if !self.published && !self.published_before {
+            return Ok(()); // nobody came further than the journal
         }
         let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
-        let published = self.published_version().unwrap_or(0);
-        let version = routed.map_or(0, |routed| routed.version).max(published) + 1;
+        let published = self.published_version();
+        let version = match self.still_ours().await {
+            Ok(()) => next_version(routed, published),
+            // Cut off from the journal, it takes back no more than its run's own routing, while who
+            // takes over has not published yet: that one fences every from-shard before it does,
+            // ends this process's connection for that, and leaves this version out.
+            Err(CutoverError::JournalLost(_)) if self.holds_a_shard().await => {
+                next_version(None, published)
+            }
+            Err(error) => return Err(error),
+        };
         let side = self.direction().from();
         self.outside.publish(side, version).await.map_err(CutoverError::Publish)
+    }
+
+    /// Asked once it is known what is routed: a process that stood still and was replaced must not
+    /// lead clients away from the side that serves by now. If it stands still after this, its
+    /// version is lower than that of whoever took over.
+    async fn still_ours(&self) -> Result<(), CutoverError> {
+        match self.settings.dry {
+            true => Ok(()),
+            false => self.register.claim().verify().await,
+        }
+    }
+
+    /// Does a connection to a from-shard stand on which nobody else can have acted since?
+    async fn holds_a_shard(&mut self) -> bool {
+        let holds =
+            async |shard: &mut Shard| shard.primary.is_live() && fence::phase(shard).await.is_ok();
+        join_all(self.from.iter_mut().map(holds)).await.contains(&true)
     }
 
     /// A second marker behind the first: a reader that brings it has seen nothing foreign between.
@@ -326,6 +353,15 @@ impl<O: Outside> Cutover<O> {
             };
             let to = self.direction().to();
             self.outside.tell(&format!("the {to} shards serve; {what} {ms:.1} ms"));
+        }
+        if self.resumed && !self.published {
+            // A process that lost the journal may have taken its routing back meanwhile. The shards
+            // serve already: they do not wait for a target.
+            let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
+            let version = version_to_publish(routed, self.published_version());
+            self.still_ours().await?;
+            let side = self.direction().to();
+            self.outside.publish(side, version).await.map_err(CutoverError::Publish)?;
         }
         let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
         self.register.forget(&keys).await

@@ -6,7 +6,7 @@ use modshift_changelog::stage;
 use tokio::sync::watch;
 
 use super::Cutover;
-use crate::decide::{Action, Budget, End, Entry, Mark, next};
+use crate::decide::{Action, Budget, End, Entry, Mark, next, version_to_publish};
 use crate::error::CutoverError;
 use crate::outside::Outside;
 use crate::step::{Mode, Step};
@@ -93,6 +93,7 @@ impl<O: Outside> Cutover<O> {
         self.show("");
         match outcome {
             Ok(()) => {}
+            Err(error @ CutoverError::Superseded { .. }) => return Err(error),
             Err(error) if step == Step::Publish => {
                 // The shards must not wait for a target.
                 self.outside.tell(&format!("the routing was not taken back: {error}"));
@@ -183,19 +184,8 @@ impl<O: Outside> Cutover<O> {
         if step != Step::Publish {
             return Ok(None);
         }
-        let side = self.direction().to();
         let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
-        let before = self.published_version();
-        let version = match (routed, before) {
-            // Begun by the process before, and nothing has been published since.
-            (Some(routed), Some(before))
-                if routed.version <= before && !routed_other(routed, before, side) =>
-            {
-                before
-            }
-            (None, Some(before)) => before,
-            (routed, before) => routed.map_or(0, |r| r.version).max(before.unwrap_or(0)) + 1,
-        };
+        let version = version_to_publish(routed, self.published_version());
         Ok(Some(format!("{{\"version\": {version}}}")))
     }
 
@@ -214,11 +204,6 @@ impl<O: Outside> Cutover<O> {
             serde_json::json!({ "ms": steps, "pause_ms": self.pause.as_ref().map(ms) }).to_string(),
         )
     }
-}
-
-/// Does the version that was journaled name another side by now?
-fn routed_other(routed: crate::outside::Routed, before: u64, side: crate::step::Side) -> bool {
-    routed.version == before && routed.side != side
 }
 
 async fn interrupted(interrupt: &mut watch::Receiver<bool>) {

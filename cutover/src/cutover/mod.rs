@@ -55,6 +55,10 @@ pub struct Cutover<O> {
     resumed: bool,
     /// Since when the application waits, under the budget.
     paused: Option<Instant>,
+    /// The routing that names the to-shards was begun to be published: by this process, or by one
+    /// before it.
+    published: bool,
+    published_before: bool,
     /// Index = from-shard.
     markers: Vec<Gtid>,
     fence_checked: Option<Instant>,
@@ -86,6 +90,7 @@ impl<O: Outside> Cutover<O> {
             Admission::Begin => (false, Wish::Forward),
             Admission::Continue(wish) => (true, wish),
         };
+        let published_before = register.journal().stands(Step::Publish);
         Ok(Cutover {
             from: shard::side(&plan, direction.from(), &guard),
             to: shard::side(&plan, direction.to(), &guard),
@@ -97,6 +102,8 @@ impl<O: Outside> Cutover<O> {
             settings,
             resumed,
             paused: None,
+            published: false,
+            published_before,
             markers: Vec::new(),
             fence_checked: None,
             waiting: String::new(),

@@ -197,6 +197,21 @@ fn an_opening_stands_unless_the_from_shards_serve_and_nobody_else_does() {
 }
 
 #[test]
+fn a_routing_is_published_under_a_version_that_no_target_refuses() {
+    use Side::{New, Old};
+    let routed = |version, side| Some(Routed { version, side });
+    assert_eq!(version_to_publish(None, None), 1);
+    assert_eq!(version_to_publish(routed(4, Old), None), 5);
+    // Begun by the process before: it may have come to some targets, and 6 would take it back.
+    assert_eq!(version_to_publish(routed(4, Old), Some(5)), 7);
+    assert_eq!(version_to_publish(routed(5, New), Some(5)), 7);
+    assert_eq!(version_to_publish(None, Some(5)), 7);
+    assert_eq!(version_to_publish(routed(6, Old), Some(5)), 8);
+    assert_eq!(next_version(routed(4, Old), Some(5)), 6);
+    assert_eq!(next_version(None, None), 1);
+}
+
+#[test]
 fn what_is_owed_makes_a_journal_that_can_be_read() {
     // Whether or not the beginning of a step arrived, what follows must be legal behind it.
     for step in Step::ALL {
