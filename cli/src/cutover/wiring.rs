@@ -1,5 +1,6 @@
 //! What the cutover asks of the rest: gate, verification, routing, terminal.
 
+use std::iter::repeat;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,38 @@ impl Wiring {
         let all = self.plan.old.iter().chain(&self.plan.new);
         all.map(|endpoint| shard::login(&self.plan, endpoint.clone()))
     }
+
+    /// The shards first: no target ever has a version that those of the sides `before` it do not
+    /// know.
+    async fn bring(&self, side: Side, version: u64, before: &[Side]) -> Result<(), String> {
+        let document = Document::of_plan(&self.plan, side_in_document(side), version);
+        let endpoints: Vec<Endpoint> = self.endpoints().collect();
+        if self.dry {
+            for endpoint in &endpoints {
+                let at = label(endpoint);
+                self.say(format_args!("{at}: store routing version {version} ({side} shards)"));
+            }
+            for target in &self.plan.routing {
+                let text = publish::preview(target, &document).map_err(|e| e.to_string())?;
+                self.say(format_args!("{}: {text}", target.name));
+            }
+            return Ok(());
+        }
+        let stored = join_all(endpoints.iter().map(|endpoint| store(endpoint, &document))).await;
+        let sides = self.plan.old.iter().map(|_| Side::Old).chain(repeat(Side::New));
+        let failed: Vec<(Side, String)> =
+            sides.zip(stored).filter_map(|(side, stored)| Some((side, stored.err()?))).collect();
+        let named =
+            || failed.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; ");
+        if failed.iter().any(|(side, _)| before.contains(side)) {
+            return Err(named());
+        }
+        for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
+            outcome.map_err(|error| format!("{target}: {error}"))?;
+        }
+        self.say(format_args!("routing version {version} names the {side} shards"));
+        if failed.is_empty() { Ok(()) } else { Err(named()) }
+    }
 }
 
 impl Outside for Wiring {
@@ -80,31 +113,12 @@ impl Outside for Wiring {
         Ok(highest.map(|held| Routed { version: held.version, side: side_of(held.side) }))
     }
 
-    /// The shards first, so that no target ever has a version that they do not know.
     async fn publish(&mut self, side: Side, version: u64) -> Result<(), String> {
-        let document = Document::of_plan(&self.plan, side_in_document(side), version);
-        let endpoints: Vec<Endpoint> = self.endpoints().collect();
-        if self.dry {
-            for endpoint in &endpoints {
-                let at = label(endpoint);
-                self.say(format_args!("{at}: store routing version {version} ({side} shards)"));
-            }
-            for target in &self.plan.routing {
-                let text = publish::preview(target, &document).map_err(|e| e.to_string())?;
-                self.say(format_args!("{}: {text}", target.name));
-            }
-            return Ok(());
-        }
-        let stored = join_all(endpoints.iter().map(|endpoint| store(endpoint, &document))).await;
-        let failed: Vec<String> = stored.into_iter().filter_map(Result::err).collect();
-        if !failed.is_empty() {
-            return Err(failed.join("; "));
-        }
-        for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
-            outcome.map_err(|error| format!("{target}: {error}"))?;
-        }
-        self.say(format_args!("routing version {version} names the {side} shards"));
-        Ok(())
+        self.bring(side, version, &[Side::Old, Side::New]).await
+    }
+
+    async fn publish_back(&mut self, side: Side, version: u64) -> Result<(), String> {
+        self.bring(side, version, &[side]).await
     }
 
     fn tell(&mut self, line: &str) {

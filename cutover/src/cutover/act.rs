@@ -295,7 +295,7 @@ impl<O: Outside> Cutover<O> {
             Err(error) => return Err(error),
         };
         let side = self.direction().from();
-        self.outside.publish(side, version).await.map_err(CutoverError::Publish)
+        self.outside.publish_back(side, version).await.map_err(CutoverError::Publish)
     }
 
     /// Asked once it is known what is routed: a process that stood still and was replaced must not

@@ -96,7 +96,7 @@ impl<O: Outside> Cutover<O> {
             Err(error @ CutoverError::Superseded { .. }) => return Err(error),
             Err(error) if step == Step::Publish => {
                 // The shards must not wait for a target.
-                self.outside.tell(&format!("the routing was not taken back: {error}"));
+                self.outside.tell(&format!("the routing was not taken back everywhere: {error}"));
                 self.facts.unpublish_failed = true;
                 self.lost.get_or_insert(error);
                 return Ok(());

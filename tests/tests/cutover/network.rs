@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use modshift_routing::{Document, Side};
 use modshift_tests::{
     EstateOptions, Log, Modshift, drained, drained_back, random::Random, server::EtcdServer,
     wait_until,
@@ -263,5 +264,24 @@ async fn a_journal_that_was_away_while_the_run_turned_back_can_be_read_again() -
     let (turned, undone) = (place("turned back "), place("undone fence"));
     ensure!(turned.is_some() && turned < undone, "{entries:?}");
     let _ = conn.disconnect().await;
+    network.cut_over_after_all().await
+}
+
+/// The journal's server is not to serve, so it keeps nobody away from the shards that do.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_led_back_to_the_old_shards_while_the_journal_is_away() -> Result<()> {
+    let network = Network::start(Log::Direct, seed("led back")?).await?;
+    let site = &network.site;
+    let routed = || Document::from_json(&std::fs::read(&site.routing)?).context("the routing");
+    let (process, file) = network.hold("cutover", "before_seal").await?;
+    ensure!(routed()?.side == Side::New, "{:?}", routed()?);
+    network.away(What::New(0), How::Refuses)?;
+    std::fs::write(&file, "")?;
+    let status = process.wait_exit(LIMIT).await?;
+    println!("{}\n=> {status}", process.output());
+    ensure!(site.accepts(false).await? == "old");
+    ensure!(routed()?.side == Side::Old, "{:?}", routed()?);
+    network.back(What::New(0), How::Refuses).await?;
+    ensure!(network.settle("cutover", Operator::Stays).await? == "old");
     network.cut_over_after_all().await
 }
