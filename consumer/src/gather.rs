@@ -10,7 +10,7 @@ use crate::apply::Cut;
 use crate::batch::{Batch, Limits, RowChange};
 use crate::error::ApplyError;
 use crate::metrics;
-use crate::sequence::{Dropped, Stream, Verdict};
+use crate::sequence::{Dropped, Stream, Verdict, Watermark};
 use crate::target::{Key, Target};
 use crate::watermark::{Kept, Move};
 
@@ -33,6 +33,8 @@ pub struct Gather {
     tokens: Vec<bool>,
     dropped: Vec<[u64; 3]>,
     next_offset: Option<Offset>,
+    /// Index = old shard: where its watermark stood at the last cut, or in the beginning.
+    cut_at: Vec<Option<Watermark>>,
     /// When the first change, and the first message of all, came.
     first_change: Option<Instant>,
     first_message: Option<Instant>,
@@ -60,6 +62,7 @@ impl Gather {
             tokens: vec![false; count],
             dropped: vec![[0; 3]; count],
             next_offset: offset,
+            cut_at: (0..sources).map(OldShard).map(mark).collect(),
             first_change: None,
             first_message: None,
             key: Key::default(),
@@ -152,6 +155,10 @@ impl Gather {
         let mut moves = Vec::new();
         for (stream, moved) in self.streams.iter().zip(&mut self.moved) {
             if let Some(mark) = stream.mark().filter(|_| std::mem::take(moved)) {
+                let had = self.cut_at[usize::from(stream.source().0)].replace(mark.clone());
+                // Whatever a message says: the watermark of what has been applied is never set back.
+                let follows = had.as_ref().is_none_or(|had| mark.follows(had));
+                assert!(follows, "the watermark moves back: {mark:?} after {had:?}");
                 moves.push(Move { source: stream.source(), mark: mark.clone() });
             }
         }
