@@ -1,0 +1,97 @@
+//! How much a run explores, and what is left out of the rules.
+
+use modshift_cutover::{Direction, Mode};
+
+/// A rule of the design left out, to see that the model notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    Nothing,
+    /// One from-shard is not fenced.
+    EveryFence,
+    /// Nobody waits until the markers have been applied.
+    Markers,
+    /// There is no second marker.
+    Seal,
+    /// Nothing in the log says that a shard serves from here on.
+    ServingMarker,
+    /// A step is journaled once it has been taken.
+    JournalFirst,
+    /// What could not be written on the way back is not written later.
+    Owed,
+    /// After the opening a run may still turn back.
+    NoReturn,
+    /// An opening that was journaled is taken to have been begun.
+    Opening,
+    /// The fence is undone before the routing.
+    UndoOrder,
+    /// A run that is undone leaves the routing as it is.
+    TakenBack,
+    /// Who is cut off from the journal lets shards go without leading clients back to them.
+    LedBack,
+    /// The routing is taken back under the version that it has.
+    NewerVersion,
+    /// Who was replaced may still write the journal.
+    OwnerOfJournal,
+    /// Who was replaced may still act on the servers.
+    OwnerOfServers,
+    /// Who was replaced may still publish.
+    OwnerOfRouting,
+    /// A run that is resumed publishes under the version of the process before.
+    NewVersion,
+    /// It publishes under the very next version, with which the process before may be about to take
+    /// its routing back.
+    VersionLeftOut,
+    /// A run that is resumed amid its opening leaves the routing alone.
+    PublishedAgain,
+    /// A run is taken over without a look at what was written meanwhile.
+    SecondLook,
+}
+
+/// How often what may happen may happen in one history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Commands that an operator gives: starts, resumes, aborts.
+    pub commands: u8,
+    /// Processes killed.
+    pub kills: u8,
+    /// A process stands still for so long that its lock is given up.
+    pub stalls: u8,
+    /// Servers and targets that cannot be reached for a while.
+    pub outages: u8,
+    /// A step that fails, takes too long or is interrupted.
+    pub troubles: u8,
+    /// Transactions of the application, wherever it may write.
+    pub writes: u8,
+    /// Of those, on a shard that is fenced.
+    pub leaks: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub old: usize,
+    pub new: usize,
+    pub mode: Mode,
+    /// Which commands are given.
+    pub directions: Vec<Direction>,
+    pub budget: Budget,
+    pub without: Without,
+}
+
+impl Case {
+    pub fn new(name: &'static str, budget: Budget) -> Case {
+        Case {
+            name,
+            old: 2,
+            new: 1,
+            mode: Mode::Online,
+            directions: vec![Direction::Cutover],
+            budget,
+            without: Without::Nothing,
+        }
+    }
+
+    pub fn without(&self, rule: Without) -> Case {
+        Case { without: rule, ..self.clone() }
+    }
+}

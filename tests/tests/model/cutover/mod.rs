@@ -1,0 +1,325 @@
+//! Cutover and rollback: operators that are killed, stand still, are cut off or come second.
+//!
+//! **Modelled**: old and new shards with their logs of writes and markers, and what the other side
+//! has applied of them; the tail's rule that a write behind a fence marker halts the stream; routing
+//! targets; the journal with its lock and owner on new shard 0; operator processes that take their
+//! steps piece by piece (a shard closed, a marker written, a target told, an entry journaled), with
+//! sessions on the servers that the next process takes away. The application writes on every shard
+//! that lets it, whatever the routing says. Going wrong, as often as a case's budget says: a
+//! process is killed between any two pieces, or stands still while another takes over; a server or
+//! a target cannot be reached; an entry is written and nobody hears of it; a step fails or takes
+//! too long (the pause budget is any such moment); somebody writes through a fence.
+//!
+//! **Not modelled**: time, statements, several servers a shard, shards that share a server, server
+//! restarts, counters, `finish` and `unfence`, the gate's and the verification's reasons.
+
+pub mod case;
+mod operator;
+mod world;
+
+use modshift_cutover::{Ask, Direction, End, Serving, Side, Step, serving};
+use stateright::{Model, Property};
+
+use self::case::{Budget, Case};
+use self::operator::{At, Came, Operator, Why};
+use self::world::{Event, World};
+use crate::shared::Shared;
+
+pub struct Cutovers {
+    case: Case,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    world: World,
+    operators: Vec<Shared<Operator>>,
+    /// Processes so far.
+    count: u8,
+    left: Budget,
+    /// The last process ended for a reason outside of it.
+    excused: bool,
+    /// A write came through a fence.
+    leaked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Command(Ask),
+    /// By place among the processes that there are.
+    Step(usize),
+    /// A step that writes the journal; nobody hears that it was written.
+    StepUnheard(usize),
+    /// The step under way fails, takes too long, or is interrupted.
+    Fail(usize),
+    /// The process no longer waits for a shard that does not answer.
+    GiveUp(usize),
+    Kill(usize),
+    /// The process stands still until its lock is gone.
+    Stall(usize),
+    Down(Side, usize),
+    Up(Side, usize),
+    TargetDown,
+    TargetUp,
+    Write(Side, usize),
+    Leak(Side, usize),
+    /// What has been logged is applied, event by event.
+    Stream(Side, usize),
+}
+
+impl Cutovers {
+    pub fn new(case: Case) -> Cutovers {
+        Cutovers { case }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = (Side, usize)> + use<> {
+        let (old, new) = (self.case.old, self.case.new);
+        (0..old).map(|index| (Side::Old, index)).chain((0..new).map(|index| (Side::New, index)))
+    }
+
+    fn over(&self, state: &mut State, place: usize, excused: bool) {
+        let operator = state.operators.remove(place);
+        state.world.release(operator.id);
+        state.excused = excused;
+    }
+
+    fn operator_actions(&self, state: &State, place: usize, out: &mut Vec<Action>) {
+        let operator = &state.operators[place];
+        let (world, left) = (&state.world, state.left);
+        if !operator.waits(world, &self.case) {
+            out.push(Action::Step(place));
+            if left.outages > 0 && !world.journal_down() && operator.writes(&self.case) {
+                out.push(Action::StepUnheard(place));
+            }
+        } else if matches!(operator.at, At::Undoing(..)) {
+            out.push(Action::GiveUp(place));
+        }
+        // What is waited for may never come: then it is the pause budget that ends the step.
+        let waits = operator.waits(world, &self.case);
+        if operator.may_fail() && (left.troubles > 0 || waits) {
+            out.push(Action::Fail(place));
+        }
+        if left.kills > 0 {
+            out.push(Action::Kill(place));
+        }
+        if left.stalls > 0 && world.store.lock == Some(operator.id) {
+            out.push(Action::Stall(place));
+        }
+    }
+
+    /// The claim that the journal makes is so.
+    fn told_truly(&self, world: &World) -> bool {
+        let Some(run) = &world.store.run else { return true };
+        let (from, to) = (run.direction.from(), run.direction.to());
+        match serving(&run.journal) {
+            Serving::From => world.all_open(from) && !world.any_open(to),
+            Serving::To => world.all_open(to) && !world.any_open(from),
+            Serving::Neither | Serving::Opening => true,
+        }
+    }
+
+    /// The run is over, and clients are told of the side that serves.
+    fn ended_well(&self, world: &World) -> bool {
+        let Some(run) = &world.store.run else { return world.all_open(Side::Old) };
+        let side = match run.journal.ended() {
+            Some(End::From) => run.direction.from(),
+            Some(End::To) => run.direction.to(),
+            None => return false,
+        };
+        let told = world.targets.iter().flatten().all(|routed| routed.side == side);
+        world.all_open(side) && !world.any_open(side.other()) && told
+    }
+
+    /// Nothing that was acknowledged is missing where applications are served.
+    fn nothing_missing(&self, world: &World) -> bool {
+        let served = |side: Side| {
+            !world.any_open(side)
+                || world.side(side.other()).iter().all(|shard| shard.all_applied())
+        };
+        served(Side::Old) && served(Side::New)
+    }
+}
+
+impl Model for Cutovers {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            world: World::new(self.case.old, self.case.new),
+            operators: Vec::new(),
+            count: 0,
+            left: self.case.budget,
+            excused: false,
+            leaked: false,
+        }]
+    }
+
+    fn actions(&self, state: &State, out: &mut Vec<Action>) {
+        let (world, left) = (&state.world, state.left);
+        if world.broken.is_some() {
+            return;
+        }
+        for place in 0..state.operators.len() {
+            self.operator_actions(state, place, out);
+        }
+        if left.commands > 0 && world.store.lock.is_none() && !world.journal_down() {
+            for &direction in &self.case.directions {
+                let asks = [Ask::Start(direction), Ask::Resume(direction), Ask::Abort(direction)];
+                out.extend(
+                    asks.into_iter()
+                        .filter(|&ask| Operator::take(0, ask, world, &self.case).is_ok())
+                        .map(Action::Command),
+                );
+            }
+        }
+        let sealing = world.store.run.as_ref().is_some_and(|run| run.journal.stands(Step::Seal));
+        for (side, index) in self.shards() {
+            let shard = &world.side(side)[index];
+            if shard.can_stream() {
+                out.push(Action::Stream(side, index));
+            }
+            if shard.down {
+                out.push(Action::Up(side, index));
+            } else if left.outages > 0 && !state.operators.is_empty() {
+                out.push(Action::Down(side, index));
+            }
+            if left.writes > 0 && shard.open {
+                out.push(Action::Write(side, index));
+            }
+            // Behind the second marker nothing looks any more: the fence itself must hold.
+            let fenced = shard.log.last() == Some(&Event::Marker(world::Phase::Fenced));
+            if left.leaks > 0 && !shard.open && fenced && !sealing {
+                out.push(Action::Leak(side, index));
+            }
+        }
+        if world.target_down {
+            out.push(Action::TargetUp);
+        } else if left.outages > 0 && !state.operators.is_empty() {
+            out.push(Action::TargetDown);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = state.clone();
+        let world = &mut next.world;
+        match action {
+            Action::Command(ask) => {
+                next.left.commands -= 1;
+                next.count += 1;
+                next.excused = false;
+                world.store.lock = Some(next.count);
+                let operator = Operator::take(next.count, ask, world, &self.case).ok()?;
+                next.operators.push(Shared::new(operator));
+            }
+            Action::Step(place) | Action::StepUnheard(place) => {
+                let unheard = matches!(action, Action::StepUnheard(_));
+                next.left.outages -= u8::from(unheard);
+                match next.operators[place].step(world, &self.case, unheard) {
+                    Came::On => {}
+                    Came::Over(why) => {
+                        let (left, had) = (next.left, self.case.budget);
+                        let outside = left.outages < had.outages || left.stalls < had.stalls;
+                        let excused = match why {
+                            Why::Ended => false,
+                            Why::Refused => true,
+                            Why::Outside => outside,
+                        };
+                        self.over(&mut next, place, excused);
+                    }
+                }
+            }
+            Action::Fail(place) => {
+                next.left.troubles = next.left.troubles.saturating_sub(1);
+                next.operators[place].trouble();
+            }
+            Action::GiveUp(place) => self.over(&mut next, place, true),
+            Action::Kill(place) => {
+                next.left.kills -= 1;
+                self.over(&mut next, place, true);
+            }
+            Action::Stall(_) => {
+                next.left.stalls -= 1;
+                world.store.lock = None;
+            }
+            Action::Down(side, index) => {
+                next.left.outages -= 1;
+                let shard = world.shard(side, index);
+                shard.down = true;
+                shard.session = None;
+            }
+            Action::Up(side, index) => world.shard(side, index).down = false,
+            Action::TargetDown => {
+                next.left.outages -= 1;
+                world.target_down = true;
+            }
+            Action::TargetUp => world.target_down = false,
+            Action::Write(side, index) => {
+                next.left.writes -= 1;
+                world.shard(side, index).log.push(Event::Write);
+            }
+            Action::Leak(side, index) => {
+                next.left.leaks -= 1;
+                next.leaked = true;
+                world.shard(side, index).log.push(Event::Write);
+            }
+            Action::Stream(side, index) => world.shard(side, index).stream(),
+        }
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Cutovers>> {
+        let mut all = vec![
+            Property::always("never both sides", |_, state: &State| {
+                !(state.world.any_open(Side::Old) && state.world.any_open(Side::New))
+            }),
+            Property::always("no acknowledged write is missing", |model: &Cutovers, state| {
+                model.nothing_missing(&state.world)
+            }),
+            Property::always("who serves is told truly", |model: &Cutovers, state: &State| {
+                model.told_truly(&state.world)
+            }),
+            Property::always("journal and routing are in order", |_, state: &State| {
+                state.world.broken.is_none()
+            }),
+            Property::always("no stream halts but for a leak", |_, state: &State| {
+                let mut shards = state.world.old.iter().chain(&state.world.new);
+                state.leaked || shards.all(|shard| !shard.halted)
+            }),
+            Property::always(
+                "every run ends, or can be gone on with",
+                |model: &Cutovers, state| {
+                    let mut actions = Vec::new();
+                    model.actions(state, &mut actions);
+                    !actions.is_empty()
+                        || state.excused
+                        || state.count == 0
+                        || model.ended_well(&state.world)
+                },
+            ),
+            Property::sometimes("a cutover ends", |_, state: &State| {
+                state.ended(Direction::Cutover, End::To)
+            }),
+            Property::sometimes("a cutover is undone", |_, state: &State| {
+                state.ended(Direction::Cutover, End::From)
+            }),
+        ];
+        if self.case.directions.contains(&Direction::Rollback) {
+            all.extend([
+                Property::sometimes("a rollback ends", |_, state: &State| {
+                    state.ended(Direction::Rollback, End::To)
+                }),
+                Property::sometimes("a rollback is undone", |_, state: &State| {
+                    state.ended(Direction::Rollback, End::From)
+                }),
+            ]);
+        }
+        all
+    }
+}
+
+impl State {
+    fn ended(&self, direction: Direction, end: End) -> bool {
+        let run = self.world.store.run.as_ref();
+        run.is_some_and(|run| run.direction == direction && run.journal.ended() == Some(end))
+    }
+}

@@ -1,0 +1,232 @@
+//! What operators act on: shards of both sides, the streams between them, routing targets, and the
+//! journal on new shard 0.
+
+use modshift_cutover::outside::Routed;
+use modshift_cutover::{Entry, Run, Side, legal};
+
+use crate::shared::Shared;
+
+/// What the last marker in a shard's log says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    Serving,
+    Fenced,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A transaction of the application, which was acknowledged.
+    Write,
+    Marker(Phase),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shard {
+    /// Applications can write.
+    pub open: bool,
+    pub log: Vec<Event>,
+    /// Events that the other side has applied.
+    pub applied: usize,
+    begin: Phase,
+    /// Its reader has met a write behind a fence marker.
+    pub halted: bool,
+    /// The operator process whose connection may act here.
+    pub session: Option<u8>,
+    /// No operator reaches it. Applications and streams do.
+    pub down: bool,
+}
+
+impl Shard {
+    fn new(side: Side) -> Shard {
+        let open = side == Side::Old;
+        Shard {
+            open,
+            log: Vec::new(),
+            applied: 0,
+            begin: if open { Phase::Serving } else { Phase::Fenced },
+            halted: false,
+            session: None,
+            down: false,
+        }
+    }
+
+    fn phase_at(&self, events: usize) -> Phase {
+        let marker = self.log[..events].iter().rev().find_map(|event| match event {
+            Event::Marker(phase) => Some(*phase),
+            Event::Write => None,
+        });
+        marker.unwrap_or(self.begin)
+    }
+
+    /// What the token row says.
+    pub fn phase(&self) -> Phase {
+        self.phase_at(self.log.len())
+    }
+
+    pub fn can_stream(&self) -> bool {
+        !self.halted && self.applied < self.log.len()
+    }
+
+    /// The tail's rule: what is written behind a fence marker halts the stream.
+    pub fn stream(&mut self) {
+        match (self.log[self.applied], self.phase_at(self.applied)) {
+            (Event::Write, Phase::Fenced) => self.halted = true,
+            _ => self.applied += 1,
+        }
+    }
+
+    pub fn all_applied(&self) -> bool {
+        !self.log[self.applied..].contains(&Event::Write)
+    }
+}
+
+/// A row of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    pub number: u8,
+    pub entry: Entry,
+    /// With which the routing is begun to be published.
+    pub version: Option<u64>,
+}
+
+/// What is stored on new shard 0.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Store {
+    pub number: u8,
+    pub run: Option<Run>,
+    /// Numbers of the entries of this run.
+    pub written: Vec<u8>,
+    /// The version with which the routing was last begun to be published.
+    pub version: Option<u64>,
+    /// The token of the process that owns the run.
+    pub owner: u8,
+    /// Whose connection holds the lock.
+    pub lock: Option<u8>,
+}
+
+/// Among the targets, the first.
+pub const TABLE: usize = 0;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    pub old: Vec<Shared<Shard>>,
+    pub new: Vec<Shared<Shard>>,
+    pub store: Shared<Store>,
+    /// The table on the shards, as if it were one, and a hook.
+    pub targets: [Option<Routed>; 2],
+    pub target_down: bool,
+    /// What must never happen, and did.
+    pub broken: Option<&'static str>,
+}
+
+impl World {
+    pub fn new(old: usize, new: usize) -> World {
+        let store = Store {
+            number: 0,
+            run: None,
+            written: Vec::new(),
+            version: None,
+            owner: 0,
+            lock: None,
+        };
+        World {
+            old: vec![Shared::new(Shard::new(Side::Old)); old],
+            new: vec![Shared::new(Shard::new(Side::New)); new],
+            store: Shared::new(store),
+            targets: [Some(Routed { version: 1, side: Side::Old }); 2],
+            target_down: false,
+            broken: None,
+        }
+    }
+
+    pub fn side(&self, side: Side) -> &[Shared<Shard>] {
+        match side {
+            Side::Old => &self.old,
+            Side::New => &self.new,
+        }
+    }
+
+    pub fn shard(&mut self, side: Side, index: usize) -> &mut Shard {
+        match side {
+            Side::Old => &mut self.old[index],
+            Side::New => &mut self.new[index],
+        }
+    }
+
+    pub fn any_down(&self, side: Side) -> bool {
+        self.side(side).iter().any(|shard| shard.down)
+    }
+
+    pub fn any_open(&self, side: Side) -> bool {
+        self.side(side).iter().any(|shard| shard.open)
+    }
+
+    pub fn all_open(&self, side: Side) -> bool {
+        self.side(side).iter().all(|shard| shard.open)
+    }
+
+    /// Number of the last entry of the run.
+    pub fn entries(&self) -> u8 {
+        self.store.written.iter().copied().max().unwrap_or(0)
+    }
+
+    pub fn journal_down(&self) -> bool {
+        self.new[0].down
+    }
+
+    pub fn routed(&self) -> Option<Routed> {
+        self.targets[TABLE]
+    }
+
+    pub fn fault(&mut self, what: &'static str) {
+        self.broken.get_or_insert(what);
+    }
+
+    /// A routing arrives at a target, which refuses an older one, and another of one version.
+    pub fn publish(&mut self, target: usize, routed: Routed) -> bool {
+        if let Some(had) = self.targets[target]
+            && (routed.version < had.version
+                || (routed.version == had.version && routed.side != had.side))
+        {
+            return false;
+        }
+        self.targets[target] = Some(routed);
+        true
+    }
+
+    /// An entry is stored behind those that are there.
+    pub fn store(&mut self, number: u8, run: &Run, line: Line) {
+        let store = &mut *self.store;
+        if store.number != number {
+            let journal = modshift_cutover::Journal::new(run.journal.mode());
+            store.run = Some(Run { direction: run.direction, journal });
+            (store.number, store.version) = (number, None);
+            store.written.clear();
+        }
+        if store.written.contains(&line.number) {
+            return;
+        }
+        let Some(stored) = &mut store.run else { return };
+        if !legal(&stored.journal, line.entry) {
+            self.broken.get_or_insert("the journal is damaged");
+            return;
+        }
+        stored.journal.apply(line.entry);
+        store.written.push(line.number);
+        store.version = line.version.or(store.version);
+    }
+
+    /// Everything that a process held is free.
+    pub fn release(&mut self, id: u8) {
+        for (side, count) in [(Side::Old, self.old.len()), (Side::New, self.new.len())] {
+            for index in 0..count {
+                if self.side(side)[index].session == Some(id) {
+                    self.shard(side, index).session = None;
+                }
+            }
+        }
+        if self.store.lock == Some(id) {
+            self.store.lock = None;
+        }
+    }
+}
