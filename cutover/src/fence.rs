@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use modshift_mariadb::connect::label;
+use modshift_mariadb::control::VERIFY;
 use modshift_mariadb::{ServerError, Session, connect, error};
 use modshift_proto::Gtid;
 use modshift_proto::plan::{Account, Endpoint, FenceScope};
@@ -256,6 +257,16 @@ pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
         "serving" => Phase::Serving,
         _ => Phase::Fenced,
     }))
+}
+
+/// Of a new shard that is a copy once more: that its rows were once the old ones says nothing of what
+/// the application has written there since.
+pub async fn forget_proof(shard: &mut Shard) -> Result<(), CutoverError> {
+    let sql = format!("UPDATE {VERIFY} SET proof = NULL, started = NULL");
+    match shard.primary.run("forgetting the proof of the time before", &sql).await {
+        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// Does the fence still hold, as far as the shard's servers say? No where a connection was lost:

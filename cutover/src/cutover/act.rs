@@ -363,6 +363,9 @@ impl<O: Outside> Cutover<O> {
             let side = self.direction().to();
             self.outside.publish(side, version).await.map_err(CutoverError::Publish)?;
         }
+        if self.direction() == Direction::Rollback {
+            for_each(&mut self.from, fence::forget_proof).await?;
+        }
         let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
         self.register.forget(&keys).await
     }
