@@ -1,0 +1,307 @@
+//! One old shard's reader, from start to stop: the wiring of tail, snapshot, token and publisher.
+//!
+//! `supervise` opens an epoch, and another when the change log is lost; a [`Reader`] works within
+//! one. `primary` is what it asks the old shard's primary, `progress` what it has recorded and
+//! shows.
+
+mod primary;
+mod progress;
+mod supervise;
+
+pub use supervise::run_reader;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use modshift_changelog::{LogWriter, stage};
+use modshift_mariadb::control;
+use modshift_mariadb::pace::Throttle;
+use modshift_proto::message::Start;
+use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::schema::TableSchema;
+use modshift_proto::{NewShard, OldShard};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::binlog::{Decoder, EventStream, PlannedTable};
+use crate::copy::Copying;
+use crate::epoch::Epoch;
+use crate::error::{Class, ReadError};
+use crate::metrics;
+use crate::prepare::Prepared;
+use crate::publish::Publisher;
+use crate::repair::Repairs;
+use crate::route::Moduli;
+use crate::status::{ReaderState, ReaderStatus};
+use crate::tail::{Tail, TailParts, TokenColumns};
+use crate::token::{self, TokenWriter, within};
+
+/// Events taken in a row before acknowledgements, chunks and timers get their turn.
+const EVENTS_PER_TURN: usize = 512;
+/// How often what does not follow from an event is looked after.
+const TICK: Duration = Duration::from_millis(20);
+/// How often metrics and status are brought up to date.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+/// So often in a row another connection may take this reader's replica id before it gives up.
+const REPLICA_ID_TAKEN_MAX: u32 = 10;
+/// Heartbeats of the binlog connection while the server has nothing to send.
+const BINLOG_HEARTBEAT: Duration = Duration::from_secs(2);
+
+struct Reader<W> {
+    shard: OldShard,
+    primary: Endpoint,
+    /// Binlog and rows come from here; tokens are written on the primary.
+    tailed: Endpoint,
+    planned: Vec<PlannedTable>,
+    tail: Tail,
+    copying: Copying,
+    repairs: Repairs,
+    publisher: Publisher<W>,
+    tokens: TokenWriter,
+    start: Start,
+    /// An answer of the token task that is still to come.
+    saving: Option<oneshot::Receiver<()>>,
+    /// Durable, but not recorded yet.
+    unsaved: Option<token::Progress>,
+    last_save: Instant,
+    rows_flushed: u64,
+    last_report: Instant,
+}
+
+impl<W: LogWriter> Reader<W> {
+    #[allow(clippy::too_many_arguments, reason = "wiring: each part is used once, here")]
+    fn new(
+        plan: &Plan,
+        shard: OldShard,
+        primary: Endpoint,
+        prepared: Prepared,
+        token_schema: TableSchema,
+        epoch: Epoch,
+        publisher: Publisher<W>,
+        tokens: TokenWriter,
+        throttle: &Throttle,
+    ) -> Result<Reader<W>, ReadError> {
+        let column = |name: &str| {
+            token_schema.column(name).ok_or_else(|| ReadError::NoKeyColumn {
+                shard,
+                table: control::TOKEN.to_owned(),
+                column: name.to_owned(),
+            })
+        };
+        let token_columns = TokenColumns {
+            epoch: column("epoch")?,
+            writes: column("writes")?,
+            clock: column("clock")?,
+            phase: column("phase")?,
+            fence: column("fence")?,
+        };
+        let planned = prepared
+            .tables
+            .iter()
+            .map(|table| PlannedTable {
+                schema_name: prepared.schema_name.clone(),
+                table: Arc::new(table.schema.clone()),
+                shard_key: table.shard_key(),
+            })
+            .chain([PlannedTable {
+                schema_name: prepared.schema_name.clone(),
+                table: Arc::new(token_schema.clone()),
+                shard_key: None,
+            }])
+            .collect::<Vec<_>>();
+        let tables = Arc::new(prepared.tables);
+        let moduli = Moduli { source: shard, old: plan.old_modulus, new: plan.new_modulus };
+        let xa_grace = if prepared.xa_seen { plan.snapshot.xa_grace } else { Duration::ZERO };
+        if prepared.xa_seen {
+            tracing::info!(
+                shard = shard.0,
+                grace_s = xa_grace.as_secs(),
+                "the server has committed XA transactions: copying starts after the grace time"
+            );
+        }
+        // A chunk has rows for any of them.
+        let new_shards: Vec<NewShard> = plan.new_shards().collect();
+        let copying = Copying::new(
+            plan,
+            moduli,
+            Arc::clone(&tables),
+            &epoch,
+            prepared.estimates,
+            xa_grace,
+            throttle.lane(&[shard], &new_shards, plan.snapshot.parallel),
+        );
+        let keys_max = plan.snapshot.touched_keys_max;
+        let repairs = Repairs::new(primary.clone(), moduli, Arc::clone(&tables), keys_max);
+        let start = Start {
+            gtids: epoch.resume.gtids(),
+            digest: epoch.resume.last,
+            initial: epoch.initial,
+        };
+        let mut tail = Tail::new(TailParts {
+            shard,
+            schema: prepared.schema_name,
+            epoch: epoch.number,
+            moduli,
+            tables,
+            token_columns,
+            decoder: Decoder::new(planned.clone())?,
+            resume: epoch.resume,
+        });
+        tail.copied = copying.finished();
+        Ok(Reader {
+            shard,
+            tailed: primary.tailed(),
+            primary,
+            planned,
+            tail,
+            copying,
+            repairs,
+            publisher,
+            tokens,
+            start,
+            saving: None,
+            unsaved: None,
+            last_save: Instant::now(),
+            rows_flushed: 0,
+            last_report: Instant::now(),
+        })
+    }
+
+    async fn run(
+        mut self,
+        plan: &Plan,
+        status: &ReaderStatus,
+        cancel: &CancellationToken,
+    ) -> Result<(), ReadError> {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(()),
+            started = self.publisher.start(&self.start) => started?,
+        }
+        let mut backoff = Backoff::default();
+        let mut ids_taken = 0;
+        loop {
+            let broken = tokio::select! {
+                biased;
+                // Also in the middle of an event, which may wait for room in the log for long:
+                // what was not sent is read again by the next reader.
+                () = cancel.cancelled() => break,
+                broken = self.connected(plan, status, &mut backoff) => broken,
+            };
+            match broken {
+                Err(error) if error.ends_epoch() => return Err(error),
+                // Of two readers the later epoch stays, and `connected` asks for it first. What
+                // still takes the id then is a replica that is none of ours.
+                Err(error) if error.replica_id_taken() && ids_taken < REPLICA_ID_TAKEN_MAX => {
+                    ids_taken += 1;
+                    self.connection_lost(status, &error);
+                }
+                Err(error) if error.class() == Class::Retry => {
+                    self.connection_lost(status, &error);
+                }
+                // What came before it is sent and recorded: `rearm` asks for that.
+                Err(error @ ReadError::ForeignWrite { .. }) => {
+                    self.drain().await;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+                Ok(never) => match never {},
+            }
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    fn connection_lost(&mut self, status: &ReaderStatus, error: &ReadError) {
+        self.copying.connection_lost();
+        self.repairs.connection_lost();
+        status.update(ReaderState::reconnecting);
+        metrics::retry(self.shard, "binlog");
+        tracing::warn!(shard = self.shard.0, error = %error, "binlog connection lost, reconnecting");
+    }
+
+    /// One binlog connection, until it breaks.
+    async fn connected(
+        &mut self,
+        plan: &Plan,
+        status: &ReaderStatus,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, ReadError> {
+        self.still_ours().await?;
+        let start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
+        let opened = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT).await;
+        let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // What is here already is taken without the cost of a select per event.
+            let mut taken = 0;
+            while taken < EVENTS_PER_TURN {
+                let Some(event) = stream.here() else { break };
+                self.tail.event(event?.bytes(), &mut self.publisher).await?;
+                taken += 1;
+            }
+            if taken > 0 {
+                backoff.reset();
+            }
+            self.look_after(plan, status).await?;
+            tokio::select! {
+                biased;
+                outcome = self.copying.next_read() => match outcome {
+                    Ok(outcome) => self.copying.was_read(outcome)?,
+                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+                },
+                event = stream.next() => {
+                    self.tail.event(event?.bytes(), &mut self.publisher).await?;
+                }
+                outcome = self.publisher.acknowledged() => outcome?,
+                _ = tick.tick() => {}
+            }
+        }
+    }
+
+    /// Everything that is due apart from events: chunks, acknowledgements, progress, status.
+    async fn look_after(&mut self, plan: &Plan, status: &ReaderStatus) -> Result<(), ReadError> {
+        if self.tail.between_groups() {
+            self.copying.enter(&mut self.tail, &mut self.publisher).await?;
+        }
+        self.publisher.flush().await?;
+        let sent = self.tail.rows_sent - self.rows_flushed;
+        self.rows_flushed = self.tail.rows_sent;
+        stage::reached("after_send_before_ack", sent).await;
+
+        if !self.copying.has_guard() && self.publisher.started() {
+            let doing = "reading the primary's position";
+            let guard = within(&self.primary, doing, self.primary_position()).await?;
+            self.copying.set_guard(guard);
+        }
+        if let Some(guard) = self.copying.guard_after() {
+            self.repairs.look_after(&mut self.tail, guard, &mut self.publisher).await?;
+        }
+        let head_age = self.head_age();
+        self.copying.open(&mut self.tail, head_age);
+        let copying = !self.copying.finished();
+        self.tokens.set_interval(if copying {
+            plan.reader.heartbeat_copying
+        } else {
+            plan.reader.heartbeat
+        });
+        self.save(plan.reader.progress_interval);
+        if self.last_report.elapsed() >= REPORT_INTERVAL {
+            self.last_report = Instant::now();
+            self.report(status, head_age);
+        }
+        Ok(())
+    }
+
+    fn head_age(&self) -> Option<Duration> {
+        let seen = self.tail.token_seen()?;
+        self.tokens.written_at(seen).map(|at| at.elapsed())
+    }
+}

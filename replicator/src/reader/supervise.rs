@@ -1,0 +1,182 @@
+//! One reader after another: an epoch is opened, read in, and followed by the next when the change
+//! log is lost. What halts is recorded on the old shard.
+
+use std::sync::Arc;
+
+use modshift_changelog::{LogError, LogWriter, stage};
+use modshift_mariadb::pace::Throttle;
+use modshift_proto::OldShard;
+use modshift_proto::plan::Plan;
+use tokio_util::sync::CancellationToken;
+
+use super::Reader;
+use crate::backoff::Backoff;
+use crate::epoch;
+use crate::error::{Class, ReadError};
+use crate::metrics;
+use crate::prepare::{prepare, token_table};
+use crate::publish::Publisher;
+use crate::status::{Phase, ReaderState, ReaderStatus};
+use crate::token::{self, TokenWriter, within};
+
+/// Reads one old shard until cancelled (`Ok`) or halted (`Err`). `open_log` is asked for the writer
+/// of each epoch. `throttle` slows the copy down, never the tail.
+pub async fn run_reader<W, F>(
+    plan: Arc<Plan>,
+    shard: OldShard,
+    mut open_log: impl FnMut(u64) -> F + Send,
+    status: ReaderStatus,
+    throttle: Throttle,
+    cancel: CancellationToken,
+) -> Result<(), ReadError>
+where
+    W: LogWriter,
+    F: Future<Output = Result<W, LogError>> + Send,
+{
+    let mut epoch_number = 0;
+    let mut backoff = Backoff::default();
+    let outcome = loop {
+        let run = run(&plan, shard, &mut open_log, &status, &throttle, &cancel, &mut epoch_number);
+        match run.await {
+            Err(error) if error.ends_epoch() => {
+                metrics::retry(shard, "log");
+                tracing::warn!(shard = shard.0, error = %error, "change log lost, a new epoch follows");
+                status.update(ReaderState::reconnecting);
+            }
+            outcome => break outcome,
+        }
+        tokio::select! {
+            () = cancel.cancelled() => break Ok(()),
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    };
+    match &outcome {
+        Ok(()) => status.update(|state| state.phase = Phase::Stopped),
+        Err(error) => {
+            let (told, hint) = (error.told(plan.direction()), error.hint_for(plan.direction()));
+            let text = match &hint {
+                Some(hint) => format!("{told} ({hint})"),
+                None => told.clone(),
+            };
+            metrics::halt(shard, error.reason());
+            let (reason, hint) = (error.reason(), hint.unwrap_or_default());
+            tracing::error!(shard = shard.0, reason, error = told, hint, "reader halted");
+            status.update(|state| {
+                state.phase = Phase::Halted;
+                state.halted = Some(text.clone());
+            });
+            let superseded = matches!(error, ReadError::Superseded { .. });
+            if epoch_number > 0 && !superseded {
+                let primary = &plan.old[usize::from(shard.0)];
+                if let Err(error) = token::record_halt(primary, epoch_number, &text).await {
+                    tracing::warn!(shard = shard.0, error = %error, "the halt is not recorded");
+                }
+            }
+        }
+    }
+    outcome
+}
+
+async fn run<W, F>(
+    plan: &Plan,
+    shard: OldShard,
+    open_log: &mut (impl FnMut(u64) -> F + Send),
+    status: &ReaderStatus,
+    throttle: &Throttle,
+    cancel: &CancellationToken,
+    epoch_number: &mut u64,
+) -> Result<(), ReadError>
+where
+    W: LogWriter,
+    F: Future<Output = Result<W, LogError>> + Send,
+{
+    let primary = plan.old[usize::from(shard.0)].clone();
+    // Before the epoch is raised: a plan that does not fit must not end a reader that works.
+    if retrying(shard, "start", cancel, || prepare(plan, shard)).await?.is_none() {
+        return Ok(());
+    }
+    let planned: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
+    let open_epoch = || {
+        let opening = epoch::open(shard, &primary, &planned, plan);
+        within(&primary, "opening an epoch", opening)
+    };
+    let Some(epoch) = retrying(shard, "epoch", cancel, open_epoch).await? else {
+        return Ok(());
+    };
+    *epoch_number = epoch.number;
+    metrics::epoch(shard, epoch.number);
+    metrics::begin(shard);
+    tracing::info!(shard = shard.0, epoch = epoch.number, resume = %epoch.resume.gtids(),
+        initial = epoch.initial, phase = epoch.resume.phase.name(), "reader epoch opened");
+    stage::reached("epoch_raised_before_markers", 1).await;
+    // And again after it: what changes a table from here on is in the log.
+    let Some(prepared) = retrying(shard, "start", cancel, || prepare(plan, shard)).await? else {
+        return Ok(());
+    };
+    let Some(token_table) = retrying(shard, "start", cancel, || token_table(&primary)).await?
+    else {
+        return Ok(());
+    };
+
+    let writer = open_log(epoch.number).await?;
+    let publisher = Publisher::new(writer, shard, epoch.number, plan.new_modulus.get());
+    // Not a child of `cancel`: the last progress is recorded while the reader drains.
+    let stop_token = CancellationToken::new();
+    let (tokens, token_task) =
+        TokenWriter::new(shard, primary.clone(), &epoch, plan.reader.heartbeat, stop_token.clone());
+    let reader = Reader::new(
+        plan,
+        shard,
+        primary,
+        prepared,
+        token_table,
+        epoch,
+        publisher,
+        tokens,
+        throttle,
+    )?;
+    // Both end together: a reader without its token, or the other way round, is of no use.
+    tokio::pin!(token_task);
+    let reading = reader.run(plan, status, cancel);
+    tokio::pin!(reading);
+    tokio::select! {
+        outcome = &mut reading => {
+            stop_token.cancel();
+            outcome
+        }
+        outcome = &mut token_task => match outcome {
+            Ok(()) => reading.await, // cancelled: the reader drains
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// Runs `attempt` until it succeeds, halts, or is cancelled (`None`).
+async fn retrying<T, F>(
+    shard: OldShard,
+    what: &'static str,
+    cancel: &CancellationToken,
+    mut attempt: impl FnMut() -> F,
+) -> Result<Option<T>, ReadError>
+where
+    F: Future<Output = Result<T, ReadError>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(None),
+            outcome = attempt() => match outcome {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) if error.class() == Class::Retry => {
+                    metrics::retry(shard, what);
+                    tracing::warn!(shard = shard.0, what, error = %error, "not yet, retrying");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
