@@ -1,0 +1,190 @@
+//! Rows in the log: changes of planned tables, routed and sent, and keys touched while a table is
+//! being copied.
+
+use modshift_changelog::LogWriter;
+use modshift_proto::message::{Change, Op, TokenPhase};
+use modshift_proto::{Gtid, Position};
+
+use super::Tail;
+use crate::binlog::{DecodedRow, RowKind, RowsEvent, TableRef, Want};
+use crate::error::{ReadError, place as position_text};
+use crate::history::Opening;
+use crate::publish::Publisher;
+use crate::route::{self, Cells, Image, RouteError, Routed};
+
+impl Cells for DecodedRow {
+    #[inline]
+    fn cell(&self, column: usize) -> Option<&[u8]> {
+        DecodedRow::cell(self, column)
+    }
+}
+
+impl Tail {
+    pub(super) async fn rows<W: LogWriter>(
+        &mut self,
+        mut rows: RowsEvent<'_>,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let Some(group) = &mut self.group else {
+            return Err(ReadError::NoGroup { shard: self.shard, what: "rows" });
+        };
+        group.events += 1;
+        group.hash.rows(&rows);
+        let (planned, watermark) = match &rows.table {
+            TableRef::Planned(table) => (Some(*table), false),
+            TableRef::Other(name) => (None, self.schema.is_watermark(name)),
+        };
+        let own = *group.own.get_or_insert(watermark);
+        let sent = planned.filter(|&table| !own || table == self.token_table);
+        let (Opening::New { from_change }, Some(table)) = (group.opening, sent) else {
+            let count = rows.count_rows()?;
+            group.changes = group
+                .changes
+                .checked_add(count)
+                .ok_or(ReadError::GroupTooLarge { shard: self.shard, gtid: group.gtid })?;
+            return match planned {
+                Some(table) if group.opening != Opening::Proof => self.own_rows(table, count),
+                _ => Ok(()),
+            };
+        };
+        if table == self.token_table {
+            return self.token_rows(rows);
+        }
+        if self.phase == TokenPhase::Fenced {
+            return Err(ReadError::ForeignWrite {
+                shard: self.shard,
+                gtid: group.gtid,
+                table: self.tables[table].schema.name.clone(),
+            });
+        }
+        group.planned = true;
+        let kind = rows.kind;
+        loop {
+            let more = rows.read_row(
+                self.decoder.layout(table),
+                Want::Keys,
+                &mut self.before,
+                Want::Row,
+                &mut self.after,
+            )?;
+            if !more {
+                return Ok(());
+            }
+            let Some(group) = &mut self.group else { return Ok(()) };
+            let change = group.changes;
+            group.changes += 1;
+            // Two ordinals per change must fit.
+            if change > u32::MAX / 2 - 1 {
+                return Err(ReadError::GroupTooLarge { shard: self.shard, gtid: group.gtid });
+            }
+            if change >= from_change {
+                let gtid = group.gtid;
+                self.change(table, kind, gtid, change, out).await?;
+            }
+        }
+    }
+
+    /// Rows of a planned table that modshift itself applied here.
+    fn own_rows(&mut self, table: usize, count: u32) -> Result<(), ReadError> {
+        if self.touched[table].is_some() {
+            // A chunk would take what came from the other side back there, over something newer.
+            let table = self.tables[table].schema.name.clone();
+            return Err(ReadError::CopyWhileApplying { shard: self.shard, table });
+        }
+        self.counts.own_rows += u64::from(count);
+        Ok(())
+    }
+
+    /// Routes and sends the logged change whose images are in `before` and `after`.
+    #[inline]
+    async fn change<W: LogWriter>(
+        &mut self,
+        table: usize,
+        kind: RowKind,
+        gtid: Gtid,
+        change: u32,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let routed_table = &self.tables[table];
+        let has_before = kind != RowKind::Insert;
+        let has_after = kind != RowKind::Delete;
+        let place = |row: &DecodedRow| route::place(routed_table, self.moduli, row);
+        let before = has_before.then(|| place(&self.before)).transpose();
+        let after = has_after.then(|| place(&self.after)).transpose();
+        let at = |ordinal| Position { gtid, ordinal };
+        let (before, after) = match (before, after) {
+            (Ok(before), Ok(after)) => (before, after),
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(self.route_error(table, at(change * 2), error));
+            }
+        };
+        let same_key = !(has_before && has_after)
+            || routed_table
+                .schema
+                .primary_key
+                .iter()
+                .all(|&column| self.before.cell(column) == self.after.cell(column));
+        if let (Some(touched), Some(seen)) = (&mut self.touched[table], self.token_seen) {
+            let images =
+                [(has_before, &self.before), (has_after && !(has_before && same_key), &self.after)];
+            for (_, row) in images.into_iter().filter(|(wanted, _)| *wanted) {
+                self.key_row.clear();
+                route::write_key_row(&routed_table.schema, row, &mut self.key_row);
+                touched.touch(&self.key_row, seen);
+            }
+        }
+        let (first, second) = route::route(before, after, same_key);
+        for routed in [first, second].into_iter().flatten() {
+            self.send(table, routed, at(change * 2 + routed.half), out).await?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    async fn send<W: LogWriter>(
+        &mut self,
+        table: usize,
+        routed: Routed,
+        position: Position,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let routed_table = &self.tables[table];
+        let image = match routed.image {
+            Image::Before => &self.before,
+            Image::After => &self.after,
+        };
+        self.message_key.clear();
+        route::write_message_key(routed_table, image, &mut self.message_key);
+        let row = match routed.op {
+            Op::Upsert => image.wire(),
+            Op::Delete => {
+                self.key_row.clear();
+                route::write_key_row(&routed_table.schema, image, &mut self.key_row);
+                &self.key_row
+            }
+        };
+        let change = Change {
+            table: table as u32,
+            fingerprint: routed_table.fingerprint,
+            position: Some(position),
+            op: routed.op,
+            row,
+        };
+        out.change(routed.to, &self.message_key, &change).await?;
+        self.rows_sent += 1;
+        self.count(table, routed);
+        Ok(())
+    }
+
+    fn route_error(&self, table: usize, position: Position, error: RouteError) -> ReadError {
+        let shard = self.shard;
+        let table = self.tables[table].schema.name.clone();
+        let position = position_text(Some(position));
+        match error {
+            RouteError::Stray(stray) => {
+                ReadError::Stray { shard, table, position, placed: stray.placed }
+            }
+            RouteError::Row(source) => ReadError::Row { shard, table, position, source },
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Token rows in the log: what the newest one of a group says goes to every partition when the
+//! group is complete.
+
+use modshift_changelog::LogWriter;
+use modshift_mariadb::control;
+use modshift_proto::GroupDigest;
+use modshift_proto::message::{Token, TokenPhase};
+use modshift_proto::row::{RowError, cell_datetime, cell_uint};
+
+use super::Tail;
+use crate::binlog::{DecodedRow, RowKind, RowsEvent, Want};
+use crate::error::ReadError;
+use crate::publish::Publisher;
+
+/// Columns of `modshift_token` that the tail reads.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenColumns {
+    pub epoch: usize,
+    pub writes: usize,
+    pub clock: usize,
+    pub phase: usize,
+    pub fence: usize,
+}
+
+/// A token row as the log shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TokenRow {
+    epoch: u64,
+    writes: u64,
+    clock_us: i64,
+    phase: TokenPhase,
+    fence: Option<String>,
+}
+
+impl Tail {
+    pub(super) fn token_rows(&mut self, mut rows: RowsEvent<'_>) -> Result<(), ReadError> {
+        let kind = rows.kind;
+        let columns = self.token_columns;
+        loop {
+            let more = rows.read_row(
+                self.decoder.layout(self.token_table),
+                Want::Keys,
+                &mut self.before,
+                Want::Row,
+                &mut self.after,
+            )?;
+            let Some(group) = self.group.as_mut().filter(|_| more) else { return Ok(()) };
+            group.changes += 1;
+            if kind == RowKind::Delete {
+                continue; // the operator starts over; the next reader writes a new row
+            }
+            let token = read_token(&self.after, columns).map_err(|source| ReadError::Row {
+                shard: self.shard,
+                table: control::TOKEN.to_owned(),
+                position: group.gtid.to_string(),
+                source,
+            })?;
+            group.token = Some(token);
+        }
+    }
+
+    pub(super) async fn token<W: LogWriter>(
+        &mut self,
+        token: TokenRow,
+        digest: GroupDigest,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        // A token of an earlier epoch says as well what holds from there on.
+        if token.phase != self.phase {
+            tracing::info!(shard = self.shard.0, gtid = %digest.gtid, phase = token.phase.name(),
+                fence = token.fence, "the phase has changed");
+            self.phase = token.phase;
+        }
+        if token.epoch > self.epoch {
+            let (shard, ours, theirs) = (self.shard, self.epoch, token.epoch);
+            return Err(ReadError::Superseded { shard, ours, theirs });
+        }
+        if token.epoch == self.epoch {
+            self.token_seen = Some(token.writes);
+        }
+        let message = Token {
+            gtids: self.history.done().clone(),
+            digest,
+            writes: token.writes,
+            clock_us: token.clock_us,
+            copied: self.copied,
+            phase: token.phase,
+            fence: token.fence,
+        };
+        out.token(&message, self.history.resume_point(self.phase)).await?;
+        Ok(())
+    }
+}
+
+fn read_token(row: &DecodedRow, columns: TokenColumns) -> Result<TokenRow, RowError> {
+    let missing = || RowError("a column of modshift_token is NULL");
+    let uint = |column| cell_uint(row.cell(column).ok_or_else(missing)?);
+    let clock = cell_datetime(row.cell(columns.clock).ok_or_else(missing)?)?;
+    let fence = row.cell(columns.fence).map(|cell| String::from_utf8_lossy(cell).into_owned());
+    Ok(TokenRow {
+        epoch: uint(columns.epoch)?,
+        writes: uint(columns.writes)?,
+        clock_us: clock.unix_micros(),
+        // Members of an ENUM count from 1, in the order of `control::SHARD_TABLES`.
+        phase: match uint(columns.phase)? {
+            1 => TokenPhase::Serving,
+            2 => TokenPhase::Fenced,
+            _ => return Err(RowError("modshift_token has an unknown phase")),
+        },
+        fence: fence.filter(|fence| !fence.is_empty()),
+    })
+}
