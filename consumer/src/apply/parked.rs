@@ -1,0 +1,114 @@
+//! Parked rows of the new shard: read when its applier begins, counted after each batch, and called
+//! true duplicates when they have waited their time.
+
+use std::sync::Arc;
+
+use modshift_mariadb::control::PARKED;
+use modshift_mariadb::{Conn, error};
+use modshift_proto::OldShard;
+use mysql_async::prelude::Queryable;
+
+use super::Keeper;
+use crate::error::{ApplyError, Duplicate};
+use crate::parked::{Parked, ParkedRow};
+use crate::places::image;
+use crate::render;
+use crate::target::Target;
+
+impl Keeper {
+    pub(super) fn check_parked_count(&self) -> Result<(), ApplyError> {
+        let (parked, limit) = (self.parked.len(), self.parked_rows_max);
+        if parked <= limit {
+            return Ok(());
+        }
+        Err(ApplyError::TooManyParked { new: self.shard, parked, limit })
+    }
+
+    /// A parked row that every other stream has had time to make room for is a true duplicate.
+    pub(super) async fn check_overdue(&mut self) -> Result<(), ApplyError> {
+        if self.parked.is_empty() {
+            return Ok(());
+        }
+        // 0: a source of which no token has been applied yet.
+        let clock_us = self.clocks.iter().copied().min().unwrap_or_default();
+        if clock_us == 0 {
+            return Ok(());
+        }
+        self.parked.begin_waiting(clock_us);
+        let overdue = self.parked.overdue(clock_us, self.parked_age_us);
+        let Some(row) = overdue else { return Ok(()) };
+        let row = row.clone();
+        let target = Arc::clone(&self.target);
+        let table = target.table(row.table);
+        let columns: Vec<&str> = table
+            .schema
+            .primary_key
+            .iter()
+            .map(|&index| table.schema.columns[index].name.as_str())
+            .collect();
+        let (key, holder) = self.blocked_now(&row).await;
+        Err(ApplyError::Duplicate(Box::new(Duplicate {
+            new: self.shard,
+            table: table.schema.name.clone(),
+            columns: columns.join(", "),
+            key,
+            old: row.source,
+            holder,
+            waited_s: (clock_us - row.clock_us) / 1_000_000,
+            values: render::key(&table.schema, &row.key),
+        })))
+    }
+
+    /// Which key of a parked row is taken and by whom: as it is now, or else as it was.
+    async fn blocked_now(&mut self, row: &ParkedRow) -> (String, String) {
+        let split = |text: &str| match text.split_once(" of ") {
+            Some((key, holder)) => (key.to_owned(), holder.to_owned()),
+            None => (text.to_owned(), "another old shard".to_owned()),
+        };
+        let now = match &mut self.conn {
+            Some(conn) => holder_now(conn, &self.at, &self.target, row).await.unwrap_or_default(),
+            None => None,
+        };
+        match now {
+            Some((key, holder)) => (key, holder.to_string()),
+            None => split(&row.blocked_by),
+        }
+    }
+}
+
+pub(super) async fn load_parked(
+    conn: &mut Conn,
+    at: &str,
+    target: &Target,
+) -> Result<Parked, ApplyError> {
+    type Stored = (u64, u16, String, Vec<u8>, i64, String);
+    let rows: Vec<Stored> = conn
+        .query(format!(
+            "SELECT id, source, table_name, pk, parked_clock_us, blocked_by FROM {PARKED}"
+        ))
+        .await
+        .map_err(|error| error::of(at, "reading parked rows", error))?;
+    let mut parked = Parked::default();
+    for (id, source, name, key, clock_us, blocked_by) in rows {
+        let table = target.number(&name).ok_or_else(|| ApplyError::Control {
+            new: target.shard,
+            table: PARKED,
+            detail: format!("a row of table {name}, which the plan does not have"),
+        })?;
+        let key = key.into_boxed_slice();
+        let source = OldShard(source);
+        parked.insert(ParkedRow { id, source, table, key, clock_us, blocked_by });
+    }
+    Ok(parked)
+}
+
+/// The first unique key of a parked row that a row of another old shard holds.
+async fn holder_now(
+    conn: &mut Conn,
+    at: &str,
+    target: &Target,
+    row: &ParkedRow,
+) -> Result<Option<(String, OldShard)>, ApplyError> {
+    let image = image(conn, at, target.shard, row).await?;
+    crate::places::holder_of(conn, at, target, row, &image).await
+}

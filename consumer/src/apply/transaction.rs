@@ -1,0 +1,121 @@
+//! The transaction of a batch: the watermark's compare-and-set, the rows by the fast or the exact
+//! road, COMMIT.
+
+use std::time::Instant;
+
+use modshift_changelog::stage;
+use modshift_mariadb::{Conn, ServerError, error};
+use mysql_async::prelude::Queryable;
+use tracing::debug;
+
+use super::{Applied, Cut, Failure, Keeper, Road};
+use crate::error::ApplyError;
+use crate::merge::{MergeError, Placed, exact_road, fast_road};
+use crate::parked::ParkedChanges;
+use crate::places::SqlPlaces;
+
+/// One bulk statement: more does not pay, and a packet must never be split (the driver sends
+/// parameter types with the first part only).
+const STATEMENT_BYTES_MAX: usize = 4 << 20;
+
+impl Keeper {
+    pub(super) async fn transaction(
+        &self,
+        conn: &mut Conn,
+        cut: &Cut,
+        exact: bool,
+    ) -> Result<Option<(Applied, ParkedChanges)>, Failure> {
+        self.compare_and_set(conn, cut).await?;
+        let mut places = SqlPlaces {
+            conn,
+            at: &self.at,
+            target: &self.target,
+            parked: &self.parked,
+            changes: ParkedChanges::default(),
+            clocks: &self.clocks,
+            bytes_max: STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2),
+            packet_bytes_max: self.packet_bytes_max,
+            taken: None,
+        };
+        let mut applied = Applied::default();
+        if cut.batch.is_empty() {
+            // Nothing was freed, so there is nothing for parked rows either.
+        } else if exact || !self.parked.is_empty() {
+            let merged =
+                exact_road(&mut places, &cut.batch).await.map_err(|error| self.merge(error))?;
+            (applied.parked, applied.settled) = (merged.parked, merged.settled);
+            applied.road = Road::Exact;
+        } else {
+            applied.road = Road::Fast;
+            if fast_road(&mut places, &cut.batch).await? == Placed::Taken {
+                query(places.conn, &self.at, "rolling back", "ROLLBACK").await?;
+                debug!(target = self.shard.0, "a place was taken: exact road");
+                return Ok(None);
+            }
+        }
+        let changes = places.changes;
+        let rows = cut.batch.len() as u64;
+        stage::reached("after_apply_before_commit", rows).await;
+        // Whatever goes wrong from here on, COMMIT may have been heard.
+        let began = Instant::now();
+        query(conn, &self.at, "committing a batch", "COMMIT").await.map_err(Failure::Unknown)?;
+        applied.commit = began.elapsed();
+        stage::reached("after_commit_before_ack", rows).await;
+        Ok(Some((applied, changes)))
+    }
+
+    /// BEGIN and the compare-and-set, in one round trip.
+    async fn compare_and_set(&self, conn: &mut Conn, cut: &Cut) -> Result<(), ApplyError> {
+        let of = |error| error::of(&self.at, "moving the watermark", error);
+        let statements = self.versions.compare_and_set(&cut.moves, cut.offset);
+        let expected = statements.len();
+        let text = format!("BEGIN; {}", statements.join("; "));
+        let mut hit = 0;
+        let mut result = match conn.query_iter(text).await {
+            Ok(result) => result,
+            Err(error) => return Err(of(error).into()),
+        };
+        let outcome = loop {
+            hit += usize::from(result.affected_rows() == 1);
+            if result.is_empty() {
+                break result.drop_result().await;
+            }
+            if let Err(error) = result.next().await {
+                break Err(error);
+            }
+        };
+        match outcome.map_err(of) {
+            Ok(()) if hit == expected => Ok(()),
+            // Inserted by another applier, or raised.
+            Err(error) if error.code() == Some(1062) => self.taken_over(conn).await,
+            Err(error) => Err(error.into()),
+            Ok(()) => self.taken_over(conn).await,
+        }
+    }
+
+    async fn taken_over(&self, conn: &mut Conn) -> Result<(), ApplyError> {
+        query(conn, &self.at, "rolling back", "ROLLBACK").await?;
+        Err(ApplyError::TakenOver { new: self.shard })
+    }
+
+    fn merge(&self, error: MergeError<ApplyError>) -> Failure {
+        Failure::Undone(match error {
+            MergeError::Places(error) => error,
+            MergeError::OwnRow { table, old, key } => ApplyError::OwnRow {
+                new: self.shard,
+                table: self.target.table(table).schema.name.clone(),
+                old,
+                key,
+            },
+        })
+    }
+}
+
+pub(super) async fn query(
+    conn: &mut Conn,
+    at: &str,
+    doing: &'static str,
+    text: &str,
+) -> Result<(), ServerError> {
+    conn.query_drop(text).await.map_err(|error| error::of(at, doing, error))
+}
