@@ -1,0 +1,111 @@
+//! The journal's entries: read back into a run, and the words in which they are written.
+
+use modshift_mariadb::{Conn, error};
+use mysql_async::prelude::{FromRow, Queryable};
+
+use crate::decide::{End, Entry, Journal, Run, legal};
+use crate::error::CutoverError;
+use crate::step::{Direction, Mode, Step};
+
+/// A run as the journal has it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub number: u64,
+    /// As in `modshift_token.fence`.
+    pub name: String,
+    pub run: Run,
+    pub entries: u64,
+    /// Who wrote the last entry, when, and what it was.
+    pub who: String,
+    pub at: String,
+    pub last: String,
+    /// What the last `publish` was begun with.
+    pub detail: Option<String>,
+}
+
+/// The newest run, `None` if there never was one. For `status`, and whoever asks without a claim.
+pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    type Row = (
+        (u64, u64, String, String, String),
+        (String, Option<String>, String, String, Option<String>),
+    );
+    let sql = "SELECT run, entry, name, direction, mode, state, step, CAST(at AS CHAR), who, detail
+         FROM modshift_journal WHERE run = (SELECT MAX(run) FROM modshift_journal) ORDER BY entry";
+    let rows: Result<Vec<mysql_async::Row>, _> = conn.query(sql).await;
+    let rows = match rows.map_err(|error| error::of(at, "reading the journal", error)) {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => return Ok(None),
+        rows => rows?,
+    };
+    let mut found: Option<Found> = None;
+    for row in rows {
+        let ((number, entry_number, name, direction, mode), (state, step, at, who, detail)): Row = {
+            let (a, b, c, d, e, f, g, h, i, j) =
+                FromRow::from_row_opt(row).map_err(|_| damaged("?", 0, "unreadable"))?;
+            ((a, b, c, d, e), (f, g, h, i, j))
+        };
+        let last = format!("{state} {}", step.as_deref().unwrap_or_default());
+        let fail = || damaged(&name, entry_number, &last);
+        let entry = parse(&state, step.as_deref()).ok_or_else(fail)?;
+        if found.is_none() {
+            let direction = Direction::of(&direction).ok_or_else(fail)?;
+            let journal = Journal::new(Mode::of(&mode).ok_or_else(fail)?);
+            found = Some(Found {
+                number,
+                name: name.clone(),
+                run: Run { direction, journal },
+                entries: 0,
+                who: String::new(),
+                at: String::new(),
+                last: String::new(),
+                detail: None,
+            });
+        }
+        let Some(found) = &mut found else { continue };
+        if !legal(&found.run.journal, entry) {
+            return Err(fail());
+        }
+        found.run.journal.apply(entry);
+        if entry == Entry::Begun(Step::Publish) && detail.is_some() {
+            found.detail = detail;
+        }
+        found.entries = entry_number;
+        (found.who, found.at, found.last) = (who, at, last.trim_end().to_owned());
+    }
+    Ok(found)
+}
+
+pub(super) fn damaged(run: &str, at: u64, entry: &str) -> CutoverError {
+    CutoverError::JournalDamaged { run: run.to_owned(), at, entry: entry.to_owned() }
+}
+
+fn parse(state: &str, step: Option<&str>) -> Option<Entry> {
+    let named = || step.and_then(Step::of);
+    Some(match state {
+        "begun" => Entry::Begun(named()?),
+        "done" => Entry::Done(named()?),
+        "undone" => Entry::Undone(named()?),
+        "resumed" => Entry::Resumed,
+        "turned back" => Entry::TurnedBack,
+        "finished" => Entry::Finished,
+        "ended" => Entry::Ended(match step? {
+            "to" => End::To,
+            "from" => End::From,
+            _ => return None,
+        }),
+        _ => return None,
+    })
+}
+
+pub(super) fn words(entry: Entry) -> (&'static str, Option<&'static str>) {
+    match entry {
+        Entry::Begun(step) => ("begun", Some(step.name())),
+        Entry::Done(step) => ("done", Some(step.name())),
+        Entry::Undone(step) => ("undone", Some(step.name())),
+        Entry::Resumed => ("resumed", None),
+        Entry::TurnedBack => ("turned back", None),
+        Entry::Finished => ("finished", None),
+        Entry::Ended(End::To) => ("ended", Some("to")),
+        Entry::Ended(End::From) => ("ended", Some("from")),
+    }
+}

@@ -1,0 +1,61 @@
+//! The lock that keeps a second operator out while the first one's process stirs.
+
+use std::time::Duration;
+
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{Session, connect, error};
+use modshift_proto::plan::Endpoint;
+use mysql_async::prelude::Queryable;
+use tokio::task::JoinHandle;
+
+use super::claim::operator;
+use super::entry::newest;
+use crate::error::CutoverError;
+
+/// How long a lock outlives a process that no longer stirs.
+const LOCK_IDLE_S: u64 = 20;
+const LOCK_PING: Duration = Duration::from_secs(4);
+
+/// Ends with the process, or with [`Register`](super::Register).
+#[derive(Debug)]
+pub(super) struct Lock(JoinHandle<()>);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(super) async fn lock(plan: &str, endpoint: &Endpoint) -> Result<Lock, CutoverError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    let at = label(endpoint);
+    let of = |error| error::of(&at, "locking the journal", error);
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let sql = format!("SET SESSION wait_timeout = {LOCK_IDLE_S}");
+    conn.query_drop(sql).await.map_err(of)?;
+    let name = format!("modshift.operator.{:08x}", crc32fast::hash(plan.as_bytes()));
+    let got: Option<Option<u8>> =
+        conn.query_first(format!("SELECT GET_LOCK('{name}', 0)")).await.map_err(of)?;
+    if got != Some(Some(1)) {
+        let row = match operator(&mut conn, endpoint).await {
+            Err(error) if error.code() == Some(NO_SUCH_TABLE) => None,
+            row => row?,
+        };
+        let found = newest(&mut conn, &at).await?;
+        let run = found.map_or_else(|| "about to begin".to_owned(), |found| found.name);
+        let (_, who, since) = row.unwrap_or_else(|| {
+            (String::new(), "another operator".to_owned(), "just now".to_owned())
+        });
+        return Err(CutoverError::Busy { who, since, run });
+    }
+    Ok(Lock(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOCK_PING).await;
+            if let Err(error) = conn.query_drop("DO 1").await {
+                // The token still tells the owner.
+                tracing::warn!(error = %error, "the lock on the journal is lost");
+                return;
+            }
+        }
+    })))
+}

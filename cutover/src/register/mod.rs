@@ -1,0 +1,166 @@
+//! The journal on new shard 0: what a run has begun and done, who owns it, and what the servers
+//! were before they were fenced.
+//!
+//! Two things keep a second operator out: a lock that lives as long as a connection of the first
+//! (20 s at most once its process no longer stirs), and an owner's token. Every write begins with a
+//! compare-and-set on the token; whoever takes over puts in one of his own.
+
+mod claim;
+mod entry;
+mod lock;
+mod quote;
+mod table;
+mod write;
+
+pub use claim::Claim;
+pub use entry::{Found, newest};
+pub(crate) use quote::quote;
+pub use table::{FENCE, JOURNAL, OPERATOR};
+
+use std::hash::{BuildHasher, RandomState};
+
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{Conn, Session, connect, error};
+use modshift_proto::plan::Endpoint;
+use mysql_async::prelude::Queryable;
+
+use self::entry::damaged;
+use self::lock::{Lock, lock};
+use self::table::create;
+use crate::decide::{Admission, Ask, Journal, Run, admit};
+use crate::error::CutoverError;
+use crate::step::Mode;
+
+/// The owner's hold on the journal.
+#[derive(Debug)]
+pub struct Register {
+    endpoint: Endpoint,
+    conn: Option<Conn>,
+    lock: Option<Lock>,
+    token: String,
+    who: String,
+    number: u64,
+    /// Written or tried to be: a number is used once, so that a late commit cannot be mistaken.
+    entries: u64,
+    /// Entries that may not be there, to be written with the next one: see
+    /// [`owed`](crate::decide::owed).
+    owed: Vec<(u64, String)>,
+    pub run: Run,
+    pub name: String,
+    /// With which the routing was last begun to be published.
+    pub detail: Option<String>,
+    /// In place of writing; see [`Register::take_script`].
+    script: Option<Vec<String>>,
+}
+
+impl Register {
+    /// Takes the run that `ask` is about, if there is nobody at it and the last run admits it.
+    /// `mode` counts for a new run. A dry one only looks.
+    pub async fn take(
+        plan: &str,
+        endpoint: Endpoint,
+        ask: Ask,
+        mode: Mode,
+        dry: bool,
+    ) -> Result<(Register, Admission), CutoverError> {
+        let at = label(&endpoint);
+        let of = |error| error::of(&at, "taking the journal", error);
+        let mut conn = connect(&endpoint, Session::Plain).await?;
+        let lock = if dry { None } else { Some(lock(plan, &endpoint).await?) };
+        if !dry {
+            create(&mut conn, &endpoint).await?;
+        }
+        let last = newest(&mut conn, &at).await?;
+        let newest_number = last.as_ref().map_or(0, |found| found.number);
+        let admission = admit(last.as_ref().map(|found| &found.run), ask)?;
+        let random = RandomState::new().hash_one((std::process::id(), &at));
+        let who = who();
+        // What is about a run that there is, or was.
+        let kept = last.filter(|_| !matches!(ask, Ask::Start(_)) || admission != Admission::Begin);
+        let (number, name, run, entries, detail) = match (kept, ask) {
+            (Some(found), _) => (found.number, found.name, found.run, found.entries, found.detail),
+            (None, Ask::Start(direction)) => {
+                let number = newest_number + 1;
+                let name = format!("{direction}-{number}-{:08x}", random as u32);
+                (number, name, Run { direction, journal: Journal::new(mode) }, 0, None)
+            }
+            // Nothing but a start is admitted without one.
+            (None, _) => return Err(damaged("?", 0, "no run")),
+        };
+        let token = format!("{random:016x}");
+        if !dry {
+            let sql = "INSERT INTO modshift_operator (id, token, writes, who, since)
+                 VALUES (1, ?, 1, ?, UTC_TIMESTAMP(6)) ON DUPLICATE KEY UPDATE
+                 token = VALUES(token), writes = writes + 1, who = VALUES(who),
+                 since = VALUES(since)";
+            conn.exec_drop(sql, (&token, &who)).await.map_err(of)?;
+            // Entries that the one before had under way are in by now, or never will be.
+            let again = newest(&mut conn, &at).await?;
+            if again.is_some_and(|found| found.number == number && found.entries != entries) {
+                return Err(CutoverError::Superseded { who: "another operator".to_owned() });
+            }
+        }
+        let script = dry.then(Vec::new);
+        let conn = Some(conn);
+        let register = Register {
+            endpoint,
+            conn,
+            lock,
+            token,
+            who,
+            number,
+            entries,
+            owed: Vec::new(),
+            run,
+            name,
+            detail,
+            script,
+        };
+        Ok((register, admission))
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.run.journal
+    }
+
+    pub fn claim(&self) -> Claim {
+        Claim { endpoint: self.endpoint.clone(), token: self.token.clone() }
+    }
+
+    pub fn take_script(&mut self) -> Vec<String> {
+        self.script.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Every server that is remembered.
+    pub async fn remembered(&mut self) -> Result<Vec<(String, String)>, CutoverError> {
+        const NO_SUCH_TABLE: u16 = 1146;
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => connect(&self.endpoint, Session::Plain).await?,
+        };
+        let rows = conn.query("SELECT server, was FROM modshift_fence").await;
+        let rows = rows.map_err(|error| {
+            error::of(&label(&self.endpoint), "reading what the servers were", error)
+        });
+        let rows = match rows {
+            Err(error) if error.code() == Some(NO_SUCH_TABLE) => Vec::new(),
+            rows => rows?,
+        };
+        self.conn = Some(conn);
+        Ok(rows)
+    }
+
+    /// Lets the next operator in at once.
+    pub async fn release(mut self) {
+        self.lock = None;
+        if let Some(conn) = self.conn.take() {
+            // Everything is written.
+            let _ = conn.disconnect().await;
+        }
+    }
+}
+
+/// `user@host, process 123`.
+fn who() -> String {
+    format!("{}, process {}", modshift_mariadb::audit::operator(), std::process::id())
+}
