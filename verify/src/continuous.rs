@@ -23,9 +23,9 @@ use crate::error::VerifyError;
 use crate::metrics;
 use crate::pace::Pace;
 use crate::progress;
-use crate::round::{Options, Verifier};
 use crate::settle::Until;
 use crate::shard::Shard;
+use crate::verifier::{Options, Verifier};
 
 /// After a table: others may want the lock, and a small plan need not be read all the time.
 const BETWEEN_TABLES: Duration = Duration::from_secs(1);

@@ -24,10 +24,10 @@ mod pace;
 pub mod progress;
 pub mod repair;
 pub mod report;
-mod round;
 pub mod settle;
 mod shard;
 pub mod table;
+mod verifier;
 
 pub use changed::{ChangedKey, ChangedKeys};
 pub use continuous::{run_continuous, settled};
@@ -35,4 +35,4 @@ pub use error::VerifyError;
 pub use metrics::describe as describe_metrics;
 pub use pace::Pace;
 pub use report::{Kind, Mismatch, Report};
-pub use round::{Options, Verifier};
+pub use verifier::{Options, Verifier};

@@ -10,8 +10,8 @@ use modshift_proto::plan::{Placement, Plan};
 use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::report::{Kind, Mismatch};
-use crate::round::Verifier;
 use crate::settle::Until;
+use crate::verifier::Verifier;
 
 const POLL: Duration = Duration::from_millis(100);
 

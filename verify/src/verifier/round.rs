@@ -2,24 +2,21 @@
 //! settling and progress.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use modshift_proto::plan::Plan;
-use tokio_util::sync::CancellationToken;
 
+use super::look::{look, same};
+use super::{Verifier, record};
 use crate::compare::{self, Compared, Stream, Suspect};
 use crate::error::VerifyError;
 use crate::key;
-use crate::lock::Lock;
 use crate::metrics;
-use crate::pace::Pace;
 use crate::progress::{self, Saved};
 use crate::report::{Mismatch, TableReport};
-use crate::settle::{self, Settled, Shards, Until};
-use crate::shard::{Range, Seen, Shard, Sums, Total};
-use crate::table::{self, CheckedTable, Placing};
+use crate::settle::{self, Shards, Until};
+use crate::shard::{Range, Seen};
+use crate::table::{CheckedTable, Placing};
 
 /// Rows of a table's first range, before anything is known about it.
 const FIRST_ROWS: u32 = 1000;
@@ -31,201 +28,9 @@ const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 /// A range of which so many times the wanted rows lie on one shard is cut before its rows are
 /// fetched.
 const UNEVEN: u64 = 4;
-/// An interrupted round is taken up again if its proof can still be worth something.
-const RESUME_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Begin anew where a round was interrupted.
-    pub fresh: bool,
-}
-
-/// The shards, and what the plan's tables are on them.
-pub struct Verifier {
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) shards: Shards,
-    /// Connections of their own to the old shards, for the ends of ranges.
-    pagers: Vec<Shard>,
-    tables: Vec<Option<CheckedTable>>,
-    differences: Vec<String>,
-    pace: Option<Arc<Pace>>,
-    /// `None`: beside another verifier, for single keys.
-    lock: Option<Lock>,
-}
-
-impl Verifier {
-    /// Takes the lock (waiting at most so long for another verifier) and asks every shard for its
-    /// tables.
-    pub async fn open(
-        plan: Arc<Plan>,
-        pace: Arc<Pace>,
-        wait: Duration,
-    ) -> Result<Verifier, VerifyError> {
-        let mut lock = Lock::new(&plan);
-        lock.take(wait).await?;
-        Verifier::prepare(plan, Some(pace), Some(lock)).await
-    }
-
-    /// For single keys only: no lock, no rounds.
-    pub(crate) async fn beside(plan: Arc<Plan>) -> Result<Verifier, VerifyError> {
-        Verifier::prepare(plan, None, None).await
-    }
-
-    async fn prepare(
-        plan: Arc<Plan>,
-        pace: Option<Arc<Pace>>,
-        lock: Option<Lock>,
-    ) -> Result<Verifier, VerifyError> {
-        let of = |endpoints: &[modshift_proto::plan::Endpoint]| -> Vec<Shard> {
-            endpoints.iter().cloned().map(Shard::new).collect()
-        };
-        let mut shards = Shards { old: of(&plan.old), new: of(&plan.new) };
-        progress::prepare(&mut shards.new).await?;
-        let tables = table::load(&plan, &mut shards.old, &mut shards.new).await?;
-        let pagers = of(&plan.old);
-        Ok(Verifier {
-            plan,
-            shards,
-            pagers,
-            tables: tables.checked,
-            differences: tables.differences,
-            pace,
-            lock,
-        })
-    }
-
-    /// Lets another verifier in.
-    pub async fn close(mut self) {
-        if let Some(lock) = &mut self.lock {
-            lock.release().await;
-        }
-    }
-
-    /// Definitions that are not those of old shard 0, one line each.
-    pub fn schema_differences(&self) -> &[String] {
-        &self.differences
-    }
-
-    /// `None`: its definitions differ too far for its rows to be compared.
-    pub fn table(&self, index: usize) -> Option<&CheckedTable> {
-        self.tables.get(index)?.as_ref()
-    }
-
-    /// Every stream has copied what was there before, and the new shards do not serve yet.
-    pub async fn copied(&mut self) -> Result<(), VerifyError> {
-        if settle::switched(&mut self.shards.new).await? {
-            return Err(VerifyError::Switched);
-        }
-        let old_shards = self.plan.old_modulus.get();
-        for (new, shard) in self.shards.new.iter_mut().enumerate() {
-            let applied = settle::applied(shard).await?;
-            if let Some(old) = (0..old_shards).find(|old| !applied.contains_key(old)) {
-                return Err(VerifyError::Copying { old, new: new as u16 });
-            }
-        }
-        Ok(())
-    }
-
-    /// Everything that is known to differ, of the tables that can be compared.
-    pub async fn mismatches(&mut self) -> Result<Vec<Mismatch>, VerifyError> {
-        let mut all = Vec::new();
-        for table in self.tables.iter().flatten() {
-            all.extend(progress::mismatches(&mut self.shards.new, &self.plan, table).await?);
-        }
-        Ok(all)
-    }
-
-    /// The table whose proof is oldest, or that has none.
-    pub(crate) async fn oldest(&mut self) -> Result<Option<usize>, VerifyError> {
-        let ages = progress::ages(&mut self.shards.new).await?;
-        let age = |table: &CheckedTable| {
-            let found = ages.iter().find(|(name, _)| *name == table.schema.name);
-            found.and_then(|(_, age)| *age).unwrap_or(u64::MAX)
-        };
-        let tables = self.tables.iter().enumerate();
-        let with_age = tables.filter_map(|(index, table)| Some((index, age(table.as_ref()?))));
-        Ok(with_age.max_by_key(|&(index, age)| (age, usize::MAX - index)).map(|(index, _)| index))
-    }
-
-    /// Compares the table from its first key, or from where a round was interrupted, to its last.
-    /// `None`: cancelled; what has been settled is recorded.
-    pub async fn round(
-        &mut self,
-        index: usize,
-        options: &Options,
-        notes: &mut Vec<String>,
-        cancel: &CancellationToken,
-    ) -> Result<Option<TableReport>, VerifyError> {
-        let Some(table) = self.tables[index].clone() else {
-            return Ok(Some(TableReport::default()));
-        };
-        let resume_max = self.plan.gate.verify_age.unwrap_or(RESUME_AGE_MAX);
-        let saved = match options.fresh {
-            true => None,
-            false => progress::read(&mut self.shards.new, &table).await?,
-        };
-        let saved = saved.filter(|saved| Duration::from_secs(saved.age_s) < resume_max);
-        let resumed = saved.as_ref().is_some_and(|saved| saved.chunk > 0);
-        let saved = match saved {
-            Some(saved) => saved,
-            None => {
-                progress::begin(&mut self.shards.new, &table).await?;
-                Saved::default()
-            }
-        };
-        let mut round = Round::new(self, table, saved).await?;
-        loop {
-            if cancel.is_cancelled() {
-                return Ok(None);
-            }
-            if let Some(pace) = round.verifier.pace.clone()
-                && cancel.run_until_cancelled(pace.ready()).await.is_none()
-            {
-                return Ok(None);
-            }
-            let last = round.step().await?;
-            if last || round.is_due() {
-                round.settle(last).await?;
-            }
-            if last {
-                let report = round.finish(resumed, notes).await?;
-                return Ok(Some(report));
-            }
-        }
-    }
-
-    /// Settles keys of one table now, and records what came of it. Gives how many are not settled.
-    pub(crate) async fn settle_keys(
-        &mut self,
-        index: usize,
-        suspects: BTreeSet<Suspect>,
-        until: Until,
-    ) -> Result<Settled, VerifyError> {
-        let Some(table) = self.tables[index].clone() else { return Ok(Settled::default()) };
-        let settled = settle::settle(&mut self.shards, &table, suspects, until).await?;
-        record(&mut self.shards, &table, &settled).await?;
-        Ok(settled)
-    }
-}
-
-async fn record(
-    shards: &mut Shards,
-    table: &CheckedTable,
-    settled: &Settled,
-) -> Result<(), VerifyError> {
-    if !settled.mismatches.is_empty() && settle::switched(&mut shards.new).await? {
-        return Err(VerifyError::Switched);
-    }
-    for mismatch in &settled.mismatches {
-        metrics::mismatch(&mismatch.table, mismatch.kind.name());
-    }
-    progress::add_mismatches(&mut shards.new, &settled.mismatches).await?;
-    progress::remove_mismatches(&mut shards.new, table, &settled.equal).await?;
-    progress::remove_mismatches(&mut shards.new, table, &settled.parked).await
-}
-
-struct Round<'v> {
-    verifier: &'v mut Verifier,
+pub(super) struct Round<'v> {
+    pub(super) verifier: &'v mut Verifier,
     table: CheckedTable,
     saved: Saved,
     /// The range to compare next.
@@ -242,7 +47,7 @@ struct Round<'v> {
 }
 
 impl<'v> Round<'v> {
-    async fn new(
+    pub(super) async fn new(
         verifier: &'v mut Verifier,
         table: CheckedTable,
         saved: Saved,
@@ -276,7 +81,7 @@ impl<'v> Round<'v> {
     }
 
     /// Compares one range. True: that was the last.
-    async fn step(&mut self) -> Result<bool, VerifyError> {
+    pub(super) async fn step(&mut self) -> Result<bool, VerifyError> {
         let begun = Instant::now();
         // The end of the next range is looked for meanwhile.
         let following = Range { after: self.range.until.clone(), until: None };
@@ -413,12 +218,12 @@ impl<'v> Round<'v> {
         self.rows = wanted.clamp(ROWS_MIN.min(settings.chunk_rows_max), settings.chunk_rows_max);
     }
 
-    fn is_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         self.suspects.len() >= SUSPECTS_MAX || self.settled_at.elapsed() >= SETTLE_INTERVAL
     }
 
     /// Settles what has been found, and records that everything up to here is known.
-    async fn settle(&mut self, last: bool) -> Result<(), VerifyError> {
+    pub(super) async fn settle(&mut self, last: bool) -> Result<(), VerifyError> {
         if let Some(lock) = &mut self.verifier.lock {
             lock.keep().await?;
         }
@@ -437,7 +242,7 @@ impl<'v> Round<'v> {
         Ok(())
     }
 
-    async fn finish(
+    pub(super) async fn finish(
         self,
         resumed: bool,
         notes: &mut Vec<String>,
@@ -473,39 +278,4 @@ impl<'v> Round<'v> {
             mismatches,
         })
     }
-}
-
-/// A range of a sharded table that is the same on both sides; `None`: it is not, or takes too long.
-async fn same(
-    shards: &mut Shards,
-    table: &CheckedTable,
-    range: &Range,
-    (old_place, new_place): (&str, &str),
-) -> Result<Option<Compared>, VerifyError> {
-    let Shards { old, new } = shards;
-    let old = old.iter_mut().enumerate();
-    let old = try_join_all(old.map(|(home, shard)| shard.total(table, range, old_place, home)));
-    let new = new.iter_mut().enumerate();
-    let new = try_join_all(new.map(|(home, shard)| shard.total(table, range, new_place, home)));
-    let (old, new) = tokio::try_join!(old, new)?;
-    let all = |totals: Vec<Option<Total>>| totals.into_iter().collect::<Option<Vec<Total>>>();
-    Ok(all(old).zip(all(new)).and_then(|(old, new)| compare::totals(&old, &new)))
-}
-
-/// A range on all shards at once, by stream; `None`: it takes too long on one of them.
-async fn look(
-    shards: &mut Shards,
-    table: &CheckedTable,
-    range: &Range,
-    bounded: bool,
-) -> Result<Option<Compared>, VerifyError> {
-    let Shards { old, new } = shards;
-    let old = try_join_all(old.iter_mut().map(|shard| shard.sums(table, range, bounded)));
-    let new = try_join_all(new.iter_mut().map(|shard| shard.sums(table, range, bounded)));
-    let (old, new) = tokio::try_join!(old, new)?;
-    let all = |sums: Vec<Option<Sums>>| sums.into_iter().collect::<Option<Vec<Sums>>>();
-    Ok(all(old).zip(all(new)).map(|(old, new)| match table.placing {
-        Placing::Sharded { .. } => compare::sharded(&old, &new),
-        Placing::Broadcast { source } => compare::broadcast(source, &old, &new),
-    }))
 }
