@@ -1,0 +1,8 @@
+//! `modshift check`: each rule is seen to fire, with its statement; where the statement is SQL it is
+//! run, and the rule is seen to be content.
+
+mod case;
+mod report;
+mod rows;
+mod servers;
+mod tables;

@@ -1,0 +1,70 @@
+//! What a check printed.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+pub struct Report {
+    pub code: i32,
+    pub json: Value,
+}
+
+#[derive(Debug)]
+pub struct Finding {
+    pub severity: String,
+    pub rule: String,
+    pub text: String,
+    pub mend: String,
+}
+
+impl Report {
+    pub fn findings(&self) -> Result<Vec<Finding>> {
+        let of = |value: &Value| {
+            let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+            Finding {
+                severity: text("severity"),
+                rule: text("rule"),
+                text: format!("{}: {}, {}", text("subject"), text("actual"), text("expected")),
+                mend: text("mend"),
+            }
+        };
+        Ok(self.json["faults"].as_array().context("no faults")?.iter().map(of).collect())
+    }
+
+    /// Whatever is found says what was expected and what to do.
+    pub fn is_whole(&self) -> Result<()> {
+        for finding in self.json["faults"].as_array().context("no faults")? {
+            for key in ["rule", "subject", "actual", "expected", "mend"] {
+                ensure!(finding[key].is_string(), "no {key} in {finding}");
+            }
+        }
+        let faults = self.findings()?.iter().any(|finding| finding.severity == "fault");
+        ensure!(self.code == i32::from(faults), "exit code {} with {:#}", self.code, self.json);
+        Ok(())
+    }
+
+    pub fn of_rule(&self, rule: &str) -> Result<Vec<Finding>> {
+        Ok(self.findings()?.into_iter().filter(|finding| finding.rule == rule).collect())
+    }
+
+    /// The statement of the one finding with these words.
+    pub fn has(&self, severity: &str, rule: &str, words: &[&str], mend: &str) -> Result<String> {
+        let found = self.findings()?.into_iter().find(|finding| {
+            finding.severity == severity
+                && finding.rule == rule
+                && words.iter().all(|word| finding.text.contains(word))
+                && finding.mend.contains(mend)
+        });
+        let found = found.with_context(|| {
+            format!("no {severity} of {rule} with {words:?} and {mend:?} in {:#}", self.json)
+        })?;
+        Ok(found.mend)
+    }
+
+    pub fn has_no(&self, rule: &str, words: &[&str]) -> Result<()> {
+        let found = self.findings()?.into_iter().find(|finding| {
+            finding.rule == rule && words.iter().all(|word| finding.text.contains(word))
+        });
+        ensure!(found.is_none(), "{found:#?}");
+        Ok(())
+    }
+}
