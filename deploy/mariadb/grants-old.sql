@@ -50,6 +50,14 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
 -- enabled = false in [back] of the plan.
 EXECUTE IMMEDIATE CONCAT('GRANT INSERT, UPDATE, DELETE ON ', @in_pattern, '.* TO ', @account);
 
+-- What `modshift verify --back` has compared.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_verify TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_mismatch TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_settled TO ', @account);
+
 -- Names of routines and events, to say which the plan does not name, and in whose name they run:
 -- one with a privileged definer writes through the fence.
 EXECUTE IMMEDIATE CONCAT(

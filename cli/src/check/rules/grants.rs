@@ -94,6 +94,10 @@ pub fn check_back(survey: &Survey) -> Vec<Fault> {
                 let why = "needed for modshift's own rows on the way back";
                 lacking.table(Severity::Fault, table, &CONTROL_PRIVILEGES, why);
             }
+            for table in [control::VERIFY, control::MISMATCH, control::SETTLED] {
+                let why = "needed by modshift verify --back";
+                lacking.table(Severity::Warning, table, &CONTROL_PRIVILEGES, why);
+            }
         } else {
             let why = "needed to read the binlog on the way back";
             lacking.global(Severity::Fault, &["REPLICATION SLAVE"], why);
