@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use modshift_mariadb::Class;
 use modshift_mariadb::pace::Throttle;
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Direction, Plan};
 use modshift_verify::{Mismatch, Options, Pace, Report, Verifier, VerifyError, repair};
 use tokio_util::sync::CancellationToken;
 
@@ -99,11 +99,14 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
              them up, is it running?"
         ));
     }
+    let side = if plan.direction() == Direction::Back { " --old" } else { "" };
     for mismatch in repaired.unreachable {
+        let new = mismatch.new;
         report.notes.push(format!(
-            "table {}, {}: delete it on new shard {} by hand; its primary key places it elsewhere, \
-             so no change of the log may touch it there",
-            mismatch.table, mismatch.key, mismatch.new
+            "table {}, {}: its primary key places it elsewhere, so no change of the log may touch it \
+             there. Stop the daemons, delete it on new shard {new} by hand, run modshift rearm{side} \
+             --shard {new}, and start them again",
+            mismatch.table, mismatch.key
         ));
     }
     report.clean = !report.has_damage() && report.unsettled() == 0;

@@ -97,6 +97,9 @@ impl CutoverError {
             CutoverError::BothServe { .. } => {
                 "stop the application; modshift_token of every shard says its phase"
             }
+            CutoverError::Publish(_) => {
+                "bring it back; modshift status says who serves, and whether --resume or --abort is due"
+            }
             CutoverError::CannotTell { .. } => "bring it back, then repeat the command",
             _ => return None,
         };
