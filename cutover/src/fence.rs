@@ -259,10 +259,13 @@ pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
     }))
 }
 
-/// Of a new shard that is a copy once more: that its rows were once the old ones says nothing of what
-/// the application has written there since.
+/// Of a shard that is to be a copy: that its rows were once those of the other side says nothing of
+/// what the application has written here since.
 pub async fn forget_proof(shard: &mut Shard) -> Result<(), CutoverError> {
-    let sql = format!("UPDATE {VERIFY} SET proof = NULL, started = NULL");
+    let sql = format!(
+        "UPDATE {VERIFY} SET proof = NULL, started = NULL \
+         WHERE proof IS NOT NULL OR started IS NOT NULL"
+    );
     match shard.primary.run("forgetting the proof of the time before", &sql).await {
         Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Ok(()),
         outcome => outcome.map(drop),

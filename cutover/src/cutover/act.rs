@@ -325,7 +325,8 @@ impl<O: Outside> Cutover<O> {
                 return Err(CutoverError::Leak { server: shard.name().to_owned() });
             }
         }
-        Ok(())
+        // While this can still turn back: who opens asks nothing more of these shards.
+        for_each(&mut self.from, fence::forget_proof).await
     }
 
     pub(super) async fn open(&mut self) -> Result<(), CutoverError> {
@@ -362,9 +363,6 @@ impl<O: Outside> Cutover<O> {
             self.still_ours().await?;
             let side = self.direction().to();
             self.outside.publish(side, version).await.map_err(CutoverError::Publish)?;
-        }
-        if self.direction() == Direction::Rollback {
-            for_each(&mut self.from, fence::forget_proof).await?;
         }
         let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
         self.register.forget(&keys).await
