@@ -35,8 +35,8 @@ pub trait Outside {
     /// not acknowledge. Publishing a version again must be harmless.
     fn publish(&mut self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
 
-    /// The same for the side that is to serve again. A shard of the other one that does not
-    /// acknowledge keeps no target from it, and is named once all have been told.
+    /// The same for the side that is to serve again. A shard that does not acknowledge keeps no
+    /// target from it: the clients of all others wait. It is named once all have been told.
     fn publish_back(
         &mut self,
         side: Side,

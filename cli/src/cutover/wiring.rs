@@ -1,6 +1,5 @@
 //! What the cutover asks of the rest: gate, verification, routing, terminal.
 
-use std::iter::repeat;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,9 +47,9 @@ impl Wiring {
         all.map(|endpoint| shard::login(&self.plan, endpoint.clone()))
     }
 
-    /// The shards first: no target ever has a version that those of the sides `before` it do not
-    /// know.
-    async fn bring(&self, side: Side, version: u64, before: &[Side]) -> Result<(), String> {
+    /// The shards first: no target ever has a version that no shard knows; `to_all`: or that one
+    /// of them does not know.
+    async fn bring(&self, side: Side, version: u64, to_all: bool) -> Result<(), String> {
         let document = Document::of_plan(&self.plan, side_in_document(side), version);
         let endpoints: Vec<Endpoint> = self.endpoints().collect();
         if self.dry {
@@ -65,19 +64,15 @@ impl Wiring {
             return Ok(());
         }
         let stored = join_all(endpoints.iter().map(|endpoint| store(endpoint, &document))).await;
-        let sides = self.plan.old.iter().map(|_| Side::Old).chain(repeat(Side::New));
-        let failed: Vec<(Side, String)> =
-            sides.zip(stored).filter_map(|(side, stored)| Some((side, stored.err()?))).collect();
-        let named =
-            || failed.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("; ");
-        if failed.iter().any(|(side, _)| before.contains(side)) {
-            return Err(named());
+        let failed: Vec<String> = stored.into_iter().filter_map(Result::err).collect();
+        if failed.len() == endpoints.len() || to_all && !failed.is_empty() {
+            return Err(failed.join("; "));
         }
         for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
             outcome.map_err(|error| format!("{target}: {error}"))?;
         }
         self.say(format_args!("routing version {version} names the {side} shards"));
-        if failed.is_empty() { Ok(()) } else { Err(named()) }
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 }
 
@@ -114,11 +109,11 @@ impl Outside for Wiring {
     }
 
     async fn publish(&mut self, side: Side, version: u64) -> Result<(), String> {
-        self.bring(side, version, &[Side::Old, Side::New]).await
+        self.bring(side, version, true).await
     }
 
     async fn publish_back(&mut self, side: Side, version: u64) -> Result<(), String> {
-        self.bring(side, version, &[side]).await
+        self.bring(side, version, false).await
     }
 
     fn tell(&mut self, line: &str) {

@@ -372,7 +372,7 @@ impl<O: Outside> Cutover<O> {
     pub(super) async fn unfence(&mut self) -> Result<(), CutoverError> {
         let run = self.register.name.clone();
         let deadline = Instant::now() + self.settings.patience;
-        let journal_lost = self.lost.is_some();
+        let journal_lost = matches!(self.lost, Some(CutoverError::JournalLost(_)));
         let mut waiting: Vec<&mut Shard> = self.from.iter_mut().collect();
         loop {
             let let_go = join_all(waiting.iter_mut().map(|shard| undo_marker(shard, &run))).await;

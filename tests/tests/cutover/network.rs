@@ -285,3 +285,28 @@ async fn clients_are_led_back_to_the_old_shards_while_the_journal_is_away() -> R
     ensure!(network.settle("cutover", Operator::Stays).await? == "old");
     network.cut_over_after_all().await
 }
+
+/// Nor does one of the shards that are to serve keep clients away from the others; and it is waited
+/// for, which needs the journal and no target.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_led_back_to_the_old_shards_while_one_of_them_is_away() -> Result<()> {
+    let network = Network::start(Log::Direct, seed("led back to one")?).await?;
+    let site = &network.site;
+    let (process, file) = network.hold("cutover", "before_seal").await?;
+    network.away(What::Old(1), How::Refuses)?;
+    std::fs::write(&file, "")?;
+    wait_until("the routing to be taken back", LIMIT, || async {
+        let document =
+            Document::from_json(&std::fs::read(&site.routing)?).context("the routing")?;
+        Ok((document.side == Side::Old && site.accepts(false).await? == "old").then_some(()))
+    })
+    .await
+    .with_context(|| process.output())?;
+    ensure!(process.running()?, "nobody waits for the other shard:\n{}", process.output());
+    network.back(What::Old(1), How::Refuses).await?;
+    let status = process.wait_exit(LIMIT).await?;
+    println!("{}\n=> {status}", process.output());
+    ensure!(site.accepts(true).await? == "old");
+    ensure!(network.settle("cutover", Operator::Stays).await? == "old");
+    network.cut_over_after_all().await
+}

@@ -367,7 +367,8 @@ impl Operator {
                 Action::Undo(step) => self.at = At::Undoing(step, 0, false),
                 Action::End(end) => {
                     self.note(Entry::Ended(end), world, case, unheard)?;
-                    return Ok(Came::Over(if self.lost { Why::Outside } else { Why::Ended }));
+                    let whole = !self.lost && !self.facts.unpublish_failed;
+                    return Ok(Came::Over(if whole { Why::Ended } else { Why::Outside }));
                 }
                 Action::Take(_) | Action::Stop(_) => return Ok(Came::Over(Why::Outside)),
             },

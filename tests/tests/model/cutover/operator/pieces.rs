@@ -138,12 +138,12 @@ impl Operator {
             }
             return Err(Failed::Unreachable);
         }
-        // Shards that answer have it, and the others hold up all further targets.
-        let needed = match self.facts.wish {
-            Wish::Forward => vec![Side::Old, Side::New],
-            Wish::Back => vec![routed.side],
+        // Shards that answer have it; on the way forward the others hold up all further targets.
+        let mut sides = [Side::Old, Side::New].into_iter();
+        let missed = match self.facts.wish {
+            Wish::Forward => sides.any(|side| world.any_down(side)),
+            Wish::Back => sides.all(|side| world.side(side).iter().all(|shard| shard.down)),
         };
-        let missed = needed.into_iter().any(|side| world.any_down(side));
         if target == TABLE && missed { Err(Failed::Unreachable) } else { Ok(()) }
     }
 
@@ -211,7 +211,7 @@ impl Operator {
         }
     }
 
-    /// `missed`: a shard of the other side did not take the routing.
+    /// `missed`: a shard did not take the routing.
     pub(super) fn publish_back(
         &mut self,
         piece: usize,
@@ -248,7 +248,8 @@ impl Operator {
                 self.publish(piece - 2, routed, world)
             }
         };
-        let missed = missed || piece == 2 + TABLE && world.any_down(self.to());
+        let down = world.any_down(self.from()) || world.any_down(self.to());
+        let missed = missed || piece == 2 + TABLE && down;
         self.at = match outcome {
             Err(Failed::Superseded) => return Err(Failed::Superseded),
             Ok(()) if piece < 1 + world.targets.len() => {
@@ -257,7 +258,7 @@ impl Operator {
             Ok(()) if !missed => At::Undone(Step::Publish),
             _ => {
                 self.led_astray = piece > 1 || !self.may_lead_back(world);
-                (self.facts.unpublish_failed, self.lost) = (true, true);
+                self.facts.unpublish_failed = true;
                 At::Back
             }
         };
