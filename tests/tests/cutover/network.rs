@@ -165,8 +165,8 @@ impl Network {
         let cut = site.command(&["cutover", "--wait", "150s"], &[0]).await;
         cut.with_context(|| says(&self.daemons))?;
         ensure!(site.accepts(true).await? == "new");
-        drained(&site.estate, LIMIT).await?;
-        site.estate.oracle().compare().await?.ensure_clean()
+        drained_back(&site.estate, LIMIT).await?;
+        site.estate.oracle_back().compare().await?.ensure_clean()
     }
 
     /// The operator finishes what is left over; then every sign says the same.
