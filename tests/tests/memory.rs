@@ -24,12 +24,17 @@ const REPLICATOR_BYTES: u64 = 64 * MIB;
 const CONSUMER_BYTES: u64 = 96 * MIB;
 /// An update is one event with two images, so it is two rows large: as packets, as the driver's
 /// event, and as ours. Then come the decoded row, the message, librdkafka's copy of it and its
-/// compressed batch, while the next event is read. The C library keeps what is freed of such sizes
-/// for a while: with MALLOC_MMAP_THRESHOLD_=1048576 in the environment two thirds of this suffice.
-const REPLICATOR_ROWS: u64 = 18;
+/// compressed batch, while the next event is read.
+const REPLICATOR_ROWS: u64 = 16;
 /// The fetched batch, compressed and not; the message, and the next one gathered meanwhile; the
-/// row as a parameter, as a statement and as packets. As above, half of this would do.
-const CONSUMER_ROWS: u64 = 16;
+/// row as a parameter, as a statement and as packets.
+const CONSUMER_ROWS: u64 = 10;
+
+/// As the systemd units set it: what is freed of such sizes goes back to the system at once. Without
+/// it the C library keeps some, and half as much again is resident.
+fn start(estate: &Estate) -> Result<Daemons> {
+    Daemons::start_with(estate, |launch| launch.env("MALLOC_MMAP_THRESHOLD_", "1048576"))
+}
 
 /// An estate with one more table, on old and new shards.
 async fn estate(table: &str, columns: &str) -> Result<Estate> {
@@ -98,7 +103,7 @@ async fn a_million_rows() -> Result<()> {
     let columns = "id BIGINT NOT NULL PRIMARY KEY, accountNo BIGINT NOT NULL, \
                    ver INT UNSIGNED NOT NULL";
     let estate = estate("t_many", columns).await?;
-    let daemons = Daemons::start(&estate)?;
+    let daemons = start(&estate)?;
     copied(&estate, LIMIT).await?;
     show(&daemons, "after the copy of a small case")?;
     let shard = &estate.old[0];
@@ -127,7 +132,7 @@ async fn rows_of_20_mib() -> Result<()> {
     for id in 1..=4_u64 {
         conn.exec_drop(insert, (id, id * 12, random.bytes(ROW))).await?;
     }
-    let daemons = Daemons::start(&estate)?;
+    let daemons = start(&estate)?;
     copied(&estate, LIMIT).await?;
     show(&daemons, "four rows of 20 MiB copied")?;
     for id in 5..=8_u64 {
