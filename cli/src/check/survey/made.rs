@@ -31,7 +31,12 @@ pub fn survey(change: impl Fn(usize, &mut Facts)) -> Survey {
 
 fn facts() -> Facts {
     let settings = [("log_bin", "ON"), ("binlog_expire_logs_seconds", "604800")];
-    let schema = Err(Unreached { message: "not asked".into(), hint: None, passing: false });
+    let schema = Err(Unreached {
+        message: "not asked".into(),
+        hint: None,
+        passing: false,
+        disturbed: false,
+    });
     let table = Table {
         engine: "InnoDB".to_owned(),
         create: String::new(),

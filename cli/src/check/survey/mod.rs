@@ -45,19 +45,33 @@ pub struct Unreached {
     pub hint: Option<String>,
     /// It may answer later.
     pub passing: bool,
+    /// It said no more than "Unknown error" (seen on 10.11.19 while other schemas of the server came
+    /// and went): worth asking again.
+    pub disturbed: bool,
 }
+
+/// How often such a server is asked.
+const ASKED_MAX: u32 = 3;
+const DISTURBED_PAUSE: Duration = Duration::from_millis(200);
+const UNKNOWN_ERROR: u16 = 1105;
 
 impl From<ServerError> for Unreached {
     fn from(error: ServerError) -> Unreached {
         let passing = error.class() == Class::Retry;
-        Unreached { message: error.to_string(), hint: error.hint(), passing }
+        let disturbed = error.code() == Some(UNKNOWN_ERROR);
+        Unreached { message: error.to_string(), hint: error.hint(), passing, disturbed }
     }
 }
 
 impl From<CatalogError> for Unreached {
     fn from(error: CatalogError) -> Unreached {
         let passing = error.class() == Class::Retry;
-        Unreached { message: error.to_string(), hint: error.hint(), passing }
+        let code = match &error {
+            CatalogError::Server(error) => error.code(),
+            _ => None,
+        };
+        let disturbed = code == Some(UNKNOWN_ERROR);
+        Unreached { message: error.to_string(), hint: error.hint(), passing, disturbed }
     }
 }
 
@@ -169,7 +183,14 @@ impl Survey {
             let plan = plan.clone();
             async move {
                 let endpoint = endpoint(&plan, side).clone();
-                let facts = ask::ask(&plan, side, &endpoint, extent).await;
+                let mut facts = ask::ask(&plan, side, &endpoint, extent).await;
+                for _ in 1..ASKED_MAX {
+                    if !facts.as_ref().is_err_and(|unreached| unreached.disturbed) {
+                        break;
+                    }
+                    tokio::time::sleep(DISTURBED_PAUSE).await;
+                    facts = ask::ask(&plan, side, &endpoint, extent).await;
+                }
                 Server { side, endpoint, facts }
             }
         });
