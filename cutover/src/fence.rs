@@ -27,6 +27,9 @@ use crate::step::Side;
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
 const WRITER_PATIENCE: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(3);
+/// How often, and with what pause, a connection is looked at that should not be there.
+const LOOKS: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// MariaDB's lock_wait_timeout is in whole seconds.
 const LOCK_WAIT_S: u64 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
@@ -276,7 +279,6 @@ pub async fn forget_proof(shard: &mut Shard) -> Result<(), CutoverError> {
 /// the server may have been started again, without read_only.
 pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     let accounts_only = shard.accounts_only;
-    // A login that the locked account refuses is in the list for a moment, too: as Connect.
     let condition = format!("({}) AND COMMAND <> 'Connect'", of_accounts(&shard.accounts));
     let events_matter = shard.scope == FenceScope::Server;
     for (server, primary) in
@@ -298,12 +300,37 @@ pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
             rows => rows?,
         };
         let read_only_matters = !(primary && accounts_only);
-        let held = rows.first().is_some_and(|&(read_only, events, connections)| {
-            (read_only || !read_only_matters) && !(events && events_matter) && connections == 0
+        let held = rows.first().is_some_and(|&(read_only, events, _)| {
+            (read_only || !read_only_matters) && !(events && events_matter)
         });
         if !held && !server.is_dry() {
             return Ok(false);
         }
+        let connected = rows.first().is_some_and(|&(.., connections)| connections > 0);
+        if connected && !server.is_dry() && stays(server, &condition).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Is there a connection that stays? A login that the locked account refuses is in the list for a
+/// moment, too: as Connect, and then for another one as it ends.
+async fn stays(server: &mut Server, condition: &str) -> Result<bool, CutoverError> {
+    let sql = format!("SELECT ID FROM information_schema.PROCESSLIST WHERE {condition}");
+    let mut seen: Option<Vec<u64>> = None;
+    for _ in 0..LOOKS {
+        let now: Vec<u64> = match server.ask("checking the fence", &sql).await {
+            Err(CutoverError::Server(error)) if error.is_connection_lost() => return Ok(true),
+            rows => rows?,
+        };
+        let of_before = |id: &u64| seen.as_ref().is_none_or(|seen| seen.contains(id));
+        let still: Vec<u64> = now.into_iter().filter(of_before).collect();
+        if still.is_empty() {
+            return Ok(false);
+        }
+        seen = Some(still);
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(true)
 }
