@@ -187,7 +187,7 @@ impl Shard {
     }
 
     /// One checksum of a whole range, of a table whose rows belong where `place` is `home`; `None`: it
-    /// takes too long for one range. To group by place would take half as long again.
+    /// takes too long for one range. To group by place takes a fifth longer.
     pub async fn total(
         &mut self,
         table: &CheckedTable,
