@@ -31,11 +31,12 @@ const STATEMENTS_CACHED: usize = 256;
 const EXACT_SESSION: &str = "SET NAMES binary, time_zone = '+00:00', \
      sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO', \
      foreign_key_checks = 0, check_constraint_checks = 0, net_write_timeout = 600, \
-     autocommit = 1, idle_write_transaction_timeout = 10";
+     autocommit = 1, idle_write_transaction_timeout = 10, sql_safe_updates = 0";
 /// Ten seconds of nothing inside a transaction that has written are a process that is frozen (or
-/// its host): the server ends it, and whoever takes over does not wait for its locks for ever.
+/// its host): the server ends it, and whoever takes over does not wait for its locks for ever. Some
+/// of our statements have no key on purpose, which a server may refuse by default.
 const PLAIN_SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', autocommit = 1, \
-     idle_write_transaction_timeout = 10";
+     idle_write_transaction_timeout = 10, sql_safe_updates = 0";
 /// The text of statements in the binlog of a new shard costs up to two thirds of its size.
 const NO_ANNOTATIONS: &str = "SET binlog_annotate_row_events = 0";
 
