@@ -71,7 +71,7 @@ pub async fn connect(endpoint: &Endpoint, session: Session) -> Result<Conn, Serv
     Ok(conn)
 }
 
-/// A connection as the server gives it, for the binlog reader, which sets up its own session.
+/// A connection as the server gives it.
 pub async fn open(endpoint: &Endpoint) -> Result<Conn, ServerError> {
     let error = match attempt(endpoint, opts(endpoint)).await? {
         Ok(conn) => return Ok(conn),
@@ -113,16 +113,26 @@ async fn attempt(
     endpoint: &Endpoint,
     opts: Opts,
 ) -> Result<Result<Conn, mysql_async::Error>, ServerError> {
-    tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(opts)).await.map_err(|_| {
-        ServerError::Unreachable {
-            at: label(endpoint),
-            detail: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-        }
+    within_connect_timeout(endpoint, Conn::new(opts)).await
+}
+
+pub(crate) async fn within_connect_timeout<T>(
+    endpoint: &Endpoint,
+    connecting: impl Future<Output = T>,
+) -> Result<T, ServerError> {
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ServerError::Unreachable {
+        at: label(endpoint),
+        detail: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
     })
 }
 
 fn of_connecting(endpoint: &Endpoint, error: mysql_async::Error) -> ServerError {
-    match error::of(&label(endpoint), "connecting", error) {
+    unreached(error::of(&label(endpoint), "connecting", error))
+}
+
+/// A connection lost before it was made.
+pub(crate) fn unreached(error: ServerError) -> ServerError {
+    match error {
         ServerError::Lost { at, detail, .. } => ServerError::Unreachable { at, detail },
         other => other,
     }

@@ -11,6 +11,7 @@ mod literal;
 mod order;
 pub mod pace;
 pub mod server;
+mod socket;
 mod tls;
 pub mod value;
 
@@ -21,3 +22,4 @@ pub use grants::Grants;
 pub use mysql_async::{Conn, Value};
 pub use pace::Pace;
 pub use server::ServerFacts;
+pub use socket::ServerSocket;

@@ -60,8 +60,8 @@ async fn read(mut stream: EventStream, mut decoder: Decoder, end: &GtidSet) -> T
     loop {
         let event = stream.next().await.unwrap();
         totals.events += 1;
-        totals.bytes += event.bytes().len() as u64;
-        match decoder.decode(event.bytes()).unwrap() {
+        totals.bytes += event.len() as u64;
+        match decoder.decode(event).unwrap() {
             Event::Gtid(header) => {
                 hash = GroupHash::new(header.gtid);
                 last = end.get(header.gtid.domain) == Some(header.gtid);

@@ -298,18 +298,18 @@ async fn read_group(
     let mut group = Vec::new();
     loop {
         let event = stream.next().await.unwrap();
-        let decoded = decoder.decode(event.bytes()).unwrap();
+        let decoded = decoder.decode(event).unwrap();
         match decoded {
             Event::Gtid(header) => assert!(end.covers(header.gtid)),
             Event::Control("TABLE_MAP") | Event::Rows(_) | Event::Query { .. } => {}
             Event::Xid => {
-                group.push(event.bytes().to_vec());
+                group.push(event.to_vec());
                 return group;
             }
             // What stands between groups is not part of one.
             Event::Control(_) | Event::Rotate { .. } => continue,
         }
-        group.push(event.bytes().to_vec());
+        group.push(event.to_vec());
     }
 }
 
@@ -337,8 +337,8 @@ async fn miscellany(
     let mut events = Vec::new();
     loop {
         let event = stream.next().await.unwrap();
-        events.push(event.bytes().to_vec());
-        match control.decode(event.bytes()) {
+        events.push(event.to_vec());
+        match control.decode(event) {
             Ok(Event::Gtid(header)) => seen.set(header.gtid),
             Ok(Event::Control("HEARTBEAT")) if seen.contains(&end) => return events,
             _ => {}

@@ -1,12 +1,15 @@
 //! Connecting, the errors of a server, and what the catalog and a server say of themselves.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use modshift_mariadb::catalog::{self, TableKind};
 use modshift_mariadb::server::{ServerFacts, holders};
-use modshift_mariadb::{CatalogError, Class, Conn, ServerError, Session, connect, error};
+use modshift_mariadb::{
+    CatalogError, Class, Conn, ServerError, ServerSocket, Session, connect, error,
+};
 use modshift_proto::DataType;
 use modshift_proto::plan::{Endpoint, Secret, TlsMode};
 use modshift_tests::certificates::{authority, certificate};
@@ -40,11 +43,15 @@ async fn server() -> Result<(MariaDbServer, Endpoint)> {
     Ok((server, endpoint))
 }
 
+/// By the driver, and by the connection of our own that reads binlogs: for the same reason.
 async fn refused(endpoint: &Endpoint) -> Result<ServerError> {
-    match connect(endpoint, Session::Plain).await {
-        Ok(_) => anyhow::bail!("connected"),
-        Err(error) => Ok(error),
-    }
+    let Err(error) = connect(endpoint, Session::Plain).await else { anyhow::bail!("connected") };
+    let Err(own) = ServerSocket::connect(endpoint).await else {
+        anyhow::bail!("our own connection took what the driver refused: {error}");
+    };
+    ensure!(discriminant(&own) == discriminant(&error), "{own:?}, but {error:?}");
+    ensure!(own.code() == error.code() && own.class() == error.class(), "{own:?}, but {error:?}");
+    Ok(error)
 }
 
 async fn fails(conn: &mut Conn, sql: &str) -> Result<ServerError> {
@@ -58,6 +65,17 @@ async fn fails(conn: &mut Conn, sql: &str) -> Result<ServerError> {
 async fn a_refused_connection_says_what_is_wrong() -> Result<()> {
     let (server, good) = server().await?;
     connect(&good, Session::Exact).await?.disconnect().await?;
+    let mut socket = ServerSocket::connect(&good).await?;
+    socket.query("testing", "SET @a = 1").await?;
+    let Err(error) = socket.query("testing", "SET @@no_such = 1").await else {
+        anyhow::bail!("passed")
+    };
+    ensure!(matches!(error, ServerError::Statement { code: 1193, .. }), "{error:?}");
+    // A password that is none.
+    server.run("CREATE USER none@'%'; GRANT ALL ON s.* TO none@'%'").await?;
+    let user = "none".to_owned();
+    let none = Endpoint { user, password: Secret::new(String::new()), ..good.clone() };
+    ServerSocket::connect(&none).await?.query("testing", "SET @a = 1").await?;
     let wrong = Endpoint { password: Secret::new("no".to_owned()), ..good.clone() };
     let error = refused(&wrong).await?;
     ensure!(matches!(error, ServerError::Login { code: 1045, .. }), "{error:?}");
@@ -175,6 +193,8 @@ async fn tls_goes_as_far_as_the_plan_asks() -> Result<()> {
         let cipher: Option<(String, String)> =
             conn.query_first("SHOW STATUS LIKE 'Ssl_cipher'").await?;
         ensure!(cipher.is_some_and(|(_, name)| !name.is_empty()), "not encrypted");
+        let mut socket = ServerSocket::connect(&good).await?;
+        socket.query("testing", "SET @through = 'tls'").await?;
     }
     for bad in [
         with(TlsMode::VerifyCa, Some("other.pem")),

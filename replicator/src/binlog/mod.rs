@@ -8,6 +8,7 @@
 //! No bytes make it panic or reserve memory out of proportion to their number. What carries data
 //! and is not handled ends in an error with its name. Nothing here knows shards, keys or routes.
 
+mod checksum;
 mod code;
 mod compress;
 mod decimal;
@@ -32,5 +33,5 @@ pub use event::{GtidEvent, HEADER_LEN};
 pub use query::{QueryKind, classify, mentions, without_values};
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};
-pub use stream::{EventStream, RawEvent};
+pub use stream::EventStream;
 pub use table_map::TableName;

@@ -1,51 +1,47 @@
 //! The binlog of a server as a stream of whole events.
 //!
-//! `mysql_async` brings the bytes (login, TLS, packets above 16 MiB); what it leaves to others is
-//! done here: whether the start can be right at all, every checksum, and silence. Events leave
-//! without their checksum. The stream ends with an error, always; then connect again.
+//! [`ServerSocket`] brings the bytes (login, TLS, packets above 16 MiB) and leaves them where they
+//! arrived; here is decided whether the start can be right at all, and every checksum and silence
+//! is looked after. Events leave without their checksum. The stream ends with an error, always;
+//! then connect again.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
 use modshift_mariadb::error::of;
-use modshift_mariadb::{Conn, connect};
+use modshift_mariadb::{Conn, ServerSocket, Session, connect};
 use modshift_proto::GtidSet;
 use modshift_proto::plan::Endpoint;
-use mysql_async::binlog::events::{BinlogEventHeader, Event};
 use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStream, BinlogStreamRequest};
 use tokio::time::Instant;
 
-use super::code;
+use super::checksum::Checksums;
 use super::error::BinlogError;
-use super::event::{FLAGS_AT, HEADER_LEN};
-
-/// One event: header and body.
-#[derive(Clone, Debug)]
-pub struct RawEvent(Vec<u8>);
-
-impl RawEvent {
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
 
 /// Silence for so many heartbeats means that the network or the server is gone.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
 /// The longest that backpressure may hold up the server's sender.
 const NET_WRITE_TIMEOUT_S: u32 = 600;
+const ASKING: &str = "asking for the binlog";
 const READING: &str = "reading the binlog";
-/// Flag of a format description whose file is still written.
-const BINLOG_IN_USE_F: u8 = 1;
+
+const COM_BINLOG_DUMP: u8 = 0x12;
+const COM_REGISTER_SLAVE: u8 = 0x15;
+/// What precedes each event.
+const EVENT: u8 = 0;
+/// Ends the binlog: the server is going down.
+const END: u8 = 0xfe;
+/// An end is never longer.
+const END_BYTES_MAX: usize = 8;
 
 pub struct EventStream {
     at: String,
-    inner: BinlogStream,
-    /// The first event, read to see whether the server agrees to the start at all.
-    first: Option<RawEvent>,
-    described: bool,
+    socket: ServerSocket,
+    /// The first event, read to see whether the server agrees to the start at all, is still to be
+    /// handed out.
+    first: Option<Vec<u8>>,
+    /// That first event, once it is.
+    handed: Vec<u8>,
+    checksums: Checksums,
     heartbeat: Duration,
     silence: Silence,
 }
@@ -58,106 +54,71 @@ impl EventStream {
         heartbeat: Duration,
     ) -> Result<EventStream, BinlogError> {
         let at = connect::label(endpoint);
-        let mut conn = connect::open(endpoint).await?;
+        let mut conn = connect(endpoint, Session::Plain).await?;
         check_server(&mut conn, &at, start).await?;
-        set_up(&mut conn, &at, start, heartbeat).await?;
-        // No `with_gtid`: that is MySQL's command. The session's variables say where to start.
-        let request = BinlogStreamRequest::new(endpoint.replica_server_id).with_pos(4);
-        let inner =
-            conn.get_binlog_stream(request).await.map_err(|error| of(&at, READING, error))?;
+        // Its server may be gone by now: the next connection will tell.
+        let _ = conn.disconnect().await;
+        let mut socket = ServerSocket::connect(endpoint).await?;
+        set_up(&mut socket, start, heartbeat).await?;
+        request(&mut socket, endpoint.replica_server_id).await?;
         let mut stream = EventStream {
             at,
-            inner,
+            socket,
             first: None,
-            described: false,
+            handed: Vec::new(),
+            checksums: Checksums::default(),
             heartbeat,
             silence: Silence { waited: Duration::ZERO, since: Instant::now() },
         };
         // Refusals (purged, unknown GTID) come in place of the first event.
-        stream.first = Some(stream.next().await?);
+        let first = stream.next().await?.to_vec();
+        stream.first = Some(first);
         Ok(stream)
     }
 
     /// The next event if it is here already: without the clock and the timer of a wait.
-    pub fn here(&mut self) -> Option<Result<RawEvent, BinlogError>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
+    pub fn here(&mut self) -> Result<Option<&[u8]>, BinlogError> {
+        if self.first.is_some() {
+            return Ok(None);
         }
-        let next = AssertUnwindSafe(self.inner.next()).catch_unwind().now_or_never()?;
+        let Some(payload) = self.socket.here(READING)? else { return Ok(None) };
         self.silence.waited = Duration::ZERO;
-        Some(self.arrived(next))
+        event(payload, &mut self.checksums, &self.at).map(Some)
     }
 
     /// The next event. Cancel safe.
-    pub async fn next(&mut self) -> Result<RawEvent, BinlogError> {
+    pub async fn next(&mut self) -> Result<&[u8], BinlogError> {
         if let Some(first) = self.first.take() {
-            return Ok(first);
+            self.handed = first;
+            return Ok(&self.handed);
         }
         let limit = self.heartbeat * HEARTBEATS_MISSED_MAX;
         let mut wait = self.silence.wait(self.heartbeat);
         let deadline = wait.start + limit.saturating_sub(wait.silence.waited);
-        // Bytes too few for their own header's length make the driver panic.
-        let next = AssertUnwindSafe(self.inner.next()).catch_unwind();
-        let next = tokio::time::timeout_at(deadline, next).await;
+        let next = tokio::time::timeout_at(deadline, self.socket.next(READING)).await;
         wait.answered = next.is_ok();
         drop(wait);
         match next {
             Err(_) => Err(BinlogError::Silent { at: self.at.clone(), seconds: limit.as_secs() }),
-            Ok(next) => self.arrived(next),
-        }
-    }
-
-    fn arrived(&mut self, next: Arrived) -> Result<RawEvent, BinlogError> {
-        match next {
-            Err(panic) => Err(not_an_event(self.at.clone(), panic)),
-            Ok(None) => Err(BinlogError::Ended { at: self.at.clone() }),
-            Ok(Some(Err(error))) => Err(of(&self.at, READING, error).into()),
-            Ok(Some(Ok(event))) => verify(&self.at, &mut self.described, &event),
+            Ok(payload) => event(payload?, &mut self.checksums, &self.at),
         }
     }
 }
 
-/// What the driver gives: nothing at a graceful end; it panics over bytes too few for a header.
-type Arrived = Result<Option<Result<Event, mysql_async::Error>>, Box<dyn Any + Send>>;
-
-/// Verifies the checksum and joins header and body. `described`: a format description came before.
-fn verify(at: &str, described: &mut bool, event: &Event) -> Result<RawEvent, BinlogError> {
-    let code = event.header().event_type_raw();
-    let mut bytes = Vec::with_capacity(HEADER_LEN + event.data().len());
-    write_header(&event.header(), &mut bytes);
-    bytes.extend_from_slice(event.data());
-    let is_description = code == code::FORMAT_DESCRIPTION;
-    if !*described && !is_description {
-        // Before the format description the driver cannot know of checksums: the first event, an
-        // artificial ROTATE, comes with its own still at the end.
-        let body_end = bytes.len().saturating_sub(4);
-        let (body, sum) = bytes.split_at(body_end);
-        if body_end >= HEADER_LEN && crc32fast::hash(body).to_le_bytes() == *sum {
-            bytes.truncate(body_end);
+/// The event in a payload, its checksum verified and cut off.
+#[inline]
+fn event<'a>(
+    payload: &'a [u8],
+    checksums: &mut Checksums,
+    at: &str,
+) -> Result<&'a [u8], BinlogError> {
+    match payload {
+        [EVENT, event @ ..] => checksums.verify(event, at),
+        [END, ..] if payload.len() <= END_BYTES_MAX => {
+            Err(BinlogError::Ended { at: at.to_owned() })
         }
-        return Ok(RawEvent(bytes));
+        _ => Err(BinlogError::NotAnEvent { at: at.to_owned() }),
     }
-    *described = true;
-    let Some(expected) = event.checksum() else { return Ok(RawEvent(bytes)) };
-    let mut crc = crc32fast::Hasher::new();
-    if is_description {
-        // A file in use is marked so, but not in its checksum; the driver has cut the algorithm
-        // off the end.
-        let mut header = bytes.get(..HEADER_LEN).unwrap_or_default().to_vec();
-        if let Some(flags) = header.get_mut(FLAGS_AT) {
-            *flags &= !BINLOG_IN_USE_F;
-        }
-        let algorithm = event.footer().get_checksum_alg().ok().flatten();
-        crc.update(&header);
-        crc.update(event.data());
-        crc.update(&[algorithm.map_or(0, |algorithm| algorithm as u8)]);
-    } else {
-        crc.update(&bytes);
-    }
-    if crc.finalize().to_le_bytes() != expected {
-        return Err(BinlogError::Checksum { at: at.to_owned(), event: code::name(code) });
-    }
-    Ok(RawEvent(bytes))
 }
 
 /// How long the server has said nothing, over all calls of `next`, cancelled ones included. Time
@@ -241,80 +202,63 @@ async fn check_server(conn: &mut Conn, at: &str, start: &GtidSet) -> Result<(), 
 
 /// How a replica of MariaDB introduces itself before it asks for the binlog.
 async fn set_up(
-    conn: &mut Conn,
-    at: &str,
+    socket: &mut ServerSocket,
     start: &GtidSet,
     heartbeat: Duration,
 ) -> Result<(), BinlogError> {
     // Capability 4: understands GTID events; else the server rewrites them. In strict mode a GTID
-    // that the server does not have is an error. The dump thread waits for a slow reader as long
-    // as `net_write_timeout`: backpressure is no reason to hang up.
+    // that the server does not have is an error. A replica that names no algorithm of checksums
+    // gets events without. The dump thread waits for a slow reader as long as `net_write_timeout`:
+    // backpressure is no reason to hang up.
     let set = format!(
         "SET @mariadb_slave_capability = 4, @slave_connect_state = '{start}', \
          @slave_gtid_strict_mode = 1, @slave_gtid_ignore_duplicates = 0, \
+         @master_binlog_checksum = @@global.binlog_checksum, \
          @master_heartbeat_period = {}, net_write_timeout = {NET_WRITE_TIMEOUT_S}",
         heartbeat.as_nanos()
     );
-    conn.query_drop(set).await.map_err(|error| of(at, "asking for the binlog", error).into())
+    Ok(socket.query(ASKING, &set).await?)
 }
 
-fn not_an_event(at: String, _panic: Box<dyn Any + Send>) -> BinlogError {
-    BinlogError::NotAnEvent { at }
-}
-
-/// The header as it came, out of the driver's reading of it.
-fn write_header(header: &BinlogEventHeader, out: &mut Vec<u8>) {
-    out.extend_from_slice(&header.timestamp().to_le_bytes());
-    out.push(header.event_type_raw());
-    out.extend_from_slice(&header.server_id().to_le_bytes());
-    out.extend_from_slice(&header.event_size().to_le_bytes());
-    out.extend_from_slice(&header.log_pos().to_le_bytes());
-    out.extend_from_slice(&header.flags_raw().to_le_bytes());
+/// Asks for everything after `@slave_connect_state`: an empty file name, and the position that
+/// every file begins at.
+async fn request(socket: &mut ServerSocket, server_id: u32) -> Result<(), BinlogError> {
+    // Host, user and password, for SHOW SLAVE HOSTS, are empty; so are port, rank and master.
+    let mut register = vec![COM_REGISTER_SLAVE];
+    register.extend_from_slice(&server_id.to_le_bytes());
+    register.extend_from_slice(&[0; 3 + 2 + 4 + 4]);
+    socket.command(ASKING, &register).await?;
+    let mut dump = vec![COM_BINLOG_DUMP];
+    dump.extend_from_slice(&4u32.to_le_bytes());
+    dump.extend_from_slice(&0u16.to_le_bytes());
+    dump.extend_from_slice(&server_id.to_le_bytes());
+    Ok(socket.request(ASKING, &dump).await?)
 }
 
 #[cfg(test)]
 mod tests {
-    use mysql_async::binlog::BinlogVersion;
-    use mysql_async::binlog::events::FormatDescriptionEvent;
-
-    use super::super::fuzz::events;
     use super::*;
 
-    const GROUP: &[u8] = include_bytes!("../../testdata/miscellany.group");
-
-    /// As the server sent it: the length that the header says counts what was cut off.
-    fn sent(event: &[u8], tail: &[u8]) -> Vec<u8> {
-        let mut bytes = [event, tail].concat();
-        let mut summed = bytes.clone();
-        summed[FLAGS_AT] &= !BINLOG_IN_USE_F;
-        bytes.extend_from_slice(&crc32fast::hash(&summed).to_le_bytes());
-        bytes
-    }
-
     #[test]
-    fn a_flipped_bit_anywhere_is_a_wrong_checksum() {
-        const CRC32: u8 = 1;
-        let captured = events(GROUP);
-        let description = captured.iter().find(|event| event[4] == code::FORMAT_DESCRIPTION);
-        let description = sent(description.unwrap(), &[CRC32]);
-        let fde = FormatDescriptionEvent::new(BinlogVersion::Version4);
-        let first = Event::read(&fde, &description[..]).unwrap();
-        let mut described = false;
-        verify("s", &mut described, &first).unwrap();
-        assert!(described);
-        let fde = fde.with_footer(first.footer());
-        for event in captured.iter().filter(|event| event[4] == code::GTID) {
-            let bytes = sent(event, &[]);
-            let good = Event::read(&fde, &bytes[..]).unwrap();
-            assert_eq!(verify("s", &mut described, &good).unwrap().bytes(), *event);
-            for at in (0..bytes.len()).filter(|at| !(9..13).contains(at)) {
-                let mut bad = bytes.clone();
-                bad[at] ^= 1;
-                let Ok(bad) = Event::read(&fde, &bad[..]) else { continue };
-                let error = verify("s", &mut described, &bad).unwrap_err();
-                assert!(matches!(error, BinlogError::Checksum { .. }), "{error}");
-            }
-        }
+    fn an_end_is_told_from_an_event_and_from_nonsense() {
+        let shown = |payload: &[u8]| {
+            event(payload, &mut Checksums::default(), "s")
+                .map(<[u8]>::len)
+                .map_err(|e| e.to_string())
+        };
+        assert!(matches!(
+            event(&[END, 0, 0, 2, 0], &mut Checksums::default(), "s"),
+            Err(BinlogError::Ended { .. })
+        ));
+        assert!(matches!(
+            event(&[7], &mut Checksums::default(), "s"),
+            Err(BinlogError::NotAnEvent { .. })
+        ));
+        assert!(matches!(
+            event(&[], &mut Checksums::default(), "s"),
+            Err(BinlogError::NotAnEvent { .. })
+        ));
+        assert!(shown(&[EVENT]).is_err(), "shorter than its header");
     }
 
     #[test]

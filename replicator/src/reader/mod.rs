@@ -243,8 +243,8 @@ impl<W: LogWriter> Reader<W> {
             // What is here already is taken without the cost of a select per event.
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
-                let Some(event) = stream.here() else { break };
-                self.tail.event(event?.bytes(), &mut self.publisher).await?;
+                let Some(event) = stream.here()? else { break };
+                self.tail.event(event, &mut self.publisher).await?;
                 taken += 1;
             }
             if taken > 0 {
@@ -258,7 +258,7 @@ impl<W: LogWriter> Reader<W> {
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 event = stream.next() => {
-                    self.tail.event(event?.bytes(), &mut self.publisher).await?;
+                    self.tail.event(event?, &mut self.publisher).await?;
                 }
                 outcome = self.publisher.acknowledged() => outcome?,
                 _ = tick.tick() => {}
