@@ -44,7 +44,21 @@ pub struct Change<'a> {
     pub row: &'a [u8],
 }
 
+/// A change but for its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeHead {
+    pub table: u32,
+    pub fingerprint: u32,
+    pub position: Option<Position>,
+    pub op: Op,
+}
+
 impl<'a> Change<'a> {
+    pub fn head(&self) -> ChangeHead {
+        let Change { table, fingerprint, position, op, .. } = *self;
+        ChangeHead { table, fingerprint, position, op }
+    }
+
     pub fn row(&self) -> Result<RowView<'a>, RowError> {
         RowView::parse(self.row)
     }
@@ -138,7 +152,36 @@ mod tag {
 
 /// Appends a change message.
 pub fn encode_change(envelope: &Envelope, change: &Change<'_>, out: &mut Vec<u8>) {
-    // What comes before the row, innermost length first: the outer one counts all of it.
+    let [head, fields] = heads(envelope, &change.head(), change.row.len());
+    out.reserve(head.len + fields.len + change.row.len());
+    out.extend_from_slice(head.bytes());
+    out.extend_from_slice(fields.bytes());
+    out.extend_from_slice(change.row);
+}
+
+/// What precedes the row in a change message takes at most so many bytes.
+pub const HEAD_ROOM: usize = 2 * HEAD_MAX;
+
+/// Makes a change message around a row that lies behind [`HEAD_ROOM`] bytes of the buffer: the row
+/// is not copied, and may get another head afterwards.
+#[inline]
+pub fn encode_around<'a>(
+    envelope: &Envelope,
+    change: &ChangeHead,
+    buffer: &'a mut [u8],
+) -> &'a [u8] {
+    let [head, fields] = heads(envelope, change, buffer.len() - HEAD_ROOM);
+    let fields_at = HEAD_ROOM - fields.len;
+    buffer[fields_at..HEAD_ROOM].copy_from_slice(fields.bytes());
+    let head_at = fields_at - head.len;
+    buffer[head_at..fields_at].copy_from_slice(head.bytes());
+    &buffer[head_at..]
+}
+
+/// What comes before the row: the envelope, and the change's own fields.
+#[inline]
+fn heads(envelope: &Envelope, change: &ChangeHead, row_len: usize) -> [Head; 2] {
+    // Innermost length first: the outer one counts all of it.
     let mut fields = Head::default();
     fields.put(tag::TABLE, change.table.into());
     if change.fingerprint != 0 {
@@ -158,18 +201,15 @@ pub fn encode_change(envelope: &Envelope, change: &Change<'_>, out: &mut Vec<u8>
         Op::Upsert => tag::UPSERT,
         Op::Delete => tag::DELETE,
     }]);
-    fields.varint(change.row.len() as u64);
+    fields.varint(row_len as u64);
 
     let mut head = envelope_head(envelope);
     head.push(&[tag::CHANGE]);
-    head.varint((fields.len + change.row.len()) as u64);
-
-    out.reserve(head.len + fields.len + change.row.len());
-    out.extend_from_slice(head.bytes());
-    out.extend_from_slice(fields.bytes());
-    out.extend_from_slice(change.row);
+    head.varint((fields.len + row_len) as u64);
+    [head, fields]
 }
 
+#[inline]
 fn envelope_head(envelope: &Envelope) -> Head {
     let mut head = Head::default();
     head.put(tag::VERSION, u64::from(WIRE_VERSION));

@@ -304,8 +304,17 @@ impl<'a> Iterator for CellIter<'a> {
 
 #[inline]
 fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], RowError> {
-    let len = decode_varint(rest).map_err(|_| RowError("bad length"))?;
-    let len = usize::try_from(len).map_err(|_| RowError("length beyond memory"))?;
+    let len = match rest.split_first() {
+        // Most cells are short.
+        Some((&len, after)) if len < 0x80 => {
+            *rest = after;
+            usize::from(len)
+        }
+        _ => {
+            let len = decode_varint(rest).map_err(|_| RowError("bad length"))?;
+            usize::try_from(len).map_err(|_| RowError("length beyond memory"))?
+        }
+    };
     if len > rest.len() {
         return Err(RowError("truncated"));
     }
@@ -315,9 +324,21 @@ fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], RowError> {
 }
 
 /// A cell's integer, for the forms `UInt` and `Date`.
-pub fn cell_uint(mut cell: &[u8]) -> Result<u64, RowError> {
-    let value = decode_varint(&mut cell).map_err(|_| RowError("bad integer"))?;
-    if cell.is_empty() { Ok(value) } else { Err(RowError("bytes after an integer")) }
+#[inline]
+pub fn cell_uint(cell: &[u8]) -> Result<u64, RowError> {
+    let Some((&last, before)) = cell.split_last() else { return Err(RowError("bad integer")) };
+    let overflows = cell.len() > VARINT_MAX || (cell.len() == VARINT_MAX && last > 1);
+    if last >= 0x80 || overflows {
+        return Err(RowError("bad integer"));
+    }
+    let mut value = u64::from(last);
+    for &byte in before.iter().rev() {
+        if byte < 0x80 {
+            return Err(RowError("bytes after an integer"));
+        }
+        value = value << 7 | u64::from(byte & 0x7f);
+    }
+    Ok(value)
 }
 
 /// A cell's integer, for the forms `Int` and `Time`.
@@ -384,6 +405,21 @@ mod tests {
         assert_eq!(day(1970, 1, 1).unix_micros(), 0);
         assert_eq!(day(2000, 3, 1).unix_micros(), 951_868_800_000_000);
         assert_eq!(day(1969, 12, 31).unix_micros(), -86_400_000_000);
+    }
+
+    #[test]
+    fn an_integer_is_the_whole_of_its_cell() {
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX / 2, u64::MAX] {
+            let mut cell = Vec::new();
+            encode_varint(value, &mut cell);
+            assert_eq!(cell_uint(&cell), Ok(value));
+            assert!(cell_uint(&cell[..cell.len() - 1]).is_err());
+            cell.push(0);
+            assert!(cell_uint(&cell).is_err(), "{value}");
+        }
+        // One bit too many, and one byte.
+        assert!(cell_uint(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).is_err());
+        assert!(cell_uint(&[0x80; 11]).is_err());
     }
 
     #[test]

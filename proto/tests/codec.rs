@@ -365,3 +365,32 @@ fn a_million_odd_messages_are_read_or_refused() {
     assert!(read > EXECUTIONS / 100, "only {read} were messages: the test proves little");
     assert!(read < EXECUTIONS, "none was refused: the test proves nothing");
 }
+
+#[test]
+fn a_message_made_around_its_row_is_the_one_that_is_appended() {
+    use modshift_proto::message::{HEAD_ROOM, encode_around, encode_change};
+    let row: Vec<u8> = (0..200).collect();
+    let gtid = Gtid { domain: u32::MAX, server: u32::MAX, seq: u64::MAX };
+    for len in [0, 1, 127, 128, 200] {
+        for position in [None, Some(Position { gtid, ordinal: u32::MAX })] {
+            for number in [0, 1, u64::MAX] {
+                let envelope = Envelope { source: OldShard(u16::MAX), epoch: u64::MAX, number };
+                let change = Change {
+                    table: u32::MAX,
+                    fingerprint: u32::MAX,
+                    position,
+                    op: Op::Upsert,
+                    row: &row[..len],
+                };
+                let mut appended = Vec::new();
+                encode_change(&envelope, &change, &mut appended);
+                let mut buffer = vec![0; HEAD_ROOM];
+                buffer.extend_from_slice(&row[..len]);
+                // Twice: what the first head left there does not matter.
+                for _ in 0..2 {
+                    assert_eq!(encode_around(&envelope, &change.head(), &mut buffer), appended);
+                }
+            }
+        }
+    }
+}

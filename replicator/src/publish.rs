@@ -1,7 +1,7 @@
 //! Numbers, encodes and sends changes to partitions, and knows which tokens are durable in all.
 
 use modshift_changelog::{LogError, LogWriter};
-use modshift_proto::message::{self, Change, Envelope, Start, Token};
+use modshift_proto::message::{self, Change, ChangeHead, Envelope, Start, Token};
 use modshift_proto::{NewShard, OldShard};
 
 use crate::durable::SentTokens;
@@ -48,8 +48,7 @@ impl<W: LogWriter> Publisher<W> {
     /// Sends what is in `self.message` as the partition's next message.
     async fn send(&mut self, to: NewShard, key: &[u8]) -> Result<(), LogError> {
         self.writer.send(to, key, &self.message).await?;
-        self.numbers[usize::from(to.0)] += 1;
-        self.bytes[usize::from(to.0)] += self.message.len() as u64;
+        self.sent(to, self.message.len());
         if self.message.capacity() > KEPT_MAX {
             // One giant row must not hold its memory for ever.
             self.message = Vec::new();
@@ -100,6 +99,46 @@ impl<W: LogWriter> Publisher<W> {
         self.message.clear();
         message::encode_change(&self.envelope(to), change, &mut self.message);
         self.send(to, key).await
+    }
+
+    /// As [`Self::change`], of a row that has room for the head in front of it.
+    #[inline]
+    pub async fn row(
+        &mut self,
+        to: Place,
+        key: &[u8],
+        change: &ChangeHead,
+        roomy: &mut [u8],
+    ) -> Result<(), LogError> {
+        match to {
+            Place::Nowhere => Ok(()),
+            Place::One(to) => self.row_to(to, key, change, roomy).await,
+            Place::All => {
+                for to in self.partitions() {
+                    self.row_to(to, key, change, roomy).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    async fn row_to(
+        &mut self,
+        to: NewShard,
+        key: &[u8],
+        change: &ChangeHead,
+        roomy: &mut [u8],
+    ) -> Result<(), LogError> {
+        let message = message::encode_around(&self.envelope(to), change, roomy);
+        self.writer.send(to, key, message).await?;
+        self.sent(to, message.len());
+        Ok(())
+    }
+
+    fn sent(&mut self, to: NewShard, bytes: usize) {
+        self.numbers[usize::from(to.0)] += 1;
+        self.bytes[usize::from(to.0)] += bytes as u64;
     }
 
     /// Sends a token to every partition; once all have it, `resume` may be recorded, and with it

@@ -64,42 +64,66 @@ struct Digits<'a> {
     len: usize,
 }
 
+/// Powers of ten up to the largest group's.
+const LIMITS: [u32; 10] =
+    [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+
 impl Digits<'_> {
+    /// Leading zeros go, but one digit stays.
     fn int_part(&mut self, digits: u8) -> Result<(), Fault> {
         let start = self.len;
-        self.group(digits % 9)?;
-        for _ in 0..digits / 9 {
-            self.group(9)?;
+        let groups =
+            std::iter::once(digits % 9).chain(std::iter::repeat_n(9, usize::from(digits / 9)));
+        for digits in groups {
+            let value = self.group(digits)?;
+            if self.len > start {
+                self.padded(value, digits)?;
+            } else if value > 0 {
+                self.append(itoa::Buffer::new().format(value).as_bytes())?;
+            }
         }
-        // Leading zeros go, but one digit stays.
-        let zeros = self.text[start..self.len].iter().take_while(|&&digit| digit == b'0').count();
-        self.text.copy_within(start + zeros..self.len, start);
-        self.len -= zeros;
         if self.len == start { self.push(b'0') } else { Ok(()) }
     }
 
     fn fraction(&mut self, digits: u8) -> Result<(), Fault> {
         for _ in 0..digits / 9 {
-            self.group(9)?;
+            let value = self.group(9)?;
+            self.padded(value, 9)?;
         }
-        self.group(digits % 9)
+        let value = self.group(digits % 9)?;
+        self.padded(value, digits % 9)
     }
 
-    /// The next group, as exactly so many digits.
-    fn group(&mut self, digits: u8) -> Result<(), Fault> {
+    /// The number in the next group, which has so many digits.
+    #[inline]
+    fn group(&mut self, digits: u8) -> Result<u32, Fault> {
         let size = usize::from(LEFTOVER[usize::from(digits)]);
         let (group, rest) = self.bytes.split_at_checked(size).ok_or(TRUNCATED)?;
         self.bytes = rest;
-        let mut value = be(group) as u32;
+        let value = be(group) as u32;
+        if value >= LIMITS[usize::from(digits)] {
+            return Err(Fault("decimal group out of range"));
+        }
+        Ok(value)
+    }
+
+    /// With leading zeros, as exactly so many digits.
+    #[inline]
+    fn padded(&mut self, mut value: u32, digits: u8) -> Result<(), Fault> {
         let end = self.len + usize::from(digits);
         let place = self.text.get_mut(self.len..end).ok_or(Fault("decimal too long"))?;
         for digit in place.iter_mut().rev() {
             *digit = b'0' + (value % 10) as u8;
             value /= 10;
         }
-        if value != 0 {
-            return Err(Fault("decimal group out of range"));
-        }
+        self.len = end;
+        Ok(())
+    }
+
+    fn append(&mut self, digits: &[u8]) -> Result<(), Fault> {
+        let end = self.len + digits.len();
+        let place = self.text.get_mut(self.len..end).ok_or(Fault("decimal too long"))?;
+        place.copy_from_slice(digits);
         self.len = end;
         Ok(())
     }

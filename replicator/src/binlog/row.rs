@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use modshift_proto::TableSchema;
+use modshift_proto::message::HEAD_ROOM;
 use modshift_proto::row::{RowWriter, first_cell};
 
 use super::error::BinlogError;
@@ -162,6 +163,7 @@ const ROW_BYTES_MAX: usize = 1 << 31;
 /// One row image, decoded. Its buffers are kept and used again.
 #[derive(Debug, Default)]
 pub struct DecodedRow {
+    /// Behind room for the head of its message; nothing at all before the first row.
     wire: Vec<u8>,
     /// Per column of the table, where its cell begins in `wire`.
     at: Vec<u32>,
@@ -171,7 +173,7 @@ pub struct DecodedRow {
 impl DecodedRow {
     /// Empty, as before the first row.
     pub fn clear(&mut self) {
-        self.wire.clear();
+        self.wire.resize(HEAD_ROOM, 0);
         self.at.clear();
         // One giant row must not hold its memory for ever.
         if self.wire.capacity() > KEPT_MAX {
@@ -186,7 +188,12 @@ impl DecodedRow {
     /// The row in the wire form of `modshift_proto::row`, all columns that are not generated. With
     /// [`Want::Keys`], of the key columns only, in table order.
     pub fn wire(&self) -> &[u8] {
-        &self.wire
+        self.wire.get(HEAD_ROOM..).unwrap_or_default()
+    }
+
+    /// The same with [`HEAD_ROOM`] in front, for [`modshift_proto::message::encode_around`].
+    pub fn roomy(&mut self) -> &mut [u8] {
+        &mut self.wire
     }
 
     /// A cell in wire form by its column's index in the table; none for NULL, and for what was not

@@ -2,7 +2,7 @@
 //! being copied.
 
 use modshift_changelog::LogWriter;
-use modshift_proto::message::{Change, Op, TokenPhase};
+use modshift_proto::message::{ChangeHead, HEAD_ROOM, Op, TokenPhase};
 use modshift_proto::{Gtid, Position};
 
 use super::Tail;
@@ -150,27 +150,27 @@ impl Tail {
     ) -> Result<(), ReadError> {
         let routed_table = &self.tables[table];
         let image = match routed.image {
-            Image::Before => &self.before,
-            Image::After => &self.after,
+            Image::Before => &mut self.before,
+            Image::After => &mut self.after,
         };
         self.message_key.clear();
-        route::write_message_key(routed_table, image, &mut self.message_key);
-        let row = match routed.op {
-            Op::Upsert => image.wire(),
-            Op::Delete => {
-                self.key_row.clear();
-                route::write_key_row(&routed_table.schema, image, &mut self.key_row);
-                &self.key_row
-            }
-        };
-        let change = Change {
+        route::write_message_key(routed_table, &*image, &mut self.message_key);
+        let change = ChangeHead {
             table: table as u32,
             fingerprint: routed_table.fingerprint,
             position: Some(position),
             op: routed.op,
-            row,
         };
-        out.change(routed.to, &self.message_key, &change).await?;
+        let roomy = match routed.op {
+            Op::Upsert => image.roomy(),
+            Op::Delete => {
+                self.key_row.clear();
+                self.key_row.resize(HEAD_ROOM, 0);
+                route::write_key_row(&routed_table.schema, &*image, &mut self.key_row);
+                &mut self.key_row
+            }
+        };
+        out.row(routed.to, &self.message_key, &change, roomy).await?;
         self.rows_sent += 1;
         self.count(table, routed);
         Ok(())
