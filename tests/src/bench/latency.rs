@@ -1,6 +1,7 @@
 //! From the acknowledgement of a commit on an old shard to the moment at which a poller sees the
 //! row on its new shard, at a steady rate that does not wait for answers to come (open loop: a late
-//! commit does not slow the next one's schedule).
+//! commit does not slow the next one's schedule). The first seconds do not count: daemons and brokers
+//! run for days, and a JVM that has just begun is busy compiling itself.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use super::{BenchOptions, Results, create, plan, say, server, shard};
 use crate::{
     place::RunDir,
     process::{Launch, Modshift},
-    server::{Address, KafkaBroker, MariaDbServer},
+    server::{Address, KafkaBroker, KafkaOptions, MariaDbServer},
     wait_until,
 };
 
@@ -24,6 +25,7 @@ const OLD: usize = 3;
 const NEW: usize = 4;
 const RATE: f64 = 1000.0;
 const LIMIT: Duration = Duration::from_secs(60);
+const WARM_UP_SECONDS: u64 = 10;
 /// Ids of one writing connection lie together: within them they rise in commit order.
 const SPAN: u64 = 1_000_000_000;
 const CONNECTIONS: usize = 2;
@@ -71,7 +73,10 @@ async fn measure(log: &str, seconds: u64) -> Result<Vec<Duration>> {
         create(server).await?;
     }
     let broker = match log {
-        "kafka" => Some(KafkaBroker::start().await?),
+        "kafka" => {
+            let options = KafkaOptions { tuned_for_speed: true, ..KafkaOptions::default() };
+            Some(KafkaBroker::start_with(options).await?)
+        }
         _ => None,
     };
     let dir = RunDir::create("latency")?;
@@ -85,7 +90,7 @@ async fn measure(log: &str, seconds: u64) -> Result<Vec<Duration>> {
     let writers: Vec<_> = (0..OLD * CONNECTIONS)
         .map(|number| {
             let address = shard(&old[number % OLD]);
-            tokio::spawn(write(address, number, seconds, acknowledged.clone()))
+            tokio::spawn(write(address, number, WARM_UP_SECONDS + seconds, acknowledged.clone()))
         })
         .collect();
     let mut written = 0;
@@ -103,8 +108,12 @@ async fn measure(log: &str, seconds: u64) -> Result<Vec<Duration>> {
     .await?;
     cancel.cancel();
     let mut samples = Vec::new();
+    let warm = rows_in(WARM_UP_SECONDS);
     for poller in pollers {
         for (id, seen) in poller.await?? {
+            if id % SPAN <= warm {
+                continue;
+            }
             let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
             let at = acknowledged.get(&id).context("a row that nobody wrote")?;
             // Seen before the writer had its answer: as fast as can be told.
@@ -156,6 +165,16 @@ async fn ready(new: &[Arc<MariaDbServer>], daemons: &[Modshift]) -> Result<()> {
     .await
 }
 
+/// Between two transactions of one connection.
+fn interval() -> Duration {
+    Duration::from_secs_f64((OLD * CONNECTIONS) as f64 / RATE)
+}
+
+/// Of one connection.
+fn rows_in(seconds: u64) -> u64 {
+    (seconds as f64 / interval().as_secs_f64()) as u64
+}
+
 /// One row each transaction, at the times of the schedule.
 async fn write(
     address: Address,
@@ -164,8 +183,8 @@ async fn write(
     acknowledged: Acknowledged,
 ) -> Result<u64> {
     let mut conn = address.connect().await?;
-    let interval = Duration::from_secs_f64((OLD * CONNECTIONS) as f64 / RATE);
-    let rows = (seconds as f64 / interval.as_secs_f64()) as u64;
+    let interval = interval();
+    let rows = rows_in(seconds);
     let begin = Instant::now() + interval.mul_f64(number as f64 / (OLD * CONNECTIONS) as f64);
     for row in 1..=rows {
         tokio::time::sleep_until((begin + interval * row as u32).into()).await;

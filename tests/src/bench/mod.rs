@@ -16,6 +16,7 @@ mod drain;
 mod latency;
 mod reader;
 mod report;
+mod settle;
 mod verify;
 
 use std::{process::Command, sync::Arc};
@@ -67,10 +68,16 @@ pub(crate) fn say(text: &str) {
     println!("bench: {text}");
 }
 
-/// A server for measuring: memory enough that the disk plays no part, the same on both sides.
+/// A server for measuring, the same on both sides: memory enough for all rows, and as durable as
+/// `modshift check` wants a production server to be.
 async fn server(id: u32, extra: &[&str]) -> Result<Arc<MariaDbServer>> {
-    let options =
-        MariaDbOptions { buffer_pool_mb: 512, redo_mb: 512, ..MariaDbOptions::with_server_id(id) };
+    let options = MariaDbOptions {
+        buffer_pool_mb: 512,
+        redo_mb: 512,
+        sync_binlog: 1,
+        innodb_flush_log_at_trx_commit: 1,
+        ..MariaDbOptions::with_server_id(id)
+    };
     let options = options.arg("--binlog-annotate-row-events=OFF");
     let options = extra.iter().fold(options, |options, extra| options.arg(extra));
     Ok(Arc::new(MariaDbServer::start(options).await?))
@@ -110,7 +117,7 @@ fn plan(old: &[Arc<MariaDbServer>], new: &[Arc<MariaDbServer>], log: &str) -> St
     }
     text.push_str(
         "[back]\nenabled = false\n[[table]]\nname = \"orders\"\nkey = \"account_no\"\nrule = \"floor_mod\"\n\
-         [check]\naccept_unsafe_durability = true\naccept_session_binlog_control = true\n",
+         [check]\naccept_session_binlog_control = true\n",
     );
     text
 }
