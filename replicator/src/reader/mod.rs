@@ -250,6 +250,11 @@ impl<W: LogWriter> Reader<W> {
             if taken > 0 {
                 backoff.reset();
             }
+            if taken == EVENTS_PER_TURN {
+                // With a backlog on one side and room on the other nothing here ever waits, and
+                // neither cancellation nor the other tasks of this thread would get their turn.
+                tokio::task::yield_now().await;
+            }
             self.look_after(plan, status).await?;
             tokio::select! {
                 biased;
