@@ -44,6 +44,8 @@ struct Old {
     copied: bool,
     /// Age of the newest token; `None`: never read.
     token_age_ms: Option<i64>,
+    /// Requests for a repair that its reader can never serve.
+    repairs_refused: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     halted: Option<String>,
 }
@@ -112,6 +114,7 @@ impl Status {
                     rows_estimated: 0,
                     copied: false,
                     token_age_ms: None,
+                    repairs_refused: 0,
                     halted: None,
                 },
                 Ok(read) => Old {
@@ -128,6 +131,7 @@ impl Status {
                         .sum(),
                     copied: !read.tables.is_empty() && read.tables.iter().all(|table| table.done),
                     token_age_ms: read.token.as_ref().map(|t| (read.now_us - t.clock_us) / 1000),
+                    repairs_refused: read.repairs_refused,
                     halted: read.token.as_ref().and_then(|token| token.halted.clone()),
                 },
             });
@@ -188,6 +192,9 @@ impl Status {
                 Some(age) => write!(text, ", read {} ago", seconds(age)),
                 None => write!(text, ", never read"),
             };
+            if old.repairs_refused > 0 {
+                let _ = write!(text, "  REFUSED {} requests for a repair", old.repairs_refused);
+            }
             text += &trouble(old.unreachable.as_deref(), old.halted.as_deref());
         }
         text.push('\n');
@@ -244,6 +251,7 @@ mod tests {
             rows_estimated: 200,
             copied: false,
             token_age_ms: Some(120),
+            repairs_refused: 3,
             halted: None,
         };
         let new = New { new: 0, unreachable: None, parked: 2, halted: Some("a stray".into()) };
@@ -259,7 +267,8 @@ mod tests {
             serves: Some(Serves { side: "old", text: "the old shards serve".into() }),
         };
         let expected = "shop: 1 -> 1 shards\n\nthe old shards serve\n\n\
-            old 0    copied  25.0 % (50 rows), read 0.120 s ago\n\n\
+            old 0    copied  25.0 % (50 rows), read 0.120 s ago  \
+            REFUSED 3 requests for a repair\n\n\
             new 0    parked       2  HALTED: a stray\n\n\
             stream               lag      groups  copied\n\
             0 -> 0           1.500 s           ?  no\n\n\

@@ -99,6 +99,12 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
              them up, is it running?"
         ));
     }
+    for (source, rows) in repaired.refused {
+        report.notes.push(format!(
+            "{rows} requests in modshift_repair of old shard {source} were refused by its reader, \
+             whose log says why: mend that, delete them there (sent = 2), and repair again"
+        ));
+    }
     let side = if plan.direction() == Direction::Back { " --old" } else { "" };
     for mismatch in repaired.unreachable {
         let new = mismatch.new;

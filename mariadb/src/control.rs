@@ -210,11 +210,17 @@ pub const VERIFY_TABLES: [&str; 3] = [
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
 ];
 
+/// Values of `sent` in `modshift_repair`.
+pub const REPAIR_WAITS: u8 = 0;
+pub const REPAIR_SENT: u8 = 1;
+/// It can never be served; the reader's log says why. Stays until a person removes it.
+pub const REPAIR_REFUSED: u8 = 2;
+
 /// On each old shard; created by whoever asks for a repair.
 pub const REPAIR_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_repair (
         id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
         table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         target SMALLINT UNSIGNED NOT NULL COMMENT 'new shard',
         pk LONGBLOB NOT NULL COMMENT 'primary key, wire form',
-        sent TINYINT NOT NULL DEFAULT 0 COMMENT 'in the change log, and acknowledged there'
+        sent TINYINT NOT NULL DEFAULT 0 COMMENT '0 waits, 1 is in the change log, 2 is refused'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";

@@ -16,6 +16,7 @@ const UNACKED: &str = "modshift_unacknowledged_bytes";
 const HEAD: &str = "modshift_read_lag_seconds";
 const RETRIES: &str = "modshift_retries_total";
 const HALTS: &str = "modshift_halts_total";
+const REPAIRS_REFUSED: &str = "modshift_repairs_refused_total";
 const EPOCH: &str = "modshift_reader_epoch";
 
 pub fn describe() {
@@ -44,6 +45,11 @@ pub fn describe() {
     describe_gauge!(HEAD, Unit::Seconds, "Age of the newest token the tail has read");
     describe_counter!(RETRIES, Unit::Count, "Attempts after an error of the outside world");
     describe_counter!(HALTS, Unit::Count, "Streams stopped by a fact that a retry cannot change");
+    describe_counter!(
+        REPAIRS_REFUSED,
+        Unit::Count,
+        "Requests in modshift_repair that can never be served"
+    );
     describe_gauge!(EPOCH, Unit::Count, "Epoch of the reader");
 }
 
@@ -56,6 +62,7 @@ fn source(shard: OldShard) -> String {
 pub fn begin(shard: OldShard) {
     counter!(CHUNKS_AGAIN, "source" => source(shard)).increment(0);
     counter!(STALE, "source" => source(shard)).increment(0);
+    counter!(REPAIRS_REFUSED, "source" => source(shard)).increment(0);
 }
 
 pub fn read(shard: OldShard, events: u64, bytes: u64) {
@@ -105,6 +112,10 @@ pub fn retry(shard: OldShard, what: &'static str) {
 
 pub fn halt(shard: OldShard, reason: &'static str) {
     counter!(HALTS, "source" => source(shard), "reason" => reason).increment(1);
+}
+
+pub fn repairs_refused(shard: OldShard, requests: u64) {
+    counter!(REPAIRS_REFUSED, "source" => source(shard)).increment(requests);
 }
 
 pub fn epoch(shard: OldShard, epoch: u64) {

@@ -6,12 +6,17 @@
 //! is not there, or belongs elsewhere, becomes a delete. So a repair cannot overtake the stream, and
 //! the applier's guards hold for it. Only after the copy; a request that could not be served is
 //! found again at the next look. Nothing while the shard does not serve: its rows may be old by then.
+//!
+//! A request that can never be served (it cannot be read, or asks for what the log cannot do) is
+//! marked as refused where it stands: the tail goes on, the gate stays closed until a person has
+//! removed it, and it holds up no other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_changelog::LogWriter;
+use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, Session, control};
 use modshift_proto::message::{Change, Op, TokenPhase};
 use modshift_proto::plan::Endpoint;
@@ -21,6 +26,7 @@ use mysql_async::prelude::Queryable;
 use tokio::task::JoinSet;
 
 use crate::error::{Class, ReadError, server_error};
+use crate::metrics;
 use crate::publish::Publisher;
 use crate::route::{Moduli, Place, RoutedTable, Target};
 use crate::snapshot::touched::Verdict;
@@ -43,12 +49,20 @@ struct Request {
     target: NewShard,
     /// Wire form.
     key: Vec<u8>,
+    cells: Vec<Vec<u8>>,
+}
+
+/// What can never be served.
+struct Refused {
+    id: u64,
+    why: String,
 }
 
 enum Step {
-    Asked(Conn, Vec<Request>),
-    Read(Box<ChunkReader>, VecDeque<(Request, Chunk)>),
-    Marked(Conn),
+    Asked(Conn, Vec<Request>, Vec<Refused>),
+    Read(Box<ChunkReader>, VecDeque<(Request, Chunk)>, Vec<Refused>),
+    /// How many were refused.
+    Marked(Conn, usize),
 }
 
 pub struct Repairs {
@@ -68,6 +82,7 @@ pub struct Repairs {
     /// Read, and waiting for the tail to pass their upper bound.
     waiting: VecDeque<(Request, Chunk)>,
     sent: Vec<u64>,
+    refused: Vec<u64>,
 }
 
 impl Repairs {
@@ -91,6 +106,7 @@ impl Repairs {
             requests: None,
             waiting: VecDeque::new(),
             sent: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -130,7 +146,7 @@ impl Repairs {
             self.enter(tail, guard, out).await?;
         }
         let idle = self.work.is_empty() && self.waiting.is_empty() && self.requests.is_none();
-        if idle && !self.sent.is_empty() {
+        if idle && !(self.sent.is_empty() && self.refused.is_empty()) {
             self.mark();
         } else if idle && Instant::now() >= self.due {
             self.ask();
@@ -141,8 +157,9 @@ impl Repairs {
     fn step(&mut self, step: Result<Step, ReadError>, tail: &mut Tail) {
         self.due = Instant::now() + INTERVAL;
         match step {
-            Ok(Step::Asked(conn, requests)) => {
+            Ok(Step::Asked(conn, requests, refused)) => {
                 self.conn = Some(conn);
+                refused.into_iter().for_each(|request| self.refuse(request));
                 if requests.is_empty() {
                     self.recording.drain(..).for_each(|table| tail.stop_recording(table));
                     return;
@@ -156,12 +173,14 @@ impl Repairs {
                 let from = tail.token_seen().unwrap_or(0) + TOKENS_BEFORE;
                 self.requests = Some((from, requests));
             }
-            Ok(Step::Read(reader, chunks)) => {
+            Ok(Step::Read(reader, chunks, refused)) => {
                 self.reader = Some(*reader);
                 self.waiting = chunks;
+                refused.into_iter().for_each(|request| self.refuse(request));
             }
-            Ok(Step::Marked(conn)) => {
+            Ok(Step::Marked(conn, refused)) => {
                 self.conn = Some(conn);
+                metrics::repairs_refused(self.moduli.source, refused as u64);
                 self.due = Instant::now();
             }
             Err(error) => {
@@ -174,14 +193,23 @@ impl Repairs {
         }
     }
 
+    /// Not before it is marked in its table is it done with: a reader that dies first meets it again.
+    fn refuse(&mut self, request: Refused) {
+        let (id, why) = (request.id, request.why);
+        tracing::error!(at = label(&self.primary), id, why, "a request for a repair is refused");
+        self.refused.push(id);
+    }
+
     fn ask(&mut self) {
         let (primary, conn) = (self.primary.clone(), self.conn.take());
-        let tables = Arc::clone(&self.tables);
+        let (tables, moduli) = (Arc::clone(&self.tables), self.moduli);
         self.work.spawn(async move {
             let mut conn = open(conn, &primary).await?;
             let sql = format!(
-                "SELECT id, table_name, target, pk FROM {} WHERE sent = 0 ORDER BY id LIMIT {ROWS_MAX}",
-                control::REPAIR
+                "SELECT id, table_name, target, pk FROM {} WHERE sent = {} ORDER BY id \
+                 LIMIT {ROWS_MAX}",
+                control::REPAIR,
+                control::REPAIR_WAITS
             );
             type Row = (u64, String, u16, Vec<u8>);
             let rows: Result<Vec<Row>, _> = conn.query(sql).await;
@@ -193,38 +221,43 @@ impl Repairs {
                     return Err(server_error(&primary, "looking for repairs", error).into());
                 }
             };
-            let table = |name: &str| tables.iter().position(|table| table.schema.name == name);
-            let request = |(id, name, target, key): Row| {
-                Some(Request { id, table: table(&name)?, target: NewShard(target), key })
-            };
-            Ok(Step::Asked(conn, rows.into_iter().filter_map(request).collect()))
+            let (mut requests, mut refused) = (Vec::new(), Vec::new());
+            for (id, table, target, key) in rows {
+                match request(&tables, moduli, (id, &table, target, key)) {
+                    Ok(request) => requests.push(request),
+                    Err(why) => refused.push(Refused { id, why }),
+                }
+            }
+            Ok(Step::Asked(conn, requests, refused))
         });
     }
 
     fn read(&mut self, requests: Vec<Request>) {
-        let mut reader = self.reader.take().unwrap_or_else(|| {
-            ChunkReader::new(self.tailed.clone(), self.moduli, Arc::clone(&self.tables))
-        });
-        let tables = Arc::clone(&self.tables);
+        let (tailed, moduli, tables) = (self.tailed.clone(), self.moduli, Arc::clone(&self.tables));
+        let open = move || ChunkReader::new(tailed.clone(), moduli, Arc::clone(&tables));
+        let mut reader = self.reader.take().unwrap_or_else(&open);
         self.work.spawn(async move {
-            let mut chunks = VecDeque::new();
+            let (mut chunks, mut refused) = (VecDeque::new(), Vec::new());
             for request in requests {
-                let Ok(key) = cells(&tables[request.table], &request.key) else {
-                    tracing::warn!(id = request.id, "a request for a repair is not readable");
-                    continue;
-                };
                 let chunk = ChunkRequest {
                     table: request.table,
                     after: None,
-                    only: Some(key),
+                    only: Some(request.cells.clone()),
                     rows: 1,
                     bytes_max: usize::MAX,
                     generation: 0,
                 };
-                let chunk = reader.read(chunk).await?;
-                chunks.push_back((request, chunk));
+                match reader.read(chunk).await {
+                    Ok(chunk) => chunks.push_back((request, chunk)),
+                    // A fact about this row or its table; the others may have better luck.
+                    Err(error) if error.class() == Class::Halt => {
+                        refused.push(Refused { id: request.id, why: error.to_string() });
+                        reader = open();
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            Ok(Step::Read(Box::new(reader), chunks))
+            Ok(Step::Read(Box::new(reader), chunks, refused))
         });
     }
 
@@ -246,22 +279,28 @@ impl Repairs {
             let known = touched.filter(|t| valid && t.verdict(chunk.token) == Verdict::Enter);
             if let Some(touched) = known {
                 // What touched it since has put something newer into the log.
-                if !touched.since(&request.key, chunk.token) {
-                    self.send(request, chunk, out).await?;
+                let newer = touched.since(&request.key, chunk.token);
+                let done = newer || self.send(request, chunk, out).await?;
+                let id = request.id;
+                if done {
+                    self.sent.push(id);
+                } else {
+                    let why = "its primary key places the row elsewhere: the log cannot delete it";
+                    self.refuse(Refused { id, why: why.to_owned() });
                 }
-                self.sent.push(request.id);
             }
             self.waiting.pop_front();
         }
         Ok(())
     }
 
+    /// False: the log has no change for it.
     async fn send<W: LogWriter>(
         &self,
         request: &Request,
         chunk: &Chunk,
         out: &mut Publisher<W>,
-    ) -> Result<(), ReadError> {
+    ) -> Result<bool, ReadError> {
         let table = &self.tables[request.table];
         let to = Place::One(request.target);
         // Its collation may call another row equal.
@@ -270,14 +309,7 @@ impl Repairs {
         let (op, image, message_key) = match row {
             Some(row) => (Op::Upsert, chunk.wire(row), chunk.message_key(row)),
             None if self.may_delete(table, request) => (Op::Delete, &request.key[..], &[][..]),
-            None => {
-                tracing::warn!(
-                    table = table.schema.name,
-                    target = request.target.0,
-                    "a row whose primary key places it elsewhere cannot be deleted through the log"
-                );
-                return Ok(());
-            }
+            None => return Ok(false),
         };
         let change = Change {
             table: request.table as u32,
@@ -286,7 +318,8 @@ impl Repairs {
             op,
             row: image,
         };
-        Ok(out.change(to, message_key, &change).await?)
+        out.change(to, message_key, &change).await?;
+        Ok(true)
     }
 
     /// The applier checks a delete's place where the key shows it, and takes another for a mistake
@@ -294,24 +327,47 @@ impl Repairs {
     fn may_delete(&self, table: &RoutedTable, request: &Request) -> bool {
         let Target::Keyed { column, rule, .. } = &table.target else { return true };
         let part = table.schema.primary_key.iter().position(|key| key == column);
-        let (Some(part), Ok(cells)) = (part, cells(table, &request.key)) else { return true };
-        let place = |modulus| rule.place(&cells[part], modulus).ok();
+        let Some(part) = part else { return true };
+        let place = |modulus| rule.place(&request.cells[part], modulus).ok();
         place(self.moduli.new) == Some(request.target.0)
             && place(self.moduli.old) == Some(self.moduli.source.0)
     }
 
     fn mark(&mut self) {
         let (primary, conn) = (self.primary.clone(), self.conn.take());
-        let ids: Vec<String> = self.sent.drain(..).map(|id| id.to_string()).collect();
+        let (sent, refused) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.refused));
         self.work.spawn(async move {
             let mut conn = open(conn, &primary).await?;
-            let sql =
-                format!("UPDATE {} SET sent = 1 WHERE id IN ({})", control::REPAIR, ids.join(", "));
-            let marked = conn.query_drop(sql).await;
-            marked.map_err(|error| server_error(&primary, "marking a repair as sent", error))?;
-            Ok(Step::Marked(conn))
+            let count = refused.len();
+            for (ids, state) in [(sent, control::REPAIR_SENT), (refused, control::REPAIR_REFUSED)] {
+                if ids.is_empty() {
+                    continue;
+                }
+                let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+                let (table, ids) = (control::REPAIR, ids.join(", "));
+                let sql = format!("UPDATE {table} SET sent = {state} WHERE id IN ({ids})");
+                let marked = conn.query_drop(sql).await;
+                marked.map_err(|error| server_error(&primary, "marking repairs as done", error))?;
+            }
+            Ok(Step::Marked(conn, count))
         });
     }
+}
+
+/// A request as it stands in its table; the error is why it can never be served.
+fn request(
+    tables: &[RoutedTable],
+    moduli: Moduli,
+    (id, name, target, key): (u64, &str, u16, Vec<u8>),
+) -> Result<Request, String> {
+    let table = tables.iter().position(|table| table.schema.name == name);
+    let table = table.ok_or_else(|| format!("the plan has no table {name}"))?;
+    if target >= moduli.new.get() {
+        return Err(format!("the plan has no shard {target} to send it to"));
+    }
+    let cells = cells(&tables[table], &key)
+        .map_err(|error| format!("its key of table {name} cannot be read: {error}"))?;
+    Ok(Request { id, table, target: NewShard(target), key, cells })
 }
 
 async fn open(conn: Option<Conn>, primary: &Endpoint) -> Result<Conn, ReadError> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use modshift_mariadb::control::{REPAIR, REPAIR_TABLE};
+use modshift_mariadb::control::{REPAIR, REPAIR_REFUSED, REPAIR_SENT, REPAIR_TABLE, REPAIR_WAITS};
 use modshift_proto::plan::{Placement, Plan};
 
 use crate::compare::Suspect;
@@ -22,6 +22,8 @@ pub struct Repaired {
     pub mended: u64,
     /// Rows that no reader took up in time, by old shard.
     pub not_taken: BTreeMap<u16, u64>,
+    /// Requests that can never be served, these or older ones, by old shard.
+    pub refused: BTreeMap<u16, u64>,
     /// Rows that the log cannot reach: their primary key places them on another new shard.
     pub unreachable: Vec<Mismatch>,
 }
@@ -47,8 +49,9 @@ pub async fn repair(
         }
     }
     let deadline = Instant::now() + wait;
-    let open = format!("SELECT COUNT(*) FROM {REPAIR} WHERE sent = 0");
-    let clear = format!("DELETE FROM {REPAIR} WHERE sent = 1");
+    let count = |state: u8| format!("SELECT COUNT(*) FROM {REPAIR} WHERE sent = {state}");
+    let (open, refused) = (count(REPAIR_WAITS), count(REPAIR_REFUSED));
+    let clear = format!("DELETE FROM {REPAIR} WHERE sent = {REPAIR_SENT}");
     for source in sources {
         let shard = &mut verifier.shards.old[usize::from(source)];
         loop {
@@ -62,6 +65,10 @@ pub async fn repair(
                 repaired.not_taken.insert(source, left);
             }
             break;
+        }
+        let refused: Vec<u64> = shard.query("counting refused repairs", &refused).await?;
+        if let Some(&requests) = refused.first().filter(|requests| **requests > 0) {
+            repaired.refused.insert(source, requests);
         }
         shard.run("clearing repairs that were sent", &clear, ()).await?;
     }

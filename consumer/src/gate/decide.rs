@@ -181,6 +181,9 @@ fn old_shard(old: u16, facts: &OldFacts, gate: &Gate, reasons: &mut Vec<Reason>)
     if !facts.unrecorded.is_empty() {
         reasons.push(Reason::CopyUnrecorded { old, tables: facts.unrecorded.clone() });
     }
+    if facts.repairs_refused > 0 {
+        reasons.push(Reason::RepairsRefused { old, requests: facts.repairs_refused });
+    }
     let silent_us = facts.now_us - token.clock_us;
     if silent_us < 0 {
         reasons.push(Reason::ClockBack { old, ahead_ms: -silent_us / 1000 });

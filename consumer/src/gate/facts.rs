@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use modshift_mariadb::control::{PARKED, PROGRESS, RESUME_ROW, TOKEN};
+use modshift_mariadb::control::{PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, TOKEN};
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Endpoint, Placement, Plan};
@@ -45,6 +45,8 @@ pub struct OldFacts {
     pub tables: Vec<CopyFacts>,
     /// Tables that this shard feeds and whose copy is not recorded there as complete.
     pub unrecorded: Vec<String>,
+    /// Requests for a repair that its reader can never serve.
+    pub repairs_refused: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +150,12 @@ pub async fn read_old(
         done,
     };
     let tables: Vec<CopyFacts> = tables.into_iter().map(of).collect();
+    let refused = conn
+        .query_first(format!("SELECT COUNT(*) FROM {REPAIR} WHERE sent = {REPAIR_REFUSED}"))
+        .await
+        .map_err(|error| error::of(&at, "counting refused repairs", error));
+    // Nobody has ever asked for a repair.
+    let refused: Option<u64> = if_there(refused)?;
     let recorded = |name: &&&str| tables.iter().any(|table| table.done && table.table == ***name);
     let unrecorded = copied.iter().filter(|name| !recorded(name));
     Ok(OldFacts {
@@ -164,6 +172,7 @@ pub async fn read_old(
             fence,
         }),
         tables,
+        repairs_refused: refused.unwrap_or_default(),
     })
 }
 

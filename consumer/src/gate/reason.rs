@@ -53,6 +53,11 @@ pub enum Reason {
         old: u16,
         tables: Vec<String>,
     },
+    /// Rows that somebody wanted copied again were not.
+    RepairsRefused {
+        old: u16,
+        requests: u64,
+    },
     TimeLag {
         old: u16,
         new: u16,
@@ -108,7 +113,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 24] = [
+    pub const KINDS: [&'static str; 25] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -120,6 +125,7 @@ impl Reason {
         "proof_pending",
         "copying",
         "copy_unrecorded",
+        "repairs_refused",
         "time_lag",
         "position_lag",
         "primary_behind",
@@ -148,6 +154,7 @@ impl Reason {
             Reason::ProofPending { .. } => "proof_pending",
             Reason::Copying { .. } => "copying",
             Reason::CopyUnrecorded { .. } => "copy_unrecorded",
+            Reason::RepairsRefused { .. } => "repairs_refused",
             Reason::TimeLag { .. } => "time_lag",
             Reason::PositionLag { .. } => "position_lag",
             Reason::PrimaryBehind { .. } => "primary_behind",
@@ -206,6 +213,11 @@ impl fmt::Display for Reason {
                 f,
                 "old shard {old} has not recorded yet that it is copied: {}",
                 tables.join(", ")
+            ),
+            Reason::RepairsRefused { old, requests } => write!(
+                f,
+                "the reader of old shard {old} has refused {requests} requests for a repair: its log \
+                 says why; verify, and delete them from modshift_repair there (sent = 2)"
             ),
             Reason::TimeLag { old, new, lag_ms, limit_ms } => write!(
                 f,

@@ -38,6 +38,7 @@ fn well() -> Facts {
             }),
             tables: Vec::new(),
             unrecorded: Vec::new(),
+            repairs_refused: 0,
         })],
         new: vec![Ok(NewFacts {
             marks: vec![Kept {
@@ -156,6 +157,12 @@ fn every_reason_closes_it_and_is_named() {
     check("copying", "old shard 0 is still being copied to new shard 0", |f, _| {
         mark(f).copied = false;
     });
+    check(
+        "repairs_refused",
+        "the reader of old shard 0 has refused 3 requests for a repair: its log says why; verify, \
+         and delete them from modshift_repair there (sent = 2)",
+        |f, _| old(f).repairs_refused = 3,
+    );
     check("time_lag", "new shard 0 is 1.001 s behind old shard 0 (limit 1.000 s)", |f, _| {
         mark(f).token_clock_us = 999 * SECOND - 1000
     });

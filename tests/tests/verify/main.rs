@@ -5,6 +5,7 @@ mod back;
 mod faults;
 mod load;
 mod proof;
+mod requests;
 
 use std::time::Duration;
 
