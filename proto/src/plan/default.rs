@@ -92,8 +92,9 @@ pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(10);
 pub const COMMIT_LATENCY_MAX: Duration = Duration::from_millis(250);
 /// As for a chunk of the copy: short enough for a purge or a DDL to wait behind.
 pub const VERIFY_CHUNK_TIME: Duration = Duration::from_millis(200);
-/// Of rows on one shard. When a chunk differs its keys and checksums are fetched: a few MiB.
-pub const VERIFY_CHUNK_ROWS_MAX: u32 = 50_000;
+/// Of rows on one shard, some 50 ms of reading: what is between two chunks hardly counts beside it.
+/// When a chunk differs its keys and checksums are fetched: some 10 MiB.
+pub const VERIFY_CHUNK_ROWS_MAX: u32 = 100_000;
 /// Sixty times the lag at which the gate would open.
 pub const VERIFY_SETTLE_MAX: Duration = Duration::from_secs(60);
 /// About 16 MiB of keys for each new shard at worst; beyond it whole tables are compared again.
