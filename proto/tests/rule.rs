@@ -234,6 +234,22 @@ fn the_sql_form_takes_the_remainder_first_and_quotes_the_column() {
 }
 
 #[test]
+fn away_from_home_is_asked_in_few_steps() {
+    let check = |rule: ShardRule, column: Column, shards: u16, expected: &str| {
+        assert_eq!(rule.bind(&column).unwrap().sql_away(modulus(shards), 2), expected);
+    };
+    let text = || column(DataType::VarChar, "text", Some("utf8mb4"));
+    check(ShardRule::FloorMod, int(8, false), 4, "(BIT_OR(`key` ^ 2) & 3)");
+    check(ShardRule::AbsMod, int(8, true), 4, "(BIT_OR(`key` ^ 2) & 3)");
+    // 2^63 MOD 3 is 2, and 2 + 2 is 1 again.
+    let signed = "BIT_OR(((`key` ^ 9223372036854775808) MOD 3) ^ 1)";
+    check(ShardRule::FloorMod, int(8, false), 3, signed);
+    check(ShardRule::FloorMod, int(8, true), 3, "BIT_OR((`key` MOD 3) ^ 2)");
+    check(ShardRule::AbsMod, int(8, false), 4, "BIT_OR(ABS(`key` MOD 4) ^ 2)");
+    check(CRC32, text(), 4, "BIT_OR((CRC32(`key`) MOD 4) ^ 2)");
+}
+
+#[test]
 fn a_cell_of_another_form_is_an_error() {
     let bound = ShardRule::FloorMod.bind(&int(8, false)).unwrap();
     for cell in [&b""[..], b"\x80", b"\x01\x01", &[0xff; 11]] {

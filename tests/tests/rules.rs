@@ -117,6 +117,33 @@ impl Keys {
             .collect()
     }
 
+    /// Does every key of the table lie where `sql_away` finds it at home, and nowhere else?
+    async fn away_agrees(
+        &self,
+        table: &str,
+        rule: &BoundRule,
+        modulus: Modulus,
+        places: &[u16],
+    ) -> Result<()> {
+        let last = modulus.get() - 1;
+        let homes = [0, last / 2, last];
+        let away: Vec<String> = homes.iter().map(|&home| rule.sql_away(modulus, home)).collect();
+        let mut conn = connect(&self.endpoint, Session::Exact).await?;
+        let sql = format!("SELECT {} FROM {table} GROUP BY n ORDER BY n", away.join(", "));
+        let rows: Vec<[u64; 3]> =
+            conn.query_map(&sql, |(a, b, c)| [a, b, c]).await.with_context(|| sql.clone())?;
+        ensure!(rows.len() == places.len(), "rows are missing");
+        for (row, place) in rows.iter().zip(places) {
+            for (away, home) in row.iter().zip(homes) {
+                ensure!(
+                    (*away == 0) == (*place == home),
+                    "a key of shard {place} of {modulus} is {away} away from {home}: {sql}"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// For each value the shard under each modulus, as the server says in this session.
     async fn sql_places(
         &self,
@@ -168,6 +195,11 @@ async fn compare(
     let cells = keys.cells(table, column).await?;
     let places = keys.sql_places(table, &bound, moduli, session).await?;
     ensure!(cells.len() == show.len() && places.len() == show.len(), "rows are missing");
+    for &modulus in moduli {
+        let placed: Result<Vec<u16>, _> =
+            cells.iter().map(|cell| bound.place(cell, modulus)).collect();
+        keys.away_agrees(table, &bound, modulus, &placed?).await?;
+    }
     let mut cases = 0;
     for (index, (cell, places)) in cells.iter().zip(&places).enumerate() {
         for (&modulus, &sql) in moduli.iter().zip(places) {

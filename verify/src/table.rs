@@ -3,8 +3,8 @@
 
 use futures_util::future::try_join_all;
 use modshift_mariadb::{catalog, value};
-use modshift_proto::TableSchema;
 use modshift_proto::plan::{Placement, Plan, Table};
+use modshift_proto::{Modulus, TableSchema};
 
 use crate::checksum;
 use crate::error::VerifyError;
@@ -31,6 +31,9 @@ pub enum Placing {
     Sharded {
         old: String,
         new: String,
+        /// By shard: 0 if every row of it lies where it belongs.
+        old_away: Vec<String>,
+        new_away: Vec<String>,
     },
     Broadcast {
         source: u16,
@@ -66,9 +69,14 @@ impl CheckedTable {
                 let rule = rule
                     .bind(&schema.columns[index])
                     .map_err(|source| VerifyError::Rule { table: schema.name.clone(), source })?;
+                let away = |modulus: Modulus| {
+                    (0..modulus.get()).map(|home| rule.sql_away(modulus, home)).collect()
+                };
                 Placing::Sharded {
                     old: rule.sql(plan.old_modulus),
                     new: rule.sql(plan.new_modulus),
+                    old_away: away(plan.old_modulus),
+                    new_away: away(plan.new_modulus),
                 }
             }
         };

@@ -187,6 +187,28 @@ impl BoundRule {
             }
         }
     }
+
+    /// An aggregate over rows: 0 exactly if every one of them lies where its key places it, on
+    /// shard `home` of `modulus`. The same answer as comparing [`BoundRule::sql`] with `home`, in
+    /// fewer steps per row, which is what counts where millions are read.
+    pub fn sql_away(&self, modulus: Modulus, home: u16) -> String {
+        /// The sign bit; as an unsigned number -2^63 is 0, and 0 is this.
+        const SIGN: u64 = 1 << 63;
+        let (column, shards) = (&self.column, u64::from(modulus.get()));
+        match self.form {
+            // Of a power of two the remainder is the lowest bits, of negative numbers too.
+            Form::SignedFloor | Form::Unsigned if shards.is_power_of_two() => {
+                format!("(BIT_OR({column} ^ {home}) & {})", shards - 1)
+            }
+            Form::SignedFloor => {
+                let expected = (u64::from(home) + SIGN % shards) % shards;
+                format!("BIT_OR((({column} ^ {SIGN}) MOD {shards}) ^ {expected})")
+            }
+            Form::SignedAbs | Form::Unsigned | Form::Crc32 { .. } => {
+                format!("BIT_OR({} ^ {home})", self.sql(modulus))
+            }
+        }
+    }
 }
 
 /// Spaces only, as MariaDB strips them, and no other white space.

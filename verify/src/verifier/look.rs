@@ -13,13 +13,13 @@ pub(super) async fn same(
     shards: &mut Shards,
     table: &CheckedTable,
     range: &Range,
-    (old_place, new_place): (&str, &str),
+    (old_away, new_away): (&[String], &[String]),
 ) -> Result<Option<Compared>, VerifyError> {
     let Shards { old, new } = shards;
-    let old = old.iter_mut().enumerate();
-    let old = try_join_all(old.map(|(home, shard)| shard.total(table, range, old_place, home)));
-    let new = new.iter_mut().enumerate();
-    let new = try_join_all(new.map(|(home, shard)| shard.total(table, range, new_place, home)));
+    let old = old.iter_mut().zip(old_away);
+    let old = try_join_all(old.map(|(shard, away)| shard.total(table, range, away)));
+    let new = new.iter_mut().zip(new_away);
+    let new = try_join_all(new.map(|(shard, away)| shard.total(table, range, away)));
     let (old, new) = tokio::try_join!(old, new)?;
     let all = |totals: Vec<Option<Total>>| totals.into_iter().collect::<Option<Vec<Total>>>();
     Ok(all(old).zip(all(new)).and_then(|(old, new)| compare::totals(&old, &new)))

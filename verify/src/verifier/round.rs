@@ -21,6 +21,8 @@ use crate::table::{CheckedTable, Placing};
 /// Rows of a table's first range, before anything is known about it.
 const FIRST_ROWS: u32 = 1000;
 const ROWS_MIN: u32 = 50;
+/// From one range to the next.
+const GROWTH_MAX: f64 = 4.0;
 /// Suspects that may wait to be settled together; each is a key.
 const SUSPECTS_MAX: usize = 5000;
 /// How long they may wait, and how much a verifier that is killed repeats at most.
@@ -96,9 +98,9 @@ impl<'v> Round<'v> {
         };
         let looked = async {
             let (table, range) = (&self.table, &self.range);
-            if let Placing::Sharded { old, new } = &table.placing
+            if let Placing::Sharded { old_away, new_away, .. } = &table.placing
                 && !self.by_stream
-                && let Some(same) = same(shards, table, range, (old, new)).await?
+                && let Some(same) = same(shards, table, range, (old_away, new_away)).await?
             {
                 return Ok(Some(same));
             }
@@ -205,7 +207,7 @@ impl<'v> Round<'v> {
         metrics::rows(&self.table.schema.name, compared.rows);
     }
 
-    /// Towards the plan's chunk time, by at most a factor of two each time.
+    /// Towards the plan's chunk time, in steps that an uneven table forgives.
     fn adapt(&mut self, took: Duration, rows: u64) {
         if rows == 0 {
             return;
@@ -214,7 +216,7 @@ impl<'v> Round<'v> {
         let asked = f64::from(self.rows);
         let per_row = took.as_secs_f64() / rows as f64;
         let by_time = settings.chunk_time.as_secs_f64() / per_row.max(1e-9);
-        let wanted = by_time.min(asked * 2.0).max(asked / 2.0) as u32;
+        let wanted = by_time.min(asked * GROWTH_MAX).max(asked / 2.0) as u32;
         self.rows = wanted.clamp(ROWS_MIN.min(settings.chunk_rows_max), settings.chunk_rows_max);
     }
 
