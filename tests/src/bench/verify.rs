@@ -23,7 +23,8 @@ const AIM: f64 = 0.5;
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub async fn run(options: &BenchOptions, results: &mut Results) -> Result<()> {
-    let rows_each = options.scaled(300_000);
+    // Enough that a run takes seconds, beside which the start of a process is nothing.
+    let rows_each = options.scaled(1_000_000);
     say(&format!("verify: {OLD} old shards with {rows_each} rows each, {NEW} new ones"));
     let (mut old, mut new) = (Vec::new(), Vec::new());
     for index in 0..OLD {
@@ -44,16 +45,21 @@ pub async fn run(options: &BenchOptions, results: &mut Results) -> Result<()> {
     copied(&new, &daemon).await?;
 
     let rows = rows_each * u64::from(OLD);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let servers: Vec<Arc<MariaDbServer>> = old.iter().chain(&new).cloned().collect();
+    let (mut ours, mut theirs) = (Cost::default(), Cost::default());
     for _ in 0..ROUNDS {
-        theirs.push(checksum(old.iter().chain(&new)).await?.as_secs_f64());
-        ours.push(verify(&path).await?.as_secs_f64());
+        theirs.add(&servers, checksum(&servers)).await?;
+        ours.add(&servers, verify(&path)).await?;
     }
     let code = daemon.stop(LIMIT).await?;
     ensure!(code == 0, "modshift ended with {code}:\n{}", daemon.output());
-    let (ours, theirs) = (median(ours), median(theirs));
+    let (ours, our_cpu) = (median(ours.elapsed), median(ours.cpu));
+    let (theirs, their_cpu) = (median(theirs.elapsed), median(theirs.cpu));
     let rate = |seconds: f64| rows as f64 / seconds;
-    let note = format!("{rows} rows on each side; {ours:.2} s against {theirs:.2} s");
+    let note = format!(
+        "{rows} rows on each side; {ours:.2} s against {theirs:.2} s, processor time of the \
+         servers {our_cpu:.2} s against {their_cpu:.2} s"
+    );
     results.rate(
         "verify",
         "against CHECKSUM TABLE",
@@ -81,10 +87,33 @@ async fn copied(new: &[Arc<MariaDbServer>], daemon: &Modshift) -> Result<()> {
     .await
 }
 
-async fn checksum(servers: impl Iterator<Item = &Arc<MariaDbServer>>) -> Result<Duration> {
+/// Seconds, by run.
+#[derive(Default)]
+struct Cost {
+    elapsed: Vec<f64>,
+    /// Of all servers together.
+    cpu: Vec<f64>,
+}
+
+impl Cost {
+    async fn add(
+        &mut self,
+        servers: &[Arc<MariaDbServer>],
+        run: impl Future<Output = Result<Duration>>,
+    ) -> Result<()> {
+        let used = || servers.iter().map(|server| server.cpu_time()).sum::<Result<Duration>>();
+        let before = used()?;
+        self.elapsed.push(run.await?.as_secs_f64());
+        self.cpu.push((used()? - before).as_secs_f64());
+        Ok(())
+    }
+}
+
+async fn checksum(servers: &[Arc<MariaDbServer>]) -> Result<Duration> {
     let started = Instant::now();
-    let sums =
-        servers.map(|server| async { shard(server).query("CHECKSUM TABLE orders EXTENDED").await });
+    let sums = servers
+        .iter()
+        .map(|server| async { shard(server).query("CHECKSUM TABLE orders EXTENDED").await });
     futures_util::future::try_join_all(sums).await?;
     Ok(started.elapsed())
 }
