@@ -13,6 +13,8 @@ pub struct Grants {
 }
 
 const ALL: &str = "ALL PRIVILEGES";
+/// To hand on what one has: not among all privileges, and printed behind the account.
+const GRANT_OPTION: &str = "GRANT OPTION";
 
 impl Grants {
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Grants {
@@ -28,8 +30,11 @@ impl Grants {
     fn add(&mut self, line: &str) -> Option<()> {
         let rest = line.strip_prefix("GRANT ")?;
         let (privileges, rest) = split_unquoted(rest, " ON ")?;
-        let (object, _) = split_unquoted(rest, " TO ")?;
-        let privileges = privileges_of(privileges);
+        let (object, rest) = split_unquoted(rest, " TO ")?;
+        let mut privileges = privileges_of(privileges);
+        if split_unquoted(rest, " WITH ").is_some_and(|(_, with)| with.contains(GRANT_OPTION)) {
+            privileges.insert(GRANT_OPTION.to_owned());
+        }
         let into = if object == "*.*" {
             &mut self.global
         } else if let Some(schema) = object.strip_suffix(".*") {
@@ -73,7 +78,7 @@ impl Grants {
 }
 
 fn holds(held: &BTreeSet<String>, privilege: &str) -> bool {
-    held.contains(ALL) || held.contains(privilege)
+    held.contains(privilege) || held.contains(ALL) && privilege != GRANT_OPTION
 }
 
 /// `SELECT (`a`, `b`), INSERT` holds INSERT only.
@@ -143,6 +148,7 @@ mod tests {
             "GRANT `reader` TO `m`@`%`",
             "GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO `m`@`%` IDENTIFIED BY PASSWORD '*X'",
             r"GRANT ALL PRIVILEGES ON `sh\_%`.* TO `m`@`%`",
+            "GRANT SELECT ON `lent`.* TO `m`@`%` WITH GRANT OPTION",
             "GRANT SELECT (`y`, ` ON `), INSERT ON `d`.`od``d` TO `m`@`%`",
             "GRANT EXECUTE ON PROCEDURE `d`.`p` TO `m`@`%`",
             "GRANT PROXY ON ''@'%' TO 'root'@'localhost' WITH GRANT OPTION",
@@ -152,6 +158,8 @@ mod tests {
         assert_eq!(global, ["BINLOG MONITOR", "REPLICATION SLAVE"]);
         assert!(grants.has_on_schema("sh_3", "INSERT"));
         assert!(!grants.has_on_schema("shx3", "INSERT"));
+        assert!(grants.has_on_schema("lent", "GRANT OPTION"));
+        assert!(!grants.has_on_schema("sh_3", "GRANT OPTION"));
         assert!(grants.has_on_table("d", "od`d", "INSERT"));
         assert!(!grants.has_on_table("d", "od`d", "SELECT"));
         assert!(!grants.has_on_table("d", "p", "EXECUTE"));
