@@ -1,32 +1,56 @@
 //! A server that may lose its last transactions in a crash gives old GTIDs to new ones.
 
+use std::fmt;
+
+use modshift_proto::plan::Plan;
+
 use crate::check::fault::{Fault, Severity};
-use crate::check::survey::Survey;
+use crate::check::survey::{Survey, Variables};
+
+pub const READ: [&str; 2] = ["innodb_flush_log_at_trx_commit", "sync_binlog"];
+pub const APPLIED: [&str; 1] = ["innodb_flush_log_at_trx_commit"];
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    let accepted = survey.plan.check.accept_unsafe_durability;
-    let severity = if accepted { Severity::Warning } else { Severity::Fault };
     let mut faults = Vec::new();
     for (server, facts) in survey.reached() {
-        let mut names = vec!["innodb_flush_log_at_trx_commit"];
-        if server.side.is_old() {
-            names.push("sync_binlog");
-        }
-        for name in names {
-            let actual = facts.variable(name);
-            if actual != "1" {
-                faults.push(
-                    Fault::new(severity, "durability", server.side, format!("{name} is {actual}"))
-                        .expected(match server.side.is_old() {
-                            true => "1, or a crash of the server loses what was already sent on",
-                            false => "1, or a crash of the server loses what was acknowledged",
-                        })
-                        .mend(format!(
-                            "SET GLOBAL {name} = 1, or check.accept_unsafe_durability = true"
-                        )),
-                );
-            }
-        }
+        let side = &server.side;
+        faults.extend(match server.side.is_old() {
+            true => judge(
+                &survey.plan,
+                side,
+                &facts.variables,
+                &READ,
+                "1, or a crash of the server loses what was already sent on",
+            ),
+            false => judge(
+                &survey.plan,
+                side,
+                &facts.variables,
+                &APPLIED,
+                "1, or a crash of the server loses what was acknowledged",
+            ),
+        });
     }
     faults
+}
+
+pub fn judge(
+    plan: &Plan,
+    subject: &dyn fmt::Display,
+    variables: &Variables,
+    names: &[&str],
+    expected: &str,
+) -> Vec<Fault> {
+    let severity = match plan.check.accept_unsafe_durability {
+        true => Severity::Warning,
+        false => Severity::Fault,
+    };
+    let lax = names.iter().filter(|name| variables.text(name) != "1");
+    lax.map(|name| {
+        let actual = format!("{name} is {}", variables.text(name));
+        Fault::new(severity, "durability", subject, actual)
+            .expected(expected)
+            .mend(format!("SET GLOBAL {name} = 1, or check.accept_unsafe_durability = true"))
+    })
+    .collect()
 }

@@ -20,10 +20,16 @@ pub mod left_behind;
 pub mod packet;
 pub mod reach;
 pub mod read_only;
+pub mod rehearsal;
+pub mod rehearsal_grants;
+pub mod replica;
+pub mod replica_fence;
+pub mod replica_grants;
 pub mod retention;
 pub mod sequences;
 pub mod server_id;
 pub mod tables;
+pub mod tailed;
 pub mod targets;
 pub mod triggers;
 pub mod version;
@@ -35,13 +41,19 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 31] = [
+pub const ALL: [Rule; 39] = [
     reach::check,
+    reach::check_further,
     finished::check,
     version::check,
+    version::check_further,
     grants::check,
     grants::check_back,
     grants::check_fence,
+    replica_grants::check,
+    rehearsal_grants::check,
+    replica::check,
+    tailed::check,
     binlog::check,
     retention::check,
     packet::check,
@@ -51,6 +63,7 @@ pub const ALL: [Rule; 31] = [
     alike::check,
     accounts::check,
     fence::check,
+    replica_fence::check,
     tables::check,
     drift::check,
     foreign_keys::check,
@@ -67,6 +80,7 @@ pub const ALL: [Rule; 31] = [
     back::check_settings,
     back::check_triggers,
     back::check_keys,
+    rehearsal::check,
 ];
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than

@@ -14,6 +14,23 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     missed.collect()
 }
 
+/// The same of the other servers that the plan names: a fence must close every replica, and a
+/// rehearsal needs its own.
+pub fn check_further(survey: &Survey) -> Vec<Fault> {
+    let missed = survey.further.iter().filter_map(|further| {
+        let error = further.facts.as_ref().err()?;
+        let severity = match further.only_rehearses() {
+            true => Severity::Warning,
+            false => Severity::Fault,
+        };
+        let fault = Fault::new(severity, "reach", further, &*error.message);
+        let hint = error.hint.as_deref();
+        let mend = hint.unwrap_or("see the server's error log, then check again");
+        Some(fault.expected("an answer").mend(mend))
+    });
+    missed.collect()
+}
+
 /// For each fault of `check`, in the same order: may the server answer later?
 pub fn passing(survey: &Survey) -> impl Iterator<Item = bool> {
     survey.servers.iter().filter_map(|server| Some(server.facts.as_ref().err()?.passing))

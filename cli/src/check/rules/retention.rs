@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::check::fault::{Fault, Severity, Side};
 use crate::check::report::{bytes, span};
-use crate::check::survey::{Facts, Survey};
+use crate::check::survey::{Survey, Variables};
 
 const RULE: &str = "retention";
 /// The longest that a reader may be down.
@@ -14,9 +14,9 @@ const KEPT_MIN: Duration = Duration::from_secs(86_400);
 const MARGIN: u32 = 3;
 
 /// `None`: for ever.
-pub fn kept(facts: &Facts) -> Option<Duration> {
-    let seconds = facts.number("binlog_expire_logs_seconds");
-    let days = facts.number("expire_logs_days");
+pub fn kept(variables: &Variables) -> Option<Duration> {
+    let seconds = variables.number("binlog_expire_logs_seconds");
+    let days = variables.number("expire_logs_days");
     let kept = if seconds > 0.0 { seconds } else { days * 86_400.0 };
     (kept > 0.0).then(|| Duration::from_secs_f64(kept))
 }
@@ -24,11 +24,11 @@ pub fn kept(facts: &Facts) -> Option<Duration> {
 /// A copy of a large table takes hours, and a reader that was down must find what it missed.
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for (server, facts) in survey.olds() {
-        let Some(kept) = kept(facts).filter(|kept| *kept < KEPT_MIN) else { continue };
+    for log in survey.logs() {
+        let Some(kept) = kept(log.variables).filter(|kept| *kept < KEPT_MIN) else { continue };
         let actual = format!("binlogs are kept for {} s only", kept.as_secs_f64());
         faults.push(
-            Fault::new(Severity::Warning, RULE, server.side, actual)
+            Fault::new(Severity::Warning, RULE, log.subject, actual)
                 .expected("at least a day, the longest that a reader may be down")
                 .mend("SET GLOBAL binlog_expire_logs_seconds = 604800"),
         );
@@ -44,13 +44,14 @@ pub fn check_measured(
     copy: Option<Duration>,
 ) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for (server, facts) in survey.olds() {
-        let rate = growth.get(&server.side).copied().unwrap_or(0.0);
-        let kept = kept(facts);
+    for log in survey.logs() {
+        // A replica's binlog grows as its primary's does.
+        let rate = growth.get(&log.side).copied().unwrap_or(0.0);
+        let kept = kept(log.variables);
         // Absent before 11.4; 0 is no limit.
-        let total = facts.number("max_binlog_total_size");
+        let total = log.variables.number("max_binlog_total_size");
         let by_size = (total > 0.0 && rate > 0.0).then(|| lasting(total, rate));
-        let by_disk = facts.room.as_ref().filter(|_| rate > 0.0 && kept.is_none());
+        let by_disk = log.room.filter(|_| rate > 0.0 && kept.is_none());
         let by_disk = by_disk.map(|room| lasting(room.available_bytes as f64, rate));
         let limits = [
             (kept, "binlog_expire_logs_seconds", "SET GLOBAL binlog_expire_logs_seconds = 604800"),
@@ -59,7 +60,7 @@ pub fn check_measured(
         ];
         let runway = limits.into_iter().filter_map(|(limit, by, mend)| Some((limit?, by, mend)));
         let runway = runway.min_by_key(|(limit, ..)| *limit);
-        let reach = match facts.binlog.oldest {
+        let reach = match log.oldest {
             Some(age) => format!("reaches back {}", span(age)),
             None => "reaches back nobody can tell how far".to_owned(),
         };
@@ -69,7 +70,7 @@ pub fn check_measured(
             None => "nothing purges it".to_owned(),
         };
         let actual = format!("the binlog {reach}, {written}; {ends}");
-        let note = Fault::new(Severity::Note, RULE, server.side, actual);
+        let note = Fault::new(Severity::Note, RULE, log.subject, actual);
         faults.push(match (runway, copy) {
             (Some((runway, _, mend)), Some(copy)) if runway < copy * MARGIN => {
                 let severity = if runway < copy { Severity::Fault } else { Severity::Warning };
@@ -95,14 +96,14 @@ fn lasting(bytes: f64, rate: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::survey::Room;
     use crate::check::survey::made::{lines, survey};
+    use crate::check::survey::{Facts, Room};
     use modshift_proto::OldShard;
 
     #[test]
     fn binlogs_that_do_not_outlast_the_copy_are_refused() {
         let set = |facts: &mut Facts, name: &str, value: &str| {
-            facts.variables.insert(name.to_owned(), value.to_owned());
+            facts.variables.set(name, value);
         };
         let survey = survey(|which, facts| match which {
             0 => set(facts, "binlog_expire_logs_seconds", "7200"),

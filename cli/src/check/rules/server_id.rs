@@ -11,6 +11,11 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         .map(|(server, facts)| {
             (facts.variable("server_id").parse().unwrap_or(0), server.side.to_string())
         })
+        .chain(survey.further.iter().filter_map(|further| {
+            let facts = further.facts.as_ref().ok()?;
+            let id = facts.variables.text("server_id").parse().unwrap_or(0);
+            Some((id, further.to_string()))
+        }))
         .collect();
     for (server, facts) in survey.reached() {
         let id = server.endpoint.replica_server_id;
@@ -23,14 +28,20 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                     .mend(mend),
             );
         }
-        match &facts.replica_ids {
+        // Where the reader registers.
+        let tailed = survey.tailed(server.side);
+        let (at, connected) = match &tailed {
+            Some(part) => (part.name(), &part.facts.replica_ids),
+            None => (server.side.to_string(), &facts.replica_ids),
+        };
+        match connected {
             Some(ids) if ids.contains(&id) => {
                 let actual = format!(
                     "a replica with server_id {id} is connected: a running replicator of this \
                      plan, or a stranger that will be cut off"
                 );
                 faults.push(
-                    Fault::new(Severity::Warning, RULE, server.side, actual)
+                    Fault::new(Severity::Warning, RULE, at, actual)
                         .expected("no replica of that id, before the daemons run")
                         .mend(mend),
                 );
@@ -40,7 +51,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 let actual = "cannot see the server ids of connected replicas";
                 let mend = "GRANT REPLICATION MASTER ADMIN, or make sure that no replica uses";
                 faults.push(
-                    Fault::new(Severity::Note, RULE, server.side, actual)
+                    Fault::new(Severity::Note, RULE, at, actual)
                         .expected("no replica of that id")
                         .mend(format!("{mend} {id}")),
                 );

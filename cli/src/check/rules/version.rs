@@ -1,5 +1,7 @@
 //! Servers that modshift knows.
 
+use std::fmt;
+
 use crate::check::fault::{Fault, Severity};
 use crate::check::survey::Survey;
 
@@ -19,33 +21,45 @@ pub fn of(text: &str) -> Option<(u32, u32)> {
 }
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    const RULE: &str = "version";
-    let mut faults = Vec::new();
-    for (server, facts) in survey.reached() {
-        let fault =
-            |severity| Fault::new(severity, RULE, server.side, format!("is {}", facts.version));
-        let tested = format!("{}.{}", VERSION_TESTED.0, VERSION_TESTED.1);
-        match of(&facts.version) {
-            None => faults.push(
+    survey.reached().filter_map(|(server, facts)| judge(&server.side, &facts.version)).collect()
+}
+
+/// The same of the other servers that the plan names.
+pub fn check_further(survey: &Survey) -> Vec<Fault> {
+    let answered = survey.further.iter().filter_map(|f| Some((f, f.facts.as_ref().ok()?)));
+    let faults = answered.filter_map(|(further, facts)| {
+        let fault = judge(further, &facts.version)?;
+        let severity = match further.only_rehearses() {
+            true => fault.severity.max(Severity::Warning),
+            false => fault.severity,
+        };
+        Some(Fault { severity, ..fault })
+    });
+    faults.collect()
+}
+
+fn judge(subject: &dyn fmt::Display, version: &str) -> Option<Fault> {
+    let fault = |severity| Fault::new(severity, "version", subject, format!("is {version}"));
+    let tested = format!("{}.{}", VERSION_TESTED.0, VERSION_TESTED.1);
+    match of(version) {
+        None => Some(
+            fault(Severity::Fault)
+                .expected("MariaDB")
+                .mend("name a MariaDB server in the plan: no other has its binlog and GTIDs"),
+        ),
+        Some(version) if version < VERSION_MIN => {
+            let least = format!("MariaDB {}.{} or later", VERSION_MIN.0, VERSION_MIN.1);
+            Some(
                 fault(Severity::Fault)
-                    .expected("MariaDB")
-                    .mend("name a MariaDB server in the plan: no other has its binlog and GTIDs"),
-            ),
-            Some(version) if version < VERSION_MIN => {
-                let least = format!("MariaDB {}.{} or later", VERSION_MIN.0, VERSION_MIN.1);
-                faults.push(
-                    fault(Severity::Fault)
-                        .expected(least)
-                        .mend(format!("upgrade the server, best to {tested}, which is tested")),
-                );
-            }
-            Some(version) if version != VERSION_TESTED => {
-                faults.push(fault(Severity::Note).expected(format!("{tested}, which is tested")));
-            }
-            Some(_) => {}
+                    .expected(least)
+                    .mend(format!("upgrade the server, best to {tested}, which is tested")),
+            )
         }
+        Some(version) if version != VERSION_TESTED => {
+            Some(fault(Severity::Note).expected(format!("{tested}, which is tested")))
+        }
+        Some(_) => None,
     }
-    faults
 }
 
 #[cfg(test)]

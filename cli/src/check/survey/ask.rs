@@ -12,7 +12,10 @@ use modshift_proto::plan::{Endpoint, Plan, Secret};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::{Binlog, Extent, Facts, Object, Table, Unreached, oldest, privileged, room, sequence};
+use super::{
+    Binlog, Extent, Facts, Object, Table, Unreached, Variables, oldest, privileged, room, sequence,
+    token,
+};
 use crate::check::fault::Side;
 use crate::check::rows::record;
 
@@ -55,14 +58,13 @@ pub async fn ask(
         let status: BTreeMap<String, String> =
             conn.query("SHOW GLOBAL STATUS").await?.into_iter().collect();
         let status = |name: &str| status.get(name).and_then(|v| v.parse().ok()).unwrap_or(0u64);
-        let variables: BTreeMap<String, String> =
-            conn.query("SHOW GLOBAL VARIABLES").await?.into_iter().collect();
-        let logs = whole && variables.get("log_bin").is_some_and(|on| on == "ON");
+        let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
+        let variables: Variables = variables.into_iter().collect();
+        let logs = whole && variables.is_on("log_bin");
         let oldest = match old && logs && grants.has_global("REPLICATION SLAVE") {
             true => oldest::age(endpoint).await,
             false => None,
         };
-        let datadir = variables.get("datadir").map_or("", String::as_str);
         Ok(Facts {
             clock_ahead_us: clock_ahead(&mut conn).await?,
             version: conn.query_first("SELECT VERSION()").await?.unwrap_or_default(),
@@ -75,9 +77,10 @@ pub async fn ask(
             xa: prepared(&mut conn).await?,
             has_watermark: !old && has_watermark(&mut conn).await?,
             finished: finished(&mut conn, plan).await?,
-            room: room::of(&mut conn, datadir, whole).await?,
+            room: room::of(&mut conn, variables.text("datadir"), whole).await?,
             sequences: sequence::all(&mut conn, &sequences).await?,
             collisions: if old { None } else { record::read(&mut conn).await? },
+            token: token::read(&mut conn).await?,
             binlog: Binlog {
                 written_bytes: status("Binlog_bytes_written"),
                 uptime: Duration::from_secs(status("Uptime")),
@@ -96,7 +99,12 @@ pub async fn ask(
     rest.await.map_err(of)
 }
 
-async fn fencing(endpoint: &Endpoint, user: &str, password: &Secret) -> Result<Grants, Unreached> {
+/// What the login of `[cutover]` may there.
+pub(super) async fn fencing(
+    endpoint: &Endpoint,
+    user: &str,
+    password: &Secret,
+) -> Result<Grants, Unreached> {
     let endpoint =
         Endpoint { user: user.to_owned(), password: password.clone(), ..endpoint.clone() };
     let mut conn = connect(&endpoint, Session::Plain).await?;
@@ -171,7 +179,10 @@ pub(super) fn if_allowed<T>(result: mysql_async::Result<T>) -> mysql_async::Resu
     }
 }
 
-async fn replica_ids(conn: &mut Conn, whole: bool) -> mysql_async::Result<Option<Vec<u32>>> {
+pub(super) async fn replica_ids(
+    conn: &mut Conn,
+    whole: bool,
+) -> mysql_async::Result<Option<Vec<u32>>> {
     if !whole {
         return Ok(None);
     }
@@ -188,7 +199,7 @@ async fn is_replica(conn: &mut Conn, whole: bool) -> mysql_async::Result<Option<
     Ok(rows.map(|rows| !rows.is_empty()))
 }
 
-async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
+pub(super) async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
     let rows: Vec<(u64, u64, u64, Vec<u8>)> = conn.query("XA RECOVER").await?;
     Ok(rows.into_iter().map(|row| String::from_utf8_lossy(&row.3).into_owned()).collect())
 }

@@ -7,26 +7,130 @@ use std::time::{Duration, Instant};
 use modshift_mariadb::Grants;
 use modshift_proto::plan::Plan;
 
-use super::{Binlog, Facts, Server, Survey, Table, Unreached, all_sides, endpoint};
+use super::further::{self, Schema, Source};
+use super::{
+    Binlog, Facts, Further, Kind, Role, Server, Standing, Survey, Table, Unreached, Variables,
+    all_sides, endpoint,
+};
 use crate::check::fault::Fault;
 
 pub fn survey(change: impl Fn(usize, &mut Facts)) -> Survey {
+    make("", "", change, |_, _| {})
+}
+
+/// The same; old shard 0 has two replicas, `tailed` and `spare`, and is read from the first, and
+/// all is rehearsed on a server `trial`. They are asked in this order.
+pub fn survey_further(
+    change: impl Fn(usize, &mut Facts),
+    change_further: impl Fn(usize, &mut Standing),
+) -> Survey {
+    let replicas = "replicas = [\"tailed:3306\", \"spare:3306\"]\nread_from = \"tailed:3306\"\n";
+    let mut tail = "[rehearse]\n".to_owned();
+    for which in 0..5 {
+        let kind = if which < 2 { "old" } else { "new" };
+        tail += &format!("[[rehearse.{kind}]]\nhost = \"trial\"\nschema = \"trial_{which}\"\n");
+    }
+    make(replicas, &tail, change, change_further)
+}
+
+fn make(
+    of_old_0: &str,
+    tail: &str,
+    change: impl Fn(usize, &mut Facts),
+    change_further: impl Fn(usize, &mut Standing),
+) -> Survey {
     let mut text = "name = \"made\"\nmodulus = { old = 2, new = 3 }\n[log]\nkind = \"direct\"\n\
         [defaults]\nhost = \"h\"\nuser = \"u\"\npassword = \"p\"\n[[table]]\nname = \"t\"\n\
         key = \"uid\"\nrule = \"floor_mod\"\n"
         .to_owned();
     for which in 0..5 {
         let kind = if which < 2 { "old" } else { "new" };
-        text += &format!("[[{kind}]]\nport = {}\nschema = \"s\"\n", 3306 + which);
+        let replicas = if which == 0 { of_old_0 } else { "" };
+        text += &format!("[[{kind}]]\nport = {}\nschema = \"s\"\n{replicas}", 3306 + which);
     }
-    let plan = Arc::new(Plan::parse(&text, &|_| None).unwrap());
+    let plan = Arc::new(Plan::parse(&(text + tail), &|_| None).unwrap());
     let server = |(which, side)| {
         let mut facts = facts();
+        identify(&mut facts.variables, "h", 3306 + which, 1 + which);
         change(which, &mut facts);
         Server { side, endpoint: endpoint(&plan, side).clone(), facts: Ok(facts) }
     };
     let servers = all_sides(&plan).into_iter().enumerate().map(server).collect();
-    Survey { plan, servers }
+    let further =
+        further::named(&plan).into_iter().enumerate().map(|(which, (endpoint, roles))| {
+            let mut standing = standing(&roles);
+            identify(&mut standing.variables, &endpoint.host, 3306, 11 + which);
+            change_further(which, &mut standing);
+            Further { endpoint, roles, facts: Ok(standing) }
+        });
+    Survey { further: further.collect(), plan, servers }
+}
+
+/// Every primary writes under a GTID domain of its own.
+fn identify(variables: &mut Variables, host: &str, port: usize, id: usize) {
+    variables.set("hostname", host);
+    variables.set("port", &port.to_string());
+    variables.set("server_id", &id.to_string());
+    if host == "h" {
+        variables.set("gtid_binlog_pos", &format!("{id}-{id}-100"));
+        variables.set("gtid_binlog_state", &format!("{id}-{id}-100"));
+    }
+}
+
+/// With what every rule wants; replicas follow old shard 0, a rehearsal's server follows nobody.
+fn standing(roles: &[Role]) -> Standing {
+    let rehearses = roles[0].kind == Kind::Rehearsal;
+    let mut variables: Variables = [
+        ("log_bin", "ON"),
+        ("log_slave_updates", "ON"),
+        ("binlog_format", "ROW"),
+        ("binlog_row_image", "FULL"),
+        ("binlog_checksum", "CRC32"),
+        ("gtid_strict_mode", "ON"),
+        ("sync_binlog", "1"),
+        ("innodb_flush_log_at_trx_commit", "1"),
+        ("binlog_expire_logs_seconds", "604800"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into_iter()
+    .collect();
+    let source = Source {
+        host: "h".to_owned(),
+        port: 3306,
+        server_id: 1,
+        io: "Yes".to_owned(),
+        sql: "Yes".to_owned(),
+        behind: Some(Duration::ZERO),
+        ..Source::default()
+    };
+    let mut schemas = BTreeMap::new();
+    if !rehearses {
+        for name in ["gtid_binlog_pos", "gtid_binlog_state", "gtid_slave_pos"] {
+            variables.set(name, "1-1-99");
+        }
+        variables.set("read_only", "ON");
+        let schema = Schema {
+            tables: vec!["t".to_owned()],
+            events: Some(Vec::new()),
+            bodies: Some(Vec::new()),
+            ..Schema::default()
+        };
+        schemas.insert("s".to_owned(), schema);
+    }
+    let grants = Grants::parse(["GRANT ALL PRIVILEGES ON *.* TO `u`@`%` WITH GRANT OPTION"]);
+    Standing {
+        version: "10.11.6-MariaDB".to_owned(),
+        variables,
+        grants,
+        fencing: None,
+        accounts: Some(Vec::new()),
+        replica_ids: Some(Vec::new()),
+        sources: Some(if rehearses { Vec::new() } else { vec![source] }),
+        xa: Vec::new(),
+        room: None,
+        oldest: None,
+        schemas,
+    }
 }
 
 fn facts() -> Facts {
@@ -48,7 +152,10 @@ fn facts() -> Facts {
     };
     Facts {
         version: "10.11.6-MariaDB".to_owned(),
-        variables: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        variables: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect(),
         grants: Grants::default(),
         fencing: None,
         accounts: None,
@@ -74,6 +181,7 @@ fn facts() -> Facts {
             oldest: None,
         },
         collisions: None,
+        token: None,
     }
 }
 

@@ -3,18 +3,21 @@
 //! Nothing here judges. What the account may not see is `None`, which is not the same as empty.
 
 mod ask;
+pub mod further;
 #[cfg(test)]
 pub mod made;
 mod oldest;
 mod privileged;
 mod room;
 mod sequence;
+mod token;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use modshift_mariadb::catalog::{CatalogError, EventInfo, TriggerInfo};
 use modshift_mariadb::error::ServerError;
 use modshift_mariadb::{Class, Grants};
@@ -24,13 +27,21 @@ use modshift_proto::plan::{Endpoint, Plan};
 use super::fault::Side;
 use super::rows::record::Record;
 
+pub use further::{Further, Kind, Role, Standing};
+#[cfg(test)]
+pub use privileged::privileged_account;
 pub use privileged::{Account, Body};
 pub use room::Room;
 pub use sequence::Sequence;
+pub use token::Token;
+pub use variables::Variables;
 
 pub struct Survey {
     pub plan: Arc<Plan>,
+    /// The shards' primaries.
     pub servers: Vec<Server>,
+    /// Whatever else the plan names; nothing where no more is asked than a start needs.
+    pub further: Vec<Further>,
 }
 
 pub struct Server {
@@ -78,7 +89,7 @@ impl From<CatalogError> for Unreached {
 /// What one server said.
 pub struct Facts {
     pub version: String,
-    pub variables: BTreeMap<String, String>,
+    pub variables: Variables,
     pub grants: Grants,
     /// Of the login that the plan has for the cutover, where that is another; or why it may not
     /// come in.
@@ -116,20 +127,21 @@ pub struct Facts {
     pub binlog: Binlog,
     /// What the last `check --deep` found. New shards only.
     pub collisions: Option<Record>,
+    pub token: Option<Token>,
 }
 
 impl Facts {
     /// Empty for a variable that this version does not have.
     pub fn variable(&self, name: &str) -> &str {
-        self.variables.get(name).map_or("", String::as_str)
+        self.variables.text(name)
     }
 
     pub fn number(&self, name: &str) -> f64 {
-        self.variable(name).parse().unwrap_or(0.0)
+        self.variables.number(name)
     }
 
     pub fn is_on(&self, name: &str) -> bool {
-        ["ON", "1"].iter().any(|on| self.variable(name).eq_ignore_ascii_case(on))
+        self.variables.is_on(name)
     }
 }
 
@@ -183,19 +195,23 @@ impl Survey {
             let plan = plan.clone();
             async move {
                 let endpoint = endpoint(&plan, side).clone();
-                let mut facts = ask::ask(&plan, side, &endpoint, extent).await;
-                for _ in 1..ASKED_MAX {
-                    if !facts.as_ref().is_err_and(|unreached| unreached.disturbed) {
-                        break;
-                    }
-                    tokio::time::sleep(DISTURBED_PAUSE).await;
-                    facts = ask::ask(&plan, side, &endpoint, extent).await;
-                }
-                Server { side, endpoint, facts }
+                let facts = undisturbed(async || ask::ask(&plan, side, &endpoint, extent).await);
+                Server { side, facts: facts.await, endpoint }
             }
         });
-        let servers = join_all(servers).await;
-        Survey { plan, servers }
+        let further = match extent {
+            Extent::Start => Vec::new(),
+            Extent::Whole => further::named(&plan),
+        };
+        let further = further.into_iter().map(|(endpoint, roles)| {
+            let plan = plan.clone();
+            async move {
+                let facts = undisturbed(async || further::ask(&plan, &endpoint, &roles).await);
+                Further { facts: facts.await, endpoint, roles }
+            }
+        });
+        let (servers, further) = join(join_all(servers), join_all(further)).await;
+        Survey { plan, servers, further }
     }
 
     /// Servers that answered, in order, old ones first.
@@ -210,6 +226,97 @@ impl Survey {
     pub fn news(&self) -> impl Iterator<Item = (&Server, &Facts)> {
         self.reached().filter(|(server, _)| !server.side.is_old())
     }
+
+    /// The primary of a shard, if it answered.
+    pub fn primary(&self, side: Side) -> Option<(&Server, &Facts)> {
+        self.reached().find(|(server, _)| server.side == side)
+    }
+
+    /// Each part that each further server plays, of those that answered.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.further.iter().flat_map(|further| {
+            let facts = further.facts.as_ref().ok();
+            further.roles.iter().filter_map(move |role| Some(Part { further, role, facts: facts? }))
+        })
+    }
+
+    /// Replicas of shards, the one that is tailed among them.
+    pub fn replicas(&self) -> impl Iterator<Item = Part<'_>> {
+        self.parts().filter(|part| !part.role.kind.is_rehearsal())
+    }
+
+    /// The replica that is read in the place of a shard's primary.
+    pub fn tailed(&self, side: Side) -> Option<Part<'_>> {
+        self.replicas().find(|part| part.role.side == side && part.role.kind == Kind::Tailed)
+    }
+
+    /// Where the binlog of each old shard is read; not of one that did not answer.
+    pub fn logs(&self) -> impl Iterator<Item = Log<'_>> {
+        self.olds().filter_map(|(server, facts)| {
+            if server.endpoint.read_from.is_none() {
+                return Some(Log {
+                    side: server.side,
+                    subject: server.side.to_string(),
+                    variables: &facts.variables,
+                    room: facts.room.as_ref(),
+                    oldest: facts.binlog.oldest,
+                });
+            }
+            let part = self.tailed(server.side)?;
+            Some(Log {
+                side: server.side,
+                subject: part.name(),
+                variables: &part.facts.variables,
+                room: part.facts.room.as_ref(),
+                oldest: part.facts.oldest,
+            })
+        })
+    }
+}
+
+/// The binlog that a reader reads.
+pub struct Log<'a> {
+    pub side: Side,
+    pub subject: String,
+    pub variables: &'a Variables,
+    pub room: Option<&'a Room>,
+    /// Age of its oldest file by the server's own clock.
+    pub oldest: Option<Duration>,
+}
+
+/// A part that a server plays beside the primaries.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    pub further: &'a Further,
+    pub role: &'a Role,
+    pub facts: &'a Standing,
+}
+
+impl Part<'_> {
+    pub fn name(&self) -> String {
+        self.further.part(self.role)
+    }
+
+    pub fn is_tailed(&self) -> bool {
+        self.role.kind == Kind::Tailed
+    }
+
+    pub fn schema(&self) -> Option<&further::Schema> {
+        self.facts.schemas.get(&self.role.schema)
+    }
+}
+
+/// Asked again while other things on the server get in the way.
+async fn undisturbed<T>(asking: impl AsyncFn() -> Result<T, Unreached>) -> Result<T, Unreached> {
+    let mut facts = asking().await;
+    for _ in 1..ASKED_MAX {
+        if !facts.as_ref().is_err_and(|unreached| unreached.disturbed) {
+            break;
+        }
+        tokio::time::sleep(DISTURBED_PAUSE).await;
+        facts = asking().await;
+    }
+    facts
 }
 
 pub fn endpoint(plan: &Plan, side: Side) -> &Endpoint {

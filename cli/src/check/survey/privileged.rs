@@ -170,3 +170,9 @@ pub(super) async fn events(
     let event = |(name, status)| EventInfo { name, status };
     Ok(if_allowed(rows)?.map(|rows| rows.into_iter().map(event).collect()))
 }
+
+/// One with READ_ONLY ADMIN, for tests of rules.
+#[cfg(test)]
+pub fn privileged_account(user: &str) -> Account {
+    Account { user: user.to_owned(), host: "%".to_owned(), access: READ_ONLY_ADMIN }
+}

@@ -1,0 +1,122 @@
+//! Privileges on replicas: less than on a primary. Accounts are locked and markers written there;
+//! here the fence sets `read_only`, stops events and ends what keeps it waiting, and a reader reads.
+
+use modshift_mariadb::Grants;
+
+use crate::check::fault::{Fault, Severity};
+use crate::check::survey::{Part, Survey};
+
+const RULE: &str = "grants";
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for part in survey.replicas() {
+        if part.is_tailed() {
+            faults.extend(reading(part));
+        }
+        faults.extend(fencing(survey, part));
+    }
+    faults
+}
+
+fn reading(part: Part<'_>) -> Vec<Fault> {
+    let (user, grants) = (&part.further.endpoint.user, &part.facts.grants);
+    let mut faults = Vec::new();
+    if !grants.has_global("REPLICATION SLAVE") {
+        let why = "needed to read the binlog";
+        faults.push(lacks(Severity::Fault, part, user, "REPLICATION SLAVE", "*.*", why));
+    }
+    if !grants.has_on_schema(&part.role.schema, "SELECT") {
+        let on = format!("`{}`.*", part.role.schema);
+        faults.push(lacks(Severity::Fault, part, user, "SELECT", &on, "needed to copy tables"));
+    }
+    faults
+}
+
+fn fencing(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
+    let (mut user, mut grants) = (part.further.endpoint.user.as_str(), &part.facts.grants);
+    if let (Some(fencing), Some((login, _))) = (&part.facts.fencing, &survey.plan.cutover.login) {
+        match fencing {
+            Ok(theirs) => (user, grants) = (login, theirs),
+            Err(error) => {
+                let subject = format!("{}: user {login} of [cutover]", part.name());
+                let mend = error.hint.as_deref().unwrap_or("correct [cutover] of the plan");
+                let fault = Fault::new(Severity::Warning, RULE, subject, &*error.message);
+                return vec![fault.expected("the login of the cutover to be let in").mend(mend)];
+            }
+        }
+    }
+    let mut faults = Vec::new();
+    let mut require = |wanted: &[&'static str], why: &str| {
+        let missing: Vec<&str> =
+            wanted.iter().copied().filter(|privilege| !grants.has_global(privilege)).collect();
+        if !missing.is_empty() {
+            let list = missing.join(", ");
+            faults.push(lacks(Severity::Warning, part, user, &list, "*.*", why));
+        }
+    };
+    require(&["READ_ONLY ADMIN"], "needed at the cutover to set read_only");
+    let why = "needed at the cutover to end what keeps read_only waiting";
+    require(&["CONNECTION ADMIN", "PROCESS"], why);
+    if part.facts.variables.is_on("event_scheduler") {
+        require(&["SUPER"], "needed at the cutover to switch event_scheduler off");
+    }
+    // Logging in names the schema.
+    if !touches(grants, &part.role.schema) {
+        let on = format!("`{}`.*", part.role.schema);
+        let why = "without which the cutover cannot log in to the schema";
+        faults.push(lacks(Severity::Warning, part, user, "SELECT", &on, why));
+    }
+    faults
+}
+
+/// Whoever may do anything in a schema may choose it; SELECT is what grants-cutover.sql gives.
+fn touches(grants: &Grants, schema: &str) -> bool {
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "CREATE"]
+        .iter()
+        .any(|privilege| grants.has_on_schema(schema, privilege))
+}
+
+fn lacks(severity: Severity, part: Part<'_>, user: &str, list: &str, on: &str, why: &str) -> Fault {
+    let subject = format!("{}: user {user}", part.name());
+    Fault::new(severity, RULE, subject, format!("lacks {list} on {on}, {why}"))
+        .expected("the privileges of deploy/mariadb, which replication brings along")
+        // A GRANT that the replica logs would be a transaction of its own.
+        .mend(format!("SET sql_log_bin = 0; GRANT {list} ON {on} TO {user}@..."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::survey::made::{lines, survey_further};
+
+    #[test]
+    fn a_replica_asks_for_less_than_a_primary() {
+        let check = |grants: &[&str], expected: &[&str]| {
+            let survey = survey_further(
+                |_, _| {},
+                |_, facts| {
+                    facts.grants = Grants::parse(grants.iter().copied());
+                },
+            );
+            let found = lines(&super::check(&survey));
+            assert_eq!(found.len(), expected.len(), "{found:#?}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.starts_with(expected), "{found}\n{expected}");
+            }
+        };
+        let least =
+            "GRANT REPLICATION SLAVE, READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS ON *.* TO `u`@`%`";
+        check(&[least, "GRANT SELECT ON `s`.* TO `u`@`%`"], &[]);
+        let cutover =
+            "user u: lacks READ_ONLY ADMIN on *.*, needed at the cutover to set read_only";
+        check(
+            &["GRANT REPLICATION SLAVE, CONNECTION ADMIN, PROCESS, INSERT ON *.* TO `u`@`%`"],
+            &[
+                "fault  read_from tailed:3306 of old shard 0: user u: lacks SELECT on `s`.*",
+                &format!("warning  read_from tailed:3306 of old shard 0: {cutover}"),
+                &format!("warning  replica spare:3306 of old shard 0: {cutover}"),
+            ],
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! Servers that the plan names beside the shards' primaries: replicas, which a fence closes and a
+//! reader may tail, and the servers of `[rehearse]`.
+//!
+//! Each is asked once, however many parts it plays.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use modshift_mariadb::Grants;
+use modshift_mariadb::catalog::EventInfo;
+use modshift_mariadb::connect::{Session, connect, label};
+use modshift_mariadb::error;
+use modshift_mariadb::value::quote;
+use modshift_proto::plan::{Endpoint, HostPort, Plan};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
+
+use super::ask::{fencing, if_allowed, prepared, replica_ids};
+use super::token::{self, Token};
+use super::{Account, Body, Room, Unreached, Variables, oldest, privileged, room};
+use crate::check::ahead;
+use crate::check::fault::Side;
+
+/// What the server is to the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Replicates from the shard's primary, and is fenced with it.
+    Replica,
+    /// That, and a reader reads it in the primary's place: `read_from`.
+    Tailed,
+    /// Takes the shard's place in a rehearsal.
+    Rehearsal,
+    /// Replicates from such a one.
+    RehearsalReplica,
+}
+
+impl Kind {
+    pub fn is_rehearsal(self) -> bool {
+        matches!(self, Kind::Rehearsal | Kind::RehearsalReplica)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub kind: Kind,
+    pub side: Side,
+    pub schema: String,
+}
+
+pub struct Further {
+    /// Its schema is that of the first role.
+    pub endpoint: Endpoint,
+    pub roles: Vec<Role>,
+    pub facts: Result<Standing, Unreached>,
+}
+
+impl Further {
+    pub fn at(&self) -> HostPort {
+        HostPort { host: self.endpoint.host.clone(), port: self.endpoint.port }
+    }
+
+    /// As findings call one of its parts: `replica db:3307 of old shard 0`.
+    pub fn part(&self, role: &Role) -> String {
+        match role.kind {
+            Kind::Replica => format!("replica {} of {}", self.at(), role.side),
+            Kind::Tailed => format!("read_from {} of {}", self.at(), role.side),
+            Kind::Rehearsal => format!("rehearsal of {} on {}", role.side, self.at()),
+            Kind::RehearsalReplica => {
+                format!("replica {} of the rehearsal of {}", self.at(), role.side)
+            }
+        }
+    }
+
+    /// Is it only there to rehearse on? What is wrong with it then stops nothing else.
+    pub fn only_rehearses(&self) -> bool {
+        self.roles.iter().all(|role| role.kind.is_rehearsal())
+    }
+}
+
+/// All its parts; those of a rehearsal, which may be many, as one.
+impl fmt::Display for Further {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = self
+            .roles
+            .iter()
+            .filter(|role| !role.kind.is_rehearsal())
+            .map(|role| self.part(role))
+            .collect();
+        if self.roles.iter().any(|role| role.kind.is_rehearsal()) {
+            parts.push(format!("rehearsal server {}", self.at()));
+        }
+        f.write_str(&parts.join(" and "))
+    }
+}
+
+/// What such a server said.
+pub struct Standing {
+    pub version: String,
+    pub variables: Variables,
+    pub grants: Grants,
+    /// Of the login of `[cutover]` on a replica, see `Facts::fencing`.
+    pub fencing: Option<Result<Grants, Unreached>>,
+    pub accounts: Option<Vec<Account>>,
+    pub replica_ids: Option<Vec<u32>>,
+    /// What it replicates from; `None` where the account may not see it.
+    pub sources: Option<Vec<Source>>,
+    pub xa: Vec<String>,
+    pub room: Option<Room>,
+    /// Age of the oldest binlog file, of a server that is tailed.
+    pub oldest: Option<Duration>,
+    /// Those of its roles that exist, and that the account may see.
+    pub schemas: BTreeMap<String, Schema>,
+}
+
+/// A row of `SHOW ALL SLAVES STATUS`.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    pub host: String,
+    pub port: u16,
+    /// As the source said when it was last reached; 0: never.
+    pub server_id: u32,
+    pub io: String,
+    pub sql: String,
+    pub io_errno: u32,
+    pub sql_errno: u32,
+    pub behind: Option<Duration>,
+    pub delay: Duration,
+    /// Settings that leave something out, with their values.
+    pub filters: Vec<(String, String)>,
+}
+
+impl Source {
+    pub fn runs(&self) -> bool {
+        self.io == "Yes" && self.sql == "Yes"
+    }
+
+    /// A rehearsal asks no more: connecting counts.
+    pub fn is_started(&self) -> bool {
+        self.io != "No" || self.sql != "No"
+    }
+}
+
+#[derive(Default)]
+pub struct Schema {
+    pub tables: Vec<String>,
+    pub events: Option<Vec<EventInfo>>,
+    pub bodies: Option<Vec<Body>>,
+    pub token: Option<Token>,
+    /// Whose rehearsal it is for, if a rehearsal made or took it.
+    pub rehearsed_by: Option<String>,
+}
+
+/// All of them, each once; nothing has been asked yet.
+pub fn named(plan: &Plan) -> Vec<(Endpoint, Vec<Role>)> {
+    let mut found: Vec<(Endpoint, Vec<Role>)> = Vec::new();
+    let mut add = |endpoint: Endpoint, kind, side| {
+        let role = Role { kind, side, schema: endpoint.schema.clone() };
+        let same = |other: &Endpoint| {
+            other.host.eq_ignore_ascii_case(&endpoint.host)
+                && (other.port, &other.user) == (endpoint.port, &endpoint.user)
+                && other.password == endpoint.password
+        };
+        match found.iter_mut().find(|(other, _)| same(other)) {
+            Some((_, roles)) => roles.push(role),
+            None => found.push((endpoint, vec![role])),
+        }
+    };
+    for side in super::all_sides(plan) {
+        let shard = super::endpoint(plan, side);
+        for server in &shard.replicas {
+            let read = side.is_old() || ahead::way_back(plan);
+            let kind = match shard.read_from.as_ref() == Some(server) && read {
+                true => Kind::Tailed,
+                false => Kind::Replica,
+            };
+            add(shard.on(server), kind, side);
+        }
+    }
+    let Some(rehearse) = &plan.rehearse else { return found };
+    let old = plan.old_shards().map(Side::Old).zip(&rehearse.old);
+    let new = plan.new_shards().map(Side::New).zip(&rehearse.new);
+    for (side, shard) in old.chain(new) {
+        for (index, server) in shard.servers().into_iter().enumerate() {
+            let kind = if index == 0 { Kind::Rehearsal } else { Kind::RehearsalReplica };
+            add(server, kind, side);
+        }
+    }
+    found
+}
+
+pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Standing, Unreached> {
+    // A schema may be missing, which is for a rule to say.
+    let server = Endpoint { schema: "information_schema".to_owned(), ..endpoint.clone() };
+    let of = |error| Unreached::from(error::of(&label(&server), "taking stock", error));
+    let mut conn = connect(&server, Session::Plain).await?;
+    let login = plan.cutover.login.as_ref();
+    let fenced = roles.iter().any(|role| !role.kind.is_rehearsal());
+    let fencing = match login.filter(|_| fenced) {
+        Some((user, password)) => Some(fencing(&server, user, password).await),
+        None => None,
+    };
+    let rest = async {
+        let grants: Vec<String> = conn.query("SHOW GRANTS").await?;
+        let grants = Grants::parse(grants.iter().map(String::as_str));
+        let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
+        let variables: Variables = variables.into_iter().collect();
+        let tailed = roles.iter().any(|role| role.kind == Kind::Tailed);
+        let logs = variables.is_on("log_bin") && grants.has_global("REPLICATION SLAVE");
+        let oldest = match tailed && logs {
+            true => oldest::age(&server).await,
+            false => None,
+        };
+        let (mut schemas, mut accounts) = (BTreeMap::new(), None);
+        for role in roles {
+            if schemas.contains_key(&role.schema) || !enter(&mut conn, &role.schema).await? {
+                continue;
+            }
+            schemas.insert(role.schema.clone(), schema(&mut conn, &role.schema).await?);
+            // Through a view of the schema, where the account may not see the table itself.
+            if accounts.is_none() {
+                accounts = privileged::accounts(&mut conn, true).await?;
+            }
+        }
+        Ok(Standing {
+            version: conn.query_first("SELECT VERSION()").await?.unwrap_or_default(),
+            fencing,
+            accounts,
+            replica_ids: replica_ids(&mut conn, true).await?,
+            sources: sources(&mut conn).await?,
+            xa: prepared(&mut conn).await?,
+            room: room::of(&mut conn, variables.text("datadir"), true).await?,
+            oldest,
+            schemas,
+            variables,
+            grants,
+        })
+    };
+    rest.await.map_err(of)
+}
+
+/// Is there such a schema, as far as the account may know?
+async fn enter(conn: &mut Conn, schema: &str) -> mysql_async::Result<bool> {
+    const UNKNOWN_DATABASE: u16 = 1049;
+    match conn.query_drop(format!("USE {}", quote(schema))).await {
+        Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_DATABASE => Ok(false),
+        outcome => Ok(if_allowed(outcome)?.is_some()),
+    }
+}
+
+async fn schema(conn: &mut Conn, name: &str) -> mysql_async::Result<Schema> {
+    // Views are the administrator's: see deploy/mariadb/grants-old.sql.
+    let sql = "SELECT TABLE_NAME FROM information_schema.TABLES \
+               WHERE TABLE_SCHEMA = ? AND TABLE_TYPE <> 'VIEW' ORDER BY TABLE_NAME";
+    let sql_of_rehearsal = "SELECT plan FROM modshift_rehearsal WHERE id = 1";
+    let owner: mysql_async::Result<Option<String>> = conn.query_first(sql_of_rehearsal).await;
+    Ok(Schema {
+        tables: conn.exec(sql, (name,)).await?,
+        events: privileged::events(conn, name, true).await?,
+        bodies: privileged::bodies(conn, name, true).await?,
+        token: token::read(conn).await?,
+        rehearsed_by: if_allowed(owner)?.flatten(),
+    })
+}
+
+async fn sources(conn: &mut Conn) -> mysql_async::Result<Option<Vec<Source>>> {
+    let rows: Option<Vec<Row>> = if_allowed(conn.query("SHOW ALL SLAVES STATUS").await)?;
+    Ok(rows.map(|rows| rows.iter().map(source).collect()))
+}
+
+fn source(row: &Row) -> Source {
+    const FILTERS: &str = "Replicate_";
+    let text = |column: &str| -> String {
+        row.get_opt::<String, _>(column).and_then(Result::ok).unwrap_or_default()
+    };
+    let seconds = |column: &str| text(column).parse().ok().map(Duration::from_secs);
+    let columns = row.columns_ref().iter().map(|column| column.name_str().into_owned());
+    Source {
+        host: text("Master_Host"),
+        port: text("Master_Port").parse().unwrap_or_default(),
+        server_id: text("Master_Server_Id").parse().unwrap_or_default(),
+        io: text("Slave_IO_Running"),
+        sql: text("Slave_SQL_Running"),
+        io_errno: text("Last_IO_Errno").parse().unwrap_or_default(),
+        sql_errno: text("Last_SQL_Errno").parse().unwrap_or_default(),
+        behind: seconds("Seconds_Behind_Master"),
+        delay: seconds("SQL_Delay").unwrap_or_default(),
+        filters: columns
+            .filter(|column| column.starts_with(FILTERS))
+            .map(|column| (column.clone(), text(&column)))
+            .filter(|(_, value)| !value.is_empty())
+            .collect(),
+    }
+}
