@@ -12,7 +12,7 @@ use futures_util::future::{join_all, try_join_all};
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::value::quote;
 use modshift_mariadb::{Conn, ServerError, control, error};
-use modshift_proto::plan::{Account, Endpoint, FenceScope, Plan, Rehearse, Secret};
+use modshift_proto::plan::{Account, Endpoint, FenceScope, HostPort, Plan, Rehearse, Secret};
 use mysql_async::prelude::Queryable;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,19 @@ pub async fn scope(plan: &Plan, rehearse: &Rehearse) -> anyhow::Result<FenceScop
         {
             let (at, other) = (label(endpoint), label(other));
             let message = format!("[rehearse] names {at}, which is a real shard: {other}");
+            return Err(BadPlan(message).into());
+        }
+    }
+    // Whatever is written on a replica alone stands in the way of its replication.
+    let replicas: Vec<HostPort> =
+        plan.old.iter().chain(&plan.new).flat_map(|e| e.replicas.clone()).collect();
+    let is_replica =
+        |e: &Endpoint| replicas.iter().any(|at| (&at.host, at.port) == (&e.host, e.port));
+    for (endpoint, id) in &ours {
+        if let Some((other, _)) = real.iter().find(|(other, of)| of == id && is_replica(other)) {
+            let (at, other) = (label(endpoint), label(other));
+            let message =
+                format!("[rehearse] names {at}, whose server is a replica of real shards: {other}");
             return Err(BadPlan(message).into());
         }
     }
