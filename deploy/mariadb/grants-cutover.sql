@@ -3,7 +3,9 @@
 --
 --   mariadb --init-command="SET @schema = 'shop_0', @host = '10.0.0.%'" < deploy/mariadb/grants-cutover.sql
 --
--- Without @user it is modshift. Without @password the account must exist.
+-- Without @user it is modshift. Without @password the account must exist. Replication takes the grants
+-- to the replicas, which the fence closes too; one that does not replicate the schema mysql needs
+-- READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS, SELECT, and SUPER where its event_scheduler is on.
 
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));

@@ -4,7 +4,8 @@
 --           < deploy/mariadb/grants-old.sql
 --
 -- Without @user it is modshift. Without @password the account is left as it is and must exist.
--- `modshift check` names whatever is missing.
+-- `modshift check` names whatever is missing. Replication takes the grants to the replicas; one that
+-- does not replicate the schema mysql needs REPLICATION SLAVE and SELECT if it is read_from.
 
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
