@@ -13,30 +13,32 @@ use crate::{
 
 /// One account for the daemons, one for the login of `[cutover]`.
 pub fn grant_all(estate: &Estate, daemons: &str, cutover: &str) -> Result<()> {
+    let of =
+        |shard: &Shard, account, file| grant(&shard.server.address(), &shard.schema, account, file);
     for shard in &estate.old {
-        grant(shard, daemons, "grants-old.sql")?;
+        of(shard, daemons, "grants-old.sql")?;
     }
     for shard in &estate.new {
-        grant(shard, daemons, "grants-new.sql")?;
+        of(shard, daemons, "grants-new.sql")?;
     }
     for shard in estate.old.iter().chain(&estate.new) {
-        grant(shard, cutover, "grants-cutover.sql")?;
+        of(shard, cutover, "grants-cutover.sql")?;
     }
     Ok(())
 }
 
 /// Creates the account with the file and the command in its first lines.
-fn grant(shard: &Shard, account: &str, file: &str) -> Result<()> {
-    let Address { host, port, user, password, .. } = shard.server.address();
+pub fn grant(server: &Address, schema: &str, account: &str, file: &str) -> Result<()> {
+    let Address { host, port, user, password, .. } = server;
     let set = format!(
-        "SET @schema = '{}', @user = '{account}', @host = '127.0.0.%', @password = '{PASSWORD}'",
-        shard.schema
+        "SET @schema = '{schema}', @user = '{account}', @host = '127.0.0.%', \
+         @password = '{PASSWORD}'"
     );
     let path = root().join("deploy/mariadb").join(file);
     let sql = std::fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
     let output = Command::new("mariadb")
-        .args(["--no-defaults", "--protocol=tcp", "--host", &host])
-        .args(["--port", &port.to_string(), "--user", &user])
+        .args(["--no-defaults", "--protocol=tcp", "--host", host])
+        .args(["--port", &port.to_string(), "--user", user])
         .arg(format!("--password={password}"))
         .arg(format!("--init-command={set}"))
         .stdin(Stdio::from(sql))

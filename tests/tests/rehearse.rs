@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Estate, EstateOptions, Log,
     case::Size,
+    grants::grant,
     server::{Address, MariaDbOptions, MariaDbServer},
 };
 use serde_json::Value;
@@ -113,6 +114,37 @@ async fn a_rehearsal_predicts_the_pause_and_leaves_nothing_behind() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_grants_of_deploy_are_enough_to_rehearse() -> Result<()> {
+    const ACCOUNT: &str = "rehearser";
+    let estate = estate(2, 3, Log::Direct).await?;
+    let scratch = MariaDbServer::start(MariaDbOptions::with_server_id(301)).await?;
+    // What the fence and the server's own settings can ask of the account.
+    scratch.run("SET GLOBAL event_scheduler = ON").await?;
+    let shards: Vec<_> = (0..5).map(|n| (scratch.address(), format!("trial_{n}"))).collect();
+    for (server, schema) in &shards {
+        grant(server, schema, ACCOUNT, "grants-rehearsal.sql")?;
+        grant(server, schema, ACCOUNT, "grants-cutover.sql")?;
+    }
+    rehearse(&estate, "rows = 50\nruns = 2\nrate = 50", &shards)?;
+    let plan = std::fs::read_to_string(estate.plan_path())?;
+    let plan = plan.replace("schema = \"trial", &format!("user = \"{ACCOUNT}\"\nschema = \"trial"));
+    std::fs::write(estate.plan_path(), plan)?;
+
+    // What the check asks for is in the files, too.
+    let (_, output) = estate.modshift(["check", "--quick"]).finish(LIMIT).await?;
+    let asked = output.lines().find(|line| line.contains(&format!("user {ACCOUNT}: lacks")));
+    ensure!(asked.is_none() && output.contains("schema"), "{output}");
+
+    let (code, output) = estate.modshift(["rehearse"]).finish(LIMIT).await?;
+    ensure!(code == 0 && output.contains("rollback 2 of 2"), "{code}: {output}");
+    ensure!(!output.contains("is not cleaned up"), "{output}");
+    ensure!(left_behind(&scratch.address()).await? == (0, 0));
+    let settings = "SELECT @@read_only OR @@event_scheduler <> 'ON'";
+    ensure!(!scratch.value::<bool>(settings).await?, "the fence is left: {output}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beside_real_shards_only_accounts_are_fenced_and_a_signal_cleans_up() -> Result<()> {
     let estate = estate(2, 3, Log::kafka()).await?;
     let servers = estate.old.iter().chain(&estate.new);
@@ -157,6 +189,17 @@ async fn what_is_somebody_s_is_not_rehearsed_in() -> Result<()> {
     let on = |n: usize| (scratch.address(), format!("trial_{n}"));
     rehearse(&estate, "", &[(real, estate.old[0].schema.clone()), on(1), on(2)])?;
     refused("which is a real shard").await?;
+
+    // A real shard's replica, in whatever schema: what is written there alone would part the two.
+    let replica = MariaDbServer::start(MariaDbOptions::with_server_id(302)).await?;
+    let plan = estate.plan();
+    let schema = format!("schema = \"{}\"\n", estate.new[1].schema);
+    let listed = format!("{schema}replicas = [\"127.0.0.1:{}\"]\n", replica.port());
+    rehearse(&estate, "", &[on(0), on(1), (replica.address(), "trial_2".to_owned())])?;
+    let text = std::fs::read_to_string(estate.plan_path())?;
+    ensure!(plan.contains(&schema));
+    std::fs::write(estate.plan_path(), text.replacen(&schema, &listed, 1))?;
+    refused("is a replica of real shards").await?;
 
     // A schema with something in it, and that stays.
     scratch.run("CREATE DATABASE trial_1").await?;

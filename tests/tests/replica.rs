@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
-    Estate, EstateOptions, MariaDbOptions, MariaDbServer, Writer, WriterOptions,
-    case::Size,
-    drained,
-    server::{ADMIN, PASSWORD},
-    wait_until,
+    Estate, EstateOptions, MariaDbOptions, MariaDbServer, Writer, WriterOptions, case::Size,
+    drained, wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -17,13 +14,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 async fn replicate(primary: &MariaDbServer, server_id: u32) -> Result<MariaDbServer> {
     let options = MariaDbOptions::with_server_id(server_id).arg("--log-slave-updates=ON");
     let replica = MariaDbServer::start(options).await?;
-    let change = format!(
-        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{ADMIN}', \
-         MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
-        primary.port()
-    );
-    replica.run(change).await?;
-    replica.run("START SLAVE").await?;
+    replica.follow(primary).await?;
     Ok(replica)
 }
 
@@ -50,8 +41,7 @@ async fn a_reshard_from_a_replica_loses_nothing() -> Result<()> {
     std::fs::write(estate.plan_path(), estate.plan().replace(&shard, &listed))?;
 
     // The first position is the primary's: a replica that is behind has to be waited for.
-    let filled: String = primary.value("SELECT @@gtid_binlog_pos").await?;
-    replica.run(format!("SELECT MASTER_GTID_WAIT('{filled}', 60)")).await?;
+    replica.catch_up(primary).await?;
     let options = WriterOptions { rate: Some(150.0), ..WriterOptions::default() };
     let writer = Writer::start(options, estate.old_routes()).await?;
     writer.commits(50, LIMIT).await?;

@@ -133,6 +133,28 @@ impl MariaDbServer {
         self.child()?.cpu_time()
     }
 
+    /// Replicates from another server, from its first event on. Its own binlog has it all only with
+    /// `--log-slave-updates`.
+    pub async fn follow(&self, primary: &MariaDbServer) -> Result<()> {
+        self.run(format!(
+            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{ADMIN}', \
+             MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
+            primary.port()
+        ))
+        .await?;
+        self.run("START SLAVE").await
+    }
+
+    /// Until it has applied what the primary has written by now.
+    pub async fn catch_up(&self, primary: &MariaDbServer) -> Result<()> {
+        let written: String = primary.value("SELECT @@gtid_binlog_pos").await?;
+        let wait = format!("SELECT MASTER_GTID_WAIT('{written}', 60)");
+        match self.value::<i64>(wait).await? {
+            0 => Ok(()),
+            _ => bail!("the replica on port {} is not at {written} after 60 s", self.port()),
+        }
+    }
+
     /// SIGTERM, and waits: everything is flushed, the binlog is closed.
     pub async fn stop(&self) -> Result<()> {
         let child = self.child()?;
