@@ -43,6 +43,8 @@ pub struct Case<'a> {
     /// Of old shard 0, old shard 1 and the new shards.
     pub servers: [&'a MariaDbServer; OLD + NEW],
     pub dir: RunDir,
+    /// Further keys of old shard 0.
+    pub of_old_0: String,
     pub tail: String,
 }
 
@@ -55,7 +57,7 @@ impl<'a> Case<'a> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("check_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = RunDir::create("check")?;
-        let case = Case { name, servers, dir, tail: String::new() };
+        let case = Case { name, servers, dir, of_old_0: String::new(), tail: String::new() };
         for (which, server) in servers.into_iter().enumerate() {
             let schema = case.schema(which);
             server.run(format!("CREATE DATABASE {schema}")).await?;
@@ -87,6 +89,7 @@ impl<'a> Case<'a> {
             let kind = if which < OLD { "old" } else { "new" };
             let (port, schema) = (server.port(), self.schema(which));
             text += &format!("[[{kind}]]\nport = {port}\nschema = \"{schema}\"\n");
+            text += if which == 0 { &self.of_old_0 } else { "" };
         }
         text += "[[table]]\nname = \"t\"\nkey = \"uid\"\nrule = \"floor_mod\"\n";
         text += &self.tail;

@@ -2,6 +2,7 @@
 //! run, and the rule is seen to be content.
 
 mod case;
+mod further;
 mod report;
 mod rows;
 mod servers;
