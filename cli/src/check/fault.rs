@@ -1,5 +1,6 @@
 //! What a rule finds: one fact, what was expected instead, and what mends it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use modshift_proto::{NewShard, OldShard};
@@ -109,6 +110,14 @@ pub fn some_of<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
     }
 }
 
+/// What is found at a place, which may have several names: the same is said once, at its worst.
+pub fn once_each(mut found: Vec<(String, Fault)>) -> Vec<Fault> {
+    found.sort_by_key(|(_, fault)| fault.severity);
+    let mut said = BTreeSet::new();
+    found.retain(|(at, fault)| said.insert((at.clone(), fault.actual.clone())));
+    found.into_iter().map(|(_, fault)| fault).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +133,18 @@ mod tests {
             "old shard 1: binlog_format is MIXED, expected ROW; \
              mend: SET GLOBAL binlog_format = 'ROW'"
         );
+    }
+
+    #[test]
+    fn the_same_is_said_once_of_a_place() {
+        let fault = |severity, subject| Fault::new(severity, "rule", subject, "is off");
+        let of_b = fault(Severity::Fault, "b");
+        let found = vec![
+            ("here".to_owned(), fault(Severity::Warning, "a")),
+            ("here".to_owned(), of_b.clone()),
+            ("there".to_owned(), of_b.clone()),
+        ];
+        assert_eq!(once_each(found), [of_b.clone(), of_b]);
     }
 
     #[test]

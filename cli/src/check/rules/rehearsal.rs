@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use modshift_proto::plan::Rehearse;
 
 use super::{binlog, durability, version};
-use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::fault::{Fault, Severity, Side, once_each, some_of};
 use crate::check::report::bytes;
 use crate::check::survey::{Facts, Further, Kind, Part, Standing, Survey};
 
@@ -36,7 +36,8 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         faults.extend(other_version(survey, further, facts));
         faults.extend(room(survey, rehearse, further, facts));
     }
-    faults
+    // With several logins a server is there several times.
+    once_each(faults.into_iter().map(|fault| (fault.subject.clone(), fault)).collect())
 }
 
 /// Those on which it is rehearsed, each once.
@@ -324,9 +325,9 @@ mod tests {
                 "warning  rehearsal server trial:3306: binlog_format is MIXED",
                 "warning  rehearsal server trial:3306: sync_binlog is 0",
                 "warning  rehearsal server trial:3306: has prepared XA transactions: x1",
-                "note  rehearsal server trial:3306: is 11.4.2-MariaDB, expected 10.11.6-MariaDB",
                 // A tenth of two tables of a TiB, on either side.
                 "warning  rehearsal server trial:3306: /db has 1.00 GiB left, expected 614 GiB",
+                "note  rehearsal server trial:3306: is 11.4.2-MariaDB, expected 10.11.6-MariaDB",
             ],
         );
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::fault::{Fault, Severity, once_each, some_of};
 use crate::check::report::span;
 use crate::check::survey::further::Source;
 use crate::check::survey::{Facts, Part, Server, Survey};
@@ -15,7 +15,11 @@ const RULE: &str = "replica";
 const LAG_SEEN_MIN: Duration = Duration::from_secs(2);
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    survey.replicas().flat_map(|part| of_part(survey, part)).collect()
+    let found = survey.replicas().flat_map(|part| {
+        let at = part.further.at().to_string();
+        of_part(survey, part).into_iter().map(move |fault| (at.clone(), fault))
+    });
+    once_each(found.collect())
 }
 
 fn of_part(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
@@ -232,9 +236,7 @@ fn wrote_by_itself(part: Part<'_>, primary: &Facts) -> Option<Fault> {
     Some(
         Fault::new(Severity::Warning, RULE, part.name(), actual)
             .expected("nothing but what comes from the primary")
-            .mend(
-                "mariadb-binlog --gtid-... there shows what; if rows differ, build the replica anew",
-            ),
+            .mend("look at them with mariadb-binlog; if rows differ, build the replica anew"),
     )
 }
 

@@ -3,20 +3,20 @@
 
 use std::collections::BTreeSet;
 
-use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::fault::{Fault, Severity, once_each, some_of};
 use crate::check::survey::{Account, Part, Survey};
 
 const RULE: &str = "fence";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    let mut faults = Vec::new();
+    let mut found = Vec::new();
     for part in survey.replicas() {
-        faults.extend(events(part));
-        faults.extend(accounts(survey, part));
-        faults.extend(bodies(survey, part));
-        faults.extend(prepared(survey, part));
+        let of_part =
+            [events(part), accounts(survey, part), bodies(survey, part), prepared(survey, part)];
+        let at = part.further.at().to_string();
+        found.extend(of_part.into_iter().flatten().map(|fault| (at.clone(), fault)));
     }
-    faults
+    once_each(found)
 }
 
 /// Replicated events are SLAVESIDE_DISABLED; one that is not runs here.
@@ -55,8 +55,9 @@ fn privileged<'a>(
 fn accounts(survey: &Survey, part: Part<'_>) -> Option<Fault> {
     let of_primary = survey.primary(part.role.side).map(|(_, facts)| facts);
     let Some(accounts) = &part.facts.accounts else {
-        // Said of the primary already, and mended there.
+        // Said of the primary already, and mended there; or the schema with the view is not here.
         of_primary?.accounts.as_ref()?;
+        part.schema()?;
         return Some(
             Fault::new(
                 Severity::Warning,

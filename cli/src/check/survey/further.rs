@@ -22,6 +22,9 @@ use super::{Account, Body, Room, Unreached, Variables, oldest, privileged, room}
 use crate::check::ahead;
 use crate::check::fault::Side;
 
+/// Chosen where the schema of a role may be missing.
+const NO_SCHEMA: &str = "information_schema";
+
 /// What the server is to the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -191,9 +194,15 @@ pub fn named(plan: &Plan) -> Vec<(Endpoint, Vec<Role>)> {
 
 pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Standing, Unreached> {
     // A schema may be missing, which is for a rule to say.
-    let server = Endpoint { schema: "information_schema".to_owned(), ..endpoint.clone() };
+    let server = Endpoint { schema: NO_SCHEMA.to_owned(), ..endpoint.clone() };
     let of = |error| Unreached::from(error::of(&label(&server), "taking stock", error));
-    let mut conn = connect(&server, Session::Plain).await?;
+    // The name would only puzzle whoever reads of a server that is away.
+    let nameless = |error| {
+        let unreached = Unreached::from(error);
+        let message = unreached.message.replace(&format!("/{NO_SCHEMA}"), "");
+        Unreached { message, ..unreached }
+    };
+    let mut conn = connect(&server, Session::Plain).await.map_err(nameless)?;
     let login = plan.cutover.login.as_ref();
     let fenced = roles.iter().any(|role| !role.kind.is_rehearsal());
     let fencing = match login.filter(|_| fenced) {
