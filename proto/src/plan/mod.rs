@@ -300,6 +300,9 @@ pub struct Http {
 pub struct Back {
     /// They run beside the forward ones from the start, silent until the new shards serve.
     pub enabled: bool,
+    /// Largest age of the last clean `modshift verify --back` for a rollback; `None`: none is asked
+    /// for.
+    pub verify_age: Option<Duration>,
 }
 
 /// From where on copying and verifying slow down, on any shard. `None`: not looked at.

@@ -150,8 +150,17 @@ pub(super) fn http(root: &Section<'_>) -> Http {
 pub(super) fn back(root: &Section<'_>) -> Back {
     let section = root.section("back");
     let enabled = section.get("enabled").and_then(|item| item.flag());
+    let back = Back {
+        enabled: enabled.unwrap_or(default::BACK_ENABLED),
+        verify_age: section
+            .get("verify_age")
+            .and_then(|item| item.duration(millis(1..=365 * DAY_MS))),
+    };
+    if !back.enabled && back.verify_age.is_some() {
+        section.fault_at("verify_age", "expected none where enabled = false: there is no rollback");
+    }
     section.finish();
-    Back { enabled: enabled.unwrap_or(default::BACK_ENABLED) }
+    back
 }
 
 fn is_address(text: &str) -> bool {

@@ -52,6 +52,7 @@ impl Plan {
         // All rows are compared in the end, and a proof before each cutover would only take time.
         plan.gate.verify_age = None;
         plan.back.enabled = true;
+        plan.back.verify_age = None;
         plan.cutover.scope = scope;
         plan.cutover.login = None;
         plan.cutover.old_accounts = vec![self.rehearsal_account("old")];

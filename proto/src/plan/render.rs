@@ -121,6 +121,10 @@ impl Plan {
         out.line("accept_meeting", format_args!("[{}]", meeting.join(", ")));
         out.head("[back]");
         out.line("enabled", self.back.enabled);
+        match self.back.verify_age {
+            Some(age) => out.text("verify_age", &format_duration(age)),
+            None => out.comment("verify_age is not configured"),
+        }
         out.head("[http]");
         let http = &self.http;
         for (key, address) in

@@ -96,9 +96,9 @@ impl Plan {
             new: self.old.clone(),
             tables: self.tables.iter().map(reversed).collect(),
             log,
-            // A rollback does not wait for a proof. Damage that one has found closes its gate all
-            // the same.
-            gate: Gate { verify_age: None, ..self.gate.clone() },
+            // A rollback waits for a proof only where the plan asks for one of its own. Damage that
+            // one has found closes its gate all the same.
+            gate: Gate { verify_age: self.back.verify_age, ..self.gate.clone() },
             forward: Some(Arc::new(self.clone())),
             ..self.clone()
         }

@@ -25,6 +25,7 @@ pub fn redacted(mut plan: Plan) -> Plan {
 fn the_rendered_plan_reads_back_without_its_secrets() {
     let properties = "[log.properties]\nsasl.password = \"hunter2\"\n\"ssl.ca.location\" = \"x\"\n\
                       [control]\ntoken = \"hunter2-and-more\"\n\
+                      [back]\nverify_age = \"2h\"\n\
                       [gate]\nverify_age = \"1h\"\n";
     let plan = parse(&changed("[gate]\n", properties)).unwrap();
     let Log::Kafka(kafka) = &plan.log else { panic!("{:?}", plan.log) };
