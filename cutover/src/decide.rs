@@ -292,6 +292,12 @@ pub enum Opening {
 }
 
 /// The from-shards of a cutover are of the old side, those of a rollback of the new one.
+///
+/// Once a to-shard says that it serves, no from-shard is needed. Its marker was written by a process
+/// that had gone on to open: one whose own beginning of `open` was acknowledged, which never turns
+/// back; or one that asked here when none of the to-shards served, and needed the answer of every
+/// from-shard. Either way a process that might let from-shards go had lost its connection to each of
+/// them by then, and gets none again, for the journal has another owner.
 pub fn opening(direction: Direction, from: &[Told], to: &[Told]) -> Opening {
     let first = |side: &[Told], what| side.iter().position(|&told| told == what);
     match (first(from, Told::Serves), first(to, Told::Serves)) {
@@ -425,7 +431,8 @@ pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
     let unfinished = last.filter(|run| run.journal.ended.is_none());
     if last.is_some_and(|run| run.journal.finished) {
         return match ask {
-            Ask::Unfence => Ok(Admission::Begin),
+            // A finish that died is finished by another.
+            Ask::Unfence | Ask::Finish => Ok(Admission::Begin),
             _ => Err(Refusal::Finished),
         };
     }

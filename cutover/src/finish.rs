@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use modshift_changelog::stage;
 use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE};
 use modshift_proto::plan::Plan;
 
@@ -22,7 +23,7 @@ use crate::step::{Mode, Side};
 
 const KEPT: [&str; 6] = [JOURNAL, OPERATOR, FENCE, FINISHED, AUDIT, "modshift_routing"];
 
-/// Refused while the old shards serve, and while a daemon still runs.
+/// Refused while the old shards serve, and while a daemon still runs. One that died is done again.
 pub async fn finish(
     plan: &Plan,
     dry: bool,
@@ -35,7 +36,10 @@ pub async fn finish(
         daemons_rest(plan, &mut shards).await?;
     }
     // First: from here on no daemon starts.
-    register.write(Entry::Finished, None).await?;
+    if !register.journal().finished() {
+        register.write(Entry::Finished, None).await?;
+    }
+    stage::reached("finish_journaled", 1).await;
     let dropped = join_all(shards.iter_mut().map(|shard| retire(plan, shard))).await;
     say(&mut register, &mut shards, tell);
     register.release().await;
@@ -106,6 +110,7 @@ async fn retire(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverError> {
     let name = quote(&plan.name);
     let sql = format!("INSERT IGNORE INTO {FINISHED} SET plan = {name}, at = UTC_TIMESTAMP(6)");
     shard.primary.run(doing, &sql).await?;
+    stage::reached("finish_marked", 1).await;
     let doing = "removing modshift's tables";
     let kept: Vec<String> = KEPT.iter().map(|name| quote(name)).collect();
     let sql = format!(

@@ -182,6 +182,7 @@ fn the_way_back_ends_once_and_only_where_the_new_shards_serve() {
     let rollback = Ask::Start(Direction::Rollback);
     assert_eq!(admit(Some(&cut), rollback), Err(Refusal::Finished));
     assert_eq!(admit(Some(&cut), Ask::Unfence), Ok(Admission::Begin));
+    assert_eq!(admit(Some(&cut), Ask::Finish), Ok(Admission::Begin), "one that died");
 }
 
 #[test]
