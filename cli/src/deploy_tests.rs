@@ -109,6 +109,7 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
         "../consumer/src/metrics.rs",
         "../verify/src/metrics.rs",
         "../changelog/src/metrics.rs",
+        "../cutover/src/metrics.rs",
     ] {
         let quoted = read(source);
         let names = quoted.split('"').filter(|text| text.starts_with("modshift_"));

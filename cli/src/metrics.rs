@@ -47,6 +47,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     modshift_replicator::metrics::describe();
     modshift_consumer::describe_metrics();
     modshift_verify::describe_metrics();
+    modshift_cutover::metrics::describe();
     describe_gauge!(BUILD_INFO, "always 1; the version is a label");
     describe_gauge!(STREAMS, "streams of this process by state: running, halted");
     describe_gauge!(

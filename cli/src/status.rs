@@ -9,7 +9,7 @@ use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside, Reason};
 use modshift_proto::plan::Plan;
 use serde::Serialize;
 
-use crate::cutover::{Serves, serves};
+use crate::cutover::{Fence, Serves, fences, serves};
 use crate::exit::Exit;
 use crate::{answer, args};
 
@@ -20,6 +20,8 @@ struct Status {
     plan: String,
     /// `None`: not asked.
     serves: Option<Serves>,
+    /// What is wrong with the fences, or was.
+    fences: Vec<Fence>,
     old: Vec<Old>,
     new: Vec<New>,
     streams: Vec<Stream>,
@@ -75,8 +77,9 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
     loop {
         // Tables are not compared here: the gate does that, and says so.
         let (decision, facts) = evaluator.sample(Outside::default()).await;
+        let (serves, fences) = tokio::join!(serves(&plan), fences(&plan));
         let status =
-            Status { serves: Some(serves(&plan).await), ..Status::of(&plan, &decision, &facts) };
+            Status { serves: Some(serves), fences, ..Status::of(&plan, &decision, &facts) };
         match (args.json, redraw) {
             (true, _) => answer::line(serde_json::to_string(&status)?),
             // Home, and clear from there: no flicker.
@@ -154,6 +157,7 @@ impl Status {
         Status {
             plan: plan.name.clone(),
             serves: None,
+            fences: Vec::new(),
             old: old.collect(),
             new: new.collect(),
             streams: streams.collect(),
@@ -164,7 +168,8 @@ impl Status {
     fn exit(&self) -> Exit {
         let halted = self.back.as_ref().is_some_and(|back| back.halted)
             || self.old.iter().any(|old| old.halted.is_some())
-            || self.new.iter().any(|new| new.halted.is_some());
+            || self.new.iter().any(|new| new.halted.is_some())
+            || self.fences.iter().any(|fence| fence.state == "open");
         let silent = self.old.iter().any(|old| old.unreachable.is_some())
             || self.new.iter().any(|new| new.unreachable.is_some());
         match (halted, silent) {
@@ -180,6 +185,12 @@ impl Status {
             format!("{}: {} -> {} shards\n\n", self.plan, self.old.len(), self.new.len());
         if let Some(serves) = &self.serves {
             let _ = writeln!(text, "{}\n", serves.text);
+        }
+        for fence in &self.fences {
+            let _ = writeln!(text, "{}", fence.text);
+        }
+        if !self.fences.is_empty() {
+            text.push('\n');
         }
         for old in &self.old {
             let share = match old.rows_estimated {
@@ -264,9 +275,15 @@ mod tests {
             new: vec![new],
             streams: vec![stream],
             back: Some(Back { halted: false, troubles }),
-            serves: Some(Serves { side: "old", text: "the old shards serve".into() }),
+            serves: Some(Serves { side: "new", text: "the new shards serve".into() }),
+            fences: vec![Fence {
+                shard: "old shard 0".into(),
+                state: "restored",
+                text: "fence of old shard 0 put up again".into(),
+            }],
         };
-        let expected = "shop: 1 -> 1 shards\n\nthe old shards serve\n\n\
+        let expected = "shop: 1 -> 1 shards\n\nthe new shards serve\n\n\
+            fence of old shard 0 put up again\n\n\
             old 0    copied  25.0 % (50 rows), read 0.120 s ago  \
             REFUSED 3 requests for a repair\n\n\
             new 0    parked       2  HALTED: a stray\n\n\

@@ -93,6 +93,21 @@ pub async fn keep_out(shard: &mut Shard) -> Result<(), CutoverError> {
     expel(&mut shard.primary, &accounts).await
 }
 
+/// Sets read_only again on these of a fenced shard's servers. Accounts that are locked stay so over
+/// a restart; the event scheduler does not, and what keeps it running is only said: events of
+/// accounts without READ ONLY ADMIN cannot write any more.
+pub(crate) async fn shut(shard: &mut Shard, servers: &[usize]) -> Result<(), CutoverError> {
+    let accounts = shard.accounts.clone();
+    let wanted = shard.servers().enumerate().filter(|(index, _)| servers.contains(index));
+    for (_, server) in wanted {
+        read_only(server, &accounts).await?;
+        if let Err(error) = stop_events(server).await {
+            tracing::warn!(%error, "events of a fenced shard may still run");
+        }
+    }
+    Ok(())
+}
+
 async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
     let doing = "stopping the event scheduler";
     let state: Vec<String> = server.ask(doing, "SELECT @@event_scheduler").await?;
@@ -256,10 +271,15 @@ pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
         Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Vec::new(),
         rows => rows?,
     };
-    Ok(rows.first().map(|text| match text.as_str() {
+    Ok(rows.first().map(|text| phase_of(text)))
+}
+
+pub(crate) fn phase_of(text: &str) -> Phase {
+    match text {
         "serving" => Phase::Serving,
+        // An ENUM without its value: serving is what must not be believed.
         _ => Phase::Fenced,
-    }))
+    }
 }
 
 /// Of a shard that is to be a copy: that its rows were once those of the other side says nothing of

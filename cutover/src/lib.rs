@@ -8,6 +8,7 @@
 //! | [`server`] | a session that acts for the run's owner alone, or prints what it would send |
 //! | [`shard`], [`fence`], [`counters`], [`drain`] | what is done to shards |
 //! | [`outside`] | what is asked of gate, verification and routing |
+//! | [`keep`] | looks after a fence once nobody is at it any more |
 //! | [`finish`] | the end of the way back |
 //! | [`cutover`] | the steps in their order, and their undoing |
 //!
@@ -21,6 +22,8 @@ mod drain;
 pub mod error;
 pub mod fence;
 pub mod finish;
+pub mod keep;
+pub mod metrics;
 pub mod outside;
 pub mod register;
 pub mod server;
@@ -34,5 +37,5 @@ pub use decide::{
     serving, version_to_publish,
 };
 pub use error::CutoverError;
-pub use outside::{Outside, Routed};
+pub use outside::{Closed, Outside, Routed};
 pub use step::{Direction, Mode, Side, Step};

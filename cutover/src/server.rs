@@ -5,6 +5,9 @@
 //! that connection is killed. Then it asks the journal whether this process still owns the run.
 //! After that no other process can act on this server until this connection is gone; so an operator
 //! who was cut off or stood still cannot do belated damage.
+//!
+//! A bystander takes the same lock, but only where it is free: it does nothing beside an operator,
+//! and an operator who comes ends its connection like that of any other.
 
 use std::time::{Duration, Instant};
 
@@ -22,12 +25,17 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the connection that held the lock before to be gone.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Which server one speaks to, whatever name it is reached by.
+pub(crate) const PLACE: &str = "SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir)";
+
 /// Whether statements with an effect are sent.
 #[derive(Clone, Debug)]
 pub enum Guard {
     /// They are written down instead. What only reads is sent.
     Dry,
     Owner(Box<Claim>),
+    /// They are sent while no operator is at that server.
+    Bystander,
 }
 
 #[derive(Debug)]
@@ -115,12 +123,27 @@ impl Server {
             return Ok(conn);
         }
         let mut conn = connect(&self.endpoint, Session::Plain).await?;
-        if let Guard::Owner(claim) = &self.guard {
-            let claim = claim.clone();
-            self.lock(&mut conn).await?;
-            claim.verify().await?;
+        match &self.guard {
+            Guard::Dry => {}
+            Guard::Owner(claim) => {
+                let claim = claim.clone();
+                self.lock(&mut conn).await?;
+                claim.verify().await?;
+            }
+            Guard::Bystander => {
+                if !self.try_lock(&mut conn).await? {
+                    return Err(CutoverError::Attended { server: self.name.clone() });
+                }
+            }
         }
         Ok(conn)
+    }
+
+    async fn try_lock(&self, conn: &mut Conn) -> Result<bool, ServerError> {
+        let of = |error| error::of(&label(&self.endpoint), "locking it for this process", error);
+        let sql = format!("SELECT GET_LOCK('{}', 0)", self.lock);
+        let got: Option<Option<u8>> = conn.query_first(sql).await.map_err(of)?;
+        Ok(got == Some(Some(1)))
     }
 
     async fn lock(&self, conn: &mut Conn) -> Result<(), ServerError> {
@@ -128,9 +151,7 @@ impl Server {
         let of = |error| error::of(&at, "locking it for this operator", error);
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            let sql = format!("SELECT GET_LOCK('{}', 0)", self.lock);
-            let got: Option<Option<u8>> = conn.query_first(sql).await.map_err(of)?;
-            if got == Some(Some(1)) {
+            if self.try_lock(conn).await? {
                 return Ok(());
             }
             if Instant::now() >= deadline {

@@ -122,6 +122,24 @@ pub async fn list(plan: &Plan, limit: u32) -> Result<Vec<Audited>, ServerError> 
     Ok(rows)
 }
 
+/// How often since then, and when last, for each kind of action like this; `since` as in the table.
+pub async fn counted(
+    plan: &Plan,
+    like: &str,
+    since: &str,
+) -> Result<Vec<(String, u64, String)>, ServerError> {
+    let endpoint = home(plan);
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let sql = "SELECT what, COUNT(*), CAST(MAX(began) AS CHAR) FROM modshift_audit \
+               WHERE what LIKE ? AND began >= ? GROUP BY what";
+    let rows = match conn.exec(sql, (like, since)).await {
+        Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_TABLE => Vec::new(),
+        other => other.map_err(|e| error::of(&label(endpoint), "reading the audit table", e))?,
+    };
+    close(conn, endpoint).await?;
+    Ok(rows)
+}
+
 /// Where the audit table is, whichever way round the plan is.
 fn home(plan: &Plan) -> &Endpoint {
     &plan.forward.as_deref().unwrap_or(plan).new[0]

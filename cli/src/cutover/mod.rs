@@ -1,5 +1,6 @@
 //! `modshift cutover` and `modshift rollback`: what the operator asks, and how it ended.
 
+mod fences;
 mod finish;
 mod serving;
 mod wiring;
@@ -13,6 +14,7 @@ use modshift_proto::plan::Plan;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::fences::{Fence, fences};
 pub use self::finish::{finish, unfence};
 pub use self::serving::{Serves, is_finished, serves};
 pub use self::wiring::Wiring;

@@ -8,7 +8,7 @@ use modshift_proto::plan::Plan;
 use serde::Serialize;
 use tokio::time::timeout;
 
-const JOURNAL_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const JOURNAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// By the journal; the phase of each shard's token says the same of that shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ pub async fn is_finished(plan: &Plan) -> bool {
     matches!(found, Ok(Ok(Some(found))) if found.run.journal.finished())
 }
 
-async fn newest(plan: &Plan) -> Result<Option<register::Found>, CutoverError> {
+pub(super) async fn newest(plan: &Plan) -> Result<Option<register::Found>, CutoverError> {
     // The daemons' own login reads it as well.
     let endpoint = &plan.new[0];
     let mut conn = connect(endpoint, Session::Plain).await?;

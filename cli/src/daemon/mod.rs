@@ -5,6 +5,7 @@
 
 mod control;
 pub mod direction;
+mod fences;
 mod log;
 pub mod streams;
 mod verifier;
@@ -168,6 +169,7 @@ async fn work(
 ) -> anyhow::Result<Exit> {
     let [(plan, _), (back_plan, _)] = ways;
     let mut streams = Streams::new(board);
+    let keeping = fences::keep(plan, ways);
     // Nothing is copied or verified on the way back: its throttle holds nobody.
     let back_throttle = Throttle::new(back_plan);
     let changed = Changed::default();
@@ -183,6 +185,7 @@ async fn work(
     tokio::select! {
         exit = streams.supervise(cancel.clone()) => Ok(exit),
         never = verifying => match never {},
+        never = keeping => match never {},
     }
 }
 

@@ -1,0 +1,350 @@
+//! Keeps a shard fenced for as long as its token says that it is: after a cutover for days, through
+//! restarts of its server, which forget `read_only`.
+//!
+//! Whoever applies to a shard looks: as soon as its server answers and each second after. Where the
+//! last marker fenced the shard and `read_only` is off, it is set again, unless the server holds a
+//! shard of the other side too. Only a shard that a run has fenced is looked after: before that, new
+//! shards are as the operator left them.
+//!
+//! **A shard that is being opened is never closed.** An opening writes the serving marker first and
+//! ends `read_only` after. What is closed here is closed under the same lock that every operator's
+//! session on that server holds from its first statement on (see [`server`](crate::server)), and
+//! the token is read again under it. So either an operator is there, and nothing is done; or the
+//! lock is free, the marker says fenced, and whoever comes to open the shard ends this connection
+//! first, waits for it to be gone, and only then looks at `read_only`. This holds for a process that
+//! stood still between the two as well, since its connection is gone. Shards that share the server
+//! are asked and locked in the same way.
+
+mod neighbours;
+mod survey;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use modshift_mariadb::audit;
+use modshift_mariadb::connect::label;
+use modshift_mariadb::{Conn, ServerError, Session, connect, error};
+use modshift_proto::plan::{Endpoint, FenceScope, Plan};
+use mysql_async::prelude::Queryable;
+
+use self::neighbours::{Neighbours, Places};
+pub use self::survey::{Held, survey};
+use crate::error::CutoverError;
+use crate::fence::{self, Phase};
+use crate::metrics;
+use crate::server::{Guard, PLACE};
+use crate::shard::{self, Shard};
+use crate::step::Side;
+
+/// Between two looks: one small statement on each of the shard's servers.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two attempts to reach a server that is away: what it may take meanwhile when it is back.
+const LOOK_AWAY: Duration = Duration::from_millis(250);
+/// A server that takes longer to answer is as good as away.
+const ANSWER: Duration = Duration::from_secs(3);
+/// For closing, writers that hold `read_only` up included; the next look tries again.
+const CLOSING: Duration = Duration::from_secs(15);
+const AUDIT: Duration = Duration::from_secs(5);
+const NO_SUCH_TABLE: u16 = 1146;
+
+/// A shard's servers as they are, the primary first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// What the token says, and whether a run wrote the last marker; `None`: there is no token.
+    token: Option<(Phase, bool)>,
+    /// `None`: that server does not answer.
+    read_only: Vec<Option<bool>>,
+}
+
+/// By a run: a shard that none has touched is as the operator left it.
+fn is_fenced(seen: &Seen) -> bool {
+    seen.token == Some((Phase::Fenced, true))
+}
+
+/// The servers that a run has closed and that are open.
+pub(crate) fn opened(seen: &Seen) -> Vec<usize> {
+    let open =
+        |(index, read_only): (usize, &Option<bool>)| (*read_only == Some(false)).then_some(index);
+    match is_fenced(seen) {
+        true => seen.read_only.iter().enumerate().filter_map(open).collect(),
+        false => Vec::new(),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Closed {
+    Now,
+    /// An operator's process is at this server.
+    Attended,
+    /// It says by now that it serves.
+    Serves,
+    /// A shard of the other side lives there: the fence is that of accounts.
+    Shared,
+}
+
+struct Keeper {
+    /// As the operator wrote it.
+    plan: Arc<Plan>,
+    side: Side,
+    number: u16,
+    endpoints: Vec<Endpoint>,
+    conns: Vec<Option<Conn>>,
+    places: Places,
+    /// Known since the primary was last connected to.
+    shared: bool,
+    /// Why it could not be closed, as it was last said.
+    told: Option<String>,
+}
+
+/// Looks after one shard. Never ends: runs beside the streams, and is dropped with them.
+pub async fn keep(plan: Arc<Plan>, side: Side, number: u16) -> Infallible {
+    if plan.cutover.scope == FenceScope::Accounts {
+        std::future::pending::<()>().await;
+    }
+    metrics::restored(side, number, 0);
+    metrics::open(side, number, false);
+    let mut keeper = Keeper::new(plan, side, number);
+    loop {
+        let pause = keeper.turn().await;
+        tokio::time::sleep(pause).await;
+    }
+}
+
+impl Keeper {
+    fn new(plan: Arc<Plan>, side: Side, number: u16) -> Keeper {
+        let endpoints = servers_of(&plan, side, number);
+        Keeper {
+            side,
+            number,
+            conns: endpoints.iter().map(|_| None).collect(),
+            endpoints,
+            places: Places::default(),
+            shared: false,
+            told: None,
+            plan,
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{} shard {}", self.side, self.number)
+    }
+
+    /// One look, and what follows from it; how long until the next.
+    async fn turn(&mut self) -> Duration {
+        let seen = match self.look().await {
+            Ok(seen) => seen,
+            // The streams of this shard say so themselves.
+            Err(error) => {
+                tracing::debug!(%error, "the fence cannot be looked at");
+                return LOOK_AWAY;
+            }
+        };
+        let open = opened(&seen);
+        if open.is_empty() || self.shared {
+            self.note(None);
+            if is_fenced(&seen) {
+                self.places.learn(&self.plan).await;
+            }
+            return LOOK;
+        }
+        let closing = Box::pin(self.close(&open));
+        match tokio::time::timeout(CLOSING, closing).await {
+            Ok(Ok(Closed::Now)) => {
+                self.note(None);
+                metrics::restored(self.side, self.number, 1);
+                let shard = self.name();
+                tracing::warn!(shard, "fenced, and found without read_only: set again");
+                self.write_down().await;
+            }
+            Ok(Ok(Closed::Serves)) => self.note(None),
+            Ok(Ok(Closed::Shared)) => {
+                self.shared = true;
+                self.note(None);
+            }
+            Ok(Ok(Closed::Attended)) => {
+                metrics::open(self.side, self.number, true);
+                tracing::debug!(shard = self.name(), "an operator's process is at it");
+            }
+            Ok(Err(error)) => self.note(Some((error.to_string(), error.hint()))),
+            Err(_) => self.note(Some((format!("not done in {} s", CLOSING.as_secs()), None))),
+        }
+        LOOK
+    }
+
+    /// Says once what keeps it open.
+    fn note(&mut self, trouble: Option<(String, Option<String>)>) {
+        metrics::open(self.side, self.number, trouble.is_some());
+        let Some((why, hint)) = trouble else {
+            self.told = None;
+            return;
+        };
+        if self.told.as_ref() != Some(&why) {
+            let (shard, hint) = (self.name(), hint.unwrap_or_default());
+            tracing::error!(shard, error = why, hint, "A FENCED SHARD TAKES WRITES: not closed");
+            self.told = Some(why);
+        }
+    }
+
+    async fn look(&mut self) -> Result<Seen, ServerError> {
+        if self.conns[0].is_none() {
+            // It may be another server by now.
+            self.shared = false;
+        }
+        let asked = self.conns.iter_mut().zip(&self.endpoints).enumerate();
+        let asked = asked.map(|(index, (conn, endpoint))| ask(conn, endpoint, index == 0));
+        let mut token = None;
+        let mut read_only = Vec::new();
+        for (index, answer) in join_all(asked).await.into_iter().enumerate() {
+            match answer {
+                Ok((told, on)) => {
+                    token = told.or(token);
+                    read_only.push(Some(on));
+                }
+                Err(error) if index == 0 => return Err(error),
+                Err(_) => read_only.push(None),
+            }
+        }
+        Ok(Seen { token, read_only })
+    }
+
+    /// Closes these servers, if nobody is at the shard and it is still to be closed.
+    async fn close(&mut self, open: &[usize]) -> Result<Closed, CutoverError> {
+        let twins = match self.places.neighbours(&self.plan, self.side, self.number).await? {
+            Neighbours::OtherSide => return Ok(Closed::Shared),
+            Neighbours::Twins(twins) => twins,
+        };
+        let mut shards = shard::side(&self.plan, self.side, &Guard::Bystander);
+        shards.retain(|shard| shard.number == self.number || twins.contains(&shard.number));
+        let outcome = close_under_lock(&mut shards, self.number, open).await;
+        match outcome {
+            Err(CutoverError::Attended { .. }) => Ok(Closed::Attended),
+            outcome => outcome,
+        }
+    }
+
+    /// For `modshift audit` and `modshift status`. What happened, happened whether or not it can be
+    /// written down.
+    async fn write_down(&self) {
+        let entry = async {
+            let what = restored_words(&self.name());
+            let entry = audit::begin(&self.plan, &what, "its server was without read_only").await?;
+            entry.finish("read_only set again").await
+        };
+        let outcome = tokio::time::timeout(AUDIT, entry).await;
+        if !matches!(outcome, Ok(Ok(()))) {
+            tracing::warn!(shard = self.name(), "the audit table does not know of it");
+        }
+    }
+}
+
+/// As the audit table calls it.
+pub fn restored_words(shard: &str) -> String {
+    format!("fence of {shard} put up again")
+}
+
+/// Each first statement to a server takes its lock; the tokens are read under all of them.
+async fn close_under_lock(
+    shards: &mut [Shard],
+    number: u16,
+    open: &[usize],
+) -> Result<Closed, CutoverError> {
+    for shard in shards.iter_mut().filter(|shard| shard.number == number) {
+        let wanted = shard.servers().enumerate().filter(|(index, _)| open.contains(index));
+        for (_, server) in wanted {
+            server.ask::<String>("asking which server it is", PLACE).await?;
+        }
+    }
+    for shard in shards.iter_mut() {
+        if fence::phase(shard).await? != Some(Phase::Fenced) {
+            return Ok(Closed::Serves);
+        }
+    }
+    for shard in shards.iter_mut().filter(|shard| shard.number == number) {
+        if let Err(error) = fence::shut(shard, open).await {
+            // The named accounts at least.
+            shard.accounts_only = true;
+            fence::keep_out(shard).await?;
+            return Err(error);
+        }
+    }
+    Ok(Closed::Now)
+}
+
+/// The primary, then the replicas, each with the daemons' own login.
+fn servers_of(plan: &Plan, side: Side, number: u16) -> Vec<Endpoint> {
+    let endpoints = match side {
+        Side::Old => &plan.old,
+        Side::New => &plan.new,
+    };
+    endpoints.get(usize::from(number)).map(Endpoint::servers).unwrap_or_default()
+}
+
+type Answer = (Option<(Phase, bool)>, bool);
+
+async fn ask(
+    slot: &mut Option<Conn>,
+    endpoint: &Endpoint,
+    primary: bool,
+) -> Result<Answer, ServerError> {
+    // Taken out: a connection whose answer did not come in time is not used again.
+    let conn = slot.take();
+    let at = label(endpoint);
+    let asking = async {
+        let mut conn = match conn {
+            Some(conn) => conn,
+            None => connect(endpoint, Session::Plain).await?,
+        };
+        let answer = state(&mut conn, &at, primary).await?;
+        Ok((conn, answer))
+    };
+    let late = |_| ServerError::Unreachable {
+        at: at.clone(),
+        detail: format!("no answer within {} s", ANSWER.as_secs()),
+    };
+    let (conn, answer) = tokio::time::timeout(ANSWER, asking).await.map_err(late)??;
+    *slot = Some(conn);
+    Ok(answer)
+}
+
+async fn state(conn: &mut Conn, at: &str, primary: bool) -> Result<Answer, ServerError> {
+    let of = |error| error::of(at, "looking at the fence", error);
+    // What a replica says of the phase may be old.
+    let token = |what: &str| match primary {
+        true => format!("(SELECT {what} FROM modshift_token WHERE id = 1)"),
+        false => "NULL".to_owned(),
+    };
+    let (phase, marked) = (token("phase"), token("fence IS NOT NULL"));
+    let sql = format!("SELECT {phase}, {marked}, @@GLOBAL.read_only");
+    type Row = (Option<String>, Option<bool>, bool);
+    let row: Result<Option<Row>, _> = conn.query_first(sql).await.map_err(of);
+    let row = match row {
+        // No reader was ever started, or the reshard is finished.
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => None,
+        row => row?,
+    };
+    let Some((phase, marked, read_only)) = row else { return Ok((None, true)) };
+    let token = phase.map(|phase| (fence::phase_of(&phase), marked.unwrap_or_default()));
+    Ok((token, read_only))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_run_has_fenced_is_closed_again() {
+        let check = |token, read_only: &[Option<bool>], expected: &[usize]| {
+            let seen = Seen { token, read_only: read_only.to_vec() };
+            assert_eq!(opened(&seen), expected, "{seen:?}");
+        };
+        let fenced = Some((Phase::Fenced, true));
+        check(fenced, &[Some(false)], &[0]);
+        check(fenced, &[Some(true), Some(false), None], &[1]);
+        check(fenced, &[Some(true)], &[]);
+        check(Some((Phase::Serving, true)), &[Some(false)], &[]);
+        check(Some((Phase::Fenced, false)), &[Some(false)], &[]);
+        check(None, &[Some(false)], &[]);
+    }
+}
