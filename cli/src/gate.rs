@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_consumer::gate::{Decision, Evaluator, Outside, Reason, evaluator::SAMPLE_INTERVAL};
-use modshift_proto::plan::Plan;
+use modshift_cutover::Closed;
+use modshift_proto::plan::{Direction, Plan};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -198,7 +199,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
 
 /// Until the gate is open, for at most so long; what keeps it closed. Reasons of a plan that was
 /// turned around are in the operator's words.
-pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Vec<String>> {
+pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Closed> {
     let deadline = wait.map(|wait| Instant::now() + wait);
     let direction = plan.direction();
     let mut asking = Asking::new(plan);
@@ -213,7 +214,16 @@ pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Ve
             return Ok(());
         }
         if deadline.map_or(!only_hold, |deadline| Instant::now() >= deadline) {
-            return Err(answer.reasons.iter().map(|l| direction.words(&l.message)).collect());
+            let unproven = |line: &Line| {
+                let of = |reason: &Reason| {
+                    matches!(reason, Reason::NotVerified | Reason::VerificationOld { .. })
+                };
+                line.reason.as_ref().is_some_and(of)
+            };
+            return Err(Closed {
+                reasons: answer.reasons.iter().map(|l| direction.words(&l.message)).collect(),
+                unproven_back: direction == Direction::Back && answer.reasons.iter().any(unproven),
+            });
         }
     }
 }

@@ -3,6 +3,7 @@
 use modshift_mariadb::ServerError;
 
 use crate::decide::Refusal;
+use crate::outside::Closed;
 use crate::step::Step;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,14 +21,16 @@ pub enum CutoverError {
     JournalLost(#[source] ServerError),
     #[error("the journal of run {run} contradicts itself at entry {at}: {entry}")]
     JournalDamaged { run: String, at: u64, entry: String },
-    #[error("the gate is closed: {}", .0.join("; "))]
-    Gate(Vec<String>),
+    #[error("the gate is closed: {}", .0.reasons.join("; "))]
+    Gate(Closed),
     #[error("{step} was not done within what the pause budget of {limit_ms} ms leaves{waiting}")]
     Budget { step: Step, limit_ms: u64, waiting: String },
     #[error("interrupted during {step}")]
     Interrupted { step: Step },
     #[error("{server}: {count} prepared XA transactions could still be committed")]
     Prepared { server: String, count: usize },
+    #[error("an operator's process is at {server}")]
+    Attended { server: String },
     #[error("{server} has no row in modshift_token: its reader was never started")]
     NoToken { server: String },
     #[error("{server} has no account {account}")]
@@ -71,6 +74,10 @@ impl CutoverError {
             CutoverError::JournalDamaged { .. } => {
                 "do not go on by hand before you know why: modshift_journal on new shard 0"
             }
+            CutoverError::Gate(closed) if closed.unproven_back => {
+                "modshift verify --back makes the proof; where there is no time for one, take \
+                 back.verify_age out of the plan and begin again"
+            }
             CutoverError::Gate(_) => "modshift gate --wait 10m waits until it opens",
             CutoverError::Budget { .. } => {
                 "raise cutover.budget, or find out what was slow: modshift status --watch"
@@ -104,6 +111,12 @@ impl CutoverError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// The server does not answer: nothing is known of it. (That of the journal is another matter.)
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, CutoverError::Server(error)
+            if error.is_connection_lost() || matches!(error, ServerError::Busy { .. }))
     }
 
     /// Several, or the one.

@@ -12,13 +12,21 @@ pub struct Routed {
     pub side: Side,
 }
 
+/// Why a gate stays closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    pub reasons: Vec<String>,
+    /// The plan asks for a proof of the way back, and there is none that is young enough.
+    pub unproven_back: bool,
+}
+
 pub trait Outside {
-    /// Waits for the gate of this direction, for at most so long; the reasons if it stays closed.
+    /// Waits for the gate of this direction, for at most so long; why, if it stays closed.
     fn gate(
         &mut self,
         direction: Direction,
         wait: Option<Duration>,
-    ) -> impl Future<Output = Result<(), Vec<String>>>;
+    ) -> impl Future<Output = Result<(), Closed>>;
 
     /// Called when everything up to this run's markers has been applied: returns when what was
     /// still unproven has been compared, or fails with what is not clean.
@@ -34,6 +42,14 @@ pub trait Outside {
     /// To every target and every shard that serves or shall, or an error that names those that did
     /// not acknowledge. Publishing a version again must be harmless.
     fn publish(&mut self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
+
+    /// The same for a side whose opening has begun: shards of the other side that do not answer hold
+    /// up nobody. They had the routing that this one repeats.
+    fn publish_opened(
+        &mut self,
+        side: Side,
+        version: u64,
+    ) -> impl Future<Output = Result<(), String>>;
 
     /// The same for the side that is to serve again. A shard that does not acknowledge keeps no
     /// target from it: the clients of all others wait. It is named once all have been told.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use modshift_cutover::{Direction, Outside, Routed, Side, shard};
+use modshift_cutover::{Closed, Direction, Outside, Routed, Side, shard};
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::{Conn, error};
 use modshift_proto::plan::{Endpoint, Plan};
@@ -16,6 +16,16 @@ use crate::{answer, gate};
 
 /// A shard that does not take the routing for so long holds up all others.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Without which shards nobody is told.
+#[derive(Clone, Copy, PartialEq)]
+enum Must {
+    All,
+    /// Those of the side that is named.
+    Opened,
+    /// Any; those that do not have it are named in the end.
+    One,
+}
 
 pub struct Wiring {
     plan: Arc<Plan>,
@@ -47,9 +57,9 @@ impl Wiring {
         all.map(|endpoint| shard::login(&self.plan, endpoint.clone()))
     }
 
-    /// The shards first: no target ever has a version that no shard knows; `to_all`: or that one
-    /// of them does not know.
-    async fn bring(&self, side: Side, version: u64, to_all: bool) -> Result<(), String> {
+    /// The shards first: no target ever has a version that no shard knows, or that one of those that
+    /// `must` have it does not know.
+    async fn bring(&self, side: Side, version: u64, must: Must) -> Result<(), String> {
         let document = Document::of_plan(&self.plan, side_in_document(side), version);
         let endpoints: Vec<Endpoint> = self.endpoints().collect();
         if self.dry {
@@ -64,8 +74,19 @@ impl Wiring {
             return Ok(());
         }
         let stored = join_all(endpoints.iter().map(|endpoint| store(endpoint, &document))).await;
-        let failed: Vec<String> = stored.into_iter().filter_map(Result::err).collect();
-        if failed.len() == endpoints.len() || to_all && !failed.is_empty() {
+        let all_failed = stored.iter().all(Result::is_err);
+        let olds = self.plan.old.len();
+        let spared = |index: usize| match must {
+            Must::All | Must::One => false,
+            Must::Opened => (side == Side::New) == (index < olds),
+        };
+        let failed: Vec<String> = stored
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| !spared(*index))
+            .filter_map(|(_, stored)| stored.err())
+            .collect();
+        if all_failed || must != Must::One && !failed.is_empty() {
             return Err(failed.join("; "));
         }
         for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
@@ -77,11 +98,7 @@ impl Wiring {
 }
 
 impl Outside for Wiring {
-    async fn gate(
-        &mut self,
-        direction: Direction,
-        wait: Option<Duration>,
-    ) -> Result<(), Vec<String>> {
+    async fn gate(&mut self, direction: Direction, wait: Option<Duration>) -> Result<(), Closed> {
         let plan = match direction {
             Direction::Cutover => self.plan.clone(),
             Direction::Rollback => Arc::new(self.plan.reversed()),
@@ -90,8 +107,14 @@ impl Outside for Wiring {
     }
 
     async fn verified(&mut self, direction: Direction, run: &str) -> Result<(), String> {
-        if self.plan.gate.verify_age.is_none() {
-            self.say("note: verification is not configured (gate.verify_age)");
+        match direction {
+            Direction::Cutover if self.plan.gate.verify_age.is_none() => {
+                self.say("note: verification is not configured (gate.verify_age)");
+            }
+            Direction::Rollback if self.plan.back.verify_age.is_none() => {
+                self.say("note: verification of the way back is not configured (back.verify_age)");
+            }
+            Direction::Cutover | Direction::Rollback => {}
         }
         // Only the way forward is verified, and what changed last only by a daemon that keeps it.
         if self.dry || direction == Direction::Rollback || !self.plan.verify.continuous {
@@ -109,11 +132,15 @@ impl Outside for Wiring {
     }
 
     async fn publish(&mut self, side: Side, version: u64) -> Result<(), String> {
-        self.bring(side, version, true).await
+        self.bring(side, version, Must::All).await
+    }
+
+    async fn publish_opened(&mut self, side: Side, version: u64) -> Result<(), String> {
+        self.bring(side, version, Must::Opened).await
     }
 
     async fn publish_back(&mut self, side: Side, version: u64) -> Result<(), String> {
-        self.bring(side, version, false).await
+        self.bring(side, version, Must::One).await
     }
 
     fn tell(&mut self, line: &str) {

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use modshift_changelog::stage;
-use modshift_proto::plan::{AutoIncrement, FenceScope};
 
 use super::Cutover;
 use crate::decide::{Entry, Opening, Told, next_version, opening, version_to_publish};
@@ -12,7 +11,7 @@ use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
 use crate::outside::Outside;
 use crate::shard::{self, Shard};
-use crate::step::{Direction, Mode, Side, Step};
+use crate::step::{Direction, Mode, Step};
 use crate::{counters, drain};
 
 /// How often the fence is looked at while waiting.
@@ -45,7 +44,10 @@ impl<O: Outside> Cutover<O> {
         };
         let direction = self.direction();
         match opening(direction, &told(&from), &told(&to)) {
-            Opening::Stands => Ok(false),
+            Opening::Stands => {
+                self.absent = told(&from).into_iter().map(|told| told == Told::Silent).collect();
+                Ok(false)
+            }
             Opening::Undone => Ok(true),
             Opening::BothServe(from, to) => Err(CutoverError::BothServe {
                 from: self.from[from].name().to_owned(),
@@ -82,57 +84,6 @@ impl<O: Outside> Cutover<O> {
         .await
     }
 
-    /// Servers that hold shards of both sides, whatever names they are reached by.
-    pub(super) async fn find_shared(&mut self) -> Result<(), CutoverError> {
-        let sql = "SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir)";
-        let mut places: Vec<(String, String)> = Vec::new();
-        let all = self.from.iter_mut().chain(&mut self.to);
-        let asked = join_all(all.map(async |shard| {
-            let mut found = Vec::new();
-            for server in shard.servers() {
-                let id: Vec<String> = server.ask("asking which server it is", sql).await?;
-                found.push(id.into_iter().next().unwrap_or_default());
-            }
-            Ok::<_, CutoverError>(found)
-        }))
-        .await;
-        let asked = asked.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let names: Vec<String> =
-            self.from.iter().chain(&self.to).map(|shard| shard.name().to_owned()).collect();
-        for (name, ids) in names.iter().zip(&asked) {
-            places.extend(ids.iter().map(|id| (name.clone(), id.clone())));
-        }
-        let (froms, count) = (self.from.len(), names.len());
-        let shares = |a: usize, b: usize| asked[a].iter().any(|id| asked[b].contains(id));
-        for index in 0..count {
-            let is_from = index < froms;
-            let others = if is_from { froms..count } else { 0..froms };
-            let other = others.clone().find(|&other| shares(index, other));
-            let alike = if is_from { 0..froms } else { froms..count };
-            let twin = alike.clone().find(|&twin| twin != index && shares(index, twin));
-            let shard = match is_from {
-                true => &mut self.from[index],
-                false => &mut self.to[index - froms],
-            };
-            let (server, new) = (shard.name().to_owned(), shard.side == Side::New);
-            let interleaves = self.plan.cutover.auto_increment == AutoIncrement::Interleave;
-            if let Some(twin) = other.or(twin).filter(|_| new && interleaves) {
-                return Err(CutoverError::SharedOffset { server, other: names[twin].clone() });
-            }
-            shard.accounts_only = other.is_some() || shard.scope == FenceScope::Accounts;
-            if let Some(other) = other {
-                let cutover = &self.plan.cutover;
-                let apart = !cutover.old_accounts.is_empty()
-                    && !cutover.new_accounts.is_empty()
-                    && !cutover.old_accounts.iter().any(|a| cutover.new_accounts.contains(a));
-                if !apart || !shard.replicas.is_empty() {
-                    return Err(CutoverError::SharedServer { server, other: names[other].clone() });
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub(super) async fn remember(&mut self) -> Result<(), CutoverError> {
         let mut known = Vec::new();
         for shard in self.from.iter_mut().chain(&mut self.to) {
@@ -157,14 +108,14 @@ impl<O: Outside> Cutover<O> {
         CutoverError::all(checks.into_iter().filter_map(Result::err).collect())?;
         self.hooks().await?;
         let wait = self.settings.gate_wait;
-        let reasons = match self.outside.gate(self.direction(), wait).await {
+        let closed = match self.outside.gate(self.direction(), wait).await {
             Ok(()) => return self.tokens().await,
-            Err(reasons) => reasons,
+            Err(closed) => closed,
         };
         if !self.settings.dry {
-            return Err(CutoverError::Gate(reasons));
+            return Err(CutoverError::Gate(closed));
         }
-        for reason in reasons {
+        for reason in closed.reasons {
             self.outside.tell(&format!("-- the gate is closed: {reason}"));
         }
         Ok(())
@@ -332,8 +283,7 @@ impl<O: Outside> Cutover<O> {
     pub(super) async fn open(&mut self) -> Result<(), CutoverError> {
         if self.resumed {
             self.find_shared().await?;
-            // It may have been started again since.
-            for_each(&mut self.from, fence::close).await?;
+            self.close_again().await?;
         }
         let run = self.register.name.clone();
         // All markers first: shards may have a server in common.
@@ -342,7 +292,12 @@ impl<O: Outside> Cutover<O> {
             for_each(&mut self.to, async |shard| serving_marker(shard, &run).await).await?;
         }
         stage::reached("mid_open", 1).await;
-        for_each(&mut self.to, async |shard| fence::release(shard, Release::Serve).await).await?;
+        for_each(&mut self.to, async |shard| {
+            fence::release(shard, Release::Serve).await?;
+            stage::reached("shard_opened", 1).await;
+            Ok(())
+        })
+        .await?;
         if let Some(paused) = self.paused {
             let pause = paused.elapsed();
             self.pause = Some(pause);
@@ -362,10 +317,43 @@ impl<O: Outside> Cutover<O> {
             let version = version_to_publish(routed, self.published_version());
             self.still_ours().await?;
             let side = self.direction().to();
-            self.outside.publish(side, version).await.map_err(CutoverError::Publish)?;
+            self.outside.publish_opened(side, version).await.map_err(CutoverError::Publish)?;
         }
         let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
         self.register.forget(&keys).await
+    }
+
+    /// Of a run that is resumed amid its opening: from-shards may have been started again since.
+    ///
+    /// One that is away holds up nobody. It was fenced, drained and sealed before the opening began,
+    /// and no other process can let it go any more: see [`opening`]. What a restart does to its
+    /// fence is for the daemons, see [`keep`](crate::keep), and for the next run to mend.
+    async fn close_again(&mut self) -> Result<(), CutoverError> {
+        self.absent.resize(self.from.len(), false);
+        let closed =
+            join_all(self.from.iter_mut().zip(&self.absent).map(async |(shard, &absent)| {
+                match absent {
+                    true => None,
+                    false => Some(fence::close(shard).await),
+                }
+            }))
+            .await;
+        let mut errors = Vec::new();
+        for (index, outcome) in closed.into_iter().enumerate() {
+            match outcome {
+                Some(Ok(())) => continue,
+                Some(Err(error)) if !error.is_away() => errors.push(error),
+                Some(Err(_)) | None => {
+                    let name = self.from[index].name();
+                    self.outside.tell(&format!(
+                        "note: {name} does not answer. It was fenced when the opening began; once it \
+                         is back, see with modshift status that it still is"
+                    ));
+                    self.absent[index] = true;
+                }
+            }
+        }
+        CutoverError::all(errors)
     }
 
     /// Each shard for itself, as soon as it answers; those that do not are named in the end.

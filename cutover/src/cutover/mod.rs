@@ -6,6 +6,7 @@
 
 mod act;
 mod drive;
+mod shared;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ pub struct Cutover<O> {
     settings: Settings,
     /// Another process began the run.
     resumed: bool,
+    /// From-shards that did not answer when it was resumed amid its opening. Index = from-shard.
+    absent: Vec<bool>,
     /// Since when the application waits, under the budget.
     paused: Option<Instant>,
     /// The routing that names the to-shards was begun to be published: by this process, or by one
@@ -101,6 +104,7 @@ impl<O: Outside> Cutover<O> {
             interrupt,
             settings,
             resumed,
+            absent: Vec::new(),
             paused: None,
             published: false,
             published_before,
