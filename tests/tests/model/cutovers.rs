@@ -45,12 +45,48 @@ fn there_and_back() -> Case {
     }
 }
 
+/// Killed amid the opening, and an old shard is away from then on.
+fn opened_without() -> Case {
+    Case {
+        new: 2,
+        opens_without_old: true,
+        ..Case::new("opened without", Budget { commands: 2, kills: 1, outages: 1, ..none() })
+    }
+}
+
+/// The beginning of the opening is not heard of, so that process turns back; the next one asks who
+/// serves while the old shard is away.
+fn unheard() -> Case {
+    let budget = Budget { commands: 2, outages: 2, ..none() };
+    Case { old: 1, ..Case::new("unheard", budget) }
+}
+
+/// Fences are looked after by a daemon while shards are opened and closed, to and fro.
+fn kept() -> Case {
+    Case {
+        new: 1,
+        directions: vec![Direction::Cutover, Direction::Rollback],
+        ..Case::new("kept", Budget { commands: 3, kills: 1, troubles: 1, keeps: 2, ..none() })
+    }
+}
+
 fn stop_writes() -> Case {
     Case { mode: Mode::StopWrites, ..Case { name: "stop writes", ..kills() } }
 }
 
 fn all() -> Vec<Case> {
-    vec![kills(), two_operators(), outages(), cut_off(), leaks(), there_and_back(), stop_writes()]
+    vec![
+        kills(),
+        two_operators(),
+        outages(),
+        cut_off(),
+        leaks(),
+        there_and_back(),
+        stop_writes(),
+        opened_without(),
+        unheard(),
+        kept(),
+    ]
 }
 
 /// More of everything, for the long runs.
@@ -68,6 +104,11 @@ fn larger() -> Vec<Case> {
             Budget { commands: 2, outages: 2, troubles: 1, ..none() },
         ),
         Case { old: 2, name: "cut off from two", ..cut_off() },
+        larger(
+            unheard(),
+            "unheard, and stands still",
+            Budget { commands: 2, outages: 2, stalls: 1, ..none() },
+        ),
         larger(
             cut_off(),
             "cut off, with trouble",
@@ -120,6 +161,9 @@ fn every_rule_left_out_is_noticed() {
         (W::VersionLeftOut, cut_off(), order),
         (W::PublishedAgain, cut_off(), ends),
         (W::SecondLook, two_operators(), order),
+        (W::Silence, unheard(), both),
+        (W::KeeperLock, kept(), told),
+        (W::KeeperLook, kept(), told),
     ];
     let mut wrong = Vec::new();
     for (rule, case, expected) in rules {

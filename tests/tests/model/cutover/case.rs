@@ -43,6 +43,12 @@ pub enum Without {
     VersionLeftOut,
     /// A run that is resumed amid its opening leaves the routing alone.
     PublishedAgain,
+    /// Where no to-shard serves yet, a from-shard that does not answer is taken to be fenced.
+    Silence,
+    /// Who keeps fences up does not take the lock of whoever opens.
+    KeeperLock,
+    /// Who keeps fences up does not look again once it has the lock.
+    KeeperLook,
     /// A run is taken over without a look at what was written meanwhile.
     SecondLook,
 }
@@ -64,6 +70,8 @@ pub struct Budget {
     pub writes: u8,
     /// Of those, on a shard that is fenced.
     pub leaks: u8,
+    /// Fences that a daemon finds open, a server having been started again.
+    pub keeps: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +83,8 @@ pub struct Case {
     /// Which commands are given.
     pub directions: Vec<Direction>,
     pub budget: Budget,
+    /// An old shard may be away from amid an opening to its end.
+    pub opens_without_old: bool,
     pub without: Without,
 }
 
@@ -87,6 +97,7 @@ impl Case {
             mode: Mode::Online,
             directions: vec![Direction::Cutover],
             budget,
+            opens_without_old: false,
             without: Without::Nothing,
         }
     }

@@ -10,8 +10,10 @@
 //! a target cannot be reached; an entry is written and nobody hears of it; a step fails or takes
 //! too long (the pause budget is any such moment); somebody writes through a fence.
 //!
-//! **Not modelled**: time, statements, several servers a shard, shards that share a server, server
-//! restarts, counters, `finish` and `unfence`, the gate's and the verification's reasons.
+//! A daemon keeps fences up: it sees a fence that a restart has opened, and closes it later than it
+//! looked. (What is written in between is not modelled, only whom such a closing may hit.)
+//!
+//! **Not modelled**: time, statements, several servers a shard, shards that share a server, counters, `finish` and `unfence`, the gate's and the verification's reasons.
 
 pub mod case;
 mod operator;
@@ -20,9 +22,9 @@ mod world;
 use modshift_cutover::{Ask, Direction, End, Serving, Side, Step, serving};
 use stateright::{Model, Property};
 
-use self::case::{Budget, Case};
+use self::case::{Budget, Case, Without};
 use self::operator::{At, Came, Operator, Why};
-use self::world::{Event, World};
+use self::world::{Event, KEEPER, World};
 use crate::shared::Shared;
 
 pub struct Cutovers {
@@ -40,6 +42,8 @@ pub struct State {
     excused: bool,
     /// A write came through a fence.
     leaked: bool,
+    /// The shard that a daemon is about to close again.
+    keeping: Option<(Side, usize)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,9 @@ pub enum Action {
     TargetUp,
     Write(Side, usize),
     Leak(Side, usize),
+    /// A daemon finds the fence of this shard open, and looks under the lock; then it closes it.
+    Look(Side, usize),
+    Shut,
     /// What has been logged is applied, event by event.
     Stream(Side, usize),
 }
@@ -151,6 +158,7 @@ impl Model for Cutovers {
             left: self.case.budget,
             excused: false,
             leaked: false,
+            keeping: None,
         }]
     }
 
@@ -188,9 +196,16 @@ impl Model for Cutovers {
             }
             // Behind the second marker nothing looks any more: the fence itself must hold.
             let fenced = shard.log.last() == Some(&Event::Marker(world::Phase::Fenced));
+            let free = shard.session.is_none() || self.case.without == Without::KeeperLock;
+            if left.keeps > 0 && state.keeping.is_none() && fenced && free && !shard.down {
+                out.push(Action::Look(side, index));
+            }
             if left.leaks > 0 && !shard.open && fenced && !sealing {
                 out.push(Action::Leak(side, index));
             }
+        }
+        if state.keeping.is_some() {
+            out.push(Action::Shut);
         }
         if world.target_down {
             out.push(Action::TargetUp);
@@ -262,6 +277,29 @@ impl Model for Cutovers {
                 next.leaked = true;
                 world.shard(side, index).log.push(Event::Write);
             }
+            Action::Look(side, index) => {
+                next.left.keeps -= 1;
+                next.keeping = Some((side, index));
+                if !matches!(self.case.without, Without::KeeperLock | Without::KeeperLook) {
+                    world.shard(side, index).session = Some(KEEPER);
+                }
+            }
+            Action::Shut => {
+                let (side, index) = next.keeping.take()?;
+                let shard = world.shard(side, index);
+                let held = match self.case.without {
+                    Without::KeeperLock => true,
+                    Without::KeeperLook => shard.session.is_none(),
+                    // Whoever comes takes it away.
+                    _ => shard.session == Some(KEEPER),
+                };
+                if held && !shard.down {
+                    shard.open = false;
+                }
+                if shard.session == Some(KEEPER) {
+                    shard.session = None;
+                }
+            }
             Action::Stream(side, index) => world.shard(side, index).stream(),
         }
         Some(next)
@@ -303,6 +341,15 @@ impl Model for Cutovers {
                 state.ended(Direction::Cutover, End::From)
             }),
         ];
+        if self.case.opens_without_old {
+            all.push(Property::sometimes(
+                "an opening ends without an old shard",
+                |_, state: &State| {
+                    let ended = state.ended(Direction::Cutover, End::To);
+                    ended && state.world.any_down(Side::Old) && state.world.all_open(Side::New)
+                },
+            ));
+        }
         if self.case.directions.contains(&Direction::Rollback) {
             all.extend([
                 Property::sometimes("a rollback ends", |_, state: &State| {

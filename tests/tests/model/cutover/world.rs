@@ -80,6 +80,9 @@ impl Shard {
     }
 }
 
+/// Holds the lock of a shard's server in place of an operator: a daemon that keeps its fence up.
+pub const KEEPER: u8 = u8::MAX;
+
 /// A row of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Line {

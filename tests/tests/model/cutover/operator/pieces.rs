@@ -138,9 +138,11 @@ impl Operator {
             }
             return Err(Failed::Unreachable);
         }
-        // Shards that answer have it; on the way forward the others hold up all further targets.
+        // Shards that answer have it; on the way forward the others hold up all further targets, but
+        // for from-shards once the to-shards are open.
         let mut sides = [Side::Old, Side::New].into_iter();
         let missed = match self.facts.wish {
+            Wish::Forward if self.run.journal.stands(Step::Open) => world.any_down(self.to()),
             Wish::Forward => sides.any(|side| world.any_down(side)),
             Wish::Back => sides.all(|side| world.side(side).iter().all(|shard| shard.down)),
         };
@@ -154,14 +156,18 @@ impl Operator {
         }
     }
 
-    /// From-shards are closed again if another process closed them; then all markers, then all
-    /// openings.
+    /// From-shards are closed again if another process closed them, those that answer; then all
+    /// markers, then all openings.
     fn open(&mut self, piece: usize, world: &mut World, case: &Case) -> Result<(), Failed> {
         let (from, to) = (world.side(self.from()).len(), world.side(self.to()).len());
         let side = self.to();
         if piece < from {
             return match self.resumed {
-                true => self.close(self.from(), piece, world, case),
+                true => match self.close(self.from(), piece, world, case) {
+                    // One that is away is fenced already.
+                    Err(Failed::Unreachable) if world.side(self.from())[piece].down => Ok(()),
+                    outcome => outcome,
+                },
                 false => Ok(()),
             };
         }
