@@ -4,8 +4,10 @@
 
 mod carried;
 mod crash;
+mod ending;
 mod fence;
 mod grants;
+mod kept;
 mod network;
 mod round_trip;
 mod shared;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Address, Log,
     server::{ADMIN, PASSWORD},
+    wait_until,
 };
 
 use crate::site::{APP, Site, says};
@@ -70,6 +71,16 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
     new_app.run(write).await?;
     ensure!(!shared.value::<bool>("SELECT @@read_only").await?, "read_only stops both");
     ensure!(shared.value::<String>(events).await? == "OFF", "events write behind the fence");
+
+    // The daemon that puts up fences again leaves this one as it is.
+    let apart = &site.estate.old[1];
+    apart.server.run("SET GLOBAL read_only = 0").await?;
+    wait_until("the fence of a server of its own", crate::site::LIMIT, || async {
+        Ok(apart.value::<bool>("SELECT @@read_only").await?.then_some(()))
+    })
+    .await?;
+    new_app.run(write).await?;
+    ensure!(!shared.value::<bool>("SELECT @@read_only").await?, "read_only stops both");
 
     site.command(&["rollback", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
     old_app.run(write).await?;
