@@ -26,7 +26,7 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '
 EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 
 -- Keep its own rows, and apply changes, while the server is read-only: a new shard until the
--- cutover, an old one after it.
+-- cutover, an old one after it. And set read_only again where a restart of a fenced one forgot it.
 EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
 
 -- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.

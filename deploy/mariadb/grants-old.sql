@@ -19,7 +19,8 @@ EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
 -- Stream the binlog.
 EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
 
--- Keep its own rows, and apply changes on the way back, while the fence holds the server read-only.
+-- Keep its own rows, and apply changes on the way back, while the fence holds the server read-only;
+-- and set read_only again where a restart of a fenced server has forgotten it.
 EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
 
 -- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.

@@ -102,7 +102,7 @@ fn the_way_back_is_open_unless_the_plan_closes_it() {
     assert!(!closed.back.enabled);
     let proven = changed("[gate]\n", "[back]\nverify_age = \"2h\"\n[gate]\nverify_age = \"1h\"\n");
     let proven = parse(&proven).unwrap();
-    let hours = |hours| Some(Duration::from_secs(hours * 3600));
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
     assert_eq!((proven.gate.verify_age, proven.back.verify_age), (hours(1), hours(2)));
     // What the way back asks for is its own.
     assert_eq!(proven.reversed().gate.verify_age, hours(2));
