@@ -151,10 +151,11 @@ mod tests {
 
     fn endpoint(host: &str, port: u16) -> Endpoint {
         let text = format!(
-            "name = \"a\"\nmodulus = {{ old = 1, new = 1 }}\n[log]\nkind = \"direct\"\n\
+            "name = \"a\"\nmodulus = {{ old = 1, new = 2 }}\n[log]\nkind = \"direct\"\n\
              [defaults]\nuser = \"u\"\npassword = \"p\"\ntls = \"off\"\n\
              [[old]]\nhost = \"{host}\"\nport = {port}\nschema = \"a\"\n\
-             [[new]]\nhost = \"n\"\nschema = \"b\"\n[[table]]\nname = \"t\"\nbroadcast = 0\n"
+             [[new]]\nhost = \"n\"\nschema = \"b\"\n\
+             [[new]]\nhost = \"n\"\nschema = \"c\"\n[[table]]\nname = \"t\"\nbroadcast = 0\n"
         );
         Plan::parse(&text, &|_| None).unwrap().old.remove(0)
     }
@@ -177,11 +178,14 @@ mod tests {
         let check = |named: &[(&str, u16, &str)], expected: Option<Neighbours>| {
             assert_eq!(answered(named).judge(&both, Side::Old, 0).ok(), expected);
         };
-        let apart = [("a", 1, "x"), ("b", 1, "y"), ("c", 1, "z")];
+        let apart = [("a", 1, "x"), ("b", 1, "y"), ("c", 1, "z"), ("a", 2, "w")];
         check(&apart, Some(Neighbours::Twins(vec![])));
-        check(&[("a", 1, "x"), ("b", 1, "x"), ("c", 1, "z")], Some(Neighbours::Twins(vec![1])));
+        check(
+            &[("a", 1, "x"), ("b", 1, "x"), ("c", 1, "z"), ("a", 2, "w")],
+            Some(Neighbours::Twins(vec![1])),
+        );
         check(&[("a", 1, "x"), ("b", 1, "y"), ("c", 1, "x")], Some(Neighbours::OtherSide));
-        check(&apart[..2], None);
+        check(&apart[..3], None);
         // One that answers is enough to know that the fence is not this one's to keep.
         let same = [shard(Side::Old, 0, "a", 1), shard(Side::New, 0, "a", 1)];
         let found = answered(&[]).judge(&same, Side::Old, 0).ok();
