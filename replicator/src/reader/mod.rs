@@ -235,7 +235,8 @@ impl<W: LogWriter> Reader<W> {
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
         let start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
-        let opened = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT).await;
+        let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
+        let opened = Box::pin(opening).await;
         let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
