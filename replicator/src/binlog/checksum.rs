@@ -1,7 +1,7 @@
 //! The CRC-32 at the end of every event: verified here, and cut off.
 //!
-//! A server's format description says whether events have one; it has one itself in any case
-//! (`Format_description_log_event` in log_event.cc), behind a byte that names the algorithm.
+//! A server's format description says whether events have one, in a byte before the place of its
+//! own, which is there in any case (`Format_description_log_event` in log_event.cc).
 
 use super::code;
 use super::error::BinlogError;
@@ -60,21 +60,25 @@ impl Checksums {
     fn description<'a>(&mut self, event: &'a [u8], at: &str) -> Result<&'a [u8], BinlogError> {
         let code = code::FORMAT_DESCRIPTION;
         let (summed, sum) = split(event, code)?;
-        // A file in use is marked so, but not in its checksum.
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&summed[..FLAGS_AT]);
-        crc.update(&[summed[FLAGS_AT] & !BINLOG_IN_USE_F]);
-        crc.update(&summed[FLAGS_AT + 1..]);
-        if crc.finalize().to_le_bytes() != *sum {
-            return Err(wrong(at, code));
-        }
         let Some((&algorithm, body)) = summed.split_last().filter(|(_, b)| b.len() >= HEADER_LEN)
         else {
             return Err(short(code));
         };
         *self = match algorithm {
+            // What the server changes in it when it sends it is then not summed anew
+            // (`send_format_descriptor_event` in sql_repl.cc).
             ALGORITHM_OFF => Checksums::Off,
-            ALGORITHM_CRC32 => Checksums::Crc32,
+            ALGORITHM_CRC32 => {
+                // A file in use is marked so, but not in its checksum.
+                let mut crc = crc32fast::Hasher::new();
+                crc.update(&summed[..FLAGS_AT]);
+                crc.update(&[summed[FLAGS_AT] & !BINLOG_IN_USE_F]);
+                crc.update(&summed[FLAGS_AT + 1..]);
+                if crc.finalize().to_le_bytes() != *sum {
+                    return Err(wrong(at, code));
+                }
+                Checksums::Crc32
+            }
             _ => {
                 let what = "checksums of an unknown algorithm";
                 return Err(BinlogError::Malformed { event: code::name(code), what });
@@ -123,7 +127,9 @@ mod tests {
     fn a_flipped_bit_anywhere_is_a_wrong_checksum() {
         let mut checksums = Checksums::default();
         let whole = description(ALGORITHM_CRC32);
-        for at in (0..whole.len()).filter(|&at| at != CODE_AT && at != FLAGS_AT) {
+        let algorithm_at = whole.len() - 5;
+        let told_otherwise = [CODE_AT, FLAGS_AT, algorithm_at];
+        for at in (0..whole.len()).filter(|at| !told_otherwise.contains(at)) {
             let mut bad = whole.clone();
             bad[at] ^= 2;
             let error = Checksums::default().verify(&bad, "s").unwrap_err();
@@ -144,9 +150,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_checksums_says_so_in_a_description_that_has_one() {
+    fn a_file_without_checksums_says_so_in_a_description_whose_own_does_not_count() {
         let mut checksums = Checksums::Crc32;
-        checksums.verify(&description(ALGORITHM_OFF), "s").unwrap();
+        let mut off = description(ALGORITHM_OFF);
+        *off.last_mut().unwrap() ^= 1;
+        checksums.verify(&off, "s").unwrap();
         assert_eq!(checksums, Checksums::Off);
         let plain = [7; 30];
         assert_eq!(checksums.verify(&plain, "s").unwrap(), plain);
