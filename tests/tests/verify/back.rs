@@ -6,11 +6,10 @@ use modshift_tests::{
     case::Size,
     drained_back,
     marker::{covered, mark_all},
-    wait_until,
 };
 use mysql_async::prelude::Queryable;
 
-use super::{LIMIT, estate, mismatches, stop, verify};
+use super::{LIMIT, estate, killed_midway, mismatches, stop, verify};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_differs_on_the_old_shards_is_found_and_mended_from_the_new_ones() -> Result<()> {
@@ -94,20 +93,8 @@ async fn a_verification_of_the_way_back_that_is_killed_goes_on_where_it_was() ->
     let fences = mark_all(&old, "fenced", "there").await?;
     covered(&new, &fences, LIMIT).await?;
     mark_all(&new, "serving", "there").await?;
-    let args = ["verify", "--back", "--table", "t_trade_order", "--max-rows-per-s", "100"];
-    let first = estate.modshift(args).start()?;
-    let sql = "SELECT COUNT(*) FROM modshift_verify WHERE started IS NOT NULL AND verified_to IS NOT NULL";
-    wait_until("progress on every old shard", LIMIT, || async {
-        for shard in &estate.old {
-            if shard.value::<u64>(sql).await.unwrap_or(0) == 0 {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
-    .with_context(|| first.output())?;
-    first.kill_9()?;
+    let args = ["--back", "--table", "t_trade_order", "--max-rows-per-s", "100"];
+    killed_midway(&estate, &estate.old, &args).await?;
     let chunks: u64 = estate.old[0].value("SELECT chunk FROM modshift_verify").await?;
     let (code, report) = verify(&estate, &["--back", "--table", "t_trade_order"]).await?;
     ensure!(code == 0 && report["tables"][0]["resumed"] == true, "{code}\n{report:#}");

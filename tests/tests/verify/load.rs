@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{
-    EstateOptions, Writer, WriterOptions, case::Size, drained, server::Delay, wait_until,
-};
+use modshift_tests::{EstateOptions, Writer, WriterOptions, case::Size, drained, server::Delay};
 
-use super::{LIMIT, estate, mismatches, stop, verify};
+use super::{LIMIT, estate, killed_midway, mismatches, stop, verify};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_stream_and_a_live_writer_are_no_damage() -> Result<()> {
@@ -73,20 +71,8 @@ async fn a_verification_that_is_killed_goes_on_where_it_was() -> Result<()> {
     // still knows.
     let id: u64 = estate.new[1].value("SELECT MIN(id) FROM t_trade_order").await?;
     estate.new[1].run(&format!("DELETE FROM t_trade_order WHERE id = {id}")).await?;
-    let args = ["verify", "--table", "t_trade_order", "--max-rows-per-s", "100"];
-    let first = estate.modshift(args).start()?;
-    let sql = "SELECT COUNT(*) FROM modshift_verify WHERE started IS NOT NULL AND verified_to IS NOT NULL";
-    wait_until("progress on every new shard", LIMIT, || async {
-        for shard in &estate.new {
-            if shard.value::<u64>(sql).await.unwrap_or(0) == 0 {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
-    .with_context(|| first.output())?;
-    first.kill_9()?;
+    let args = ["--table", "t_trade_order", "--max-rows-per-s", "100"];
+    killed_midway(&estate, &estate.new, &args).await?;
     let known: u64 = estate.new[1].value("SELECT COUNT(*) FROM modshift_mismatch").await?;
     ensure!(known == 1, "{known} mismatches recorded");
     let chunks: u64 = estate.new[0].value("SELECT chunk FROM modshift_verify").await?;

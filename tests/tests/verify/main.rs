@@ -10,7 +10,8 @@ mod requests;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{Estate, EstateOptions, Modshift, copied, drained};
+use modshift_tests::estate::Shard;
+use modshift_tests::{Estate, EstateOptions, Modshift, copied, drained, wait_until};
 use serde_json::Value;
 
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -47,6 +48,25 @@ pub fn mismatches(report: &Value) -> Vec<String> {
         report["mismatches"].as_array().into_iter().flatten().map(of).collect();
     all.sort();
     all
+}
+
+/// `modshift verify` with these arguments, killed once it has a part of a table on each shard.
+pub async fn killed_midway(estate: &Estate, shards: &[Shard], args: &[&str]) -> Result<()> {
+    let all = ["verify"].iter().chain(args).copied();
+    let process = estate.modshift(all).start()?;
+    let sql = "SELECT COUNT(*) FROM modshift_verify \
+               WHERE started IS NOT NULL AND verified_to IS NOT NULL";
+    wait_until("progress on every shard", LIMIT, || async {
+        for shard in shards {
+            if shard.value::<u64>(sql).await.unwrap_or(0) == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+    .with_context(|| process.output())?;
+    process.kill_9().map(drop)
 }
 
 pub async fn stop(daemon: &Modshift) -> Result<()> {
