@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use modshift_proto::plan::Plan;
 use modshift_routing::{Document, Side, Source};
+use mysql_async::prelude::Queryable;
 
-use crate::{Estate, Writer, WriterOptions, server::PASSWORD, writer::Follow};
+use crate::{Estate, MariaDbServer, Writer, WriterOptions, server::PASSWORD, writer::Follow};
 
 /// User and password of the application.
 pub const APP: &str = "app";
@@ -21,6 +22,16 @@ pub fn plan_tail(more: &str) -> String {
     )
 }
 
+/// With the rights that an application has: on the rows of its schema, and no others.
+pub async fn create_account(server: &MariaDbServer, schema: &str) -> Result<()> {
+    let mut conn = server.connect().await?;
+    conn.query_drop(format!("CREATE USER {APP}@'%' IDENTIFIED BY '{APP}'")).await?;
+    let schema = schema.replace('_', "\\_");
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON `{schema}`.* TO {APP}@'%'");
+    conn.query_drop(grant).await?;
+    conn.disconnect().await.map_err(Into::into)
+}
+
 #[derive(Debug)]
 pub struct Application {
     routing: PathBuf,
@@ -28,17 +39,9 @@ pub struct Application {
 }
 
 impl Application {
-    /// Creates the accounts and the first document. The new shards are in read_only, as they should
-    /// be until they are opened.
+    /// Creates the first document. The new shards are in read_only, as they should be until they are
+    /// opened.
     pub async fn enter(estate: &Estate) -> Result<Self> {
-        for shard in estate.old.iter().chain(&estate.new) {
-            let server = &shard.server;
-            server.run(format!("CREATE USER {APP}@'%' IDENTIFIED BY '{APP}'")).await?;
-            let schema = shard.schema.replace('_', "\\_");
-            server
-                .run(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON `{schema}`.* TO {APP}@'%'"))
-                .await?;
-        }
         for shard in &estate.new {
             shard.server.run("SET GLOBAL read_only = 1").await?;
         }

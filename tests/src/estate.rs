@@ -5,7 +5,9 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context, Result};
 
 use crate::{
+    application::{APP, create_account},
     case::{self, Size},
+    neighbour::Neighbour,
     oracle::Oracle,
     place::RunDir,
     process::Launch,
@@ -47,6 +49,8 @@ pub struct EstateOptions {
     pub gate: (String, String),
     /// Further TOML at the end of the plan.
     pub plan_tail: String,
+    /// Others write on the same servers, in a schema of their own.
+    pub neighbours: bool,
 }
 
 impl Default for EstateOptions {
@@ -62,6 +66,7 @@ impl Default for EstateOptions {
             new_options: Arc::new(|_, options| options),
             gate: ("1s".to_owned(), "2s".to_owned()),
             plan_tail: String::new(),
+            neighbours: true,
         }
     }
 }
@@ -103,6 +108,7 @@ pub struct Estate {
     pub broker: Option<Arc<KafkaBroker>>,
     pub rules: Vec<TableRule>,
     options: EstateOptions,
+    neighbours: Vec<Neighbour>,
     dir: RunDir,
 }
 
@@ -126,8 +132,10 @@ impl Estate {
         )?;
         let rules = case::rules();
         let dir = RunDir::create("estate")?;
-        let estate = Self { old, new, broker, rules, options, dir };
+        let neighbours = Vec::new();
+        let mut estate = Self { old, new, broker, rules, options, neighbours, dir };
         estate.fill().await?;
+        estate.settle_others().await?;
         estate.write_plan()?;
         Ok(estate)
     }
@@ -151,6 +159,23 @@ impl Estate {
             futures_util::future::try_join_all(new)
         )?;
         Ok(())
+    }
+
+    /// The application's account on every server, with the few rights that it has anywhere, and the
+    /// neighbours.
+    async fn settle_others(&mut self) -> Result<()> {
+        for shard in self.old.iter().chain(&self.new) {
+            create_account(&shard.server, &shard.schema).await?;
+            if self.options.neighbours {
+                self.neighbours.push(Neighbour::start(&shard.server).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each server, the old ones first.
+    pub fn neighbours(&self) -> &[Neighbour] {
+        &self.neighbours
     }
 
     pub fn plan_path(&self) -> PathBuf {
@@ -217,12 +242,13 @@ impl Estate {
         self.new.iter().map(Shard::address).collect()
     }
 
+    /// As the application, straight to the servers.
     pub fn old_routes(&self) -> Routes {
-        Routes::new(self.old_addresses())
+        Routes::new(self.old.iter().map(|shard| as_application(shard.address())).collect())
     }
 
     pub fn new_routes(&self) -> Routes {
-        Routes::new(self.new_addresses())
+        Routes::new(self.new.iter().map(|shard| as_application(shard.address())).collect())
     }
 
     /// Old against new.
@@ -234,6 +260,11 @@ impl Estate {
     pub fn oracle_back(&self) -> Oracle {
         Oracle::new(self.new_addresses(), self.old_addresses(), self.rules.clone())
     }
+}
+
+/// The same place, by the application's account.
+pub fn as_application(address: Address) -> Address {
+    Address { user: APP.to_owned(), password: APP.to_owned(), ..address }
 }
 
 async fn start_shards(

@@ -22,6 +22,7 @@ mod drain;
 pub mod estate;
 pub mod grants;
 pub mod marker;
+pub mod neighbour;
 pub mod oracle;
 pub mod pages;
 pub mod place;

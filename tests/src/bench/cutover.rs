@@ -29,6 +29,8 @@ pub async fn run(options: &BenchOptions, results: &mut Results) -> Result<()> {
         size: Size::rows(20_000),
         gate: ("1s".to_owned(), "1s".to_owned()),
         plan_tail: application::plan_tail("budget = \"10s\"\n"),
+        // What is measured is ours alone.
+        neighbours: false,
         ..EstateOptions::default()
     };
     let estate = Estate::start(3, 4, estate_options).await?;

@@ -84,7 +84,6 @@ impl MariaDbOptions {
             format!("--tmpdir={}", tmp.display()),
             format!("--port={port}"),
             "--bind-address=127.0.0.1".to_owned(),
-            "--skip-name-resolve".to_owned(),
             format!("--server-id={}", self.server_id),
             format!("--gtid-domain-id={}", self.gtid_domain_id.unwrap_or(self.server_id)),
             format!("--binlog-format={}", self.binlog_format),

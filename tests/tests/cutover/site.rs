@@ -14,8 +14,9 @@ use modshift_tests::{
     estate::Shard, random::Random, server::PASSWORD, writer::Follow,
 };
 
+pub use modshift_tests::application::APP;
+
 pub const LIMIT: Duration = Duration::from_secs(180);
-pub const APP: &str = "app";
 
 pub struct Site {
     pub estate: Estate,
@@ -58,16 +59,6 @@ impl Site {
 
     pub async fn open(old: usize, new: usize, options: EstateOptions) -> Result<Self> {
         let estate = Estate::start(old, new, options).await?;
-        for shard in estate.old.iter().chain(&estate.new) {
-            let server = &shard.server;
-            server.run(format!("CREATE USER {APP}@'%' IDENTIFIED BY '{APP}'")).await?;
-            server
-                .run(format!(
-                    "GRANT SELECT, INSERT, UPDATE, DELETE ON `{}`.* TO {APP}@'%'",
-                    shard.schema.replace('_', "\\_")
-                ))
-                .await?;
-        }
         for shard in &estate.new {
             shard.server.run("SET GLOBAL read_only = 1").await?;
         }
