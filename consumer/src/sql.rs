@@ -77,10 +77,14 @@ fn upsert(schema: &TableSchema, sent: &[usize], owner: Option<&str>, insert: &st
         itself(key),
         fail(key.data)
     );
+    // Every column, those of the key too, though the guard has seen that they are the same: to a
+    // column that is not named the server assigns what its ON UPDATE says.
     for &index in sent {
+        let column = quote(&schema.columns[index].name);
         if !schema.primary_key.contains(&index) {
-            let column = quote(&schema.columns[index].name);
             let _ = write!(text, ", {column} = VALUES({column})");
+        } else if index != schema.primary_key[0] {
+            let _ = write!(text, ", {column} = {column}");
         }
     }
     text
@@ -228,7 +232,8 @@ mod tests {
             "INSERT INTO `acc``t` (`name`, `no`, `uid`, `mail`) VALUES (?, ?, ?, ?) \
              ON DUPLICATE KEY UPDATE `no` = IF(`no` = VALUES(`no`) \
              AND BINARY `name` = BINARY VALUES(`name`) AND (`uid` MOD 3) = ?, `no`, \
-             (SELECT 1 UNION SELECT 2)), `uid` = VALUES(`uid`), `mail` = VALUES(`mail`)"
+             (SELECT 1 UNION SELECT 2)), `name` = `name`, `uid` = VALUES(`uid`), \
+             `mail` = VALUES(`mail`)"
         );
         assert_eq!(
             sql.delete,

@@ -99,6 +99,39 @@ async fn rows_are_found_through_the_primary_key_whatever_its_type() -> Result<()
     Ok(())
 }
 
+/// ON UPDATE, in the key and outside of it, visible and not; 0 in an AUTO_INCREMENT column; a CHECK
+/// that an old row breaks: an upsert of a row that is there changes what it is told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_adds_nothing_of_its_own_to_a_row() -> Result<()> {
+    const STAMP: &str = "NOT NULL DEFAULT current_timestamp(6) ON UPDATE current_timestamp(6)";
+    let shard = Shard::start("").await?;
+    let mut conn = connect(&shard.plan.new[0], Session::Exact).await?;
+    conn.query_drop(format!(
+        "CREATE TABLE m (dev BIGINT NOT NULL AUTO_INCREMENT, ts TIMESTAMP(6) {STAMP}, \
+         day DATETIME(6) {STAMP}, uid BIGINT NOT NULL, v INT CHECK (v > 5), \
+         seen TIMESTAMP(6) {STAMP}, hidden DATETIME(6) {STAMP} INVISIBLE, \
+         must INT NOT NULL INVISIBLE DEFAULT 7, PRIMARY KEY (dev, ts, day))"
+    ))
+    .await?;
+    let schema = catalog::table(&mut conn, SCHEMA, "m").await?;
+    let sent: Vec<usize> = schema.sent_columns().collect();
+    let sql = Statements::new(&schema, &sent, Some("(`uid` MOD 2)"));
+    let select: Vec<String> = schema.columns.iter().map(select_expr).collect();
+    let select = format!("SELECT {} FROM m", select.join(", "));
+    let stamp = |day: u8| Value::Date(2020, 1, day, 1, 2, 3, 4);
+    for v in [6, 7, 1] {
+        let row = [Value::Int(0), stamp(1), stamp(2), Value::Int(5), Value::Int(v)];
+        let row = row.into_iter().chain([stamp(3), stamp(4), Value::Int(0)]);
+        let row: Vec<Value> = row.collect();
+        let params: Vec<Value> = row.iter().cloned().chain([Value::UInt(1)]).collect();
+        conn.exec_drop(&sql.upsert, &params).await?;
+        let found: Vec<Row> = conn.exec(&select, ()).await?;
+        let found: Vec<Vec<Value>> = found.into_iter().map(Row::unwrap).collect();
+        ensure!(found == [row], "v {v}: {found:?}");
+    }
+    Ok(())
+}
+
 fn row_params(schema: &TableSchema, cells: &[Option<&[u8]>], owner: u64) -> Result<Vec<Value>> {
     let mut params = Vec::new();
     for (column, cell) in schema.columns.iter().zip(cells) {
