@@ -1,5 +1,6 @@
 //! Differences that change no row's bytes, and yet what the application gets: indexes, defaults,
-//! constraints, table options.
+//! constraints, table options. A generated column is not copied, and not verified: the server
+//! computes it again, so another expression is another row.
 
 use modshift_mariadb::value::quote;
 
@@ -33,8 +34,12 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 _ => format!("has {} instead of {}", some_of(&beyond), some_of(&lacks)),
             };
             let subject = format!("{}: table {name}", server.side);
+            let severity = match lacks.iter().chain(&beyond).any(|part| is_generated(part)) {
+                true => Severity::Fault,
+                false => Severity::Warning,
+            };
             faults.push(
-                Fault::new(Severity::Warning, RULE, subject, actual)
+                Fault::new(severity, RULE, subject, actual)
                     .expected(format!("the same as on {}", first.side))
                     .mend(statement(name, &lacks, &beyond)),
             );
@@ -59,6 +64,12 @@ fn parts(create: &str) -> Vec<&str> {
             None => vec![line],
         })
         .collect()
+}
+
+/// Of `SHOW CREATE TABLE`, where a comment or a default that says the same is no harm: it is asked
+/// of lines that differ.
+fn is_generated(part: &str) -> bool {
+    part.starts_with('`') && part.contains(" GENERATED ALWAYS AS (")
 }
 
 fn statement(name: &str, lacks: &[&str], beyond: &[&str]) -> String {
