@@ -170,6 +170,23 @@ pub fn cell_to_value(data: DataType, cell: Option<&[u8]>) -> Result<Value, Value
     })
 }
 
+/// Do two cells of a column hold the same value? Byte by byte, but for the negative zero of a
+/// floating-point number: 11.4.5 stores it, 10.11 and 11.8 store 0 in its place, and all of them
+/// compare the two as equal.
+pub fn same_value(data: DataType, one: Option<&[u8]>, two: Option<&[u8]>) -> bool {
+    if one == two {
+        return true;
+    }
+    let zero = |cell: Option<&[u8]>| {
+        cell.is_some_and(|cell| match data {
+            DataType::Float => cell_float(cell).is_ok_and(|value| value == 0.0),
+            DataType::Double => cell_double(cell).is_ok_and(|value| value == 0.0),
+            _ => false,
+        })
+    };
+    zero(one) && zero(two)
+}
+
 /// Year, month and day of a cell of the form `Date`.
 pub(crate) fn cell_date(cell: &[u8]) -> Result<(u16, u8, u8), ValueError> {
     let packed = row::cell_uint(cell)?;
@@ -289,6 +306,18 @@ mod tests {
         check_cell(T::Time { fsp: 6 }, Value::Time(true, 0, 0, 0, 0, 1));
         check_cell(T::Blob, Value::Bytes(vec![0; 70_000]));
         check_cell(T::Text, Value::NULL);
+    }
+
+    #[test]
+    fn the_sign_of_a_zero_is_no_difference() {
+        let (zero, negative) = (0f64.to_le_bytes(), (-0f64).to_le_bytes());
+        assert!(same_value(DataType::Double, Some(&zero), Some(&negative)));
+        assert!(!same_value(DataType::Double, Some(&zero), Some(&5e-324f64.to_le_bytes())));
+        assert!(!same_value(DataType::Double, Some(&zero), None));
+        assert!(!same_value(DataType::Blob, Some(&zero), Some(&negative)));
+        let (zero, negative) = (0f32.to_le_bytes(), (-0f32).to_le_bytes());
+        assert!(same_value(DataType::Float, Some(&zero), Some(&negative)));
+        assert!(same_value(DataType::Float, None, None));
     }
 
     #[test]

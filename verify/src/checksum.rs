@@ -98,9 +98,10 @@ fn short_bytes(column: &Column) -> Option<usize> {
 fn exact(column: &Column, name: String) -> String {
     use DataType as T;
     match column.data {
-        // A FLOAT by itself shows six digits, a DOUBLE(m, d) its d; a product shows all. (Adding 0
-        // would lose the sign of -0.)
-        T::Float | T::Double => format!("{name} * 1e0"),
+        // A FLOAT by itself shows six digits, a DOUBLE(m, d) its d; a sum shows all. It has no
+        // negative zero: 11.4.5 stores one, 10.11 and 11.8 write 0 in its place, and the two must
+        // be the same here.
+        T::Float | T::Double => format!("{name} + 0e0"),
         T::Enum | T::Set | T::Bit { .. } => format!("CAST({name} AS UNSIGNED)"),
         T::Uuid | T::Inet6 => format!("HEX(CAST({name} AS BINARY(16)))"),
         T::Inet4 => format!("HEX(CAST({name} AS BINARY(4)))"),
@@ -165,7 +166,7 @@ mod tests {
                 column("code", DataType::Char, "char(2)", true),
             ]),
             "CRC32(CONCAT(`id`, ',', IFNULL(CRC32(`note`), '-'), ',', `at`, \
-             IFNULL(`rate` * 1e0, '-'), ',', CAST(`kind` AS UNSIGNED), \
+             IFNULL(`rate` + 0e0, '-'), ',', CAST(`kind` AS UNSIGNED), \
              X'00FFA0761D6478BD' COLLATE `binary`, `name`, \
              X'00FFA0761D6478BD', IFNULL(`code`, X'0001451E0003374B')))"
         );

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use modshift_mariadb::control::{PARKED, TOKEN, WATERMARK};
+use modshift_mariadb::value::same_value;
 use modshift_proto::GtidSet;
 use modshift_proto::row::RowView;
 
@@ -151,7 +152,8 @@ async fn close(
         (Some(_), None) => {
             let row = shards.old[usize::from(old)].row(table, &suspect.key).await?;
             let image = parked(&mut shards.new[usize::from(new)], table, &suspect).await?;
-            if image.is_some() && image == row {
+            let same = image.zip(row).and_then(|(image, row)| differing(table, &image, &row));
+            if same.is_some_and(|names| names.is_empty()) {
                 settled.parked.push(suspect);
                 return Ok(());
             }
@@ -162,11 +164,14 @@ async fn close(
             let theirs = shards.new[usize::from(new)].row(table, &suspect.key).await?;
             match (ours, theirs) {
                 // Servers of two versions may write one value in two ways; the bytes decide.
-                (Some(ours), Some(theirs)) if ours == theirs => {
-                    settled.equal.push(suspect);
-                    return Ok(());
-                }
-                (Some(ours), Some(theirs)) => columns = differing(table, &ours, &theirs),
+                (Some(ours), Some(theirs)) => match differing(table, &ours, &theirs) {
+                    Some(names) if names.is_empty() => {
+                        settled.equal.push(suspect);
+                        return Ok(());
+                    }
+                    // We wrote them; without names it is a difference all the same.
+                    names => columns = names.unwrap_or_default(),
+                },
                 _ => {
                     settled.unsettled.push(suspect);
                     return Ok(());
@@ -187,18 +192,17 @@ async fn close(
     Ok(())
 }
 
-/// Names of the columns whose bytes are not the same.
-fn differing(table: &CheckedTable, ours: &[u8], theirs: &[u8]) -> Vec<String> {
+/// Names of the columns whose values are not the same. `None`: a row cannot be read.
+fn differing(table: &CheckedTable, ours: &[u8], theirs: &[u8]) -> Option<Vec<String>> {
     let sent: Vec<usize> = table.schema.sent_columns().collect();
     let (mut one, mut two) = (Vec::new(), Vec::new());
-    let read = RowView::parse(ours)
-        .and_then(|row| row.collect(sent.len(), &mut one))
-        .and_then(|()| RowView::parse(theirs)?.collect(sent.len(), &mut two));
-    if read.is_err() {
-        return Vec::new(); // we wrote them; without names it is a difference all the same
-    }
-    let names = sent.iter().zip(one.iter().zip(&two)).filter(|(_, (one, two))| one != two);
-    names.map(|(&index, _)| table.schema.columns[index].name.clone()).collect()
+    RowView::parse(ours).and_then(|row| row.collect(sent.len(), &mut one)).ok()?;
+    RowView::parse(theirs).and_then(|row| row.collect(sent.len(), &mut two)).ok()?;
+    let column = |index: usize| &table.schema.columns[index];
+    let pairs = sent.iter().zip(one.iter().zip(&two));
+    let differ =
+        pairs.filter(|(index, (one, two))| !same_value(column(**index).data, **one, **two));
+    Some(differ.map(|(&index, _)| column(index).name.clone()).collect())
 }
 
 fn is_sharded(table: &CheckedTable) -> bool {
