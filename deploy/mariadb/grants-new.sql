@@ -22,8 +22,9 @@ EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, UPDATE, DELETE ON ', @in_pattern
 -- planned table would change what is applied, and `modshift check` refuses it.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '.* TO ', @account);
 
--- The way back reads the binlog of the new shards. Left out with enabled = false in [back].
-EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
+-- The way back reads the binlog of the new shards, and sees whether it leaves schemas out. Left out
+-- with enabled = false in [back].
+EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO ', @account);
 
 -- Keep its own rows, and apply changes, while the server is read-only: a new shard until the
 -- cutover, an old one after it. And set read_only again where a restart of a fenced one forgot it.

@@ -5,7 +5,8 @@
 --
 -- Without @user it is modshift. Without @password the account is left as it is and must exist.
 -- `modshift check` names whatever is missing. Replication takes the grants to the replicas; one that
--- does not replicate the schema mysql needs REPLICATION SLAVE and SELECT if it is read_from.
+-- does not replicate the schema mysql needs REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR and SELECT
+-- if it is read_from.
 
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
@@ -16,15 +17,16 @@ SET @in_schema = CONCAT('`', REPLACE(@schema, '`', '``'), '`');
 EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
     CONCAT('CREATE USER IF NOT EXISTS ', @account, ' IDENTIFIED BY ', QUOTE(@password)));
 
--- Stream the binlog.
-EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
+-- Stream the binlog, and see whether it leaves schemas out (binlog_do_db and the like).
+EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO ', @account);
 
 -- Keep its own rows, and apply changes on the way back, while the fence holds the server read-only;
 -- and set read_only again where a restart of a fenced server has forgotten it.
 EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
 
 -- How far the server and its replicas are behind: [throttle] slows copying and verifying down by it.
--- It may be left out: the lag is then unknown, as /status says, and slows nothing down.
+-- It may be left out: the lag is then unknown, as /status says, and slows nothing down. Of a replica
+-- that is read it also shows what replication leaves out, and may not be left out.
 EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);
 
 -- Copy rows and read definitions. TRIGGER only because the server shows triggers to nobody else:

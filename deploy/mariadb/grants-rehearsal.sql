@@ -19,8 +19,8 @@ EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, REFERENCES, ',
     'TRIGGER ON ', @in_pattern, '.* TO ', @account, ' WITH GRANT OPTION');
 
--- Both directions read the binlog.
-EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ON *.* TO ', @account);
+-- Both directions read the binlog, and see whether it leaves schemas out.
+EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO ', @account);
 
 -- Is it a replica of something, which the fence would stop? And how far behind: see [throttle].
 EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);

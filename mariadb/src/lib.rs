@@ -14,6 +14,7 @@ pub mod server;
 mod socket;
 mod tls;
 pub mod value;
+pub mod whole_log;
 
 pub use catalog::CatalogError;
 pub use connect::{Session, connect};

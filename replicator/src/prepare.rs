@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 
+use modshift_mariadb::whole_log::Part;
 use modshift_mariadb::{Conn, Session, catalog, control, value};
 use modshift_proto::OldShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use mysql_async::prelude::Queryable;
 
-use crate::binlog::BinlogError;
+use crate::binlog::whole;
 use crate::error::{ReadError, server_error};
 use crate::route::RoutedTable;
+use crate::token::within;
 
 /// The planned tables of one old shard, and what else matters of its server.
 pub struct Prepared {
@@ -55,27 +57,27 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
         .map_err(|error| server_error(endpoint, "looking for XA transactions", error))?;
     let failed = |error| server_error(endpoint, "closing a connection", error);
     conn.disconnect().await.map_err(failed)?;
-    if endpoint.read_from.is_some() {
-        passes_on(&endpoint.tailed()).await?;
-    }
+    Box::pin(whole_logs(endpoint)).await?;
     let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
     Ok(Prepared { tables, estimates, schema_name, xa_seen })
 }
 
-/// A replica's binlog has the primary's changes only with this setting.
-async fn passes_on(replica: &Endpoint) -> Result<(), ReadError> {
-    let mut conn = modshift_mariadb::connect(replica, Session::Plain).await?;
-    let on: Option<bool> = conn
-        .query_first("SELECT @@global.log_slave_updates")
-        .await
-        .map_err(|error| server_error(replica, "reading its binlog settings", error))?;
-    if on == Some(true) {
-        return Ok(());
+/// The binlogs that everything comes through leave nothing out: the primary's, and that of the
+/// replica that is read.
+pub async fn whole_logs(primary: &Endpoint) -> Result<(), ReadError> {
+    let replica = primary.read_from.as_ref().map(|_| (primary.tailed(), Part::Replica));
+    for (endpoint, part) in [(primary.clone(), Part::Primary)].into_iter().chain(replica) {
+        let asking = async {
+            let mut conn = modshift_mariadb::connect(&endpoint, Session::Plain).await?;
+            whole(&mut conn, &modshift_mariadb::connect::label(&endpoint), part).await?;
+            // What it said is known; the server closes what we cannot.
+            let _ = conn.disconnect().await;
+            Ok(())
+        };
+        within(&endpoint, "asking what its binlog leaves out", Box::pin(asking)).await?;
     }
-    let at = modshift_mariadb::connect::label(replica);
-    let (setting, value, wanted) = ("log_slave_updates", "OFF".to_owned(), "ON");
-    Err(BinlogError::Setting { at, setting, value, wanted }.into())
+    Ok(())
 }
 
 /// Some keys have another order in comparisons than in the index: pages would leave rows out.

@@ -1,6 +1,7 @@
 //! What can go wrong between an old shard's binlog and a decoded row.
 
 use modshift_mariadb::ServerError;
+use modshift_mariadb::whole_log::Gap;
 
 use super::code;
 use super::input::Fault;
@@ -24,6 +25,8 @@ pub enum BinlogError {
     Silent { at: String, seconds: u64 },
     #[error("{at}: {setting} is {value}; modshift needs {wanted}")]
     Setting { at: String, setting: &'static str, value: String, wanted: &'static str },
+    #[error("{at}: {gap}")]
+    NotWhole { at: String, gap: Box<Gap> },
     #[error(
         "{at} has never written GTID domain {domain}, to which the resume point {start} belongs"
     )]
@@ -81,6 +84,7 @@ impl BinlogError {
             },
             BinlogError::Ended { .. } | BinlogError::Silent { .. } => Class::Retry,
             BinlogError::Setting { .. }
+            | BinlogError::NotWhole { .. }
             | BinlogError::UnknownDomain { .. }
             | BinlogError::BehindStart { .. }
             | BinlogError::Checksum { .. }
@@ -114,6 +118,13 @@ impl BinlogError {
                 return Some(format!(
                     "SET GLOBAL {setting} = {wanted}, also in my.cnf; sessions that are already \
                      open keep their old setting until they reconnect"
+                ));
+            }
+            BinlogError::NotWhole { gap, .. } => {
+                return Some(format!(
+                    "{}; what was left out meanwhile no log can bring: start the daemons again, \
+                     and run modshift verify, or start over from a fresh copy if it finds much",
+                    gap.mend
                 ));
             }
             BinlogError::UnknownDomain { .. } | BinlogError::BehindStart { .. } => {

@@ -33,5 +33,5 @@ pub use event::{GtidEvent, HEADER_LEN};
 pub use query::{QueryKind, classify, mentions, without_values};
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};
-pub use stream::EventStream;
+pub use stream::{EventStream, whole};
 pub use table_map::TableName;

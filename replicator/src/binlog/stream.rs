@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use modshift_mariadb::error::of;
+use modshift_mariadb::whole_log::{self, Part};
 use modshift_mariadb::{Conn, ServerSocket, Session, connect};
 use modshift_proto::GtidSet;
 use modshift_proto::plan::Endpoint;
@@ -200,6 +201,15 @@ async fn check_server(conn: &mut Conn, at: &str, start: &GtidSet) -> Result<(), 
     Ok(())
 }
 
+/// Nothing that changes rows on this server is missing in its binlog, as far as settings show it.
+pub async fn whole(conn: &mut Conn, at: &str, part: Part) -> Result<(), BinlogError> {
+    let facts = whole_log::read(conn, at).await?;
+    match whole_log::gaps(&facts, part).into_iter().next() {
+        Some(gap) => Err(BinlogError::NotWhole { at: at.to_owned(), gap: Box::new(gap) }),
+        None => Ok(()),
+    }
+}
+
 /// How a replica of MariaDB introduces itself before it asks for the binlog.
 async fn set_up(
     socket: &mut ServerSocket,
@@ -208,13 +218,14 @@ async fn set_up(
 ) -> Result<(), BinlogError> {
     // Capability 4: understands GTID events; else the server rewrites them. In strict mode a GTID
     // that the server does not have is an error. A replica that names no algorithm of checksums
-    // gets events without. The dump thread waits for a slow reader as long as `net_write_timeout`:
+    // gets events without. To a session with skip_replication (init_connect) the server does not
+    // send what another such session wrote. The dump thread waits for a slow reader as long as `net_write_timeout`:
     // backpressure is no reason to hang up.
     let set = format!(
         "SET @mariadb_slave_capability = 4, @slave_connect_state = '{start}', \
          @slave_gtid_strict_mode = 1, @slave_gtid_ignore_duplicates = 0, \
          @master_binlog_checksum = @@global.binlog_checksum, \
-         @master_heartbeat_period = {}, net_write_timeout = {NET_WRITE_TIMEOUT_S}",
+         @master_heartbeat_period = {}, net_write_timeout = {NET_WRITE_TIMEOUT_S}, skip_replication = 0",
         heartbeat.as_nanos()
     );
     Ok(socket.query(ASKING, &set).await?)

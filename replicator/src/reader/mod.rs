@@ -2,11 +2,12 @@
 //!
 //! `supervise` opens an epoch, and another when the change log is lost; a [`Reader`] works within
 //! one. `primary` is what it asks the old shard's primary, `progress` what it has recorded and
-//! shows.
+//! shows, `watch` what must stay true and shows in no event.
 
 mod primary;
 mod progress;
 mod supervise;
+mod watch;
 
 pub use supervise::run_reader;
 
@@ -30,13 +31,14 @@ use crate::copy::Copying;
 use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
 use crate::metrics;
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, whole_logs};
 use crate::publish::Publisher;
 use crate::repair::Repairs;
 use crate::route::Moduli;
 use crate::status::{ReaderState, ReaderStatus};
 use crate::tail::{Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
+use watch::Watch;
 
 /// Events taken in a row before acknowledgements, chunks and timers get their turn.
 const EVENTS_PER_TURN: usize = 512;
@@ -60,6 +62,7 @@ struct Reader<W> {
     repairs: Repairs,
     publisher: Publisher<W>,
     tokens: TokenWriter,
+    watch: Watch,
     start: Start,
     /// An answer of the token task that is still to come.
     saving: Option<oneshot::Receiver<()>>,
@@ -150,6 +153,7 @@ impl<W: LogWriter> Reader<W> {
             resume: epoch.resume,
         });
         tail.copied = copying.finished();
+        let watch = Watch::new(shard, primary.clone());
         Ok(Reader {
             shard,
             tailed: primary.tailed(),
@@ -160,6 +164,7 @@ impl<W: LogWriter> Reader<W> {
             repairs,
             publisher,
             tokens,
+            watch,
             start,
             saving: None,
             unsaved: None,
@@ -234,6 +239,7 @@ impl<W: LogWriter> Reader<W> {
         backoff: &mut Backoff,
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
+        Box::pin(whole_logs(&self.primary)).await?;
         let start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
         let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
         let opened = Box::pin(opening).await;
@@ -274,6 +280,7 @@ impl<W: LogWriter> Reader<W> {
 
     /// Everything that is due apart from events: chunks, acknowledgements, progress, status.
     async fn look_after(&mut self, plan: &Plan, status: &ReaderStatus) -> Result<(), ReadError> {
+        self.watch.look_after()?;
         if self.tail.between_groups() {
             self.copying.enter(&mut self.tail, &mut self.publisher).await?;
         }

@@ -143,16 +143,17 @@ async fn every_fault_of_a_replica_and_of_a_rehearsal_is_found_at_once() -> Resul
         [&tailed, &other, &rehearsal, &tailed_user, &dead_at].map(String::as_str);
     for (severity, rule, words, mend) in [
         ("fault", "reach", [dead_at, "refused"], "check host"),
-        ("fault", "read_from", [tailed, "log_slave_updates is OFF"], "log_slave_updates = ON"),
+        ("fault", "whole_log", [tailed, "log_slave_updates is OFF"], "log_slave_updates = ON"),
+        ("fault", "whole_log", [tailed, "slave_exec_mode is IDEMPOTENT"], "= 'STRICT'"),
         ("fault", "binlog", [tailed, "binlog_row_image is MINIMAL"], "SET GLOBAL"),
-        ("warning", "binlog", [tailed, "binlog_format is MIXED"], "SET GLOBAL"),
+        ("fault", "binlog", [tailed, "binlog_format is MIXED"], "SET GLOBAL"),
         ("warning", "binlog", [tailed, "binlog_checksum is off"], "SET GLOBAL"),
         ("fault", "durability", [tailed, "sync_binlog is 0"], "SET GLOBAL sync_binlog"),
         ("warning", "retention", [tailed, "3600 s only"], "binlog_expire_logs_seconds"),
         ("fault", "replica", [tailed, "held 1 h 0 min behind"], "MASTER_DELAY = 0"),
         ("warning", "replica", [tailed, "read_only is off"], "SET GLOBAL read_only = 1"),
         ("warning", "replica", [tailed, "written by itself, up to 71-71-"], "mariadb-binlog"),
-        ("warning", "read_from", [tailed, "leaves out by Replicate_Wild_Ignore"], "filters"),
+        ("fault", "whole_log", [tailed, "replicate_wild_ignore_table is"], "SET GLOBAL"),
         ("fault", "read_from", [tailed, "modshift_token does not arrive"], "filters"),
         ("fault", "server_id", ["replica_server_id 71", tailed], "replica_server_id"),
         ("warning", "fence", [tailed, "has enabled events local_event"], "DISABLE ON SLAVE"),
@@ -188,6 +189,7 @@ async fn spoil(replica: &MariaDbServer, schema: &str) -> Result<()> {
         "binlog_checksum = NONE",
         "sync_binlog = 0",
         "binlog_expire_logs_seconds = 3600",
+        "slave_exec_mode = IDEMPOTENT",
         "replicate_wild_ignore_table = '%.modshift\\\\_%'",
     ] {
         replica.run(format!("SET GLOBAL {setting}")).await.with_context(|| setting.to_owned())?;

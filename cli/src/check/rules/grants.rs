@@ -12,6 +12,9 @@ const RULE: &str = "grants";
 const CONTROL_PRIVILEGES: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "CREATE"];
 const NEW_PRIVILEGES: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "CREATE"];
 
+/// Of reading a binlog.
+pub const FILTERS: &str = "needed to see whether the binlog leaves schemas out";
+
 /// What one account lacks, as faults.
 struct Lacking<'a> {
     server: &'a Server,
@@ -63,6 +66,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         if server.side.is_old() {
             let binlog = "needed to read the binlog";
             lacking.global(Severity::Fault, &["REPLICATION SLAVE"], binlog);
+            lacking.global(Severity::Fault, &["BINLOG MONITOR"], FILTERS);
             lacking.schema(Severity::Fault, &["SELECT"], "needed to copy tables");
             for table in [control::TOKEN, control::PROGRESS] {
                 let why = "needed for modshift's own rows";
@@ -101,6 +105,7 @@ pub fn check_back(survey: &Survey) -> Vec<Fault> {
         } else {
             let why = "needed to read the binlog on the way back";
             lacking.global(Severity::Fault, &["REPLICATION SLAVE"], why);
+            lacking.global(Severity::Fault, &["BINLOG MONITOR"], FILTERS);
         }
         faults.extend(lacking.faults);
     }
@@ -131,7 +136,7 @@ pub fn check_fence(survey: &Survey) -> Vec<Fault> {
         lacking.global(Severity::Warning, &["READ_ONLY ADMIN"], through);
         let why = "needed at the cutover to lock, end and count the application's sessions";
         lacking.global(Severity::Warning, &["CREATE USER", "CONNECTION ADMIN", "PROCESS"], why);
-        if facts.is_replica == Some(true) {
+        if facts.is_replica() == Some(true) {
             let why = "needed at the cutover to stop inbound replication";
             lacking.global(Severity::Warning, &["REPLICATION SLAVE ADMIN"], why);
         }

@@ -33,6 +33,7 @@ pub mod tailed;
 pub mod targets;
 pub mod triggers;
 pub mod version;
+pub mod whole_log;
 pub mod xa;
 
 use super::fault::Fault;
@@ -41,7 +42,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 39] = [
+pub const ALL: [Rule; 40] = [
     reach::check,
     reach::check_further,
     finished::check,
@@ -55,6 +56,7 @@ pub const ALL: [Rule; 39] = [
     replica::check,
     tailed::check,
     binlog::check,
+    whole_log::check,
     retention::check,
     packet::check,
     durability::check,
@@ -85,11 +87,12 @@ pub const ALL: [Rule; 39] = [
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
 /// what stays true all the way. A server that is only away is no fault then; its streams wait.
-pub const OF_DAEMONS: [Rule; 11] = [
+pub const OF_DAEMONS: [Rule; 12] = [
     finished::check,
     version::check,
     grants::check,
     binlog::check,
+    whole_log::check,
     packet::check,
     durability::check,
     tables::check,

@@ -63,6 +63,7 @@ fn of_server(facts: &Standing) -> Vec<&'static str> {
         "CREATE USER",
         "CONNECTION ADMIN",
         "PROCESS",
+        "BINLOG MONITOR",
     ];
     if facts.variables.is_on("event_scheduler") {
         wanted.push("SUPER");

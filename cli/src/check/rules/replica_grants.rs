@@ -26,6 +26,14 @@ fn reading(part: Part<'_>) -> Vec<Fault> {
         let why = "needed to read the binlog";
         faults.push(lacks(Severity::Fault, part, user, "REPLICATION SLAVE", "*.*", why));
     }
+    for (privilege, why) in [
+        ("BINLOG MONITOR", super::grants::FILTERS),
+        ("SLAVE MONITOR", "needed to see whether replication leaves something out"),
+    ] {
+        if !grants.has_global(privilege) {
+            faults.push(lacks(Severity::Fault, part, user, privilege, "*.*", why));
+        }
+    }
     if !grants.has_on_schema(&part.role.schema, "SELECT") {
         let on = format!("`{}`.*", part.role.schema);
         faults.push(lacks(Severity::Fault, part, user, "SELECT", &on, "needed to copy tables"));
@@ -105,14 +113,16 @@ mod tests {
                 assert!(found.starts_with(expected), "{found}\n{expected}");
             }
         };
-        let least =
-            "GRANT REPLICATION SLAVE, READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS ON *.* TO `u`@`%`";
+        let least = "GRANT REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR, READ_ONLY ADMIN, \
+                     CONNECTION ADMIN, PROCESS ON *.* TO `u`@`%`";
         check(&[least, "GRANT SELECT ON `s`.* TO `u`@`%`"], &[]);
         let cutover =
             "user u: lacks READ_ONLY ADMIN on *.*, needed at the cutover to set read_only";
         check(
             &["GRANT REPLICATION SLAVE, CONNECTION ADMIN, PROCESS, INSERT ON *.* TO `u`@`%`"],
             &[
+                "fault  read_from tailed:3306 of old shard 0: user u: lacks BINLOG MONITOR on *.*",
+                "fault  read_from tailed:3306 of old shard 0: user u: lacks SLAVE MONITOR on *.*",
                 "fault  read_from tailed:3306 of old shard 0: user u: lacks SELECT on `s`.*",
                 &format!("warning  read_from tailed:3306 of old shard 0: {cutover}"),
                 &format!("warning  replica spare:3306 of old shard 0: {cutover}"),

@@ -20,7 +20,6 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             &durability::READ,
             "1, or a crash of the replica leaves a gap in its binlog that nobody notices",
         ));
-        faults.extend(filters(part));
         let Some((_, primary)) = survey.primary(part.role.side) else { continue };
         faults.extend(token(part, primary));
         faults.extend(domains(part, primary));
@@ -31,36 +30,12 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 fn settings(part: Part<'_>) -> Vec<Fault> {
     let (subject, variables) = (part.name(), &part.facts.variables);
     let mut faults = binlog::required(&subject, variables);
-    // What comes from the primary as rows it logs as rows.
-    let mixed = variables.text("binlog_format").eq_ignore_ascii_case("MIXED");
-    for fault in faults.iter_mut().filter(|f| mixed && f.actual.starts_with("binlog_format")) {
-        fault.severity = Severity::Warning;
+    // The reader refuses it, though what comes from the primary as rows is logged as rows.
+    for fault in faults.iter_mut().filter(|f| f.actual.starts_with("binlog_format")) {
         fault.mend = Some("SET GLOBAL binlog_format = 'ROW', and STOP SLAVE; START SLAVE".into());
-    }
-    if !variables.is_on("log_slave_updates") {
-        faults.push(
-            Fault::new(Severity::Fault, RULE, &subject, "log_slave_updates is OFF")
-                .expected("ON, or its binlog has nothing of what the primary writes")
-                .mend("log_slave_updates = ON under [mariadbd] in my.cnf, and a restart"),
-        );
     }
     faults.extend(binlog::advised(&subject, variables));
     faults
-}
-
-fn filters(part: Part<'_>) -> Option<Fault> {
-    let sources = part.facts.sources.as_ref()?;
-    let found =
-        sources.iter().flat_map(|source| &source.filters).map(|(k, v)| format!("{k} = {v}"));
-    // Which of them touch the schema is for people to say: patterns, domains, renamed schemas.
-    let found: Vec<String> = found.collect();
-    let hides = part.schema().is_none_or(|schema| schema.tables.is_empty());
-    (!found.is_empty()).then(|| {
-        let severity = if hides { Severity::Fault } else { Severity::Warning };
-        Fault::new(severity, RULE, part.name(), format!("leaves out by {}", some_of(found)))
-            .expected("every change of the shard, and modshift's own tables")
-            .mend("take the filters off, or read from another server")
-    })
 }
 
 /// The reader knows by its token how far it has come: no token, no progress.
@@ -149,16 +124,14 @@ mod tests {
                     ("binlog_format", "MIXED"),
                     ("binlog_row_image", "MINIMAL"),
                     ("binlog_checksum", "NONE"),
-                    ("log_slave_updates", "OFF"),
                     ("sync_binlog", "0"),
                 ] {
                     facts.variables.set(name, value);
                 }
             },
             &[
-                "warning: binlog_format is MIXED, expected ROW",
+                "fault: binlog_format is MIXED, expected ROW",
                 "fault: binlog_row_image is MINIMAL, expected FULL",
-                "fault: log_slave_updates is OFF, expected ON",
                 "warning: binlog_checksum is off",
                 "fault: sync_binlog is 0, expected 1, or a crash of the replica leaves a gap",
             ],

@@ -7,7 +7,7 @@ use modshift_mariadb::Grants;
 use modshift_mariadb::catalog::{self, TableKind};
 use modshift_mariadb::connect::{Session, connect, label, label_of};
 use modshift_mariadb::value::quote;
-use modshift_mariadb::{control, error};
+use modshift_mariadb::{control, error, whole_log};
 use modshift_proto::plan::{Endpoint, Plan, Secret};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -73,7 +73,8 @@ pub async fn ask(
             bodies: privileged::bodies(&mut conn, schema, whole).await?,
             events: privileged::events(&mut conn, schema, whole).await?,
             replica_ids: replica_ids(&mut conn, whole).await?,
-            is_replica: is_replica(&mut conn, whole).await?,
+            log_filters: if_allowed(whole_log::filters(&mut conn).await)?,
+            sources: sources(&mut conn).await?,
             xa: prepared(&mut conn).await?,
             has_watermark: !old && has_watermark(&mut conn).await?,
             finished: finished(&mut conn, plan).await?,
@@ -190,13 +191,10 @@ pub(super) async fn replica_ids(
     Ok(rows.map(|rows| rows.iter().filter_map(|row| row.get(0)).collect()))
 }
 
-async fn is_replica(conn: &mut Conn, whole: bool) -> mysql_async::Result<Option<bool>> {
-    if !whole {
-        return Ok(None);
-    }
+async fn sources(conn: &mut Conn) -> mysql_async::Result<Option<Vec<whole_log::Settings>>> {
     let rows: Option<Vec<mysql_async::Row>> =
         if_allowed(conn.query("SHOW ALL SLAVES STATUS").await)?;
-    Ok(rows.map(|rows| !rows.is_empty()))
+    Ok(rows.map(|rows| rows.iter().map(whole_log::left_out).collect()))
 }
 
 pub(super) async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {

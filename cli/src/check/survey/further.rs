@@ -12,6 +12,7 @@ use modshift_mariadb::catalog::EventInfo;
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::error;
 use modshift_mariadb::value::quote;
+use modshift_mariadb::whole_log::{self, Settings};
 use modshift_proto::plan::{Endpoint, HostPort, Plan};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
@@ -106,6 +107,8 @@ pub struct Standing {
     pub fencing: Option<Result<Grants, Unreached>>,
     pub accounts: Option<Vec<Account>>,
     pub replica_ids: Option<Vec<u32>>,
+    /// What its binlog leaves out by its own options.
+    pub log_filters: Option<Settings>,
     /// What it replicates from; `None` where the account may not see it.
     pub sources: Option<Vec<Source>>,
     pub xa: Vec<String>,
@@ -130,7 +133,7 @@ pub struct Source {
     pub behind: Option<Duration>,
     pub delay: Duration,
     /// Settings that leave something out, with their values.
-    pub filters: Vec<(String, String)>,
+    pub filters: Settings,
 }
 
 impl Source {
@@ -236,6 +239,7 @@ pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Sta
             fencing,
             accounts,
             replica_ids: replica_ids(&mut conn, true).await?,
+            log_filters: if_allowed(whole_log::filters(&mut conn).await)?,
             sources: sources(&mut conn).await?,
             xa: prepared(&mut conn).await?,
             room: room::of(&mut conn, variables.text("datadir"), true).await?,
@@ -278,12 +282,10 @@ async fn sources(conn: &mut Conn) -> mysql_async::Result<Option<Vec<Source>>> {
 }
 
 fn source(row: &Row) -> Source {
-    const FILTERS: &str = "Replicate_";
     let text = |column: &str| -> String {
         row.get_opt::<String, _>(column).and_then(Result::ok).unwrap_or_default()
     };
     let seconds = |column: &str| text(column).parse().ok().map(Duration::from_secs);
-    let columns = row.columns_ref().iter().map(|column| column.name_str().into_owned());
     Source {
         host: text("Master_Host"),
         port: text("Master_Port").parse().unwrap_or_default(),
@@ -294,10 +296,6 @@ fn source(row: &Row) -> Source {
         sql_errno: text("Last_SQL_Errno").parse().unwrap_or_default(),
         behind: seconds("Seconds_Behind_Master"),
         delay: seconds("SQL_Delay").unwrap_or_default(),
-        filters: columns
-            .filter(|column| column.starts_with(FILTERS))
-            .map(|column| (column.clone(), text(&column)))
-            .filter(|(_, value)| !value.is_empty())
-            .collect(),
+        filters: whole_log::left_out(row),
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 use modshift_mariadb::catalog::{CatalogError, EventInfo, TriggerInfo};
 use modshift_mariadb::error::ServerError;
+use modshift_mariadb::whole_log::Settings;
 use modshift_mariadb::{Class, Grants};
 use modshift_proto::TableSchema;
 use modshift_proto::plan::{Endpoint, Plan};
@@ -101,8 +102,10 @@ pub struct Facts {
     pub writers: Option<Vec<String>>,
     /// Server ids of replicas registered now.
     pub replica_ids: Option<Vec<u32>>,
-    /// It replicates from another server.
-    pub is_replica: Option<bool>,
+    /// What its binlog leaves out by its own options; `None` where the account may not see it.
+    pub log_filters: Option<Settings>,
+    /// For each connection that it replicates by, what that leaves out.
+    pub sources: Option<Vec<Settings>>,
     /// Everything in the schema that has a name.
     pub objects: Vec<Object>,
     /// Kinds of objects that the account cannot see.
@@ -131,6 +134,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// It replicates from another server.
+    pub fn is_replica(&self) -> Option<bool> {
+        self.sources.as_ref().map(|sources| !sources.is_empty())
+    }
+
     /// Empty for a variable that this version does not have.
     pub fn variable(&self, name: &str) -> &str {
         self.variables.text(name)

@@ -1,6 +1,6 @@
 //! `SHOW GLOBAL VARIABLES` of a server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use modshift_proto::Gtid;
 
@@ -29,6 +29,11 @@ impl Variables {
     /// Every GTID of a list. Not a set with one for each domain: `gtid_binlog_state` has several.
     pub fn gtids(&self, name: &str) -> BTreeSet<Gtid> {
         self.text(name).split(',').filter_map(|gtid| gtid.parse().ok()).collect()
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> HashMap<String, String> {
+        self.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     #[cfg(test)]

@@ -1,0 +1,51 @@
+//! What must stay true while a shard is read, and shows in no event: asked now and then, beside the
+//! tail.
+
+use std::time::{Duration, Instant};
+
+use modshift_proto::OldShard;
+use modshift_proto::plan::Endpoint;
+use tokio::task::JoinSet;
+
+use crate::error::{Class, ReadError};
+use crate::prepare::whole_logs;
+
+/// A change of these settings that comes with no event is noticed so soon. A handful of small
+/// questions for each shard.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) struct Watch {
+    shard: OldShard,
+    primary: Endpoint,
+    due: Instant,
+    /// At most one round under way.
+    work: JoinSet<Result<(), ReadError>>,
+}
+
+impl Watch {
+    pub(super) fn new(shard: OldShard, primary: Endpoint) -> Watch {
+        Watch { shard, primary, due: Instant::now() + INTERVAL, work: JoinSet::new() }
+    }
+
+    /// Begins a round when it is time, and says what the last one found. A server that does not
+    /// answer is for the tail to notice.
+    pub(super) fn look_after(&mut self) -> Result<(), ReadError> {
+        while let Some(done) = self.work.try_join_next() {
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) if error.class() == Class::Retry => {
+                    tracing::debug!(shard = self.shard.0, error = %error, "not looked at this time");
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {} // aborted
+            }
+        }
+        if self.work.is_empty() && Instant::now() >= self.due {
+            self.due = Instant::now() + INTERVAL;
+            let primary = self.primary.clone();
+            self.work.spawn(async move { whole_logs(&primary).await });
+        }
+        Ok(())
+    }
+}
