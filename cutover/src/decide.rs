@@ -11,9 +11,13 @@
 //! - Once `open` is begun there is no way back in this run. (One exception: see
 //!   [`Facts::reopened`].)
 //! - Before that, any trouble turns the run back: routing first, then the fence.
-//! - A run that is resumed before `open` takes every step again, except for the gate, which asks
-//!   whether to begin at all: what a dead process found out may no longer be so. From `open` on it
-//!   only opens: the to-shards may serve already.
+//! - A run that is resumed before `open` takes every step again: what a dead process found out may no
+//!   longer be so. Only the gate, which asks whether to begin at all, is not asked again once the
+//!   fence has begun. From `open` on it only opens: the to-shards may serve already.
+//! - A run whose operator is gone is [`due`] once its budget is over, or at once where no choice is
+//!   left: a daemon undoes it before `open`, and finishes it from there on.
+
+use std::time::Duration;
 
 use crate::outside::Routed;
 use crate::step::{Direction, Mode, Side, Step};
@@ -120,9 +124,10 @@ impl Journal {
                 self.marks[Step::Open as usize] = Mark::Begun;
             }
             Entry::Resumed => {
+                let begins = !self.stands(Step::Fence);
                 for step in Step::ALL {
                     let mark = &mut self.marks[step as usize];
-                    if *mark == Mark::Done && step != Step::Gate {
+                    if *mark == Mark::Done && (step != Step::Gate || begins) {
                         *mark = Mark::Begun;
                     }
                 }
@@ -357,6 +362,35 @@ impl Budget {
     }
 }
 
+/// How long the last entry of a run with no choice left must be old: its operator goes on within
+/// milliseconds if it goes on at all.
+pub const NO_CHOICE_IDLE: Duration = Duration::from_secs(3);
+
+/// Since when, by the clock of the journal's server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// The last entry was written.
+    pub written: Duration,
+    /// The application waits under the budget: since a person began or resumed the pause.
+    pub paused: Option<Duration>,
+}
+
+/// Clients are kept out of the from-shards, or led away from them.
+fn waits(journal: &Journal) -> bool {
+    journal.ended.is_none() && (journal.stands(Step::Fence) || journal.stands(Step::Publish))
+}
+
+/// Is a run for a daemon to go on with, if its operator's lock is free? Not where writes were stopped
+/// on purpose and the copy is still under way: no budget counts then.
+pub fn due(journal: &Journal, since: Since, budget: Duration) -> bool {
+    let no_choice = journal.turned || journal.stands(Step::Open);
+    waits(journal)
+        && match no_choice {
+            true => since.written >= NO_CHOICE_IDLE,
+            false => since.paused.is_some_and(|paused| paused >= budget),
+        }
+}
+
 /// A run, as it is found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
@@ -381,6 +415,8 @@ pub enum Ask {
     Start(Direction),
     Resume(Direction),
     Abort(Direction),
+    /// Whichever way is left, of a run that is [`due`]: what a daemon asks for.
+    Watch(Direction),
     /// To end the way back.
     Finish,
     /// To let applications write to the old shards again when all is over.
@@ -458,6 +494,11 @@ pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
         }
         Ask::Resume(direction) => (direction, Wish::Forward),
         Ask::Abort(direction) => (direction, Wish::Back),
+        Ask::Watch(direction) => match unfinished {
+            Some(run) if !waits(&run.journal) => return Err(Refusal::NothingUnderWay(direction)),
+            Some(run) if run.journal.stands(Step::Open) => (direction, Wish::Forward),
+            _ => (direction, Wish::Back),
+        },
     };
     match unfinished {
         None => Err(Refusal::NothingUnderWay(direction)),

@@ -14,7 +14,7 @@ pub enum CutoverError {
     Refused(#[from] Refusal),
     #[error("{who} is at it since {since} UTC (run {run})")]
     Busy { who: String, since: String, run: String },
-    #[error("{who} has taken over since")]
+    #[error("{who} has taken over since: this process does nothing more")]
     Superseded { who: String },
     /// Whether the last entry was written is not known.
     #[error("the journal cannot be written: {0}")]
@@ -68,7 +68,7 @@ impl CutoverError {
             CutoverError::Refused(refusal) => return Some(refusal.hint()),
             CutoverError::Busy { .. } => {
                 "wait for it; if its process is gone, its lock goes with its connection, within \
-                 20 s at the latest"
+                 5 s at the latest"
             }
             CutoverError::Superseded { .. } => "modshift status shows how far it is",
             CutoverError::JournalDamaged { .. } => {

@@ -9,11 +9,13 @@
 //! | [`shard`], [`fence`], [`counters`], [`drain`] | what is done to shards |
 //! | [`outside`] | what is asked of gate, verification and routing |
 //! | [`keep`] | looks after a fence once nobody is at it any more |
+//! | [`watch`] | ends a run whose operator is gone |
 //! | [`finish`] | the end of the way back |
 //! | [`cutover`] | the steps in their order, and their undoing |
 //!
-//! It is a process of its own. It talks to the servers and to the routing targets, never to the
-//! daemons: those learn of it from the markers that it writes into the logs.
+//! A cutover is a process of its own. It talks to the servers and to the routing targets, never to
+//! the daemons: those learn of it from the markers that it writes into the logs, and from the journal
+//! that it has gone before its end.
 
 mod counters;
 pub mod cutover;
@@ -29,12 +31,13 @@ pub mod register;
 pub mod server;
 pub mod shard;
 pub mod step;
+pub mod watch;
 
 pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{
     Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Mark, Opening, Refusal, Run,
-    Serving, Stop, Told, Wish, admit, legal, next, next_version, opening, owed, past_no_return,
-    serving, version_to_publish,
+    Serving, Since, Stop, Told, Wish, admit, due, legal, next, next_version, opening, owed,
+    past_no_return, serving, version_to_publish,
 };
 pub use error::CutoverError;
 pub use outside::{Closed, Outside, Routed};

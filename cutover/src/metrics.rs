@@ -6,6 +6,8 @@ use crate::step::Side;
 
 const RESTORED: &str = "modshift_fence_restored_total";
 const OPEN: &str = "modshift_fence_open";
+const WATCHDOG_ENDED: &str = "modshift_watchdog_ended_total";
+const WATCHDOG_READY: &str = "modshift_watchdog_ready";
 
 /// Tells the recorder what the metrics of the cutover mean; call it once a recorder is there.
 pub fn describe() {
@@ -19,6 +21,25 @@ pub fn describe() {
         Unit::Count,
         "1 while a fenced shard is without read_only and could not be closed"
     );
+    describe_counter!(
+        WATCHDOG_ENDED,
+        Unit::Count,
+        "cutovers and rollbacks without an operator that this daemon has undone or finished"
+    );
+    describe_gauge!(
+        WATCHDOG_READY,
+        Unit::Count,
+        "1 while this daemon could end a cutover whose operator is gone"
+    );
+}
+
+/// At the start with 0, so that the first one counts as an increase.
+pub fn watchdog_ended(end: &'static str, runs: u64) {
+    counter!(WATCHDOG_ENDED, "end" => end).increment(runs);
+}
+
+pub fn watchdog_ready(ready: bool) {
+    gauge!(WATCHDOG_READY).set(f64::from(u8::from(ready)));
 }
 
 pub(crate) fn restored(side: Side, shard: u16, times: u64) {

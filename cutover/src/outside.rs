@@ -23,42 +23,31 @@ pub struct Closed {
 pub trait Outside {
     /// Waits for the gate of this direction, for at most so long; why, if it stays closed.
     fn gate(
-        &mut self,
+        &self,
         direction: Direction,
         wait: Option<Duration>,
     ) -> impl Future<Output = Result<(), Closed>>;
 
     /// Called when everything up to this run's markers has been applied: returns when what was
     /// still unproven has been compared, or fails with what is not clean.
-    fn verified(
-        &mut self,
-        direction: Direction,
-        run: &str,
-    ) -> impl Future<Output = Result<(), String>>;
+    fn verified(&self, direction: Direction, run: &str)
+    -> impl Future<Output = Result<(), String>>;
 
     /// The highest version that any reachable shard holds; `None`: never published.
-    fn routed(&mut self) -> impl Future<Output = Result<Option<Routed>, String>>;
+    fn routed(&self) -> impl Future<Output = Result<Option<Routed>, String>>;
 
     /// To every target and every shard that serves or shall, or an error that names those that did
     /// not acknowledge. Publishing a version again must be harmless.
-    fn publish(&mut self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
+    fn publish(&self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
 
     /// The same for a side whose opening has begun: shards of the other side that do not answer hold
     /// up nobody. They had the routing that this one repeats.
-    fn publish_opened(
-        &mut self,
-        side: Side,
-        version: u64,
-    ) -> impl Future<Output = Result<(), String>>;
+    fn publish_opened(&self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
 
     /// The same for the side that is to serve again. A shard that does not acknowledge keeps no
     /// target from it: the clients of all others wait. It is named once all have been told.
-    fn publish_back(
-        &mut self,
-        side: Side,
-        version: u64,
-    ) -> impl Future<Output = Result<(), String>>;
+    fn publish_back(&self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
 
     /// A line for the operator.
-    fn tell(&mut self, line: &str);
+    fn tell(&self, line: &str);
 }

@@ -8,8 +8,9 @@ mod wiring;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use modshift_cutover::{Ask, Cutover, CutoverError, Direction, Mode, Outcome, Settings};
-use modshift_mariadb::audit;
+use modshift_mariadb::{ServerError, audit};
 use modshift_proto::plan::Plan;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ use crate::exit::Exit;
 use crate::signals::Signals;
 use crate::{answer, args};
 
+/// For a row of the audit table: beyond it the server is away, or its disk is full.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to go on trying to let go of a shard that does not answer. Meanwhile the others serve.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,11 +48,20 @@ pub async fn run(
     };
     let audited = match args.dry_run {
         true => None,
-        false => Some(audit::begin(&plan, &audit::command_line(std::env::args()), "").await?),
+        false => Some(audited(&plan).await?),
     };
     let outcome = drive(plan, settings, args.dry_run).await;
     let (exit, text) = match &outcome {
         Ok(Outcome::Done) => (Exit::Done, format!("{direction}: done")),
+        // Not what `--resume` asks for.
+        Ok(Outcome::Undone(None)) if args.resume => (
+            Exit::No,
+            format!(
+                "{direction}: undone, the {} shards serve: the run had turned back, and such a run \
+                 is only undone",
+                direction.from()
+            ),
+        ),
         Ok(Outcome::Undone(None)) => (Exit::Done, format!("{direction}: undone")),
         Ok(Outcome::Undone(Some(cause))) => (
             Exit::No,
@@ -67,8 +79,9 @@ pub async fn run(
     }
     if let Some(audited) = audited {
         // The cutover stands, whether it can be audited or not.
-        if let Err(error) = audited.finish(&text).await {
-            tracing::warn!(error = %error, "the outcome is not in the audit table");
+        let finished = tokio::time::timeout(AUDIT_TIMEOUT, audited.finish(&text)).await;
+        if !matches!(finished, Ok(Ok(()))) {
+            tracing::warn!(?finished, "the outcome is not in the audit table");
         }
     }
     Ok(exit)
@@ -98,6 +111,20 @@ async fn drive(plan: Arc<Plan>, settings: Settings, dry: bool) -> Result<Outcome
     watching.abort();
     signals.inspect(tokio::task::JoinHandle::abort);
     outcome
+}
+
+/// Nothing of a cutover is begun before it is written down, and a server that cannot write does not
+/// hold up the operator for longer.
+async fn audited(plan: &Plan) -> anyhow::Result<audit::Entry> {
+    let line = audit::command_line(std::env::args());
+    let begun = tokio::time::timeout(AUDIT_TIMEOUT, audit::begin(plan, &line, "")).await;
+    let late = || {
+        let at = modshift_mariadb::connect::label(&plan.new[0]);
+        let detail = format!("no answer in {} s", AUDIT_TIMEOUT.as_secs());
+        ServerError::Lost { at, doing: "writing the audit table", detail }
+    };
+    let begun = begun.unwrap_or_else(|_| Err(late()));
+    begun.context("nothing has been done: the action could not be written to modshift_audit first")
 }
 
 fn exit_of(error: &CutoverError) -> Exit {

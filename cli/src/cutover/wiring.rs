@@ -30,24 +30,39 @@ enum Must {
 pub struct Wiring {
     plan: Arc<Plan>,
     dry: bool,
-    /// What is told goes to the log: it is not the operator's cutover.
-    silent: bool,
+    told: Told,
+}
+
+/// Where lines for the operator go.
+#[derive(Clone, Copy, PartialEq)]
+enum Told {
+    Terminal,
+    /// To the log: a rehearsal is not the operator's cutover.
+    Quietly,
+    /// To the log, of a daemon that acts in the operator's place.
+    Aloud,
 }
 
 impl Wiring {
     pub fn new(plan: Arc<Plan>, dry: bool) -> Wiring {
-        Wiring { plan, dry, silent: false }
+        Wiring { plan, dry, told: Told::Terminal }
     }
 
     /// That of a rehearsal.
     pub fn silent(plan: Arc<Plan>) -> Wiring {
-        Wiring { plan, dry: false, silent: true }
+        Wiring { plan, dry: false, told: Told::Quietly }
+    }
+
+    /// That of a daemon.
+    pub fn watchdog(plan: Arc<Plan>) -> Wiring {
+        Wiring { plan, dry: false, told: Told::Aloud }
     }
 
     fn say(&self, text: impl std::fmt::Display) {
-        match self.silent {
-            true => tracing::debug!("{text}"),
-            false => answer::line(text),
+        match self.told {
+            Told::Terminal => answer::line(text),
+            Told::Quietly => tracing::debug!("{text}"),
+            Told::Aloud => tracing::warn!("{text}"),
         }
     }
 
@@ -98,7 +113,7 @@ impl Wiring {
 }
 
 impl Outside for Wiring {
-    async fn gate(&mut self, direction: Direction, wait: Option<Duration>) -> Result<(), Closed> {
+    async fn gate(&self, direction: Direction, wait: Option<Duration>) -> Result<(), Closed> {
         let plan = match direction {
             Direction::Cutover => self.plan.clone(),
             Direction::Rollback => Arc::new(self.plan.reversed()),
@@ -106,7 +121,7 @@ impl Outside for Wiring {
         gate::wait_open(plan, wait).await
     }
 
-    async fn verified(&mut self, direction: Direction, run: &str) -> Result<(), String> {
+    async fn verified(&self, direction: Direction, run: &str) -> Result<(), String> {
         match direction {
             Direction::Cutover if self.plan.gate.verify_age.is_none() => {
                 self.say("note: verification is not configured (gate.verify_age)");
@@ -123,7 +138,7 @@ impl Outside for Wiring {
         modshift_verify::settled(&self.plan, run, self.plan.cutover.budget).await
     }
 
-    async fn routed(&mut self) -> Result<Option<Routed>, String> {
+    async fn routed(&self) -> Result<Option<Routed>, String> {
         let endpoints: Vec<Endpoint> = self.endpoints().collect();
         let asked = join_all(endpoints.iter().map(|endpoint| held(endpoint, &self.plan.name)));
         // The highest of those that answer: it was on all of them before it was on any target.
@@ -131,19 +146,19 @@ impl Outside for Wiring {
         Ok(highest.map(|held| Routed { version: held.version, side: side_of(held.side) }))
     }
 
-    async fn publish(&mut self, side: Side, version: u64) -> Result<(), String> {
+    async fn publish(&self, side: Side, version: u64) -> Result<(), String> {
         self.bring(side, version, Must::All).await
     }
 
-    async fn publish_opened(&mut self, side: Side, version: u64) -> Result<(), String> {
+    async fn publish_opened(&self, side: Side, version: u64) -> Result<(), String> {
         self.bring(side, version, Must::Opened).await
     }
 
-    async fn publish_back(&mut self, side: Side, version: u64) -> Result<(), String> {
+    async fn publish_back(&self, side: Side, version: u64) -> Result<(), String> {
         self.bring(side, version, Must::One).await
     }
 
-    fn tell(&mut self, line: &str) {
+    fn tell(&self, line: &str) {
         self.say(line);
     }
 }

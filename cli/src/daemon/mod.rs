@@ -9,6 +9,7 @@ mod fences;
 mod log;
 pub mod streams;
 mod verifier;
+mod watchdog;
 mod wire;
 
 use std::net::SocketAddr;
@@ -144,7 +145,10 @@ pub async fn run(
     let upkeep = metrics::upkeep(prometheus, cancel.clone());
     let working = async {
         let ways = [(&plan, &forward), (&back_plan, &back)];
-        work(ways, board, &throttle, &cancel).await
+        tokio::select! {
+            exit = work(ways, board, &throttle, &cancel) => exit,
+            never = Box::pin(watchdog::run(&plan)) => match never {},
+        }
     };
     // Those beside the work end with it: they are dropped here.
     let beside = async { tokio::join!(asking, pages, upkeep, slowing, std::future::pending()).4 };

@@ -6,10 +6,11 @@ use futures_util::future::join_all;
 use modshift_changelog::stage;
 
 use super::Cutover;
-use crate::decide::{Entry, Opening, Told, next_version, opening, version_to_publish};
+use crate::decide::{Ask, Entry, Opening, Told, next_version, opening, version_to_publish};
 use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
 use crate::outside::Outside;
+use crate::register::WATCHDOG;
 use crate::shard::{self, Shard};
 use crate::step::{Direction, Mode, Step};
 use crate::{counters, drain};
@@ -27,7 +28,8 @@ impl<O: Outside> Cutover<O> {
         if self.register.journal().stands(Step::Open) && !self.register.journal().turned() {
             self.facts.reopened = self.was_undone().await?;
         }
-        self.register.write(Entry::Resumed, None).await?;
+        let watchdog = matches!(self.settings.ask, Ask::Watch(_)).then_some(WATCHDOG);
+        self.register.write(Entry::Resumed, watchdog).await?;
         if self.register.journal().pausing() {
             self.paused = Some(Instant::now());
         }

@@ -115,6 +115,71 @@ fn what_a_dead_process_found_out_is_found_out_again() {
 }
 
 #[test]
+fn a_gate_is_asked_again_unless_the_fence_has_begun() {
+    let first = |mut journal: Journal| {
+        journal.apply(Entry::Resumed);
+        let (actions, _) = follow(journal, Facts::new(Wish::Forward));
+        actions[..3].to_vec()
+    };
+    let mut asked = begun(Step::Gate);
+    asked.apply(Entry::Done(Step::Gate));
+    use Step::{Close, Drain, Fence, Gate};
+    assert_eq!(first(asked.clone()), [Close, Gate, Fence].map(Action::Take));
+    asked.apply(Entry::Begun(Fence));
+    assert_eq!(first(asked), [Close, Fence, Drain].map(Action::Take));
+    // Where writes were stopped first the fence stands, and the gate has said its yes behind it.
+    let mut stopped = Journal::new(Mode::StopWrites);
+    for step in [Close, Fence, Gate] {
+        stopped.apply(Entry::Begun(step));
+        stopped.apply(Entry::Done(step));
+    }
+    assert_eq!(first(stopped), [Close, Fence, Drain].map(Action::Take));
+}
+
+#[test]
+fn a_daemon_goes_on_with_a_run_once_its_budget_is_over_or_no_choice_is_left() {
+    let s = Duration::from_secs;
+    let since = |written, paused: Option<u64>| Since { written: s(written), paused: paused.map(s) };
+    let check = |journal: &Journal, since: Since, expected| {
+        assert_eq!(due(journal, since, s(5)), expected, "{since:?} {journal:?}");
+    };
+    check(&begun(Step::Gate), since(900, None), false);
+    check(&begun(Step::Drain), since(1, Some(4)), false);
+    check(&begun(Step::Drain), since(0, Some(5)), true);
+    check(&begun(Step::Open), since(1, Some(9)), false);
+    check(&begun(Step::Open), since(3, Some(4)), true);
+    let mut turned = begun(Step::Seal);
+    turned.apply(Entry::TurnedBack);
+    check(&turned, since(3, Some(4)), true);
+    turned.apply(Entry::Undone(Step::Fence));
+    check(&turned, since(3, None), true);
+    turned.apply(Entry::Undone(Step::Publish));
+    check(&turned, since(900, None), false);
+    let mut copying = Journal::new(Mode::StopWrites);
+    for step in [Step::Close, Step::Fence] {
+        copying.apply(Entry::Begun(step));
+        copying.apply(Entry::Done(step));
+    }
+    check(&copying, since(900, None), false);
+}
+
+#[test]
+fn a_daemon_takes_the_way_that_is_left() {
+    use Direction::{Cutover, Rollback};
+    let ask = |direction, journal: Journal| {
+        admit(Some(&Run { direction: Cutover, journal }), Ask::Watch(direction))
+    };
+    let nothing = Err(Refusal::NothingUnderWay(Cutover));
+    assert_eq!(admit(None, Ask::Watch(Cutover)), nothing);
+    assert_eq!(ask(Cutover, begun(Step::Gate)), nothing);
+    assert_eq!(ask(Cutover, begun(Step::Drain)), Ok(Admission::Continue(Wish::Back)));
+    assert_eq!(ask(Rollback, begun(Step::Drain)), Err(Refusal::Unfinished(Cutover)));
+    assert_eq!(ask(Cutover, begun(Step::Open)), Ok(Admission::Continue(Wish::Forward)));
+    let (_, over) = follow(begun(Step::Drain), Facts::new(Wish::Back));
+    assert_eq!(ask(Cutover, over), nothing);
+}
+
+#[test]
 fn a_journal_refuses_what_cannot_be() {
     let open = begun(Step::Open);
     assert!(!legal(&open, Entry::Undone(Step::Fence)), "not turned back");

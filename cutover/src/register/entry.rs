@@ -1,9 +1,11 @@
 //! The journal's entries: read back into a run, and the words in which they are written.
 
+use std::time::Duration;
+
 use modshift_mariadb::{Conn, error};
 use mysql_async::prelude::{FromRow, Queryable};
 
-use crate::decide::{End, Entry, Journal, Run, legal};
+use crate::decide::{End, Entry, Journal, Run, Since, legal};
 use crate::error::CutoverError;
 use crate::step::{Direction, Mode, Step};
 
@@ -21,16 +23,22 @@ pub struct Found {
     pub last: String,
     /// What the last `publish` was begun with.
     pub detail: Option<String>,
+    pub since: Since,
 }
+
+/// With which a daemon writes that it goes on with a run: that begins no budget anew.
+pub const WATCHDOG: &str = "\"watchdog\"";
 
 /// The newest run, `None` if there never was one. For `status`, and whoever asks without a claim.
 pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverError> {
     const NO_SUCH_TABLE: u16 = 1146;
     type Row = (
         (u64, u64, String, String, String),
-        (String, Option<String>, String, String, Option<String>),
+        (String, Option<String>, String, String, Option<String>, i64),
     );
-    let sql = "SELECT run, entry, name, direction, mode, state, step, CAST(at AS CHAR), who, detail
+    let sql =
+        "SELECT run, entry, name, direction, mode, state, step, CAST(at AS CHAR), who, detail,
+         TIMESTAMPDIFF(MICROSECOND, at, UTC_TIMESTAMP(6))
          FROM modshift_journal WHERE run = (SELECT MAX(run) FROM modshift_journal) ORDER BY entry";
     let rows: Result<Vec<mysql_async::Row>, _> = conn.query(sql).await;
     let rows = match rows.map_err(|error| error::of(at, "reading the journal", error)) {
@@ -39,10 +47,13 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
     };
     let mut found: Option<Found> = None;
     for row in rows {
-        let ((number, entry_number, name, direction, mode), (state, step, at, who, detail)): Row = {
-            let (a, b, c, d, e, f, g, h, i, j) =
+        let (
+            (number, entry_number, name, direction, mode),
+            (state, step, at, who, detail, age_us),
+        ): Row = {
+            let (a, b, c, d, e, f, g, h, i, j, k) =
                 FromRow::from_row_opt(row).map_err(|_| damaged("?", 0, "unreadable"))?;
-            ((a, b, c, d, e), (f, g, h, i, j))
+            ((a, b, c, d, e), (f, g, h, i, j, k))
         };
         let last = format!("{state} {}", step.as_deref().unwrap_or_default());
         let fail = || damaged(&name, entry_number, &last);
@@ -59,6 +70,7 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
                 at: String::new(),
                 last: String::new(),
                 detail: None,
+                since: Since::default(),
             });
         }
         let Some(found) = &mut found else { continue };
@@ -66,6 +78,15 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
             return Err(fail());
         }
         found.run.journal.apply(entry);
+        let age = Duration::from_micros(age_us.try_into().unwrap_or(0));
+        let anew = entry == Entry::Resumed && detail.as_deref() != Some(WATCHDOG);
+        let since = &mut found.since;
+        since.written = age;
+        since.paused = match since.paused.filter(|_| !anew) {
+            _ if !found.run.journal.pausing() => None,
+            None => Some(age),
+            paused => paused,
+        };
         if entry == Entry::Begun(Step::Publish) && detail.is_some() {
             found.detail = detail;
         }

@@ -12,9 +12,10 @@ use super::claim::operator;
 use super::entry::newest;
 use crate::error::CutoverError;
 
-/// How long a lock outlives a process that no longer stirs.
-const LOCK_IDLE_S: u64 = 20;
-const LOCK_PING: Duration = Duration::from_secs(4);
+/// How long a lock outlives a process that no longer stirs: what a daemon waits for beyond the budget
+/// of a run whose operator is frozen, or cut off.
+pub const LOCK_IDLE_S: u64 = 5;
+const LOCK_PING: Duration = Duration::from_secs(1);
 
 /// Ends with the process, or with [`Register`](super::Register).
 #[derive(Debug)]

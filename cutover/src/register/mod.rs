@@ -2,7 +2,7 @@
 //! were before they were fenced.
 //!
 //! Two things keep a second operator out: a lock that lives as long as a connection of the first
-//! (20 s at most once its process no longer stirs), and an owner's token. Every write begins with a
+//! (5 s at most once its process no longer stirs), and an owner's token. Every write begins with a
 //! compare-and-set on the token; whoever takes over puts in one of his own.
 
 mod claim;
@@ -13,23 +13,29 @@ mod table;
 mod write;
 
 pub use claim::Claim;
-pub use entry::{Found, newest};
+pub use entry::{Found, WATCHDOG, newest};
 pub(crate) use quote::quote;
 pub use table::{FENCE, JOURNAL, OPERATOR};
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{Conn, Session, connect, error};
+use modshift_mariadb::{Conn, ServerError, Session, connect, error};
 use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::Queryable;
 
 use self::entry::damaged;
+pub use self::lock::LOCK_IDLE_S;
 use self::lock::{Lock, lock};
 use self::table::create;
+use self::write::within;
 use crate::decide::{Admission, Ask, Journal, Run, admit};
 use crate::error::CutoverError;
 use crate::step::Mode;
+
+/// For taking a run: some ten statements. A server whose disk is full answers none of them.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The owner's hold on the journal.
 #[derive(Debug)]
@@ -64,6 +70,21 @@ impl Register {
         dry: bool,
     ) -> Result<(Register, Admission), CutoverError> {
         let at = label(&endpoint);
+        let taking = Box::pin(Register::take_it(plan, endpoint, ask, mode, dry));
+        tokio::time::timeout(TAKE_TIMEOUT, taking).await.unwrap_or_else(|_| {
+            let detail = format!("no answer in {} s", TAKE_TIMEOUT.as_secs());
+            Err(ServerError::Lost { at, doing: "taking the journal", detail }.into())
+        })
+    }
+
+    async fn take_it(
+        plan: &str,
+        endpoint: Endpoint,
+        ask: Ask,
+        mode: Mode,
+        dry: bool,
+    ) -> Result<(Register, Admission), CutoverError> {
+        let at = label(&endpoint);
         let of = |error| error::of(&at, "taking the journal", error);
         let mut conn = connect(&endpoint, Session::Plain).await?;
         let lock = if dry { None } else { Some(lock(plan, &endpoint).await?) };
@@ -74,7 +95,10 @@ impl Register {
         let newest_number = last.as_ref().map_or(0, |found| found.number);
         let admission = admit(last.as_ref().map(|found| &found.run), ask)?;
         let random = RandomState::new().hash_one((std::process::id(), &at));
-        let who = who();
+        let who = match ask {
+            Ask::Watch(_) => format!("the watchdog of {}", who()),
+            _ => who(),
+        };
         // What is about a run that there is, or was.
         let kept = last.filter(|_| !matches!(ask, Ask::Start(_)) || admission != Admission::Begin);
         let (number, name, run, entries, detail) = match (kept, ask) {
@@ -133,6 +157,11 @@ impl Register {
 
     /// Every server that is remembered.
     pub async fn remembered(&mut self) -> Result<Vec<(String, String)>, CutoverError> {
+        let endpoint = self.endpoint.clone();
+        Ok(within(&endpoint, self.ask_remembered()).await?)
+    }
+
+    async fn ask_remembered(&mut self) -> Result<Vec<(String, String)>, ServerError> {
         const NO_SUCH_TABLE: u16 = 1146;
         let mut conn = match self.conn.take() {
             Some(conn) => conn,

@@ -14,6 +14,8 @@ pub struct Cutover {
     pub login: Option<(String, Secret)>,
     /// The longest that the application may be made to wait before everything is undone.
     pub budget: Duration,
+    /// The daemons end a run whose operator is gone once the budget is over.
+    pub watchdog: bool,
     /// Sets `auto_increment_increment` and `auto_increment_offset` of the new shards, so that no
     /// two of them give out the same key.
     pub auto_increment: AutoIncrement,
@@ -76,6 +78,7 @@ pub(super) fn read(root: &Section<'_>) -> Cutover {
         new_accounts,
         login: user.zip(password),
         budget: section.duration("budget", default::PAUSE_BUDGET, range),
+        watchdog: section.get("watchdog").and_then(|item| item.flag()).unwrap_or(default::WATCHDOG),
         auto_increment: section
             .get("auto_increment")
             .and_then(|item| item.word(&AUTO_INCREMENT_WORDS))

@@ -76,6 +76,8 @@ pub const HOLD: Duration = Duration::from_secs(10);
 pub const BACK_ENABLED: bool = true;
 /// What users take for a slow answer and not for a failure; clients retry that long.
 pub const PAUSE_BUDGET: Duration = Duration::from_secs(3);
+/// An operator's process that dies amid the pause must not leave the application without any side.
+pub const WATCHDOG: bool = true;
 /// Otherwise new shards give out the same keys, and the rows meet on the way back.
 pub const AUTO_INCREMENT: AutoIncrement = AutoIncrement::Interleave;
 /// A third of the pause that a cutover allows itself: one slow target does not use it up.

@@ -55,6 +55,7 @@ impl Plan {
         plan.back.verify_age = None;
         plan.cutover.scope = scope;
         plan.cutover.login = None;
+        plan.cutover.watchdog = false;
         plan.cutover.old_accounts = vec![self.rehearsal_account("old")];
         plan.cutover.new_accounts = vec![self.rehearsal_account("new")];
         // A setting of the server, which would outlive the rehearsal.

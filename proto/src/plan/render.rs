@@ -155,6 +155,7 @@ impl Plan {
             out.text("password", REDACTED);
         }
         out.text("budget", &format_duration(cutover.budget));
+        out.line("watchdog", cutover.watchdog);
         out.text("auto_increment", word(&AUTO_INCREMENT_WORDS, cutover.auto_increment));
     }
 }

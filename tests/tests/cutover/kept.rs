@@ -123,7 +123,7 @@ async fn what_nobody_may_close_again_is_said_loudly() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opening_cut_short_opens_the_rest_without_an_old_shard() -> Result<()> {
-    let site = Site::start(2, 3, Log::Direct, 73, "120s").await?;
+    let site = Site::unwatched(2, 3, Log::Direct, 73, "120s").await?;
     late(&site).await?;
     let writer = site.writer(73, 60.0).await?;
     let daemons = site.daemons()?;

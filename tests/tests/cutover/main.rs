@@ -13,3 +13,4 @@ mod round_trip;
 mod shared;
 mod site;
 mod stop_writes;
+mod watchdog;

@@ -39,10 +39,27 @@ pub fn options(log: Log, seed: u64, budget: &str, accounts: &str) -> EstateOptio
     }
 }
 
+/// The plan gives the watchdog up.
+pub fn unwatched(options: EstateOptions) -> EstateOptions {
+    let plan_tail = options.plan_tail.replace("[cutover]\n", "[cutover]\nwatchdog = false\n");
+    EstateOptions { plan_tail, ..options }
+}
+
 impl Site {
     /// The new shards are in read_only, as they should be until they are opened.
     pub async fn start(old: usize, new: usize, log: Log, seed: u64, budget: &str) -> Result<Self> {
         Self::start_with(old, new, log, seed, budget, &format!("\"{APP}@%\"")).await
+    }
+
+    /// The same, and no daemon ends a run in the operator's place: that is for the test to do.
+    pub async fn unwatched(
+        old: usize,
+        new: usize,
+        log: Log,
+        seed: u64,
+        budget: &str,
+    ) -> Result<Self> {
+        Self::open(old, new, unwatched(options(log, seed, budget, &format!("\"{APP}@%\"")))).await
     }
 
     /// The same with other accounts for the fence, as in the plan.

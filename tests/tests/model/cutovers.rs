@@ -70,6 +70,17 @@ fn kept() -> Case {
     }
 }
 
+/// Its operator is killed, and so is the daemon that goes on: the next daemon ends it.
+fn watched() -> Case {
+    Case::new("watched", Budget { commands: 1, kills: 2, watches: 2, writes: 1, ..none() })
+}
+
+/// The operator stands still while a daemon takes over, and goes on after it.
+fn watched_while_still() -> Case {
+    let budget = Budget { commands: 1, stalls: 1, troubles: 1, watches: 1, writes: 1, ..none() };
+    Case::new("watched while it stands still", budget)
+}
+
 fn stop_writes() -> Case {
     Case { mode: Mode::StopWrites, ..Case { name: "stop writes", ..kills() } }
 }
@@ -86,6 +97,8 @@ fn all() -> Vec<Case> {
         opened_without(),
         unheard(),
         kept(),
+        watched(),
+        watched_while_still(),
     ]
 }
 
@@ -97,6 +110,11 @@ fn larger() -> Vec<Case> {
             kills(),
             "killed twice",
             Budget { commands: 4, kills: 2, troubles: 1, writes: 1, ..none() },
+        ),
+        larger(
+            Case { new: 2, ..watched() },
+            "watched, with outages",
+            Budget { commands: 2, kills: 1, outages: 1, watches: 2, ..none() },
         ),
         larger(
             Case { new: 2, ..outages() },
@@ -164,6 +182,8 @@ fn every_rule_left_out_is_noticed() {
         (W::Silence, unheard(), both),
         (W::KeeperLock, kept(), told),
         (W::KeeperLook, kept(), told),
+        (W::WatchWay, watched(), ends),
+        (W::OwnerOfServers, watched_while_still(), told),
     ];
     let mut wrong = Vec::new();
     for (rule, case, expected) in rules {

@@ -33,6 +33,7 @@ pub mod tailed;
 pub mod targets;
 pub mod triggers;
 pub mod version;
+pub mod watchdog;
 pub mod whole_log;
 pub mod xa;
 
@@ -42,7 +43,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 40] = [
+pub const ALL: [Rule; 41] = [
     reach::check,
     reach::check_further,
     finished::check,
@@ -66,6 +67,7 @@ pub const ALL: [Rule; 40] = [
     accounts::check,
     fence::check,
     replica_fence::check,
+    watchdog::check,
     tables::check,
     drift::check,
     foreign_keys::check,

@@ -51,6 +51,8 @@ pub enum Without {
     KeeperLook,
     /// A run is taken over without a look at what was written meanwhile.
     SecondLook,
+    /// A daemon undoes whatever it finds.
+    WatchWay,
 }
 
 /// How often what may happen may happen in one history.
@@ -72,6 +74,9 @@ pub struct Budget {
     pub leaks: u8,
     /// Fences that a daemon finds open, a server having been started again.
     pub keeps: u8,
+    /// Runs that a daemon takes over, their operator's lock being free. Enough for all that a case
+    /// kills: then nobody is left waiting.
+    pub watches: u8,
 }
 
 #[derive(Clone, Debug)]

@@ -13,6 +13,9 @@
 //! A daemon keeps fences up: it sees a fence that a restart has opened, and closes it later than it
 //! looked. (What is written in between is not modelled, only whom such a closing may hit.)
 //!
+//! A daemon takes a run over whose operator has died or stands still. When the budget is over is not
+//! modelled: it may be so at any moment from the fence on.
+//!
 //! **Not modelled**: time, statements, several servers a shard, shards that share a server, counters, `finish` and `unfence`, the gate's and the verification's reasons.
 
 pub mod case;
@@ -49,6 +52,8 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Command(Ask),
+    /// A daemon goes on with the run.
+    Watch(Ask),
     /// By place among the processes that there are.
     Step(usize),
     /// A step that writes the journal; nobody hears that it was written.
@@ -136,6 +141,14 @@ impl Cutovers {
         world.all_open(side) && !world.any_open(side.other()) && told
     }
 
+    /// Of a case that is watched: a run that has kept nobody from the from-shards yet is left to a
+    /// person.
+    fn nobody_waits(&self, world: &World) -> bool {
+        let Some(run) = &world.store.run else { return false };
+        let kept = run.journal.stands(Step::Fence) || run.journal.stands(Step::Publish);
+        self.case.budget.watches > 0 && !kept && world.all_open(run.direction.from())
+    }
+
     /// Nothing that was acknowledged is missing where applications are served.
     fn nothing_missing(&self, world: &World) -> bool {
         let served = |side: Side| {
@@ -180,6 +193,16 @@ impl Model for Cutovers {
                 );
             }
         }
+        if left.watches > 0
+            && world.store.lock.is_none()
+            && !world.journal_down()
+            && let Some(run) = &world.store.run
+        {
+            let ask = Ask::Watch(run.direction);
+            if Operator::take(0, ask, world, &self.case).is_ok() {
+                out.push(Action::Watch(ask));
+            }
+        }
         let sealing = world.store.run.as_ref().is_some_and(|run| run.journal.stands(Step::Seal));
         for (side, index) in self.shards() {
             let shard = &world.side(side)[index];
@@ -218,8 +241,11 @@ impl Model for Cutovers {
         let mut next = state.clone();
         let world = &mut next.world;
         match action {
-            Action::Command(ask) => {
-                next.left.commands -= 1;
+            Action::Command(ask) | Action::Watch(ask) => {
+                match action {
+                    Action::Watch(_) => next.left.watches -= 1,
+                    _ => next.left.commands -= 1,
+                }
                 next.count += 1;
                 next.excused = false;
                 world.store.lock = Some(next.count);
@@ -236,7 +262,8 @@ impl Model for Cutovers {
                         let outside = left.outages < had.outages || left.stalls < had.stalls;
                         let excused = match why {
                             Why::Ended => false,
-                            Why::Refused => true,
+                            // A daemon that is refused leaves the application waiting.
+                            Why::Refused => had.watches == 0,
                             Why::Outside => outside,
                         };
                         self.over(&mut next, place, excused);
@@ -250,7 +277,8 @@ impl Model for Cutovers {
             Action::GiveUp(place) => self.over(&mut next, place, true),
             Action::Kill(place) => {
                 next.left.kills -= 1;
-                self.over(&mut next, place, true);
+                let excused = self.case.budget.watches == 0;
+                self.over(&mut next, place, excused);
             }
             Action::Stall(_) => {
                 next.left.stalls -= 1;
@@ -332,6 +360,7 @@ impl Model for Cutovers {
                         || state.excused
                         || state.count == 0
                         || model.ended_well(&state.world)
+                        || model.nobody_waits(&state.world)
                 },
             ),
             Property::sometimes("a cutover ends", |_, state: &State| {

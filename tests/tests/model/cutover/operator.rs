@@ -93,6 +93,10 @@ impl Operator {
     pub fn take(id: u8, ask: Ask, world: &World, case: &Case) -> Result<Operator, Refusal> {
         let store = &world.store;
         let admission = admit(store.run.as_ref(), ask)?;
+        let admission = match ask {
+            Ask::Watch(_) if case.without == Without::WatchWay => Admission::Continue(Wish::Back),
+            _ => admission,
+        };
         let begin = |direction| Run { direction, journal: Journal::new(case.mode) };
         let (resumed, wish) = match admission {
             Admission::Begin => (false, Wish::Forward),
