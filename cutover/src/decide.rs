@@ -10,7 +10,7 @@
 //!   is fenced, drained and sealed.
 //! - Once `open` is begun there is no way back in this run. (One exception: see
 //!   [`Facts::reopened`].)
-//! - Before that, any trouble turns the run back: routing first, then the fence.
+//! - Before that, any trouble turns the run back: routing and fence are undone, in either order.
 //! - A run that is resumed before `open` takes every step again: what a dead process found out may no
 //!   longer be so. Only the gate, which asks whether to begin at all, is not asked again once the
 //!   fence has begun. From `open` on it only opens: the to-shards may serve already.
@@ -257,9 +257,9 @@ pub fn next(journal: &Journal, facts: &Facts) -> Action {
     }
 }
 
-/// Clients that know the new routing meet shards that refuse them; those that know the old one
-/// must meet shards that serve: so routing first, but the fence does not wait for a target that
-/// does not answer.
+/// Clients that know the new routing meet shards that refuse them; those that know the old one must
+/// meet shards that serve. Neither needs the other: whoever undoes does both at once. What could be
+/// undone of the routing is written before what was undone of the fence.
 fn undo(journal: &Journal, facts: &Facts) -> Action {
     let published = journal.stands(Step::Publish);
     if published && !facts.unpublish_failed {

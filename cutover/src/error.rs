@@ -4,7 +4,7 @@ use modshift_mariadb::ServerError;
 
 use crate::decide::Refusal;
 use crate::outside::Closed;
-use crate::step::Step;
+use crate::step::{Direction, Step};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CutoverError {
@@ -51,6 +51,8 @@ pub enum CutoverError {
     Publish(String),
     #[error("{0}")]
     Verification(String),
+    #[error("stopped before the opening was complete: {missing}")]
+    Unopened { direction: Direction, missing: String },
     #[error("both sides serve: {from} and {to}")]
     BothServe { from: String, to: String },
     #[error("whether to go on or back depends on {server}, which cannot be asked: {detail}")]
@@ -65,6 +67,12 @@ impl CutoverError {
         let hint = match self {
             CutoverError::Server(error) | CutoverError::JournalLost(error) => return error.hint(),
             CutoverError::Several { hint, .. } => return hint.clone(),
+            CutoverError::Unopened { direction, .. } => {
+                return Some(format!(
+                    "modshift {direction} --resume goes on; take out of the plan first what is gone \
+                     for good, such as a replica"
+                ));
+            }
             CutoverError::Refused(refusal) => return Some(refusal.hint()),
             CutoverError::Busy { .. } => {
                 "wait for it; if its process is gone, its lock goes with its connection, within \
@@ -119,8 +127,23 @@ impl CutoverError {
             if error.is_connection_lost() || matches!(error, ServerError::Busy { .. }))
     }
 
-    /// Several, or the one.
+    /// Past the point of no return: trying again cannot help.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            CutoverError::Superseded { .. }
+                | CutoverError::BothServe { .. }
+                | CutoverError::JournalDamaged { .. }
+                | CutoverError::SharedServer { .. }
+                | CutoverError::SharedOffset { .. }
+        )
+    }
+
+    /// Several, or the one. Whose run it is counts before anything else.
     pub(crate) fn all(mut errors: Vec<CutoverError>) -> Result<(), CutoverError> {
+        if let Some(at) = errors.iter().position(|e| matches!(e, CutoverError::Superseded { .. })) {
+            return Err(errors.swap_remove(at));
+        }
         match errors.len() {
             0 => Ok(()),
             1 => Err(errors.remove(0)),

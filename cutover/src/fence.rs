@@ -21,7 +21,7 @@ use mysql_async::prelude::Queryable;
 use crate::error::CutoverError;
 use crate::register::quote;
 use crate::server::{Server, kill};
-use crate::shard::{Shard, account_sql};
+use crate::shard::{Shard, Was, account_sql};
 use crate::step::Side;
 
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
@@ -366,6 +366,12 @@ pub enum Release {
 
 /// Lets applications write again. The serving marker must stand in the log before.
 pub async fn release(shard: &mut Shard, how: Release) -> Result<(), CutoverError> {
+    release_primary(shard, how).await?;
+    CutoverError::all(release_replicas(shard, how).await)
+}
+
+/// The shard serves after it.
+pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), CutoverError> {
     let was = shard.was.first().cloned().unwrap_or_default();
     let serve = how == Release::Serve;
     let doing = "ending read_only";
@@ -392,18 +398,27 @@ pub async fn release(shard: &mut Shard, how: Release) -> Result<(), CutoverError
         let sql = format!("START SLAVE {}", quote(name));
         shard.primary.run("starting replication again", &sql).await?;
     }
-    let events = |was: &crate::shard::Was| was.event_scheduler == "ON";
-    if events(&was) {
-        shard.primary.run("starting events again", "SET GLOBAL event_scheduler = ON").await?;
+    start_events(&mut shard.primary, &was).await
+}
+
+/// Its replicas are as they were. None waits for another; what fails is named.
+pub async fn release_replicas(shard: &mut Shard, how: Release) -> Vec<CutoverError> {
+    if how == Release::Serve && shard.accounts_only && shard.side == Side::New {
+        return Vec::new();
     }
-    let replicas = shard.was.iter().skip(1).cloned().collect::<Vec<_>>();
-    for (replica, was) in shard.replicas.iter_mut().zip(replicas) {
+    let were = shard.was.iter().skip(1);
+    let released = join_all(shard.replicas.iter_mut().zip(were).map(async |(replica, was)| {
         if !was.read_only {
-            replica.run(doing, "SET GLOBAL read_only = 0").await?;
+            replica.run("ending read_only", "SET GLOBAL read_only = 0").await?;
         }
-        if events(&was) {
-            replica.run("starting events again", "SET GLOBAL event_scheduler = ON").await?;
-        }
+        start_events(replica, was).await
+    }));
+    released.await.into_iter().filter_map(Result::err).collect()
+}
+
+async fn start_events(server: &mut Server, was: &Was) -> Result<(), CutoverError> {
+    if was.event_scheduler == "ON" {
+        server.run("starting events again", "SET GLOBAL event_scheduler = ON").await?;
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! What the cutover asks of the rest: gate, verification, routing, terminal.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt, join, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use modshift_cutover::{Closed, Direction, Outside, Routed, Side, shard};
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::{Conn, error};
@@ -16,6 +18,12 @@ use crate::{answer, gate};
 
 /// A shard that does not take the routing for so long holds up all others.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Once one shard knows a version that leads clients back, the others are given so long before the
+/// targets are told.
+const STORE_GRACE: Duration = Duration::from_millis(250);
+/// For a target that did not acknowledge a moment ago.
+const SECOND_TRY: Duration = Duration::from_millis(300);
 
 /// Without which shards nobody is told.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,6 +39,8 @@ pub struct Wiring {
     plan: Arc<Plan>,
     dry: bool,
     told: Told,
+    /// Targets that did not acknowledge when they were last asked.
+    failed: Mutex<BTreeSet<String>>,
 }
 
 /// Where lines for the operator go.
@@ -45,17 +55,17 @@ enum Told {
 
 impl Wiring {
     pub fn new(plan: Arc<Plan>, dry: bool) -> Wiring {
-        Wiring { plan, dry, told: Told::Terminal }
+        Wiring { plan, dry, told: Told::Terminal, failed: Mutex::default() }
     }
 
     /// That of a rehearsal.
     pub fn silent(plan: Arc<Plan>) -> Wiring {
-        Wiring { plan, dry: false, told: Told::Quietly }
+        Wiring { plan, dry: false, told: Told::Quietly, failed: Mutex::default() }
     }
 
     /// That of a daemon.
     pub fn watchdog(plan: Arc<Plan>) -> Wiring {
-        Wiring { plan, dry: false, told: Told::Aloud }
+        Wiring { plan, dry: false, told: Told::Aloud, failed: Mutex::default() }
     }
 
     fn say(&self, text: impl std::fmt::Display) {
@@ -88,27 +98,95 @@ impl Wiring {
             }
             return Ok(());
         }
-        let stored = join_all(endpoints.iter().map(|endpoint| store(endpoint, &document))).await;
-        let all_failed = stored.iter().all(Result::is_err);
         let olds = self.plan.old.len();
         let spared = |index: usize| match must {
             Must::All | Must::One => false,
             Must::Opened => (side == Side::New) == (index < olds),
         };
-        let failed: Vec<String> = stored
-            .into_iter()
+        let mut storing: FuturesUnordered<_> = endpoints
+            .iter()
             .enumerate()
-            .filter(|(index, _)| !spared(*index))
-            .filter_map(|(_, stored)| stored.err())
+            .map(|(index, endpoint)| store(endpoint, &document).map(move |stored| (index, stored)))
             .collect();
-        if all_failed || must != Must::One && !failed.is_empty() {
+        let mut failed = Vec::new();
+        let mut known = false;
+        let mut take = |(index, stored): (usize, Result<(), String>)| match stored {
+            Ok(()) => known = true,
+            Err(error) if !spared(index) => failed.push(error),
+            Err(_) => {}
+        };
+        if must == Must::One {
+            // No target waits for a shard that is silent, once another one knows the version.
+            while let Some(stored) = storing.next().await {
+                let stands = stored.1.is_ok();
+                take(stored);
+                if stands {
+                    break;
+                }
+            }
+            let rest = async {
+                while let Some(stored) = storing.next().await {
+                    take(stored);
+                }
+            };
+            tokio::pin!(rest);
+            let early = tokio::time::timeout(STORE_GRACE, &mut rest).await.is_ok();
+            // What is left goes on beside the targets.
+            let targets = self.targets(&document);
+            let missed = match early {
+                true => targets.await,
+                false => join(rest, targets).await.1,
+            };
+            if !known {
+                return Err(failed.join("; "));
+            }
+            failed.extend(missed);
+        } else {
+            while let Some(stored) = storing.next().await {
+                take(stored);
+            }
+            if !known || !failed.is_empty() {
+                return Err(failed.join("; "));
+            }
+            match must {
+                Must::Opened => failed.extend(self.targets(&document).await),
+                _ => self.in_order(&document).await?,
+            }
+        }
+        if !failed.is_empty() {
             return Err(failed.join("; "));
         }
-        for (target, outcome) in publish::publish(&self.plan.routing, &document).await {
-            outcome.map_err(|error| format!("{target}: {error}"))?;
-        }
         self.say(format_args!("routing version {version} names the {side} shards"));
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+        Ok(())
+    }
+
+    /// One target after the other, up to the first that does not acknowledge.
+    async fn in_order(&self, document: &Document) -> Result<(), String> {
+        for (target, outcome) in publish::publish(&self.plan.routing, document).await {
+            if let Err(error) = outcome {
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
+                return Err(format!("{target}: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All at once, none waits for another; one that has just failed is asked once more, shortly.
+    /// Those that do not acknowledge.
+    async fn targets(&self, document: &Document) -> Vec<String> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asked = self.plan.routing.iter().map(async |target| {
+            let mut target = target.clone();
+            if failed.contains(&target.name) {
+                target.timeout = target.timeout.min(SECOND_TRY);
+            }
+            let outcome = publish::publish_one(&target, document).await;
+            outcome.err().map(|error| (target.name, error))
+        });
+        let missed: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
+            missed.iter().map(|(name, _)| name.clone()).collect();
+        missed.into_iter().map(|(name, error)| format!("{name}: {error}")).collect()
     }
 }
 

@@ -1,14 +1,14 @@
-//! What each step does, on all its shards at once; and what undoing it does.
+//! What each step before the opening does, on all its shards at once.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use modshift_changelog::stage;
 
 use super::Cutover;
-use crate::decide::{Ask, Entry, Opening, Told, next_version, opening, version_to_publish};
+use super::shared::Away;
+use crate::decide::{Ask, Entry, Opening, Told, opening};
 use crate::error::CutoverError;
-use crate::fence::{self, Phase, Release};
+use crate::fence::{self, Phase};
 use crate::outside::Outside;
 use crate::register::WATCHDOG;
 use crate::shard::{self, Shard};
@@ -18,8 +18,6 @@ use crate::{counters, drain};
 /// How often the fence is looked at while waiting.
 const FENCE_CHECK: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(4);
-/// Between two attempts on a shard that does not answer.
-const RETRY: Duration = Duration::from_millis(300);
 
 impl<O: Outside> Cutover<O> {
     /// Before anything of a run that another process began.
@@ -72,7 +70,7 @@ impl<O: Outside> Cutover<O> {
     }
 
     pub(super) async fn close(&mut self) -> Result<(), CutoverError> {
-        self.find_shared().await?;
+        self.find_shared(Away::Missed).await?;
         self.remember().await?;
         if self.register.journal().mode() == Mode::StopWrites {
             // Else the gate asks for them, before the fence.
@@ -231,41 +229,14 @@ impl<O: Outside> Cutover<O> {
         self.outside.publish(side, version).await.map_err(CutoverError::Publish)
     }
 
-    pub(super) async fn publish_back(&mut self) -> Result<(), CutoverError> {
-        if !self.published && !self.published_before {
-            return Ok(()); // nobody came further than the journal
-        }
-        let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
-        let published = self.published_version();
-        let version = match self.still_ours().await {
-            Ok(()) => next_version(routed, published),
-            // Cut off from the journal, it takes back no more than its run's own routing, while who
-            // takes over has not published yet: that one fences every from-shard before it does,
-            // ends this process's connection for that, and leaves this version out.
-            Err(CutoverError::JournalLost(_)) if self.holds_a_shard().await => {
-                next_version(None, published)
-            }
-            Err(error) => return Err(error),
-        };
-        let side = self.direction().from();
-        self.outside.publish_back(side, version).await.map_err(CutoverError::Publish)
-    }
-
     /// Asked once it is known what is routed: a process that stood still and was replaced must not
     /// lead clients away from the side that serves by now. If it stands still after this, its
     /// version is lower than that of whoever took over.
-    async fn still_ours(&self) -> Result<(), CutoverError> {
+    pub(super) async fn still_ours(&self) -> Result<(), CutoverError> {
         match self.settings.dry {
             true => Ok(()),
             false => self.register.claim().verify().await,
         }
-    }
-
-    /// Does a connection to a from-shard stand on which nobody else can have acted since?
-    async fn holds_a_shard(&mut self) -> bool {
-        let holds =
-            async |shard: &mut Shard| shard.primary.is_live() && fence::phase(shard).await.is_ok();
-        join_all(self.from.iter_mut().map(holds)).await.contains(&true)
     }
 
     /// A second marker behind the first: a reader that brings it has seen nothing foreign between.
@@ -280,140 +251,6 @@ impl<O: Outside> Cutover<O> {
         }
         // While this can still turn back: who opens asks nothing more of these shards.
         for_each(&mut self.from, fence::forget_proof).await
-    }
-
-    pub(super) async fn open(&mut self) -> Result<(), CutoverError> {
-        if self.resumed {
-            self.find_shared().await?;
-            self.close_again().await?;
-        }
-        let run = self.register.name.clone();
-        // All markers first: shards may have a server in common.
-        let back = self.plan.back.enabled || self.direction() == Direction::Rollback;
-        if back {
-            for_each(&mut self.to, async |shard| serving_marker(shard, &run).await).await?;
-        }
-        stage::reached("mid_open", 1).await;
-        for_each(&mut self.to, async |shard| {
-            fence::release(shard, Release::Serve).await?;
-            stage::reached("shard_opened", 1).await;
-            Ok(())
-        })
-        .await?;
-        if let Some(paused) = self.paused {
-            let pause = paused.elapsed();
-            self.pause = Some(pause);
-            let ms = pause.as_secs_f64() * 1000.0;
-            // Writes that were stopped before the copy have waited for that, too.
-            let what = match self.register.journal().mode() {
-                Mode::Online => "the pause was",
-                Mode::StopWrites => "from the gate on it took",
-            };
-            let to = self.direction().to();
-            self.outside.tell(&format!("the {to} shards serve; {what} {ms:.1} ms"));
-        }
-        if self.resumed && !self.published {
-            // A process that lost the journal may have taken its routing back meanwhile. The shards
-            // serve already: they do not wait for a target.
-            let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
-            let version = version_to_publish(routed, self.published_version());
-            self.still_ours().await?;
-            let side = self.direction().to();
-            self.outside.publish_opened(side, version).await.map_err(CutoverError::Publish)?;
-        }
-        let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
-        self.register.forget(&keys).await
-    }
-
-    /// Of a run that is resumed amid its opening: from-shards may have been started again since.
-    ///
-    /// One that is away holds up nobody. It was fenced, drained and sealed before the opening began,
-    /// and no other process can let it go any more: see [`opening`]. What a restart does to its
-    /// fence is for the daemons, see [`keep`](crate::keep), and for the next run to mend.
-    async fn close_again(&mut self) -> Result<(), CutoverError> {
-        self.absent.resize(self.from.len(), false);
-        let closed =
-            join_all(self.from.iter_mut().zip(&self.absent).map(async |(shard, &absent)| {
-                match absent {
-                    true => None,
-                    false => Some(fence::close(shard).await),
-                }
-            }))
-            .await;
-        let mut errors = Vec::new();
-        for (index, outcome) in closed.into_iter().enumerate() {
-            match outcome {
-                Some(Ok(())) => continue,
-                Some(Err(error)) if !error.is_away() => errors.push(error),
-                Some(Err(_)) | None => {
-                    let name = self.from[index].name();
-                    self.outside.tell(&format!(
-                        "note: {name} does not answer. It was fenced when the opening began; once it \
-                         is back, see with modshift status that it still is"
-                    ));
-                    self.absent[index] = true;
-                }
-            }
-        }
-        CutoverError::all(errors)
-    }
-
-    /// Each shard for itself, as soon as it answers; those that do not are named in the end.
-    pub(super) async fn unfence(&mut self) -> Result<(), CutoverError> {
-        let run = self.register.name.clone();
-        let deadline = Instant::now() + self.settings.patience;
-        let journal_lost = matches!(self.lost, Some(CutoverError::JournalLost(_)));
-        let mut waiting: Vec<&mut Shard> = self.from.iter_mut().collect();
-        loop {
-            let let_go = join_all(waiting.iter_mut().map(|shard| undo_marker(shard, &run))).await;
-            let silent: Vec<String> = waiting
-                .iter_mut()
-                .zip(&let_go)
-                .filter(|(_, outcome)| outcome.is_err())
-                .map(|(shard, _)| shard.keys()[0].clone())
-                .collect();
-            let mut still = Vec::new();
-            let mut errors = Vec::new();
-            let mut free = Vec::new();
-            for (shard, outcome) in waiting.into_iter().zip(let_go) {
-                // A shard on the same server must have its marker first.
-                match outcome {
-                    Err(error) => {
-                        errors.push(error);
-                        still.push(shard);
-                    }
-                    Ok(()) if silent.contains(&shard.keys()[0]) => still.push(shard),
-                    Ok(()) => free.push(shard),
-                }
-            }
-            let released =
-                join_all(free.iter_mut().map(|shard| fence::release(shard, Release::Restore)))
-                    .await;
-            for (shard, outcome) in free.into_iter().zip(released) {
-                if let Err(error) = outcome {
-                    errors.push(error);
-                    still.push(shard);
-                } else {
-                    self.outside.tell(&format!("{} serves", shard.name()));
-                }
-            }
-            if still.is_empty() {
-                break;
-            }
-            if journal_lost || Instant::now() >= deadline {
-                return CutoverError::all(errors);
-            }
-            waiting = still;
-            tokio::time::sleep(RETRY).await;
-        }
-        let keys: Vec<String> = self.from.iter().flat_map(Shard::keys).collect();
-        match self.register.forget(&keys).await {
-            Err(error @ CutoverError::JournalLost(_)) => {
-                self.lost.get_or_insert(error);
-                Ok(())
-            }
-            outcome => outcome,
-        }
     }
 }
 
@@ -434,21 +271,6 @@ fn cannot_tell(
         _ => String::new(),
     };
     CutoverError::CannotTell { server: shard.name().to_owned(), detail }
-}
-
-async fn serving_marker(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
-    match fence::phase(shard).await? {
-        Some(Phase::Serving) => Ok(()),
-        _ => fence::mark(shard, Phase::Serving, run).await.map(drop),
-    }
-}
-
-/// The fence may not have come as far as its marker.
-async fn undo_marker(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
-    match fence::phase(shard).await? {
-        Some(Phase::Fenced) => fence::mark(shard, Phase::Serving, run).await.map(drop),
-        Some(Phase::Serving) | None => Ok(()),
-    }
 }
 
 /// All at once, every error kept.

@@ -66,7 +66,10 @@ impl<O: Outside> Cutover<O> {
         self.show("");
         outcome?;
         stage::reached(after, 1).await;
-        self.register.write(Entry::Done(step), None).await?;
+        match step {
+            Step::Open => self.write_forward(Entry::Done(step), None).await?,
+            _ => self.register.write(Entry::Done(step), None).await?,
+        }
         self.timings.push((step, begun.elapsed()));
         if self.register.journal().pausing() {
             self.paused.get_or_insert_with(Instant::now);
@@ -78,35 +81,21 @@ impl<O: Outside> Cutover<O> {
         Ok(())
     }
 
-    pub(super) async fn undo(
+    /// An entry behind the point of no return: tried until it is written or the process is stopped.
+    pub(super) async fn write_forward(
         &mut self,
-        step: Step,
-        act: impl AsyncFnOnce(&mut Self) -> Result<(), CutoverError>,
+        entry: Entry,
+        detail: Option<&str>,
     ) -> Result<(), CutoverError> {
-        if next(self.register.journal(), &self.facts) != Action::Undo(step) {
-            return Ok(());
-        }
-        let (before, after) = undo_stages(step);
-        stage::reached(before, 1).await;
-        self.show(&format!("undo {step}"));
-        let outcome = Box::pin(act(self)).await;
-        self.show("");
-        match outcome {
-            Ok(()) => {}
-            Err(error @ CutoverError::Superseded { .. }) => return Err(error),
-            Err(error) if step == Step::Publish => {
-                // The shards must not wait for a target.
-                self.outside.tell(&format!("the routing was not taken back everywhere: {error}"));
-                self.facts.unpublish_failed = true;
-                self.lost.get_or_insert(error);
-                return Ok(());
+        let direction = self.direction();
+        let mut interrupt = self.interrupt.clone();
+        tokio::select! {
+            written = self.register.write_however_long(entry, detail) => written,
+            () = interrupted(&mut interrupt) => {
+                let missing = "the journal could not be written".to_owned();
+                Err(CutoverError::Unopened { direction, missing })
             }
-            Err(error) => return Err(error),
         }
-        stage::reached(after, 1).await;
-        self.note(Entry::Undone(step)).await?;
-        self.outside.tell(&format!("{step} undone"));
-        Ok(())
     }
 
     pub(super) async fn turn(&mut self) -> Result<(), CutoverError> {
@@ -206,7 +195,8 @@ impl<O: Outside> Cutover<O> {
     }
 }
 
-async fn interrupted(interrupt: &mut watch::Receiver<bool>) {
+/// Never while nobody interrupts.
+pub(super) async fn interrupted(interrupt: &mut watch::Receiver<bool>) {
     if interrupt.wait_for(|stop| *stop).await.is_err() {
         // Nobody is left who could.
         std::future::pending::<()>().await;
@@ -224,12 +214,5 @@ const fn stages(step: Step) -> (&'static str, &'static str) {
         Step::Publish => ("before_publish", "after_publish"),
         Step::Seal => ("before_seal", "after_seal"),
         Step::Open => ("before_open", "after_open"),
-    }
-}
-
-const fn undo_stages(step: Step) -> (&'static str, &'static str) {
-    match step {
-        Step::Publish => ("before_undo_publish", "after_undo_publish"),
-        _ => ("before_undo_fence", "after_undo_fence"),
     }
 }

@@ -6,7 +6,9 @@
 
 mod act;
 mod drive;
+mod open;
 mod shared;
+mod undo;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -152,7 +154,8 @@ impl<O: Outside> Cutover<O> {
         match next(self.register.journal(), &self.facts) {
             Action::End(End::To) => {
                 stage::reached("before_end", 1).await;
-                self.register.write(Entry::Ended(End::To), self.report().as_deref()).await?;
+                let report = self.report();
+                self.write_forward(Entry::Ended(End::To), report.as_deref()).await?;
                 Ok(Outcome::Done)
             }
             Action::TurnBack | Action::Undo(_) | Action::End(End::From) => {
@@ -188,8 +191,7 @@ impl<O: Outside> Cutover<O> {
     async fn back(&mut self) -> Result<(), CutoverError> {
         self.facts.wish = Wish::Back;
         self.turn().await?;
-        self.undo(Step::Publish, Self::publish_back).await?;
-        self.undo(Step::Fence, Self::unfence).await?;
+        self.undo().await?;
         self.end_back().await
     }
 }

@@ -10,12 +10,20 @@ use crate::server::PLACE;
 use crate::shard::Shard;
 use crate::step::Side;
 
+/// What becomes of a server that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Away {
+    Missed,
+    /// It shares no server with one that answers.
+    Passed,
+}
+
 impl<O: Outside> Cutover<O> {
-    pub(super) async fn find_shared(&mut self) -> Result<(), CutoverError> {
+    pub(super) async fn find_shared(&mut self, away: Away) -> Result<(), CutoverError> {
         let absent = self.absent.iter().copied().chain(std::iter::repeat(false));
         let froms = self.from.iter_mut().zip(absent);
         let all = froms.chain(self.to.iter_mut().map(|shard| (shard, false)));
-        let asked = join_all(all.map(|(shard, absent)| places(shard, absent))).await;
+        let asked = join_all(all.map(|(shard, absent)| places(shard, absent, away))).await;
         let asked = asked.into_iter().collect::<Result<Vec<_>, _>>()?;
         let names: Vec<String> =
             self.from.iter().chain(&self.to).map(|shard| shard.name().to_owned()).collect();
@@ -53,13 +61,16 @@ impl<O: Outside> Cutover<O> {
 
 /// What its servers call themselves. `absent`: it does not answer, and shares no server with one
 /// that does.
-async fn places(shard: &mut Shard, absent: bool) -> Result<Vec<String>, CutoverError> {
+async fn places(shard: &mut Shard, absent: bool, away: Away) -> Result<Vec<String>, CutoverError> {
     let mut found = Vec::new();
     if absent {
         return Ok(found);
     }
     for server in shard.servers() {
-        let place: Vec<String> = server.ask("asking which server it is", PLACE).await?;
+        let place: Vec<String> = match server.ask("asking which server it is", PLACE).await {
+            Err(error) if away == Away::Passed && error.is_away() => continue,
+            place => place?,
+        };
         found.push(place.into_iter().next().unwrap_or_default());
     }
     Ok(found)

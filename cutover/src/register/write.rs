@@ -24,6 +24,24 @@ impl Register {
     /// Writes an entry, or fails without anyone knowing whether it is there. Then it counts as
     /// written if it is [`owed`], and is brought by the next write that succeeds.
     pub async fn write(&mut self, entry: Entry, detail: Option<&str>) -> Result<(), CutoverError> {
+        self.write_for(entry, detail, WRITE_PATIENCE).await
+    }
+
+    /// The same, tried until it is known to be there, or whose run it is.
+    pub async fn write_however_long(
+        &mut self,
+        entry: Entry,
+        detail: Option<&str>,
+    ) -> Result<(), CutoverError> {
+        self.write_for(entry, detail, Duration::MAX).await
+    }
+
+    async fn write_for(
+        &mut self,
+        entry: Entry,
+        detail: Option<&str>,
+        patience: Duration,
+    ) -> Result<(), CutoverError> {
         assert!(legal(self.journal(), entry), "journal entry {entry:?} cannot follow");
         self.entries += 1;
         let (state, step) = words(entry);
@@ -44,7 +62,7 @@ impl Register {
         let mut statements: Vec<(Option<u64>, String)> =
             self.owed.iter().map(|(number, sql)| (Some(*number), sql.clone())).collect();
         statements.push((Some(self.entries), insert.clone()));
-        let outcome = self.commit(&statements).await;
+        let outcome = self.commit(&statements, patience).await;
         match &outcome {
             Ok(()) => self.owed.clear(),
             Err(CutoverError::JournalLost(_)) if owed(entry) => {
@@ -72,7 +90,7 @@ impl Register {
             (None, sql)
         };
         let statements: Vec<_> = was.iter().map(statement).collect();
-        self.commit(&statements).await
+        self.commit(&statements, WRITE_PATIENCE).await
     }
 
     pub async fn forget(&mut self, servers: &[String]) -> Result<(), CutoverError> {
@@ -80,17 +98,22 @@ impl Register {
             (None, format!("DELETE FROM modshift_fence WHERE server = {}", quote(server)))
         };
         let statements: Vec<_> = servers.iter().map(statement).collect();
-        self.commit(&statements).await
+        self.commit(&statements, WRITE_PATIENCE).await
     }
 
     /// One transaction that begins with the compare-and-set. After a lost connection it is tried
     /// again; the number of an entry tells whether it was done already.
-    async fn commit(&mut self, statements: &[(Option<u64>, String)]) -> Result<(), CutoverError> {
+    async fn commit(
+        &mut self,
+        statements: &[(Option<u64>, String)],
+        patience: Duration,
+    ) -> Result<(), CutoverError> {
         if let Some(script) = &mut self.script {
             script.extend(statements.iter().map(|(_, sql)| sql.clone()));
             return Ok(());
         }
-        let deadline = Instant::now() + WRITE_PATIENCE;
+        let begun = Instant::now();
+        let mut said = false;
         loop {
             let endpoint = self.endpoint.clone();
             let error = match within(&endpoint, self.attempt(statements)).await {
@@ -99,8 +122,12 @@ impl Register {
                 Err(error) => error,
             };
             self.conn = None;
-            if error.class() != modshift_mariadb::Class::Retry || Instant::now() >= deadline {
+            if error.class() != modshift_mariadb::Class::Retry || begun.elapsed() >= patience {
                 return Err(CutoverError::JournalLost(error));
+            }
+            if begun.elapsed() >= WRITE_PATIENCE && !said {
+                tracing::warn!(%error, "the journal is written as soon as its server answers");
+                said = true;
             }
             tokio::time::sleep(WRITE_PAUSE).await;
         }

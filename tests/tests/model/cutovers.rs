@@ -168,7 +168,6 @@ fn every_rule_left_out_is_noticed() {
         (W::Owed, outages(), order),
         (W::NoReturn, kills(), order),
         (W::Opening, outages(), missing),
-        (W::UndoOrder, kills(), order),
         (W::TakenBack, kills(), order),
         (W::LedBack, outages(), order),
         (W::NewerVersion, kills(), order),

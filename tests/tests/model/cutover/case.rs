@@ -22,8 +22,6 @@ pub enum Without {
     NoReturn,
     /// An opening that was journaled is taken to have been begun.
     Opening,
-    /// The fence is undone before the routing.
-    UndoOrder,
     /// A run that is undone leaves the routing as it is.
     TakenBack,
     /// Who is cut off from the journal lets shards go without leading clients back to them.

@@ -56,6 +56,8 @@ pub enum Action {
     Watch(Ask),
     /// By place among the processes that there are.
     Step(usize),
+    /// Routing and fence are undone at once: the fence may be through first.
+    StepFence(usize),
     /// A step that writes the journal; nobody hears that it was written.
     StepUnheard(usize),
     /// The step under way fails, takes too long, or is interrupted.
@@ -99,6 +101,9 @@ impl Cutovers {
         let (world, left) = (&state.world, state.left);
         if !operator.waits(world, &self.case) {
             out.push(Action::Step(place));
+            if operator.undoes_both(&self.case) {
+                out.push(Action::StepFence(place));
+            }
             if left.outages > 0 && !world.journal_down() && operator.writes(&self.case) {
                 out.push(Action::StepUnheard(place));
             }
@@ -270,6 +275,7 @@ impl Model for Cutovers {
                     }
                 }
             }
+            Action::StepFence(place) => next.operators[place].fence_first(),
             Action::Fail(place) => {
                 next.left.troubles = next.left.troubles.saturating_sub(1);
                 next.operators[place].trouble();

@@ -7,6 +7,7 @@
 
 mod pieces;
 
+use modshift_cutover::outside::Routed;
 use modshift_cutover::{
     Action, Admission, Ask, End, Entry, Facts, Journal, Opening, Refusal, Run, Side, Step, Stop,
     Told, Wish, admit, next, opening, owed,
@@ -145,13 +146,26 @@ impl Operator {
     }
 
     fn next(&self, case: &Case) -> Action {
-        match next(&self.run.journal, &self.facts(case)) {
-            Action::Undo(Step::Publish)
-                if case.without == Without::UndoOrder && self.run.journal.stands(Step::Fence) =>
-            {
-                Action::Undo(Step::Fence)
-            }
-            action => action,
+        next(&self.run.journal, &self.facts(case))
+    }
+
+    /// Is it about to undo routing and fence?
+    pub fn undoes_both(&self, case: &Case) -> bool {
+        self.at == At::Back
+            && self.next(case) == Action::Undo(Step::Publish)
+            && self.run.journal.stands(Step::Fence)
+    }
+
+    pub fn fence_first(&mut self) {
+        self.at = At::Undoing(Step::Fence, 0, false);
+    }
+
+    /// Once all is undone that could be, every target names the side that serves.
+    fn led_back(&self, world: &mut World) {
+        let side = self.from();
+        let back = |routed: &Option<Routed>| routed.is_none_or(|routed| routed.side == side);
+        if !world.targets.iter().all(back) && !self.led_astray {
+            world.fault("clients are not led back to the shards that serve");
         }
     }
 
@@ -370,9 +384,14 @@ impl Operator {
                 Action::TurnBack => self.note(Entry::TurnedBack, world, case, unheard)?,
                 Action::Undo(step) => self.at = At::Undoing(step, 0, false),
                 Action::End(end) => {
+                    self.led_back(world);
                     self.note(Entry::Ended(end), world, case, unheard)?;
                     let whole = !self.lost && !self.facts.unpublish_failed;
                     return Ok(Came::Over(if whole { Why::Ended } else { Why::Outside }));
+                }
+                Action::Stop(Stop::Unpublished) => {
+                    self.led_back(world);
+                    return Ok(Came::Over(Why::Outside));
                 }
                 Action::Take(_) | Action::Stop(_) => return Ok(Came::Over(Why::Outside)),
             },

@@ -1,0 +1,242 @@
+//! Undoing: the routing names the from-shards again, and they serve again. Both at once, each target
+//! and each shard for itself: the application waits, and none of them needs another.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join, join_all};
+use modshift_changelog::stage;
+use tokio::sync::watch;
+
+use super::Cutover;
+use crate::decide::{Action, Entry, next, next_version};
+use crate::error::CutoverError;
+use crate::fence::{self, Phase, Release};
+use crate::outside::Outside;
+use crate::register::Claim;
+use crate::shard::Shard;
+use crate::step::{Side, Step};
+
+/// Between two attempts on a shard that does not answer.
+const RETRY: Duration = Duration::from_millis(300);
+
+impl<O: Outside> Cutover<O> {
+    pub(super) async fn undo(&mut self) -> Result<(), CutoverError> {
+        let publishes = next(self.register.journal(), &self.facts) == Action::Undo(Step::Publish);
+        let fences = self.register.journal().stands(Step::Fence);
+        if publishes {
+            stage::reached("before_undo_publish", 1).await;
+            self.show("undo publish");
+        }
+        if fences {
+            stage::reached("before_undo_fence", 1).await;
+            self.show("undo fence");
+        }
+        let (routed, let_go) = self.undo_both(publishes, fences).await;
+        self.show("");
+        match routed {
+            None => {}
+            Some(Ok(())) => {
+                self.note(Entry::Undone(Step::Publish)).await?;
+                self.outside.tell("publish undone");
+            }
+            Some(Err(error @ CutoverError::Superseded { .. })) => return Err(error),
+            Some(Err(error)) => {
+                self.outside.tell(&format!("the routing was not taken back everywhere: {error}"));
+                self.facts.unpublish_failed = true;
+                self.lost.get_or_insert(error);
+            }
+        }
+        match let_go {
+            None => Ok(()),
+            Some(let_go) => {
+                let_go?;
+                self.forget().await?;
+                self.note(Entry::Undone(Step::Fence)).await?;
+                self.outside.tell("fence undone");
+                Ok(())
+            }
+        }
+    }
+
+    /// What came of the routing, and of the shards, where they were to be undone.
+    async fn undo_both(
+        &mut self,
+        publishes: bool,
+        fences: bool,
+    ) -> (Option<Result<(), CutoverError>>, Option<Result<(), CutoverError>>) {
+        let (side, published) = (self.direction().from(), self.published_version());
+        // Else nobody came further than the journal.
+        let begun = self.published || self.published_before;
+        let run = self.register.name.clone();
+        let claim = (!self.settings.dry).then(|| self.register.claim());
+        // No new connection can prove whose run it is.
+        let once = matches!(self.lost, Some(CutoverError::JournalLost(_)));
+        let deadline = match once {
+            true => Instant::now(),
+            false => Instant::now() + self.settings.patience,
+        };
+        let (outside, from) = (&self.outside, &mut self.from);
+        let (held, holds) = watch::channel(false);
+        let routing = async {
+            let outcome = match publishes {
+                false => return None,
+                true if !begun => Ok(()),
+                true => lead_back(outside, claim, side, published, holds).await,
+            };
+            if outcome.is_ok() {
+                stage::reached("after_undo_publish", 1).await;
+            }
+            Some(outcome)
+        };
+        let letting_go = async {
+            let outcome = match fences {
+                true => let_go(from, &run, deadline, &held, outside).await,
+                false => {
+                    drop(held);
+                    return None;
+                }
+            };
+            // Whoever waits for a shard that holds waits no longer.
+            drop(held);
+            if outcome.is_ok() {
+                stage::reached("after_undo_fence", 1).await;
+            }
+            Some(outcome)
+        };
+        join(Box::pin(routing), Box::pin(letting_go)).await
+    }
+
+    /// What the from-shards' servers were is remembered no longer.
+    async fn forget(&mut self) -> Result<(), CutoverError> {
+        let keys: Vec<String> = self.from.iter().flat_map(Shard::keys).collect();
+        match self.register.forget(&keys).await {
+            Err(error @ CutoverError::JournalLost(_)) => {
+                self.lost.get_or_insert(error);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// Publishes the from-side, by whoever owns the run.
+///
+/// One that is cut off from the journal takes back no more than its run's own routing, while who
+/// takes over has not published yet: that one fences every from-shard before it does, ends this
+/// process's connection for that, and leaves this version out. `holds`: a connection to a from-shard
+/// stands on which nobody else can have acted since.
+async fn lead_back(
+    outside: &impl Outside,
+    claim: Option<Claim>,
+    side: Side,
+    published: Option<u64>,
+    mut holds: watch::Receiver<bool>,
+) -> Result<(), CutoverError> {
+    let routed = outside.routed().await.map_err(CutoverError::Publish)?;
+    let ours = match claim {
+        Some(claim) => claim.verify().await,
+        None => Ok(()),
+    };
+    let version = match ours {
+        Ok(()) => next_version(routed, published),
+        Err(error @ CutoverError::JournalLost(_)) => {
+            if holds.wait_for(|holds| *holds).await.is_err() {
+                return Err(error);
+            }
+            next_version(None, published)
+        }
+        Err(error) => return Err(error),
+    };
+    outside.publish_back(side, version).await.map_err(CutoverError::Publish)
+}
+
+/// Each shard as soon as it answers; those that do not by the deadline are named.
+async fn let_go(
+    from: &mut [Shard],
+    run: &str,
+    deadline: Instant,
+    held: &watch::Sender<bool>,
+    outside: &impl Outside,
+) -> Result<(), CutoverError> {
+    let mut servers: Vec<Vec<&mut Shard>> = Vec::new();
+    for shard in from {
+        let same = |others: &&mut Vec<&mut Shard>| others[0].keys()[0] == shard.keys()[0];
+        match servers.iter_mut().find(same) {
+            Some(others) => others.push(shard),
+            None => servers.push(vec![shard]),
+        }
+    }
+    let each = servers.into_iter().map(|shards| server(shards, run, deadline, held, outside));
+    let mut errors: Vec<CutoverError> = join_all(each).await.into_iter().flatten().collect();
+    match errors.iter().position(|error| matches!(error, CutoverError::Superseded { .. })) {
+        Some(superseded) => Err(errors.swap_remove(superseded)),
+        None => CutoverError::all(errors),
+    }
+}
+
+/// The shards of one server: all have their markers before the server takes writes.
+async fn server(
+    mut shards: Vec<&mut Shard>,
+    run: &str,
+    deadline: Instant,
+    held: &watch::Sender<bool>,
+    outside: &impl Outside,
+) -> Vec<CutoverError> {
+    let serves = Mutex::new(BTreeSet::new());
+    loop {
+        let marked = join_all(shards.iter_mut().map(|shard| undo_marker(shard, run, held))).await;
+        let mut errors: Vec<CutoverError> = marked.into_iter().filter_map(Result::err).collect();
+        if errors.is_empty() {
+            let released =
+                join_all(shards.iter_mut().map(|shard| release(shard, &serves, outside))).await;
+            let mut still = Vec::new();
+            for (shard, failed) in shards.into_iter().zip(released) {
+                if !failed.is_empty() {
+                    still.push(shard);
+                }
+                errors.extend(failed);
+            }
+            shards = still;
+        }
+        let superseded = errors.iter().any(|e| matches!(e, CutoverError::Superseded { .. }));
+        if errors.is_empty() || superseded || Instant::now() >= deadline {
+            return errors;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// The primary serves before its replicas are asked. `serves`: of which it was said.
+async fn release(
+    shard: &mut Shard,
+    serves: &Mutex<BTreeSet<u16>>,
+    outside: &impl Outside,
+) -> Vec<CutoverError> {
+    if let Err(error) = fence::release_primary(shard, Release::Restore).await {
+        return vec![error];
+    }
+    let first = serves.lock().unwrap_or_else(PoisonError::into_inner).insert(shard.number);
+    if first {
+        outside.tell(&format!("{} serves", shard.name()));
+    }
+    fence::release_replicas(shard, Release::Restore).await
+}
+
+/// The fence may not have come as far as its marker.
+async fn undo_marker(
+    shard: &mut Shard,
+    run: &str,
+    held: &watch::Sender<bool>,
+) -> Result<(), CutoverError> {
+    let stood = shard.primary.is_live();
+    let phase = fence::phase(shard).await?;
+    if stood {
+        held.send_replace(true);
+    }
+    match phase {
+        Some(Phase::Fenced) => fence::mark(shard, Phase::Serving, run).await.map(drop),
+        Some(Phase::Serving) | None => Ok(()),
+    }
+}
