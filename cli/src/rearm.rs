@@ -53,22 +53,30 @@ async fn rearm(
 ) -> anyhow::Result<Result<GtidSet, String>> {
     let mut server = Server::open(source).await?;
     server.run("START TRANSACTION", ()).await?;
-    let token: Option<(String, Option<String>)> =
-        server.first("SELECT phase, fence FROM modshift_token WHERE id = 1 FOR UPDATE", ()).await?;
-    let Some((phase, fence)) = token else {
+    let sql = "SELECT phase, fence, halted FROM modshift_token WHERE id = 1 FOR UPDATE";
+    let token: Option<(String, Option<String>, Option<String>)> = server.first(sql, ()).await?;
+    let Some((phase, fence, halted)) = token else {
         return Ok(Err(format!("{shard} has never been read: there is nothing to rearm")));
     };
     if TokenPhase::from_name(&phase) != Some(TokenPhase::Fenced) {
         let why = "its changes must reach the other side, so none may be passed over";
         return Ok(Err(format!("{shard} serves: {why}")));
     }
+    if halted.is_none() {
+        let what = "its reader has not halted, so there is nothing to rearm, and nothing was done";
+        let next = "`modshift status` names the readers that have: --shard NUMBER is a new shard, \
+                    with --old an old one";
+        return Ok(Err(format!("{shard}: {what}; {next}")));
+    }
     // Without a marker it never served, and had nothing to send.
     if fence.is_some() {
         let resume = match resume_point(&mut server).await? {
             Some(resume) => resume,
             None => {
-                let why = "so nothing proves that its changes have been applied";
-                return Ok(Err(format!("{shard} has served, and its resume point is lost, {why}")));
+                let why = "its resume point is not behind the fence, so nothing proves that its \
+                           changes have been applied";
+                let next = "start the daemons until its reader halts again, stop them, and repeat";
+                return Ok(Err(format!("{shard} has served, and {why}: {next}")));
             }
         };
         if let Err(objection) = all_applied(plan, shard, &resume).await? {

@@ -40,3 +40,18 @@ async fn lacks(shard: &mut Shard, markers: &[Gtid]) -> Result<Option<String>, Cu
         Some(rows) => Ok(Some(format!("{rows} rows wait for their place on {name}"))),
     }
 }
+
+/// Has the reader of a from-shard stopped at something? Then its marker never arrives.
+pub async fn reader_works(shard: &mut Shard) -> Result<(), CutoverError> {
+    let sql = "SELECT halted FROM modshift_token WHERE id = 1";
+    let halted = shard.primary.ask::<Option<String>>("asking for its reader", sql).await;
+    let halted = match halted {
+        // Seen elsewhere, and waited for.
+        Err(CutoverError::Server(error)) if error.is_connection_lost() => return Ok(()),
+        halted => halted?,
+    };
+    match halted.into_iter().flatten().next() {
+        Some(why) => Err(CutoverError::ReaderHalted { server: shard.name().to_owned(), why }),
+        None => Ok(()),
+    }
+}

@@ -45,6 +45,8 @@ pub enum CutoverError {
     Unfit { server: String, what: String },
     #[error("applier of {server} has stopped: {why}")]
     Halted { server: String, why: String },
+    #[error("reader of {server} has stopped: {why}")]
+    ReaderHalted { server: String, why: String },
     #[error("the fence of {server} did not hold")]
     Leak { server: String },
     #[error("routing was not published: {0}")]

@@ -280,9 +280,10 @@ impl ReadError {
             }
             ReadError::Statement { what, .. } => what.hint(),
             ReadError::ForeignWrite { .. } => {
-                "find out who writes to a shard that does not serve and stop it, undo what it \
-                 wrote, stop the daemons, run `modshift rearm` for this shard, start them again, \
-                 and verify"
+                "find out who writes to a shard that does not serve and stop it. If the run that \
+                 fenced the shard is undone, the reader carries the write over and goes on by \
+                 itself. If not, undo what was written, stop the daemons, run `modshift rearm` for \
+                 this shard, start them again, and verify"
             }
             ReadError::CopyWhileApplying { .. } => {
                 "a table can only be added to the plan before the cutover"

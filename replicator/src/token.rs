@@ -311,8 +311,12 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// Leaves the reason why this epoch's reader stopped, for `status` and the gate.
-pub async fn record_halt(primary: &Endpoint, epoch: u64, reason: &str) -> Result<(), ServerError> {
+/// Leaves the reason why this epoch's reader stopped, for `status` and the gate; `None`: it goes on.
+pub async fn record_halt(
+    primary: &Endpoint,
+    epoch: u64,
+    reason: Option<&str>,
+) -> Result<(), ServerError> {
     let failed = |error| server_error(primary, "recording the halt", error);
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
     conn.exec_drop(

@@ -198,6 +198,13 @@ impl<O: Outside> Cutover<O> {
         }
         let held = join_all(self.from.iter_mut().map(fence::holds)).await;
         let held = held.into_iter().collect::<Result<Vec<_>, _>>()?;
+        CutoverError::all(
+            join_all(self.from.iter_mut().map(drain::reader_works))
+                .await
+                .into_iter()
+                .filter_map(Result::err)
+                .collect(),
+        )?;
         self.fence_checked = Some(Instant::now());
         for (shard, _) in self.from.iter().zip(&held).filter(|(_, held)| !**held) {
             self.outside.tell(&format!("the fence of {} is put up again", shard.name()));

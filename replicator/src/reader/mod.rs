@@ -1,9 +1,11 @@
 //! One old shard's reader, from start to stop: the wiring of tail, snapshot, token and publisher.
 //!
 //! `supervise` opens an epoch, and another when the change log is lost; a [`Reader`] works within
-//! one. `primary` is what it asks the old shard's primary, `progress` what it has recorded and
-//! shows, `watch` what must stay true and shows in no event.
+//! one. `hold` is what becomes of a write behind a fence, `primary` what it asks the old shard's
+//! primary, `progress` what it has recorded and shows, `watch` what must stay true and shows in no
+//! event.
 
+mod hold;
 mod primary;
 mod progress;
 mod supervise;
@@ -209,7 +211,10 @@ impl<W: LogWriter> Reader<W> {
                 // What came before it is sent and recorded: `rearm` asks for that.
                 Err(error @ ReadError::ForeignWrite { .. }) => {
                     self.drain().await;
-                    return Err(error);
+                    tokio::select! {
+                        () = cancel.cancelled() => break,
+                        held = Box::pin(self.hold(plan, status, error)) => held?,
+                    }
                 }
                 Err(error) => return Err(error),
                 Ok(never) => match never {},

@@ -68,7 +68,7 @@ where
             let superseded = matches!(error, ReadError::Superseded { .. });
             if epoch_number > 0 && !superseded {
                 let primary = &plan.old[usize::from(shard.0)];
-                if let Err(error) = token::record_halt(primary, epoch_number, &text).await {
+                if let Err(error) = token::record_halt(primary, epoch_number, Some(&text)).await {
                     tracing::warn!(shard = shard.0, error = %error, "the halt is not recorded");
                 }
             }

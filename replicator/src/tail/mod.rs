@@ -6,7 +6,9 @@
 //!
 //! A group whose first row is of `modshift_watermark` was applied by modshift: what it changes came
 //! from where it would be sent, and is only counted. While the shard is fenced any other change of
-//! a planned table halts, so a token that arrives from there proves that nobody wrote before it.
+//! a planned table stops the reader, so a token that arrives from there proves that nobody wrote
+//! before it. Only once the log itself has shown that the fence was undone are such changes followed,
+//! up to the serving marker.
 
 mod counts;
 mod rows;
@@ -14,6 +16,7 @@ mod statement;
 mod token;
 
 pub use token::TokenColumns;
+pub(crate) use token::read_token;
 
 use std::sync::Arc;
 
@@ -69,6 +72,8 @@ pub struct Tail {
     group: Option<Group>,
     /// As of the last complete group.
     phase: TokenPhase,
+    /// The fence in force is undone further on in the log.
+    undone: bool,
     /// By table; present while the table is being copied.
     touched: Vec<Option<Touched>>,
     /// Newest token of this epoch that the log has shown.
@@ -113,6 +118,7 @@ impl Tail {
             tables: parts.tables,
             decoder: parts.decoder,
             phase: parts.resume.phase,
+            undone: false,
             history: History::new(parts.shard, parts.resume),
             group: None,
             token_seen: None,
@@ -140,6 +146,16 @@ impl Tail {
 
     pub fn phase(&self) -> TokenPhase {
         self.phase
+    }
+
+    pub fn token_columns(&self) -> TokenColumns {
+        self.token_columns
+    }
+
+    /// The fence in force is known to be undone by the next serving marker: what was written behind
+    /// it counts.
+    pub fn follow(&mut self) {
+        self.undone = true;
     }
 
     pub fn token_seen(&self) -> Option<u64> {

@@ -50,7 +50,7 @@ impl Tail {
         if table == self.token_table {
             return self.token_rows(rows);
         }
-        if self.phase == TokenPhase::Fenced {
+        if self.phase == TokenPhase::Fenced && !self.undone {
             return Err(ReadError::ForeignWrite {
                 shard: self.shard,
                 gtid: group.gtid,

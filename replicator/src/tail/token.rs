@@ -24,12 +24,12 @@ pub struct TokenColumns {
 
 /// A token row as the log shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TokenRow {
+pub(crate) struct TokenRow {
     epoch: u64,
     writes: u64,
     clock_us: i64,
-    phase: TokenPhase,
-    fence: Option<String>,
+    pub(crate) phase: TokenPhase,
+    pub(crate) fence: Option<String>,
 }
 
 impl Tail {
@@ -70,6 +70,7 @@ impl Tail {
             tracing::info!(shard = self.shard.0, gtid = %digest.gtid, phase = token.phase.name(),
                 fence = token.fence, "the phase has changed");
             self.phase = token.phase;
+            self.undone = false;
         }
         if token.epoch > self.epoch {
             let (shard, ours, theirs) = (self.shard, self.epoch, token.epoch);
@@ -92,7 +93,7 @@ impl Tail {
     }
 }
 
-fn read_token(row: &DecodedRow, columns: TokenColumns) -> Result<TokenRow, RowError> {
+pub(crate) fn read_token(row: &DecodedRow, columns: TokenColumns) -> Result<TokenRow, RowError> {
     let missing = || RowError("a column of modshift_token is NULL");
     let uint = |column| cell_uint(row.cell(column).ok_or_else(missing)?);
     let clock = cell_datetime(row.cell(columns.clock).ok_or_else(missing)?)?;

@@ -6,6 +6,7 @@ mod carried;
 mod crash;
 mod ending;
 mod fence;
+mod followed;
 mod grants;
 mod kept;
 mod network;

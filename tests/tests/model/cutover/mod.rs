@@ -1,7 +1,8 @@
 //! Cutover and rollback: operators that are killed, stand still, are cut off or come second.
 //!
 //! **Modelled**: old and new shards with their logs of writes and markers, and what the other side
-//! has applied of them; the tail's rule that a write behind a fence marker halts the stream; routing
+//! has applied of them; the tail's rule that a write behind a fence marker stops the stream, and is
+//! followed only where that fence is undone; routing
 //! targets; the journal with its lock and owner on new shard 0; operator processes that take their
 //! steps piece by piece (a shard closed, a marker written, a target told, an entry journaled), with
 //! sessions on the servers that the next process takes away. The application writes on every shard
@@ -223,7 +224,7 @@ impl Model for Cutovers {
                 out.push(Action::Write(side, index));
             }
             // Behind the second marker nothing looks any more: the fence itself must hold.
-            let fenced = shard.log.last() == Some(&Event::Marker(world::Phase::Fenced));
+            let fenced = matches!(shard.log.last(), Some(Event::Marker(world::Phase::Fenced, _)));
             let free = shard.session.is_none() || self.case.without == Without::KeeperLock;
             if left.keeps > 0 && state.keeping.is_none() && fenced && free && !shard.down {
                 out.push(Action::Look(side, index));
@@ -369,6 +370,14 @@ impl Model for Cutovers {
                         || model.nobody_waits(&state.world)
                 },
             ),
+            Property::always("what is undone is followed", |model: &Cutovers, state: &State| {
+                let ended = model.ended_well(&state.world) && state.operators.is_empty();
+                let from = state.world.store.run.as_ref().map(|run| run.direction.from());
+                let undone = from.filter(|&from| ended && state.world.all_open(from));
+                undone.is_none_or(|from| {
+                    state.world.side(from).iter().all(|shard| !shard.halted && !shard.held())
+                })
+            }),
             Property::sometimes("a cutover ends", |_, state: &State| {
                 state.ended(Direction::Cutover, End::To)
             }),

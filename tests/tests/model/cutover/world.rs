@@ -17,7 +17,8 @@ pub enum Phase {
 pub enum Event {
     /// A transaction of the application, which was acknowledged.
     Write,
-    Marker(Phase),
+    /// With the number of its run.
+    Marker(Phase, u8),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,7 +53,7 @@ impl Shard {
 
     fn phase_at(&self, events: usize) -> Phase {
         let marker = self.log[..events].iter().rev().find_map(|event| match event {
-            Event::Marker(phase) => Some(*phase),
+            Event::Marker(phase, _) => Some(*phase),
             Event::Write => None,
         });
         marker.unwrap_or(self.begin)
@@ -64,15 +65,41 @@ impl Shard {
     }
 
     pub fn can_stream(&self) -> bool {
-        !self.halted && self.applied < self.log.len()
+        !self.halted && !self.held() && self.applied < self.log.len()
     }
 
-    /// The tail's rule: what is written behind a fence marker halts the stream.
+    /// The tail's rule: what is written behind a fence marker stops the stream, until the log shows
+    /// whether the run that fenced the shard was undone. Then it is followed, else it halts.
     pub fn stream(&mut self) {
         match (self.log[self.applied], self.phase_at(self.applied)) {
-            (Event::Write, Phase::Fenced) => self.halted = true,
+            (Event::Write, Phase::Fenced) => match self.undone() {
+                Some(true) => self.applied += 1,
+                _ => self.halted = true,
+            },
             _ => self.applied += 1,
         }
+    }
+
+    /// It stands before such a write, and nothing tells yet.
+    pub fn held(&self) -> bool {
+        let stands = self.log.get(self.applied) == Some(&Event::Write);
+        stands && self.phase_at(self.applied) == Phase::Fenced && self.undone().is_none()
+    }
+
+    /// Is the next serving marker one of the run that had fenced the shard?
+    fn undone(&self) -> Option<bool> {
+        let marker = |event: &Event| match event {
+            Event::Marker(phase, run) => Some((*phase, *run)),
+            Event::Write => None,
+        };
+        let mut fenced = self.log[..self.applied].iter().rev().find_map(marker);
+        for (phase, run) in self.log[self.applied..].iter().filter_map(marker) {
+            if phase == Phase::Serving {
+                return Some(fenced.is_some_and(|(_, by)| by == run));
+            }
+            fenced = Some((phase, run));
+        }
+        None
     }
 
     pub fn all_applied(&self) -> bool {

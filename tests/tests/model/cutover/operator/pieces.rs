@@ -20,7 +20,9 @@ impl Operator {
         let (from, to) = (world.side(self.from()).len(), world.side(self.to()).len());
         let outcome = match step {
             Step::Close => self.close(self.to(), piece, world, case),
-            Step::Gate if world.side(self.from()).iter().any(|shard| shard.halted) => {
+            Step::Gate
+                if world.side(self.from()).iter().any(|shard| shard.halted || shard.held()) =>
+            {
                 Err(Failed::Unreachable)
             }
             Step::Gate if piece == 0 => {
@@ -115,7 +117,7 @@ impl Operator {
             // Its closing failed: no marker.
             return Err(Failed::Unreachable);
         }
-        shard.log.push(Event::Marker(Phase::Fenced));
+        shard.log.push(Event::Marker(Phase::Fenced, self.number));
         self.markers[index] = shard.log.len();
         Ok(())
     }
@@ -152,7 +154,7 @@ impl Operator {
     fn serving_marker(&self, side: Side, index: usize, world: &mut World, case: &Case) {
         let shard = world.shard(side, index);
         if shard.phase() == Phase::Fenced && case.without != Without::ServingMarker {
-            shard.log.push(Event::Marker(Phase::Serving));
+            shard.log.push(Event::Marker(Phase::Serving, self.number));
         }
     }
 
