@@ -157,13 +157,13 @@ fn every_rule_left_out_is_noticed() {
     let missing = "no acknowledged write is missing";
     let told = "who serves is told truly";
     let order = "journal and routing are in order";
-    let halts = "no stream halts but for a leak";
+    let followed = "what is undone is followed";
     let ends = "every run ends, or can be gone on with";
     let rules = [
         (W::EveryFence, kills(), both),
         (W::Markers, kills(), missing),
         (W::Seal, leaks(), missing),
-        (W::ServingMarker, kills(), halts),
+        (W::ServingMarker, kills(), followed),
         (W::JournalFirst, kills(), told),
         (W::Owed, outages(), order),
         (W::NoReturn, kills(), order),
