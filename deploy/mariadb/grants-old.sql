@@ -42,9 +42,6 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
     '.modshift_watermark TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_parked TO ', @account);
--- Which side serves, published by the cutover.
-EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE ON ', @in_schema,
-    '.modshift_routing TO ', @account);
 
 -- Rows that `modshift verify --repair` asks the reader to copy again.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,

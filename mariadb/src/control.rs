@@ -46,6 +46,29 @@ pub const SETTLED: &str = "modshift_settled";
 pub const REPAIR: &str = "modshift_repair";
 pub const FINISHED: &str = "modshift_finished";
 
+/// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
+/// that it keeps; and what its other commands or an operator made for them: [`OWN_REMAINS`].
+pub const OWN_TABLES: [&str; 13] = [
+    TOKEN,
+    PROGRESS,
+    WATERMARK,
+    PARKED,
+    REPAIR,
+    VERIFY,
+    SETTLED,
+    MISMATCH,
+    "modshift_routing",
+    "modshift_journal",
+    "modshift_operator",
+    "modshift_fence",
+    AUDIT,
+];
+
+/// What `check --deep` keeps, what a killed `check --trial` leaves behind, and the views of
+/// deploy/mariadb/grants-old.sql.
+pub const OWN_REMAINS: [&str; 4] =
+    ["modshift_check", "modshift_trial", "modshift_accounts", "modshift_writers"];
+
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.
 pub const RESUME_ROW: &str = "@resume";

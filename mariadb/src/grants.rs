@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Privileges of one account, those of its active roles and of PUBLIC included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
+    /// Whose they are, as SHOW GRANTS prints it: `user`@`host`.
+    account: Option<String>,
     global: BTreeSet<String>,
     /// By schema pattern as granted: `_`, `%` and `\` as in LIKE.
     schemas: BTreeMap<String, BTreeSet<String>>,
     /// By schema and table. Column privileges are not counted: they cover a part of each row.
     tables: BTreeMap<(String, String), BTreeSet<String>>,
+    /// By schema, table and column, for tables of which not all columns are granted.
+    columns: BTreeMap<(String, String, String), BTreeSet<String>>,
 }
 
 const ALL: &str = "ALL PRIVILEGES";
@@ -31,7 +35,12 @@ impl Grants {
         let rest = line.strip_prefix("GRANT ")?;
         let (privileges, rest) = split_unquoted(rest, " ON ")?;
         let (object, rest) = split_unquoted(rest, " TO ")?;
-        let mut privileges = privileges_of(privileges);
+        let grantee = split_unquoted(rest, " ").map_or(rest, |(grantee, _)| grantee);
+        // Roles have no host.
+        if self.account.is_none() && split_unquoted(grantee, "@").is_some() {
+            self.account = Some(grantee.to_owned());
+        }
+        let (mut privileges, of_columns) = privileges_of(privileges);
         if split_unquoted(rest, " WITH ").is_some_and(|(_, with)| with.contains(GRANT_OPTION)) {
             privileges.insert(GRANT_OPTION.to_owned());
         }
@@ -41,7 +50,12 @@ impl Grants {
             self.schemas.entry(unquote(schema)?).or_default()
         } else if object.starts_with('`') {
             let (schema, table) = split_unquoted(object, ".")?;
-            self.tables.entry((unquote(schema)?, unquote(table)?)).or_default()
+            let (schema, table) = (unquote(schema)?, unquote(table)?);
+            for (privilege, column) in of_columns {
+                let key = (schema.clone(), table.clone(), column);
+                self.columns.entry(key).or_default().insert(privilege);
+            }
+            self.tables.entry((schema, table)).or_default()
         } else {
             return None;
         };
@@ -72,6 +86,21 @@ impl Grants {
                 .is_some_and(|held| holds(held, privilege))
     }
 
+    /// Held on the column, or on all of them.
+    pub fn has_on_column(&self, schema: &str, table: &str, column: &str, privilege: &str) -> bool {
+        self.has_on_table(schema, table, privilege)
+            || self.columns.iter().any(|((s, t, c), held)| {
+                (s.as_str(), t.as_str()) == (schema, table)
+                    && c.eq_ignore_ascii_case(column)
+                    && held.contains(privilege)
+            })
+    }
+
+    /// The account that the server took the login for, as GRANT takes it.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
+    }
+
     pub fn global(&self) -> impl Iterator<Item = &str> {
         self.global.iter().map(String::as_str)
     }
@@ -81,22 +110,31 @@ fn holds(held: &BTreeSet<String>, privilege: &str) -> bool {
     held.contains(privilege) || held.contains(ALL) && privilege != GRANT_OPTION
 }
 
-/// `SELECT (`a`, `b`), INSERT` holds INSERT only.
-fn privileges_of(list: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+/// `SELECT (`a`, `b`), INSERT` holds INSERT on the whole, and SELECT on two columns.
+fn privileges_of(list: &str) -> (BTreeSet<String>, Vec<(String, String)>) {
+    let (mut found, mut of_columns) = (BTreeSet::new(), Vec::new());
     let mut rest = list;
     while !rest.is_empty() {
         let end = rest.find([',', '(']).unwrap_or(rest.len());
         let (name, after) = rest.split_at(end);
-        if after.starts_with('(') {
-            let Some((_, after)) = split_unquoted(after, ")") else { break };
+        if let Some(within) = after.strip_prefix('(') {
+            let Some((mut columns, after)) = split_unquoted(within, ")") else { break };
+            loop {
+                let (column, more) = split_unquoted(columns, ",").unwrap_or((columns, ""));
+                let column = unquote(column.trim());
+                of_columns.extend(column.map(|column| (name.trim().to_owned(), column)));
+                if more.is_empty() {
+                    break;
+                }
+                columns = more;
+            }
             rest = after.trim_start_matches([',', ' ']);
             continue;
         }
         found.insert(name.trim().to_owned());
         rest = after.trim_start_matches([',', ' ']);
     }
-    found
+    (found, of_columns)
 }
 
 /// At the first `separator` that is not within backticks.
@@ -154,6 +192,7 @@ mod tests {
             "GRANT PROXY ON ''@'%' TO 'root'@'localhost' WITH GRANT OPTION",
             "SET DEFAULT ROLE `reader` FOR `m`@`%`",
         ]);
+        assert_eq!(grants.account(), Some("`m`@`%`"));
         let global: Vec<_> = grants.global().collect();
         assert_eq!(global, ["BINLOG MONITOR", "REPLICATION SLAVE"]);
         assert!(grants.has_on_schema("sh_3", "INSERT"));
@@ -162,6 +201,9 @@ mod tests {
         assert!(!grants.has_on_schema("sh_3", "GRANT OPTION"));
         assert!(grants.has_on_table("d", "od`d", "INSERT"));
         assert!(!grants.has_on_table("d", "od`d", "SELECT"));
+        assert!(grants.has_on_column("d", "od`d", "y", "SELECT"));
+        assert!(grants.has_on_column("d", "od`d", " ON ", "SELECT"));
+        assert!(!grants.has_on_column("d", "od`d", "z", "SELECT"));
         assert!(!grants.has_on_table("d", "p", "EXECUTE"));
     }
 }

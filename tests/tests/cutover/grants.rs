@@ -25,13 +25,38 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
     estate.old[0].run("SELECT NEXTVAL(numbers)").await?;
     let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{DAEMONS}\""));
     std::fs::write(estate.plan_path(), plan)?;
+    // Each command that comes before the first row is copied, and those that only look.
+    let list = estate.dir().join("meeting.tsv").display().to_string();
+    for args in [
+        &["schema"][..],
+        &["schema", "--apply"],
+        &["check", "--deep", "--sample", "--collisions", &list],
+        &["check", "--trial"],
+        &["audit"],
+    ] {
+        may(&site, args, &[0, 1]).await?;
+    }
     let writer = site.writer(41, 60.0).await?;
     let daemons = site.daemons()?;
+    may(&site, &["gate", "--wait", "120s"], &[0]).await.with_context(|| says(&daemons))?;
+    for args in [
+        &["verify"][..],
+        &["verify", "--repair"],
+        &["status"],
+        &["cutover", "--dry-run"],
+        &["check", "--quick"],
+    ] {
+        may(&site, args, &[0, 1]).await?;
+    }
     for (command, serves) in [("cutover", "new"), ("rollback", "old"), ("cutover", "new")] {
         let ran = site.command(&[command, "--wait", "150s"], &[0]).await;
         ran.with_context(|| says(&daemons))?;
         ensure!(site.accepts(true).await? == serves);
         writer.commits(30, LIMIT).await.with_context(|| says(&daemons))?;
+        if serves == "new" {
+            may(&site, &["verify", "--back"], &[0]).await.with_context(|| says(&daemons))?;
+            may(&site, &["rollback", "--dry-run"], &[0, 1]).await?;
+        }
     }
     writer.stop().await?;
     modshift_tests::drained_back(estate, LIMIT).await?;
@@ -39,6 +64,29 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
     for daemon in &daemons {
         daemon.stop(LIMIT).await?;
     }
-    site.command(&["finish"], &[0]).await?;
-    site.command(&["unfence"], &[0]).await.map(drop)
+    for args in [
+        &["rearm", "--shard", "0", "--old"][..],
+        &["check", "--quick"],
+        &["finish", "--dry-run"],
+        &["finish"],
+        &["status"],
+        &["unfence", "--dry-run"],
+        &["unfence"],
+        &["audit"],
+    ] {
+        let only_looks = ["check", "status", "rearm"].contains(&args[0]);
+        let codes: &[i32] = if only_looks { &[0, 1, 2] } else { &[0] };
+        may(&site, args, codes).await?;
+    }
+    Ok(())
+}
+
+/// A command that no server refuses anything.
+async fn may(site: &Site, args: &[&str], codes: &[i32]) -> Result<String> {
+    let said = site.command(args, codes).await?;
+    for word in ["denied", "lacks ", "you need (at least one of)"] {
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains(word)).collect();
+        ensure!(lines.is_empty(), "modshift {}: {lines:#?}", args.join(" "));
+    }
+    Ok(said)
 }

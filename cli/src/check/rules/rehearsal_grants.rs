@@ -2,6 +2,7 @@
 //! grants-cutover.sql. A rehearsal makes schema and tables itself, and accounts to write there.
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{Kind, Standing, Survey};
 
 const RULE: &str = "grants";
@@ -28,28 +29,46 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             continue;
         }
         let user = &further.endpoint.user;
-        let mut lacks = |missing: Vec<&str>, on: &str, why: &str| {
+        let account = mend::account(&facts.grants, user);
+        let mut lacks = |missing: Vec<&str>, (shown, on): (&str, &str), way: Way, why: &str| {
             if missing.is_empty() {
                 return;
             }
             let subject = format!("{further}: user {user}");
-            let actual = format!("lacks {} on {on}, {why}", missing.join(", "));
+            let actual = format!("lacks {} on {shown}, {why}", missing.join(", "));
             faults.push(
                 Fault::new(Severity::Warning, RULE, subject, actual)
                     .expected("the privileges of deploy/mariadb/grants-rehearsal.sql")
-                    .mend(grant(&missing, on, user)),
+                    .mend(Mend::run(way, [grant(&missing, on, &account)])),
             );
         };
         let why = "needed to rehearse there";
-        let global = of_server(facts);
-        lacks(global.into_iter().filter(|p| !facts.grants.has_global(p)).collect(), "*.*", why);
+        let global = of_server(facts).into_iter().filter(|p| !facts.grants.has_global(p));
+        lacks(global.collect(), ("*.*", "*.*"), Way::GrantGlobal, why);
         for schema in schemas {
             let missing = IN_SCHEMA.into_iter().filter(|p| !facts.grants.has_on_schema(schema, p));
-            lacks(missing.collect(), &format!("`{schema}`.*"), why);
+            let (shown, on) = (format!("`{schema}`.*"), mend::on_schema(schema));
+            lacks(missing.collect(), (&shown, &on), Way::GrantSchema, why);
         }
-        if !facts.grants.has_on_table("mysql", "global_priv", "SELECT") {
-            let why = "needed to see which accounts are locked";
-            lacks(vec!["SELECT"], "mysql.global_priv", why);
+        for (table, columns, why) in [
+            (
+                "global_priv",
+                &["User", "Host", "Priv"][..],
+                "needed to see which accounts are locked",
+            ),
+            (
+                "proc",
+                &["db", "name", "type", "definer", "security_type"],
+                "needed to see which routines there are",
+            ),
+            ("event", &["db", "name", "status", "definer"], "needed to see which events there are"),
+        ] {
+            let has = |column: &&str| facts.grants.has_on_column("mysql", table, column, "SELECT");
+            if !columns.iter().all(has) {
+                let select = format!("SELECT ({})", columns.join(", "));
+                let on = format!("mysql.{table}");
+                lacks(vec![&select], (&on, &on), Way::GrantColumns, why);
+            }
         }
     }
     faults
@@ -72,12 +91,12 @@ fn of_server(facts: &Standing) -> Vec<&'static str> {
 }
 
 /// GRANT OPTION is not in the list of privileges but behind the account.
-fn grant(missing: &[&str], on: &str, user: &str) -> String {
+fn grant(missing: &[&str], on: &str, account: &str) -> String {
     const OPTION: &str = "GRANT OPTION";
     let listed: Vec<&str> = missing.iter().copied().filter(|p| *p != OPTION).collect();
     let list = if listed.is_empty() { "USAGE".to_owned() } else { listed.join(", ") };
     let option = if missing.contains(&OPTION) { " WITH GRANT OPTION" } else { "" };
-    format!("GRANT {list} ON {on} TO {user}@...{option}")
+    format!("GRANT {list} ON {on} TO {account}{option}")
 }
 
 #[cfg(test)]
@@ -104,16 +123,19 @@ mod tests {
         assert_eq!(found.len(), 5, "{found:#?}");
         let line = "warning  rehearsal server trial:3306: user u: lacks GRANT OPTION on \
                     `trial_0`.*, needed to rehearse there, expected the privileges of \
-                    deploy/mariadb/grants-rehearsal.sql; mend: GRANT USAGE ON `trial_0`.* TO \
-                    u@... WITH GRANT OPTION";
+                    deploy/mariadb/grants-rehearsal.sql; mend: GRANT USAGE ON `trial\\_0`.* TO \
+                    `u`@`%` WITH GRANT OPTION;";
         assert_eq!(found[0], line);
         assert!(of(&[&format!("{all} WITH GRANT OPTION")]).is_empty());
         let found = of(&[r"GRANT ALL PRIVILEGES ON `trial\_%`.* TO `u`@`%` WITH GRANT OPTION"]);
-        assert_eq!(found.len(), 2, "{found:#?}");
+        assert_eq!(found.len(), 4, "{found:#?}");
         assert!(
             found[0].contains("lacks REPLICATION SLAVE, SLAVE MONITOR, READ_ONLY"),
             "{found:?}"
         );
-        assert!(found[1].contains("lacks SELECT on mysql.global_priv"), "{found:?}");
+        assert!(
+            found[1].contains("lacks SELECT (User, Host, Priv) on mysql.global_priv"),
+            "{found:?}"
+        );
     }
 }

@@ -4,6 +4,7 @@
 use modshift_mariadb::Grants;
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{Part, Survey};
 
 const RULE: &str = "grants";
@@ -24,19 +25,20 @@ fn reading(part: Part<'_>) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !grants.has_global("REPLICATION SLAVE") {
         let why = "needed to read the binlog";
-        faults.push(lacks(Severity::Fault, part, user, "REPLICATION SLAVE", "*.*", why));
+        faults.push(lacks(Severity::Fault, part, (user, grants), "REPLICATION SLAVE", None, why));
     }
     for (privilege, why) in [
-        ("BINLOG MONITOR", super::grants::FILTERS),
+        ("BINLOG MONITOR", super::needs::FILTERS),
         ("SLAVE MONITOR", "needed to see whether replication leaves something out"),
     ] {
         if !grants.has_global(privilege) {
-            faults.push(lacks(Severity::Fault, part, user, privilege, "*.*", why));
+            faults.push(lacks(Severity::Fault, part, (user, grants), privilege, None, why));
         }
     }
     if !grants.has_on_schema(&part.role.schema, "SELECT") {
-        let on = format!("`{}`.*", part.role.schema);
-        faults.push(lacks(Severity::Fault, part, user, "SELECT", &on, "needed to copy tables"));
+        let on = Some(part.role.schema.as_str());
+        let why = "needed to copy tables";
+        faults.push(lacks(Severity::Fault, part, (user, grants), "SELECT", on, why));
     }
     faults
 }
@@ -60,7 +62,7 @@ fn fencing(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
             wanted.iter().copied().filter(|privilege| !grants.has_global(privilege)).collect();
         if !missing.is_empty() {
             let list = missing.join(", ");
-            faults.push(lacks(Severity::Warning, part, user, &list, "*.*", why));
+            faults.push(lacks(Severity::Warning, part, (user, grants), &list, None, why));
         }
     };
     require(&["READ_ONLY ADMIN"], "needed at the cutover to set read_only");
@@ -71,9 +73,9 @@ fn fencing(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
     }
     // Logging in names the schema.
     if !touches(grants, &part.role.schema) {
-        let on = format!("`{}`.*", part.role.schema);
+        let on = Some(part.role.schema.as_str());
         let why = "without which the cutover cannot log in to the schema";
-        faults.push(lacks(Severity::Warning, part, user, "SELECT", &on, why));
+        faults.push(lacks(Severity::Warning, part, (user, grants), "SELECT", on, why));
     }
     faults
 }
@@ -85,12 +87,26 @@ fn touches(grants: &Grants, schema: &str) -> bool {
         .any(|privilege| grants.has_on_schema(schema, privilege))
 }
 
-fn lacks(severity: Severity, part: Part<'_>, user: &str, list: &str, on: &str, why: &str) -> Fault {
+fn lacks(
+    severity: Severity,
+    part: Part<'_>,
+    (user, grants): (&str, &Grants),
+    list: &str,
+    schema: Option<&str>,
+    why: &str,
+) -> Fault {
+    let (way, shown, on) = match schema {
+        Some(schema) => (Way::GrantSchema, format!("`{schema}`.*"), mend::on_schema(schema)),
+        None => (Way::GrantGlobal, "*.*".to_owned(), "*.*".to_owned()),
+    };
+    let grant = format!("GRANT {list} ON {on} TO {}", mend::account(grants, user));
+    // A GRANT that the replica logs would be a transaction of its own.
+    let statements =
+        ["SET SESSION sql_log_bin = 0".to_owned(), grant, "SET SESSION sql_log_bin = 1".to_owned()];
     let subject = format!("{}: user {user}", part.name());
-    Fault::new(severity, RULE, subject, format!("lacks {list} on {on}, {why}"))
+    Fault::new(severity, RULE, subject, format!("lacks {list} on {shown}, {why}"))
         .expected("the privileges of deploy/mariadb, which replication brings along")
-        // A GRANT that the replica logs would be a transaction of its own.
-        .mend(format!("SET sql_log_bin = 0; GRANT {list} ON {on} TO {user}@..."))
+        .mend(Mend::run(way, statements))
 }
 
 #[cfg(test)]

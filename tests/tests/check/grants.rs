@@ -1,0 +1,84 @@
+//! What `check` asks each login for is what the files of deploy/mariadb grant, and no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, ensure};
+use modshift_tests::MariaDbServer;
+use modshift_tests::grants::grant;
+use modshift_tests::server::PASSWORD;
+
+use crate::case::{Case, NEW, OLD, TABLE, options};
+
+/// Privileges of an account, by what they are held on.
+type Held = BTreeMap<String, BTreeSet<String>>;
+
+async fn held(server: &MariaDbServer, account: &str) -> Result<Held> {
+    let mut held = Held::new();
+    for row in server.query(format!("SHOW GRANTS FOR {account}")).await? {
+        let line: String = row.get(0).unwrap_or_default();
+        let Some((list, rest)) = line.strip_prefix("GRANT ").and_then(|l| l.split_once(" ON "))
+        else {
+            continue;
+        };
+        let on = rest.split(" TO ").next().unwrap_or_default().to_owned();
+        // Columns come in an order of the server's own.
+        let mut columns: Vec<&str> = list.split([' ', ',', '(', ')']).collect();
+        columns.sort_unstable();
+        let whole = match list.contains('(') {
+            true => vec![columns.join(" ").trim().to_owned()],
+            false => list.split(", ").map(str::to_owned).collect(),
+        };
+        held.entry(on).or_default().extend(whole.into_iter().filter(|p| p != "USAGE"));
+    }
+    held.retain(|_, privileges| !privileges.is_empty());
+    Ok(held)
+}
+
+#[tokio::test]
+async fn check_asks_for_what_the_files_grant_and_for_nothing_else() -> Result<()> {
+    let server = MariaDbServer::start(options(91).arg("--event-scheduler=ON")).await?;
+    let case = Case::new(&server, TABLE).await?;
+    // What only a replica needs is asked for, too.
+    server.run("CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_USER = 'nobody'").await?;
+    for which in 0..OLD + NEW {
+        let file = if which < OLD { "grants-old.sql" } else { "grants-new.sql" };
+        grant(&server.address(), &case.schema(which), "full", file)?;
+        grant(&server.address(), &case.schema(which), "switcher", "grants-cutover.sql")?;
+    }
+    for user in ["bare", "naked"] {
+        server.run(format!("CREATE USER {user}@'127.0.0.%' IDENTIFIED BY '{PASSWORD}'")).await?;
+        for which in 0..OLD + NEW {
+            let schema = case.schema(which).replace('_', "\\_");
+            server.run(format!("GRANT SELECT ON `{schema}`.* TO {user}@'127.0.0.%'")).await?;
+        }
+    }
+    let tail = "[cutover]\nuser = \"naked\"\npassword = \"${MODSHIFT_PASSWORD}\"\n";
+    let case = Case { tail: tail.to_owned(), ..case };
+    let report = case.check_as("bare", &["--quick"]).await?;
+    let asked = report.of_rule("grants")?;
+    ensure!(asked.len() > 50, "{asked:#?}");
+    for finding in &asked {
+        server.run(&finding.mend).await?;
+    }
+    // Whether it is a replica could not be seen before.
+    for finding in case.check_as("bare", &["--quick"]).await?.of_rule("grants")? {
+        server.run(&finding.mend).await?;
+    }
+    let report = case.check_as("bare", &["--quick"]).await?;
+    ensure!(report.of_rule("grants")?.is_empty(), "{:#}", report.json);
+    for (asked, granted) in [("bare", "full"), ("naked", "switcher")] {
+        let mut asked = held(&server, &format!("{asked}@'127.0.0.%'")).await?;
+        let mut granted = held(&server, &format!("{granted}@'127.0.0.%'")).await?;
+        // Asked for by `check --trial` alone.
+        asked.retain(|on, _| !on.contains("modshift_trial"));
+        granted.retain(|on, _| !on.contains("modshift_trial"));
+        for on in asked.keys().chain(granted.keys()).collect::<BTreeSet<_>>() {
+            let (asked, granted) = (asked.get(on), granted.get(on));
+            ensure!(
+                asked == granted,
+                "{on}: check asks for {asked:?}, the files grant {granted:?}"
+            );
+        }
+    }
+    Ok(())
+}
