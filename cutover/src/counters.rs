@@ -20,6 +20,9 @@ pub async fn interleave(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverErr
     if plan.cutover.auto_increment == AutoIncrement::Keep || shard.side == Side::Old {
         return Ok(());
     }
+    if !gives_out(plan, shard).await? {
+        return Ok(());
+    }
     let doing = "setting the step of generated keys";
     let (step, offset) = (u64::from(plan.new_modulus.get()), u64::from(shard.number) + 1);
     let sql = "SELECT @@GLOBAL.auto_increment_increment, @@GLOBAL.auto_increment_offset";
@@ -31,6 +34,19 @@ pub async fn interleave(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverErr
         shard.primary.run(doing, &sql).await?;
     }
     Ok(())
+}
+
+/// Does any planned table there give out keys, so that the server's step and offset matter?
+pub async fn gives_out(plan: &Plan, shard: &mut Shard) -> Result<bool, CutoverError> {
+    let tables: Vec<String> = plan.tables.iter().map(|table| quote(&table.name)).collect();
+    let sql = format!(
+        "SELECT 1 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {} AND TABLE_NAME IN ({}) \
+         AND EXTRA LIKE '%auto_increment%' LIMIT 1",
+        quote(&shard.primary.endpoint.schema),
+        tables.join(", ")
+    );
+    let found: Vec<u8> = shard.primary.ask("looking for generated keys", &sql).await?;
+    Ok(!found.is_empty())
 }
 
 /// What is given out next, by table or sequence.

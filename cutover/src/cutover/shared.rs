@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use modshift_proto::plan::{AutoIncrement, FenceScope};
 
 use super::Cutover;
+use crate::counters;
 use crate::error::CutoverError;
 use crate::outside::Outside;
 use crate::server::PLACE;
@@ -41,7 +42,9 @@ impl<O: Outside> Cutover<O> {
             };
             let (server, new) = (shard.name().to_owned(), shard.side == Side::New);
             let interleaves = self.plan.cutover.auto_increment == AutoIncrement::Interleave;
-            if let Some(twin) = other.or(twin).filter(|_| new && interleaves) {
+            if let Some(twin) = other.or(twin).filter(|_| new && interleaves)
+                && counters::gives_out(&self.plan, shard).await?
+            {
                 return Err(CutoverError::SharedOffset { server, other: names[twin].clone() });
             }
             shard.accounts_only = other.is_some() || shard.scope == FenceScope::Accounts;

@@ -87,11 +87,12 @@ impl ShardRule {
     /// Checks that every value the column can hold has a shard, the same in Rust and in SQL.
     pub fn bind(&self, column: &Column) -> Result<BoundRule, RuleError> {
         let name = || column.name.clone();
-        if column.nullable {
-            return Err(RuleError::Nullable { column: name() });
-        }
+        // First: MariaDB does not take NOT NULL for a generated column.
         if column.generated {
             return Err(RuleError::Generated { column: name() });
+        }
+        if column.nullable {
+            return Err(RuleError::Nullable { column: name() });
         }
         let needs = |needs| RuleError::Type {
             column: name(),

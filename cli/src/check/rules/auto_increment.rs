@@ -1,12 +1,15 @@
 //! Keys that the servers give out after the cutover: several new shards feed one old shard on the
 //! way back, where their keys must not meet; and there must be keys left.
 
+use modshift_mariadb::value::quote;
 use modshift_proto::TableSchema;
 use modshift_proto::plan::{Placement, Plan};
 use modshift_proto::schema::DataType;
 
+use super::foreign_keys;
 use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::mend::{Mend, Way};
 use crate::check::rows::matrix::gcd;
 use crate::check::survey::Survey;
 
@@ -26,6 +29,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     if !counted.is_empty() {
         faults.extend(steps(survey, &counted));
     }
+    faults.extend(one_step_for_several(survey));
     faults.extend(headroom(survey));
     faults
 }
@@ -73,16 +77,10 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
                 && offset % common == their_offset % common
         });
         let Some((other, _)) = meets else { continue };
-        let shares = survey.news().any(|(other, _)| {
-            other.side != server.side
-                && (&other.endpoint.host, other.endpoint.port)
-                    == (&server.endpoint.host, server.endpoint.port)
-        });
-        let (scope, end) = match shares {
-            // Variables are the server's, and another new shard has the same server.
-            true => ("SESSION", " in every session of the application there"),
-            false => ("GLOBAL", ", as the cutover does, and the same in my.cnf"),
-        };
+        let id = facts.variables.identity();
+        let shares = survey
+            .reached()
+            .any(|(other, facts)| other.side != server.side && facts.variables.identity() == id);
         let (scale, first) = (plan.new_modulus.get(), own + 1);
         let actual = format!(
             "gives out the same keys as {} (auto_increment_increment {step}, offset {offset}) for {}",
@@ -97,9 +95,60 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
         faults.push(
             Fault::new(severity, RULE, server.side, actual)
                 .expected("keys that do not meet on an old shard on the way back")
-                .mend(format!(
-                    "SET {scope} auto_increment_increment = {scale}, auto_increment_offset = {first}{end}"
-                )),
+                .mend(match shares {
+                    // Variables are the server's, and another shard has the same server.
+                    true => format!(
+                        "let every session of the application there begin with SET SESSION \
+                         auto_increment_increment = {scale}, auto_increment_offset = {first}"
+                    )
+                    .into(),
+                    false => Mend::run(
+                        Way::SetStep,
+                        [format!(
+                            "SET GLOBAL auto_increment_increment = {scale}, GLOBAL \
+                             auto_increment_offset = {first}"
+                        )],
+                    )
+                    .note("as the cutover does; and the same in my.cnf"),
+                }),
+        );
+    }
+    faults
+}
+
+/// The cutover would set what the server gives out to all its schemas, and refuses where another shard
+/// of the plan has the same server.
+fn one_step_for_several(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !ahead::interleaves(&survey.plan) {
+        return faults;
+    }
+    for (server, facts) in survey.news() {
+        let id = facts.variables.identity();
+        let counted: Vec<&str> = facts
+            .tables
+            .iter()
+            .filter(|(_, t)| t.counter.is_some())
+            .map(|(n, _)| n.as_str())
+            .collect();
+        let other = survey
+            .reached()
+            .find(|(other, facts)| other.side != server.side && facts.variables.identity() == id);
+        let Some((other, _)) = other.filter(|_| !counted.is_empty()) else { continue };
+        let actual = format!(
+            "has the server of {}, which has one auto_increment_offset for both: the cutover refuses \
+             to set it for {}",
+            other.side,
+            some_of(&counted)
+        );
+        faults.push(
+            Fault::new(Severity::Fault, RULE, server.side, actual)
+                .expected("a server of its own where tables have AUTO_INCREMENT")
+                .mend(
+                    "cutover.auto_increment = \"keep\" in the plan, and SET SESSION \
+                     auto_increment_increment and auto_increment_offset in the application; or \
+                     another server",
+                ),
         );
     }
     faults
@@ -112,10 +161,11 @@ fn headroom(survey: &Survey) -> Vec<Fault> {
         let tables = survey.olds().filter_map(|(_, facts)| facts.tables.get(name));
         let counters = tables.filter_map(|table| {
             let (column, next) = table.counter.as_ref()?;
-            Some((*next, column.as_str(), table.schema.as_ref().ok()?))
+            let schema = table.schema.as_ref().ok()?;
+            Some((*next, column.as_str(), schema, table.create.as_str()))
         });
         // All new counters go on from the highest of the old ones.
-        let Some((next, column, schema)) = counters.max_by_key(|&(next, ..)| next) else {
+        let Some((next, column, schema, create)) = counters.max_by_key(|&(next, ..)| next) else {
             continue;
         };
         let Some((last, type_text)) = last_key(schema, column) else { continue };
@@ -135,13 +185,38 @@ fn headroom(survey: &Survey) -> Vec<Fault> {
         faults.push(
             Fault::new(severity, RULE, format!("table {name}"), actual)
                 .expected(format!("keys for new shards that count in steps of {step}"))
-                .mend(format!(
-                    "ALTER TABLE {name} MODIFY {column} BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, on \
-                     every shard"
-                )),
+                .mend(widened(survey, name, column, type_text, create)),
         );
     }
     faults
+}
+
+/// The column in its own words but for the type.
+fn widened(survey: &Survey, table: &str, column: &str, type_text: &str, create: &str) -> Mend {
+    // The server changes no type that a foreign key holds to another's.
+    if survey.reached().any(|(_, facts)| foreign_keys::holds(facts, table, column)) {
+        return format!(
+            "take down the foreign keys of {column}, give it and the columns that refer to it a wider \
+             type, and put the foreign keys up again, on every shard"
+        )
+        .into();
+    }
+    let head = format!("{} {type_text}", quote(column));
+    let tail = create.lines().find_map(|line| line.trim().strip_prefix(&head));
+    let wider = match type_text.starts_with("bigint") {
+        true if type_text.contains("unsigned") => None,
+        // There may be negative keys; counters give out none.
+        true => Some("bigint(20) unsigned"),
+        false if type_text.contains("unsigned") => Some("bigint(20) unsigned"),
+        false => Some("bigint(20)"),
+    };
+    let (Some(tail), Some(wider)) = (tail, wider) else {
+        return "no type is wider: renumber the rows, or take keys from another source".into();
+    };
+    let tail = tail.strip_suffix(',').unwrap_or(tail);
+    let change = format!("MODIFY COLUMN {} {wider}{tail}", quote(column));
+    let alter = format!("ALTER TABLE {} {change}", quote(table));
+    Mend::run(Way::WidenCounter, [alter]).at(survey.reached().map(|(server, _)| server.side))
 }
 
 fn last_key<'a>(schema: &'a TableSchema, column: &str) -> Option<(u64, &'a str)> {
