@@ -6,6 +6,8 @@ use std::fmt;
 use modshift_proto::{NewShard, OldShard};
 use serde::Serialize;
 
+use super::mend::Mend;
+
 /// How bad it is. Only a fault makes `check` exit 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,9 +39,8 @@ pub struct Fault {
     pub actual: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
-    /// An SQL statement, a plan line or a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    #[serde(flatten)]
+    pub mend: Option<Mend>,
 }
 
 impl Fault {
@@ -58,7 +59,7 @@ impl Fault {
         self
     }
 
-    pub fn mend(mut self, mend: impl Into<String>) -> Fault {
+    pub fn mend(mut self, mend: impl Into<Mend>) -> Fault {
         self.mend = Some(mend.into());
         self
     }
@@ -121,17 +122,18 @@ pub fn once_each(mut found: Vec<(String, Fault)>) -> Vec<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::mend::Way;
 
     #[test]
     fn a_fault_is_one_line() {
         let fault =
             Fault::new(Severity::Fault, "binlog", Side::Old(OldShard(1)), "binlog_format is MIXED")
                 .expected("ROW")
-                .mend("SET GLOBAL binlog_format = 'ROW'");
+                .mend(Mend::set(Way::SetBinlogFormat, "binlog_format", "'ROW'"));
         assert_eq!(
             fault.to_string(),
             "old shard 1: binlog_format is MIXED, expected ROW; \
-             mend: SET GLOBAL binlog_format = 'ROW'"
+             mend: SET GLOBAL binlog_format = 'ROW';"
         );
     }
 

@@ -6,8 +6,10 @@
 //! tables that every old shard has.
 
 mod ahead;
+mod alter;
 mod fault;
 mod log;
+mod mend;
 mod report;
 pub mod rows;
 pub mod rules;

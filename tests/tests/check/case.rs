@@ -99,7 +99,15 @@ impl<'a> Case<'a> {
     }
 
     pub fn launch(&self, args: &[&str]) -> Result<Launch> {
-        let plan = self.plan()?.display().to_string();
+        self.launch_as(ADMIN, args)
+    }
+
+    /// The same by another login, of the same password.
+    pub fn launch_as(&self, user: &str, args: &[&str]) -> Result<Launch> {
+        let plan = self.plan()?;
+        let text = std::fs::read_to_string(&plan)?;
+        std::fs::write(&plan, text.replace(&format!("\"{ADMIN}\""), &format!("\"{user}\"")))?;
+        let plan = plan.display().to_string();
         Ok(Launch::new(args.iter().copied())
             .arg("--plan")
             .arg(plan)
@@ -107,8 +115,12 @@ impl<'a> Case<'a> {
     }
 
     pub async fn check(&self, args: &[&str]) -> Result<Report> {
+        self.check_as(ADMIN, args).await
+    }
+
+    pub async fn check_as(&self, user: &str, args: &[&str]) -> Result<Report> {
         let args = [&["check", "--json"], args].concat();
-        let (code, output) = self.launch(&args)?.finish(LIMIT).await?;
+        let (code, output) = self.launch_as(user, &args)?.finish(LIMIT).await?;
         let json: Value = serde_json::from_str(&output).with_context(|| output.clone())?;
         let report = Report { code, json };
         report.is_whole()?;

@@ -162,7 +162,7 @@ async fn every_fault_of_a_replica_and_of_a_rehearsal_is_found_at_once() -> Resul
         ("warning", "xa", [tailed, "has prepared XA transactions"], "XA ROLLBACK"),
         ("fault", "grants", [tailed_user, "REPLICATION SLAVE"], "GRANT REPLICATION SLAVE"),
         ("warning", "grants", [tailed_user, "READ_ONLY ADMIN"], "GRANT READ_ONLY ADMIN"),
-        ("warning", "replica", [other, "replicates from nobody"], "CHANGE MASTER TO"),
+        ("warning", "replica", [other, "replicates from nobody"], "let it replicate from"),
         ("fault", "replica", [other, "shows no schema"], "replicate the schema"),
         ("warning", "replica", [other, "read_only is off"], "SET GLOBAL read_only = 1"),
         ("fault", "rehearsal", ["rehearsal of old shard 0", "of old shard 1 itself"], "name"),

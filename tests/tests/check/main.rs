@@ -3,6 +3,8 @@
 
 mod case;
 mod further;
+mod grants;
+mod mends;
 mod report;
 mod rows;
 mod servers;

@@ -240,9 +240,9 @@ fn stray_fault(
     Fault::new(Severity::Fault, "strays", format!("{shard}: table {}", table.name), actual)
         .expected(format!("only rows of shard {}", shard.0))
         .mend(format!(
-            "DELETE FROM {} WHERE {placed} <> {}, once they are where they belong; or correct the \
-             table's rule in the plan",
-            table.name, shard.0
+            "bring them to the shards where they belong and delete them here (WHERE {placed} <> {}), \
+             or correct the table's rule in the plan",
+            shard.0
         ))
 }
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::matrix::{Matrix, Sharded};
 use crate::check::fault::{Fault, Severity, Side};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::rules::disk;
 use crate::check::survey::{Survey, Table};
 
@@ -108,9 +109,14 @@ fn refused(survey: &Survey) -> Vec<Fault> {
             Fault::new(Severity::Warning, RULE, format!("{}: user {user}", server.side), actual)
                 .expected("a scratch table to measure with")
                 // On a table that is not there yet a grant has to have CREATE.
-                .mend(format!(
-                    "GRANT {} ON `{schema}`.`{SCRATCH}` TO {user}@...",
-                    NEEDED.join(", ")
+                .mend(Mend::run(
+                    Way::GrantTable,
+                    [format!(
+                        "GRANT {} ON {} TO {}",
+                        NEEDED.join(", "),
+                        mend::on_table(schema, SCRATCH),
+                        mend::account(&facts.grants, user)
+                    )],
                 )),
         );
     }

@@ -13,9 +13,9 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         };
         let accept = "or set check.accept_session_binlog_control = true";
         let hiding = facts.accounts.as_ref().map(|accounts| {
-            let others = accounts.iter().filter(|account| {
-                account.user != server.endpoint.user && !account.is_servers_own()
-            });
+            let others = accounts
+                .iter()
+                .filter(|account| !survey.is_ours(&account.user) && !account.is_servers_own());
             others.filter(|account| account.may_hide_from_binlog()).collect::<Vec<_>>()
         });
         match hiding {

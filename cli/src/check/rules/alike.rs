@@ -2,6 +2,7 @@
 //! those of the new shards.
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::Survey;
 
 const RULE: &str = "alike";
@@ -31,11 +32,12 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 continue;
             }
             let mend = match name {
-                "system_time_zone" => "the same time zone for the host, and a restart".to_owned(),
-                "lower_case_table_names" => format!(
+                "system_time_zone" => "the same time zone for the host, and a restart".into(),
+                "lower_case_table_names" => Mend::from(format!(
                     "{name} = {expected} under [mariadbd] in my.cnf: before the server is set up"
-                ),
-                _ => format!("SET GLOBAL {name} = '{expected}', and the same in my.cnf"),
+                )),
+                _ => Mend::set(Way::SetAlike, name, format_args!("'{expected}'"))
+                    .note("and the same in my.cnf"),
             };
             faults.push(
                 Fault::new(severity, RULE, server.side, format!("{name} is '{actual}'"))

@@ -4,6 +4,7 @@ use modshift_proto::plan::Placement;
 
 use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::Survey;
 
 const RULE: &str = "back";
@@ -16,9 +17,17 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
     }
     let reconnect = "before the application connects: sessions keep their value";
     let settings = [
-        ("log_bin", "ON", "log_bin = binlog under [mariadbd] in my.cnf, and a restart".to_owned()),
-        ("binlog_format", "ROW", format!("SET GLOBAL binlog_format = 'ROW', {reconnect}")),
-        ("binlog_row_image", "FULL", format!("SET GLOBAL binlog_row_image = 'FULL', {reconnect}")),
+        ("log_bin", "ON", "log_bin = binlog under [mariadbd] in my.cnf, and a restart".into()),
+        (
+            "binlog_format",
+            "ROW",
+            Mend::set(Way::SetBinlogFormat, "binlog_format", "'ROW'").note(reconnect),
+        ),
+        (
+            "binlog_row_image",
+            "FULL",
+            Mend::set(Way::SetBinlogRowImage, "binlog_row_image", "'FULL'").note(reconnect),
+        ),
     ];
     for (server, facts) in survey.news() {
         for (name, expected, mend) in &settings {
@@ -28,7 +37,7 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
                 faults.push(
                     Fault::new(Severity::Fault, RULE, server.side, actual)
                         .expected(format!("{expected}, for the way back reads its binlog"))
-                        .mend(mend),
+                        .mend(mend.clone()),
                 );
             }
         }
@@ -38,7 +47,10 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
             faults.push(
                 Fault::new(Severity::Warning, RULE, server.side, actual)
                     .expected("1, or a crash of the server loses what was sent on the way back")
-                    .mend("SET GLOBAL sync_binlog = 1, or check.accept_unsafe_durability = true"),
+                    .mend(
+                        Mend::set(Way::SetSyncBinlog, "sync_binlog", 1)
+                            .note("or check.accept_unsafe_durability = true in the plan"),
+                    ),
             );
         }
     }
@@ -52,7 +64,7 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
                     .expected(format!(
                         "at least {needed}, as on {widest}: a larger row would not come back"
                     ))
-                    .mend(format!("SET GLOBAL max_allowed_packet = {needed}")),
+                    .mend(Mend::set(Way::SetPacket, "max_allowed_packet", needed)),
             );
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Survey, Variables};
 
 const RULE: &str = "binlog";
@@ -20,9 +21,17 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 /// What a server must log so that it can be read.
 pub fn required(subject: &dyn fmt::Display, variables: &Variables) -> Vec<Fault> {
     let settings = [
-        ("log_bin", "ON", "log_bin = binlog under [mariadbd] in my.cnf, and a restart".to_owned()),
-        ("binlog_format", "ROW", format!("SET GLOBAL binlog_format = 'ROW' {RECONNECT}")),
-        ("binlog_row_image", "FULL", format!("SET GLOBAL binlog_row_image = 'FULL' {RECONNECT}")),
+        ("log_bin", "ON", "log_bin = binlog under [mariadbd] in my.cnf, and a restart".into()),
+        (
+            "binlog_format",
+            "ROW",
+            Mend::set(Way::SetBinlogFormat, "binlog_format", "'ROW'").note(RECONNECT),
+        ),
+        (
+            "binlog_row_image",
+            "FULL",
+            Mend::set(Way::SetBinlogRowImage, "binlog_row_image", "'FULL'").note(RECONNECT),
+        ),
     ];
     let wrong = settings.into_iter().filter_map(|(name, expected, mend)| {
         let actual = variables.text(name);
@@ -42,7 +51,7 @@ pub fn advised(subject: &dyn fmt::Display, variables: &Variables) -> Vec<Fault> 
         faults.push(
             Fault::new(Severity::Warning, RULE, subject, "binlog_checksum is off")
                 .expected("CRC32, so that damage on the way is noticed")
-                .mend("SET GLOBAL binlog_checksum = 'CRC32'"),
+                .mend(Mend::set(Way::SetBinlogChecksum, "binlog_checksum", "'CRC32'")),
         );
     }
     if !variables.text("gtid_strict_mode").eq_ignore_ascii_case("ON") {
@@ -51,7 +60,7 @@ pub fn advised(subject: &dyn fmt::Display, variables: &Variables) -> Vec<Fault> 
                 .expected(
                     "ON, so that sequence numbers cannot go back; the reader halts if they do",
                 )
-                .mend("SET GLOBAL gtid_strict_mode = 1"),
+                .mend(Mend::set(Way::SetGtidStrictMode, "gtid_strict_mode", 1)),
         );
     }
     faults

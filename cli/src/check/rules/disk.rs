@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use modshift_proto::plan::Placement;
 
 use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::report::bytes;
 use crate::check::rows::matrix::Matrix;
 use crate::check::survey::{Server, Survey};
@@ -45,14 +46,13 @@ pub fn coming(survey: &Survey, matrix: Option<&Matrix>) -> Vec<u64> {
 pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
     let coming = coming(survey, matrix);
     // Schemas of one server share its disk.
-    let mut servers: BTreeMap<(&str, u16), Vec<(&Server, u64)>> = BTreeMap::new();
+    let mut servers: BTreeMap<String, Vec<(&Server, u64)>> = BTreeMap::new();
     for (server, facts) in survey.news() {
         let Side::New(shard) = server.side else { continue };
         // What came already needs no more room.
         let here: u64 = facts.tables.values().map(|table| table.bytes).sum();
         let missing = coming[usize::from(shard.0)].saturating_sub(here);
-        let place = (server.endpoint.host.as_str(), server.endpoint.port);
-        servers.entry(place).or_default().push((server, missing));
+        servers.entry(facts.variables.identity()).or_default().push((server, missing));
     }
     let mut faults = Vec::new();
     for shards in servers.values() {
@@ -62,9 +62,13 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
         let room = shards[0].0.facts.as_ref().ok().and_then(|facts| facts.room.as_ref());
         let Some(room) = room else {
             let actual = format!("SQL cannot tell whether {} fit on its disk", bytes(needed));
-            let user = &shards[0].0.endpoint.user;
-            let mend =
-                format!("INSTALL SONAME 'disks'; GRANT FILE ON *.* TO {user}@..., or look: df -h");
+            let account = shards[0]
+                .0
+                .facts
+                .as_ref()
+                .ok()
+                .map(|facts| mend::account(&facts.grants, &shards[0].0.endpoint.user));
+            let mend = disks(&account.unwrap_or_default());
             faults.push(
                 Fault::new(Severity::Note, RULE, sides, actual)
                     .expected("room for the rows to come, and half as much again")
@@ -82,6 +86,14 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Lets SQL tell. FILE is what the plugin asks for.
+pub fn disks(account: &str) -> Mend {
+    let grant = format!("GRANT FILE ON *.* TO {account}");
+    // Answered with a warning where it is there already.
+    let install = "INSTALL PLUGIN IF NOT EXISTS disks SONAME 'disks'".to_owned();
+    Mend::run(Way::InstallDisks, [install, grant]).note("or look: df -h")
 }
 
 #[cfg(test)]

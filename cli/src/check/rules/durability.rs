@@ -5,6 +5,7 @@ use std::fmt;
 use modshift_proto::plan::Plan;
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Survey, Variables};
 
 pub const READ: [&str; 2] = ["innodb_flush_log_at_trx_commit", "sync_binlog"];
@@ -48,9 +49,17 @@ pub fn judge(
     let lax = names.iter().filter(|name| variables.text(name) != "1");
     lax.map(|name| {
         let actual = format!("{name} is {}", variables.text(name));
-        Fault::new(severity, "durability", subject, actual)
-            .expected(expected)
-            .mend(format!("SET GLOBAL {name} = 1, or check.accept_unsafe_durability = true"))
+        Fault::new(severity, "durability", subject, actual).expected(expected).mend(
+            Mend::set(way(name), name, 1)
+                .note("or check.accept_unsafe_durability = true in the plan"),
+        )
     })
     .collect()
+}
+
+fn way(name: &str) -> Way {
+    match name {
+        "sync_binlog" => Way::SetSyncBinlog,
+        _ => Way::SetFlush,
+    }
 }

@@ -14,7 +14,7 @@ const RULE: &str = "fence";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let named = ahead::application_accounts(&survey.plan);
-    let of = |(server, facts)| of_server(server, facts, named.as_deref());
+    let of = |(server, facts)| of_server(survey, server, facts, named.as_deref());
     let mut faults: Vec<Fault> = survey.olds().flat_map(of).collect();
     faults.extend(named.is_none().then(of_restarts));
     faults
@@ -31,7 +31,12 @@ fn of_restarts() -> Fault {
         )
 }
 
-fn of_server(server: &Server, facts: &Facts, named: Option<&[String]>) -> Vec<Fault> {
+fn of_server(
+    survey: &Survey,
+    server: &Server,
+    facts: &Facts,
+    named: Option<&[String]>,
+) -> Vec<Fault> {
     let Some(accounts) = &facts.accounts else {
         let actual = "cannot see which accounts read_only does not stop";
         let mend = "create the view modshift_accounts as in deploy/mariadb/grants-old.sql";
@@ -48,7 +53,7 @@ fn of_server(server: &Server, facts: &Facts, named: Option<&[String]>) -> Vec<Fa
         .filter(|a| !a.is_servers_own() && a.may_write_when_read_only(super_suffices))
         .collect();
     let others: Vec<&&Account> =
-        privileged.iter().filter(|account| account.user != server.endpoint.user).collect();
+        privileged.iter().filter(|account| !survey.is_ours(&account.user)).collect();
     if !others.is_empty() {
         let names = some_of(others.iter().map(|account| account.shown()));
         let revoke = if super_suffices { "READ_ONLY ADMIN, SUPER" } else { "READ_ONLY ADMIN" };
@@ -66,7 +71,7 @@ fn of_server(server: &Server, facts: &Facts, named: Option<&[String]>) -> Vec<Fa
         );
     }
     faults.extend(of_bodies(server, facts, &privileged));
-    faults.extend(of_writers(server, facts, accounts, named));
+    faults.extend(of_writers(survey, server, facts, accounts, named));
     faults
 }
 
@@ -120,6 +125,7 @@ fn of_bodies(server: &Server, facts: &Facts, privileged: &[&Account]) -> Vec<Fau
 /// Accounts that write here and that the fence does not lock: where old and new shards share a
 /// server, `read_only` stays off and locking is all there is.
 fn of_writers(
+    survey: &Survey,
     server: &Server,
     facts: &Facts,
     accounts: &[Account],
@@ -140,8 +146,10 @@ fn of_writers(
     unlocked.extend(writers.iter().cloned());
     unlocked.sort();
     unlocked.dedup();
-    let own = format!("{}@", server.endpoint.user);
-    unlocked.retain(|account| !account.starts_with(&own) && !named.contains(account));
+    // A user's name may hold an @, a host's may not.
+    let user =
+        |account: &str| account.rsplit_once('@').map_or(String::new(), |(u, _)| u.to_owned());
+    unlocked.retain(|account| !survey.is_ours(&user(account)) && !named.contains(account));
     if unlocked.is_empty() {
         return Vec::new();
     }

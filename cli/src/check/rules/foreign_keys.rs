@@ -1,8 +1,11 @@
 //! Foreign keys of planned tables, read off `SHOW CREATE TABLE`: information_schema shows them
 //! only to accounts with more than SELECT.
 
+use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, some_of};
-use crate::check::survey::Survey;
+use crate::check::mend::{Mend, Way};
+use crate::check::survey::{Facts, Survey};
+use modshift_mariadb::value::quote;
 
 const RULE: &str = "foreign_keys";
 
@@ -12,6 +15,8 @@ pub struct ForeignKey {
     pub parent: String,
     /// `ON DELETE CASCADE` and the like; nothing for RESTRICT and NO ACTION.
     pub actions: Vec<String>,
+    /// Its definition without actions, as `ADD` takes it.
+    pub plain: String,
 }
 
 /// One line per constraint: ``CONSTRAINT `n` FOREIGN KEY (`a`) REFERENCES `p` (`b`) ON DELETE …``
@@ -26,6 +31,8 @@ fn of_line(line: &str) -> Option<ForeignKey> {
     let (parent, rest) = rest.split_once(" (")?;
     let (_, tail) = rest.rsplit_once(')')?;
     let tail = tail.trim().trim_end_matches(',');
+    let whole = line.trim().trim_end_matches(',');
+    let plain = whole.strip_suffix(tail).unwrap_or(whole).trim_end().to_owned();
     let mut actions = Vec::new();
     for event in ["ON DELETE ", "ON UPDATE "] {
         let Some((_, action)) = tail.split_once(event) else { continue };
@@ -35,8 +42,18 @@ fn of_line(line: &str) -> Option<ForeignKey> {
             }
         }
     }
-    let plain = |quoted: &str| quoted.replace('`', "");
-    Some(ForeignKey { name: plain(name), parent: plain(parent), actions })
+    let bare = |quoted: &str| quoted.replace('`', "");
+    Some(ForeignKey { name: bare(name), parent: bare(parent), actions, plain })
+}
+
+/// Does a foreign key of the planned tables hold the column to that of another table?
+pub fn holds(facts: &Facts, table: &str, column: &str) -> bool {
+    let quoted = quote(column);
+    facts.tables.iter().any(|(name, other)| {
+        of_create(&other.create)
+            .iter()
+            .any(|key| (name == table || key.parent == table) && key.plain.contains(&quoted))
+    })
 }
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
@@ -50,15 +67,24 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                     continue;
                 }
                 let actual = format!("foreign key {} has {}", key.name, key.actions.join(" and "));
-                // On new shards the keys are not enforced while modshift writes.
-                let severity = if server.side.is_old() { Severity::Fault } else { Severity::Note };
+                // On new shards the keys are not enforced while modshift writes; but they are once
+                // the application does, and then the way back would miss what they do.
+                let counts = server.side.is_old() || ahead::way_back(&survey.plan);
+                let severity = if counts { Severity::Fault } else { Severity::Note };
+                let (table, constraint) = (quote(name), quote(&key.name));
+                let statements = [
+                    // One statement cannot drop and add a name at once.
+                    format!("ALTER TABLE {table} DROP FOREIGN KEY {constraint}"),
+                    format!("ALTER TABLE {table} ADD {}", key.plain),
+                ];
                 faults.push(
                     Fault::new(severity, RULE, format!("{}: table {name}", server.side), actual)
                         .expected("no action that changes rows: the binlog does not show them")
-                        .mend(format!(
-                            "ALTER TABLE {name} DROP FOREIGN KEY {}, then ADD it with RESTRICT",
-                            key.name
-                        )),
+                        .mend(
+                            Mend::run(Way::RestrictForeignKey, statements).note(
+                                "the application then has to do itself what the key did for it",
+                            ),
+                        ),
                 );
             }
         }
@@ -77,6 +103,13 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_added_again_without_its_actions() {
+        let line = "  CONSTRAINT `k` FOREIGN KEY (`a`) REFERENCES `p` (`id`) ON DELETE CASCADE,";
+        let plain = "CONSTRAINT `k` FOREIGN KEY (`a`) REFERENCES `p` (`id`)";
+        assert_eq!(of_line(line).unwrap().plain, plain);
+    }
 
     #[test]
     fn actions_are_read_as_the_server_prints_them() {

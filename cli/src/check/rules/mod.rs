@@ -17,6 +17,7 @@ pub mod finished;
 pub mod foreign_keys;
 pub mod grants;
 pub mod left_behind;
+pub mod needs;
 pub mod packet;
 pub mod reach;
 pub mod read_only;
@@ -26,6 +27,7 @@ pub mod replica;
 pub mod replica_fence;
 pub mod replica_grants;
 pub mod retention;
+pub mod same_place;
 pub mod sequences;
 pub mod server_id;
 pub mod tables;
@@ -43,9 +45,11 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 41] = [
+pub const ALL: [Rule; 43] = [
     reach::check,
     reach::check_further,
+    same_place::check,
+    same_place::check_fence,
     finished::check,
     version::check,
     version::check_further,
@@ -89,7 +93,8 @@ pub const ALL: [Rule; 41] = [
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
 /// what stays true all the way. A server that is only away is no fault then; its streams wait.
-pub const OF_DAEMONS: [Rule; 12] = [
+pub const OF_DAEMONS: [Rule; 13] = [
+    same_place::check,
     finished::check,
     version::check,
     grants::check,

@@ -1,6 +1,7 @@
 //! A row that an old shard could take must fit through to every new one.
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Facts, Survey};
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
@@ -19,7 +20,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             let actual = format!("{NAME} is {}", size(facts));
             Fault::new(Severity::Fault, "packet", server.side, actual)
                 .expected(format!("at least {needed}, as on {widest}"))
-                .mend(format!("SET GLOBAL {NAME} = {needed}"))
+                .mend(Mend::set(Way::SetPacket, NAME, needed))
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! Servers that are read-only already, and accounts that could not write there.
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::Survey;
 
 const RULE: &str = "read_only";
@@ -15,13 +16,19 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             faults.push(
                 Fault::new(Severity::Fault, RULE, server.side, actual)
                     .expected("that modshift can write its own tables")
-                    .mend(format!("GRANT READ_ONLY ADMIN ON *.* TO {user}@...")),
+                    .mend(Mend::run(
+                        Way::GrantGlobal,
+                        [format!(
+                            "GRANT READ_ONLY ADMIN ON *.* TO {}",
+                            mend::account(&facts.grants, user)
+                        )],
+                    )),
             );
-        } else if server.side.is_old() {
+        } else if server.side.is_old() && !survey.is_fenced(server.side) {
             faults.push(
                 Fault::new(Severity::Note, RULE, server.side, "is read-only for applications")
                     .expected("that they write here until the cutover")
-                    .mend("SET GLOBAL read_only = 0"),
+                    .mend(Mend::set(Way::SetReadOnly, "read_only", 0)),
             );
         }
     }

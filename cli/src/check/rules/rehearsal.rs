@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use modshift_proto::plan::Rehearse;
 
-use super::{binlog, durability, version};
+use super::{binlog, disk, durability, version};
 use crate::check::fault::{Fault, Severity, Side, once_each, some_of};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::report::bytes;
 use crate::check::survey::{Facts, Further, Kind, Part, Standing, Survey};
 
@@ -135,7 +136,7 @@ fn beside(survey: &Survey, further: &Further, facts: &Standing) -> Option<Fault>
     Some(
         warning(further, actual)
             .expected("a server that replicates from nobody: the fence would stop it")
-            .mend("STOP ALL SLAVES there, or name another server in [rehearse]"),
+            .mend("stop its replication, or name another server in [rehearse]"),
     )
 }
 
@@ -155,7 +156,7 @@ fn settings(survey: &Survey, further: &Further, facts: &Standing) -> Vec<Fault> 
         faults.push(
             warning(further, format!("max_allowed_packet is {has}"))
                 .expected(format!("at least {needed}, as on the old shards"))
-                .mend(format!("SET GLOBAL max_allowed_packet = {needed}")),
+                .mend(Mend::set(Way::SetPacket, "max_allowed_packet", needed)),
         );
     }
     if !facts.xa.is_empty() {
@@ -163,7 +164,9 @@ fn settings(survey: &Survey, further: &Further, facts: &Standing) -> Vec<Fault> 
         faults.push(
             warning(further, format!("has prepared XA transactions: {list}"))
                 .expected("none, or its fence does not close")
-                .mend("XA COMMIT or XA ROLLBACK each of XA RECOVER"),
+                .mend(
+                    "commit or roll back each that XA RECOVER lists, with XA COMMIT or XA ROLLBACK",
+                ),
         );
     }
     faults
@@ -212,9 +215,7 @@ fn room(
         let actual = format!("SQL cannot tell whether {} fit on its disk", bytes(needed));
         let note = Fault::new(Severity::Note, RULE, further, actual)
             .expected("room for the rows to come, and half as much again")
-            .mend(format!(
-                "INSTALL SONAME 'disks'; GRANT FILE ON *.* TO {user}@..., or look: df -h"
-            ));
+            .mend(disk::disks(&mend::account(&facts.grants, user)));
         return (needed >= SMALL_BYTES).then_some(note);
     };
     (room.available_bytes < needed).then(|| {

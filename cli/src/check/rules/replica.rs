@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::check::fault::{Fault, Severity, once_each, some_of};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::report::span;
 use crate::check::survey::further::Source;
 use crate::check::survey::{Facts, Part, Server, Survey};
@@ -42,7 +43,7 @@ fn of_part(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
         faults.push(
             Fault::new(Severity::Warning, RULE, part.name(), "read_only is off")
                 .expected("ON: what is written on a replica alone is on no other server")
-                .mend("SET GLOBAL read_only = 1, and the same in my.cnf"),
+                .mend(Mend::set(Way::SetReadOnly, "read_only", 1).note("and the same in my.cnf")),
         );
     }
     faults.extend(primary.and_then(|(_, facts)| wrote_by_itself(part, facts)));
@@ -112,7 +113,17 @@ fn follows(survey: &Survey, part: Part<'_>, primary: Option<(&Server, &Facts)>) 
         return vec![
             Fault::new(Severity::Warning, RULE, part.name(), "cannot see whether it replicates")
                 .expected("to know that it follows its primary")
-                .mend(format!("GRANT SLAVE MONITOR ON *.* TO {}@...", user(part))),
+                .mend(Mend::run(
+                    Way::GrantGlobal,
+                    [
+                        "SET SESSION sql_log_bin = 0".to_owned(),
+                        format!(
+                            "GRANT SLAVE MONITOR ON *.* TO {}",
+                            mend::account(&part.facts.grants, user(part))
+                        ),
+                        "SET SESSION sql_log_bin = 1".to_owned(),
+                    ],
+                )),
         ];
     };
     let id = primary.and_then(|(_, facts)| facts.variable("server_id").parse().ok()).unwrap_or(0);
@@ -120,11 +131,11 @@ fn follows(survey: &Survey, part: Part<'_>, primary: Option<(&Server, &Facts)>) 
     let Some(source) = straight.or(sources.first()) else {
         let mend = match primary {
             Some((server, _)) => format!(
-                "CHANGE MASTER TO MASTER_HOST = '{}', MASTER_PORT = {}, MASTER_USE_GTID = \
-                 slave_pos, ... and START SLAVE, or take it out of the plan's replicas",
+                "let it replicate from {}:{} (CHANGE MASTER TO ... MASTER_USE_GTID = slave_pos, START \
+                 SLAVE), or take it out of the plan's replicas",
                 server.endpoint.host, server.endpoint.port
             ),
-            None => "CHANGE MASTER TO its primary, and START SLAVE".to_owned(),
+            None => "let it replicate from its primary".to_owned(),
         };
         return vec![
             Fault::new(severity(part), RULE, part.name(), "replicates from nobody")
@@ -205,7 +216,10 @@ fn lag(
         return Some(
             Fault::new(Severity::Fault, RULE, part.name(), actual)
                 .expected(format!("at most {}, {setting}", span(limit)))
-                .mend("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 0; START SLAVE"),
+                .mend(Mend::run(
+                    Way::RemoveDelay,
+                    ["STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY = 0", "START SLAVE"],
+                )),
         );
     }
     // What the token says counts too: Seconds_Behind_Master leaves out what has not arrived.
@@ -312,7 +326,7 @@ mod tests {
             |facts| facts.sources = None,
             [
                 "warning  read_from tailed:3306 of old shard 0: cannot see whether it replicates, \
-                 expected to know that it follows its primary; mend: GRANT SLAVE MONITOR",
+                 expected to know that it follows its primary; mend: SET SESSION sql_log_bin = 0; GRANT SLAVE MONITOR",
                 "warning  replica spare:3306",
             ],
         );

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use crate::check::fault::{Fault, Severity, once_each, some_of};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Account, Part, Survey};
+use modshift_mariadb::value::quote;
 
 const RULE: &str = "fence";
 
@@ -31,12 +33,13 @@ fn events(part: Part<'_>) -> Option<Fault> {
     let state = if running { "running" } else { "off" };
     let actual = format!("has enabled events {}, event_scheduler is {state}", some_of(&names));
     let severity = if running { Severity::Warning } else { Severity::Note };
-    let mend: Vec<String> =
-        names.iter().map(|name| format!("ALTER EVENT `{name}` DISABLE ON SLAVE")).collect();
+    let alter = names.iter().map(|name| format!("ALTER EVENT {} DISABLE ON SLAVE", quote(name)));
+    let unlogged = |value| format!("SET SESSION sql_log_bin = {value}");
+    let mend = std::iter::once(unlogged(0)).chain(alter).chain([unlogged(1)]);
     Some(
         Fault::new(severity, RULE, part.name(), actual)
             .expected("events that run on the primary only: here they write beside replication")
-            .mend(format!("SET sql_log_bin = 0; {}", mend.join("; "))),
+            .mend(Mend::run(Way::DisableEvent, mend)),
     )
 }
 
@@ -77,9 +80,8 @@ fn accounts(survey: &Survey, part: Part<'_>) -> Option<Fault> {
         .map(|(accounts, version)| privileged(accounts, version).1.map(Account::name).collect())
         .unwrap_or_default();
     let (super_suffices, found) = privileged(accounts, &part.facts.version);
-    let others = found.filter(|account| {
-        account.user != part.further.endpoint.user && !known.contains(&account.name())
-    });
+    let others =
+        found.filter(|account| !survey.is_ours(&account.user) && !known.contains(&account.name()));
     let names: Vec<String> = others.map(Account::shown).collect();
     if names.is_empty() {
         return None;
@@ -132,7 +134,7 @@ fn prepared(survey: &Survey, part: Part<'_>) -> Option<Fault> {
     Some(
         Fault::new(Severity::Warning, "xa", part.name(), actual)
             .expected("none: they survive read_only, and lock rows that replication needs")
-            .mend("XA ROLLBACK each of XA RECOVER there"),
+            .mend("roll back each that XA RECOVER lists there, with XA ROLLBACK"),
     )
 }
 

@@ -1,6 +1,7 @@
 //! Two replicas under one server id cut each other off.
 
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::Survey;
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
@@ -49,11 +50,16 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             Some(_) => {}
             None => {
                 let actual = "cannot see the server ids of connected replicas";
-                let mend = "GRANT REPLICATION MASTER ADMIN, or make sure that no replica uses";
+                let grants = tailed.as_ref().map_or(&facts.grants, |part| &part.facts.grants);
+                let account = mend::account(grants, &server.endpoint.user);
+                let grant = format!("GRANT REPLICATION MASTER ADMIN ON *.* TO {account}");
                 faults.push(
                     Fault::new(Severity::Note, RULE, at, actual)
                         .expected("no replica of that id")
-                        .mend(format!("{mend} {id}")),
+                        .mend(
+                            Mend::run(Way::GrantGlobal, [grant])
+                                .note(format!("or make sure that no replica uses {id}")),
+                        ),
                 );
             }
         }

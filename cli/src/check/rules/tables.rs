@@ -2,12 +2,14 @@
 //! routed and applied.
 
 use modshift_mariadb::value::quote;
+use modshift_proto::TableSchema;
 use modshift_proto::plan::Placement;
 use modshift_proto::schema::DataType;
-use modshift_proto::{TableSchema, UniqueKey};
 
-use crate::check::fault::{Fault, Severity};
-use crate::check::survey::{Survey, Table};
+use crate::check::alter::Alike;
+use crate::check::fault::{Fault, Severity, Side};
+use crate::check::mend::{Mend, Way};
+use crate::check::survey::{Facts, Survey, Table};
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     survey.plan.tables.iter().flat_map(|planned| of_table(survey, &planned.name)).collect()
@@ -17,14 +19,11 @@ fn of_table(survey: &Survey, name: &str) -> Vec<Fault> {
     const RULE: &str = "tables";
     let mut faults = Vec::new();
     // The first old shard that has it is the measure of all others.
-    let mut measure: Option<(String, &TableSchema, &str)> = None;
+    let mut measure: Option<(Side, &TableSchema, &Table)> = None;
     for (server, facts) in survey.reached() {
         let subject = format!("{}: table {name}", server.side);
         let Some(table) = facts.tables.get(name) else {
-            let mend = match server.side.is_old() {
-                true => "create it, correct its name in the plan, or grant SELECT on it",
-                false => "modshift schema --apply",
-            };
+            let mend = missing(survey, name, server.side, facts);
             let fault = Fault::new(Severity::Fault, RULE, subject, "is missing");
             faults.push(fault.expected("every planned table on every shard").mend(mend));
             continue;
@@ -41,20 +40,89 @@ fn of_table(survey: &Survey, name: &str) -> Vec<Fault> {
         faults.extend(by_itself(&subject, name, table, schema));
         faults.extend(bound(survey, &subject, name, schema));
         match &measure {
-            None => measure = Some((server.side.to_string(), schema, &table.create)),
+            None => measure = Some((server.side, schema, table)),
             Some((first, model, create)) => {
-                let mend = statements(name, model, create, schema).unwrap_or_else(|| {
-                    "ALTER TABLE until `modshift schema` shows no difference".to_owned()
-                });
-                faults.extend(differences(model, schema).into_iter().map(|difference| {
+                let expendable = survey.is_expendable(server.side);
+                let mend = Alike { name, model: create, other: table, expendable, facts }.mend();
+                let expected = format!("the same as on {first}");
+                let found = differences(&plain(model), &plain(schema)).into_iter();
+                faults.extend(found.map(|difference| {
                     Fault::new(Severity::Fault, RULE, &subject, difference)
-                        .expected(format!("the same as on {first}"))
-                        .mend(&*mend)
+                        .expected(&*expected)
+                        .mend(mend.clone())
                 }));
+                let stored = stored_otherwise(model, schema).map(|(column, ours)| {
+                    let side = if ours { *first } else { server.side };
+                    let actual = format!(
+                        "column {column} is stored on {side} as MariaDB 5.3 stored it, and not so \
+                         on {}",
+                        if ours { server.side } else { *first }
+                    );
+                    Fault::new(Severity::Fault, RULE, &subject, actual).expected(&*expected).mend(
+                        Mend::run(
+                            Way::RebuildTable,
+                            [format!("ALTER TABLE {} FORCE", quote(name))],
+                        )
+                        .at([side]),
+                    )
+                });
+                faults.extend(stored);
             }
         }
     }
     faults
+}
+
+/// Of a column's type: how MariaDB 5.3 stored times, before `mysql56_temporal_format`.
+const OLD_TIMES: &str = " /* mariadb-5.3 */";
+
+/// Without how times are stored, which a rebuild of the table changes and no MODIFY.
+fn plain(schema: &TableSchema) -> TableSchema {
+    let mut plain = schema.clone();
+    for column in &mut plain.columns {
+        if let Some(text) = column.type_text.strip_suffix(OLD_TIMES) {
+            column.type_text = text.to_owned();
+        }
+    }
+    plain
+}
+
+/// Columns of which one side stores times as MariaDB 5.3 did; `true`: the model does.
+fn stored_otherwise<'a>(
+    model: &'a TableSchema,
+    other: &'a TableSchema,
+) -> impl Iterator<Item = (&'a str, bool)> {
+    let old = |text: &str| text.ends_with(OLD_TIMES);
+    let pairs = model.columns.iter().zip(&other.columns).filter(|(a, b)| a.name == b.name);
+    let apart = pairs.filter(move |(a, b)| old(&a.type_text) != old(&b.type_text));
+    apart.map(move |(a, _)| (a.name.as_str(), old(&a.type_text)))
+}
+
+/// `modshift schema --apply` creates what the first old shard has, where it may and where the name is
+/// free: elsewhere it would fail.
+fn missing(survey: &Survey, name: &str, side: Side, facts: &Facts) -> String {
+    if side.is_old() {
+        return "create it, correct its name in the plan, or grant SELECT on it".to_owned();
+    }
+    let model = survey.servers.iter().find(|server| server.side.is_old());
+    let model = model.and_then(|server| Some((server.side, server.facts.as_ref().ok()?)));
+    match model {
+        Some((_, of_model)) if of_model.tables.get(name).is_some_and(|t| t.schema.is_ok()) => {}
+        Some((side, _)) => {
+            return format!("mend {side} first: what is missing here is created as it is there");
+        }
+        None => {
+            return "bring old shard 0 back: what is missing here is created as it is there".into();
+        }
+    }
+    match facts.objects.iter().find(|object| object.name == name) {
+        Some(object) => format!(
+            "grant SELECT on the {} {name} that is there, or rename it: modshift schema --apply \
+             needs the name",
+            object.kind
+        ),
+        None => "modshift schema --apply".to_owned(),
+    }
 }
 
 fn by_itself(subject: &str, name: &str, table: &Table, schema: &TableSchema) -> Vec<Fault> {
@@ -63,14 +131,17 @@ fn by_itself(subject: &str, name: &str, table: &Table, schema: &TableSchema) -> 
         faults.push(
             Fault::new(Severity::Fault, "engine", subject, format!("engine is {}", table.engine))
                 .expected("InnoDB, for consistent reads")
-                .mend(format!("ALTER TABLE {name} ENGINE=InnoDB")),
+                .mend(Mend::run(
+                    Way::ChangeEngine,
+                    [format!("ALTER TABLE {} ENGINE=InnoDB", quote(name))],
+                )),
         );
     }
     if schema.primary_key.is_empty() {
         faults.push(
             Fault::new(Severity::Fault, "primary_key", subject, "has no primary key")
                 .expected("one, which names each row")
-                .mend(format!("ALTER TABLE {name} ADD PRIMARY KEY (...)")),
+                .mend("add a primary key, on every shard: over which columns is for you to say"),
         );
     }
     for &index in &schema.primary_key {
@@ -81,7 +152,7 @@ fn by_itself(subject: &str, name: &str, table: &Table, schema: &TableSchema) -> 
             faults.push(
                 Fault::new(Severity::Fault, "primary_key", subject, actual)
                     .expected("a type with an exact order")
-                    .mend(format!("ALTER TABLE {name} MODIFY {} DECIMAL(...)", column.name)),
+                    .mend("change its type to DECIMAL or to an integer, on every shard, or take the table out of the plan"),
             );
         }
         if column.generated {
@@ -89,9 +160,7 @@ fn by_itself(subject: &str, name: &str, table: &Table, schema: &TableSchema) -> 
             faults.push(
                 Fault::new(Severity::Fault, "primary_key", subject, actual)
                     .expected("a stored value of its own")
-                    .mend(format!(
-                        "ALTER TABLE {name} DROP PRIMARY KEY, ADD PRIMARY KEY (columns that are stored)"
-                    )),
+                    .mend("make the primary key of stored columns only, on every shard, or take the table out of the plan"),
             );
         }
     }
@@ -158,59 +227,6 @@ pub fn differences(model: &TableSchema, other: &TableSchema) -> Vec<String> {
     found
 }
 
-/// What makes the other table like the model: one ALTER TABLE, with the model's own words.
-/// Nothing where columns are in another order, which is for a person to decide.
-fn statements(
-    name: &str,
-    model: &TableSchema,
-    create: &str,
-    other: &TableSchema,
-) -> Option<String> {
-    let line = |column: &str| {
-        let begin = format!("{} ", quote(column));
-        let line = create.lines().map(str::trim).find(|line| line.starts_with(&begin))?;
-        Some(line.strip_suffix(',').unwrap_or(line))
-    };
-    let mut changes = Vec::new();
-    for (index, column) in model.columns.iter().enumerate() {
-        match other.columns.get(index) {
-            None => changes.push(format!("ADD COLUMN {}", line(&column.name)?)),
-            Some(theirs) if theirs.name != column.name => return None,
-            Some(theirs) if theirs != column => {
-                changes.push(format!("MODIFY COLUMN {}", line(&column.name)?));
-            }
-            Some(_) => {}
-        }
-    }
-    let beyond = other.columns.iter().skip(model.columns.len());
-    changes.extend(beyond.map(|column| format!("DROP COLUMN {}", quote(&column.name))));
-    if primary_key(model) != primary_key(other) {
-        let columns: Vec<String> = primary_key(model).iter().map(|name| quote(name)).collect();
-        if !other.primary_key.is_empty() {
-            changes.push("DROP PRIMARY KEY".to_owned());
-        }
-        changes.push(format!("ADD PRIMARY KEY ({})", columns.join(", ")));
-    }
-    let columns = |schema: &TableSchema, key: &UniqueKey| -> Vec<String> {
-        key.columns.iter().map(|&index| quote(&schema.columns[index].name)).collect()
-    };
-    let has = |schema: &TableSchema, wanted: &[String]| {
-        schema.unique_keys.iter().any(|key| columns(schema, key) == wanted)
-    };
-    for key in &other.unique_keys {
-        if !has(model, &columns(other, key)) {
-            changes.push(format!("DROP KEY {}", quote(&key.name)));
-        }
-    }
-    for key in &model.unique_keys {
-        let columns = columns(model, key);
-        if !has(other, &columns) {
-            changes.push(format!("ADD UNIQUE KEY {} ({})", quote(&key.name), columns.join(", ")));
-        }
-    }
-    (!changes.is_empty()).then(|| format!("ALTER TABLE {} {}", quote(name), changes.join(", ")))
-}
-
 fn primary_key(schema: &TableSchema) -> Vec<&str> {
     schema.primary_key.iter().map(|&index| schema.columns[index].name.as_str()).collect()
 }
@@ -252,25 +268,5 @@ mod tests {
             vec![column("v", "varchar(10)", true), column("id", "int", false)],
             &["column 1 is v, not id"],
         );
-    }
-
-    #[test]
-    fn a_difference_is_mended_with_the_models_own_words() {
-        let model = table(vec![column("id", "int", false), column("v", "varchar(10)", true)]);
-        let create = "CREATE TABLE `t` (\n  `id` int(11) NOT NULL,\n  \
-                      `v` varchar(10) DEFAULT 'a,b' COMMENT 'x',\n  PRIMARY KEY (`id`)\n)";
-        let check = |columns, expected: Option<&str>| {
-            assert_eq!(statements("t", &model, create, &table(columns)).as_deref(), expected);
-        };
-        check(model.columns.clone(), None);
-        check(
-            vec![column("id", "int", false)],
-            Some("ALTER TABLE `t` ADD COLUMN `v` varchar(10) DEFAULT 'a,b' COMMENT 'x'"),
-        );
-        check(
-            vec![column("id", "bigint", false), column("v", "varchar(10)", true)],
-            Some("ALTER TABLE `t` MODIFY COLUMN `id` int(11) NOT NULL"),
-        );
-        check(vec![column("v", "varchar(10)", true), column("id", "int", false)], None);
     }
 }

@@ -2,6 +2,7 @@
 //! must hold everything that the primary's does, and as long.
 
 use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Facts, Part, Survey};
 
 use super::{binlog, durability};
@@ -32,7 +33,10 @@ fn settings(part: Part<'_>) -> Vec<Fault> {
     let mut faults = binlog::required(&subject, variables);
     // The reader refuses it, though what comes from the primary as rows is logged as rows.
     for fault in faults.iter_mut().filter(|f| f.actual.starts_with("binlog_format")) {
-        fault.mend = Some("SET GLOBAL binlog_format = 'ROW', and STOP SLAVE; START SLAVE".into());
+        let set = "SET GLOBAL binlog_format = 'ROW'";
+        // What applies keeps its value until it starts anew.
+        let statements = [set, "STOP SLAVE", "START SLAVE"];
+        fault.mend = Some(Mend::run(Way::SetReplicaBinlogFormat, statements));
     }
     faults.extend(binlog::advised(&subject, variables));
     faults
@@ -58,7 +62,7 @@ fn token(part: Part<'_>, primary: &Facts) -> Option<Fault> {
     Some(
         Fault::new(severity, RULE, part.name(), actual)
             .expected("the primary's row: the reader waits for it")
-            .mend("GRANT SELECT on the schema, and replication without filters"),
+            .mend("let it replicate without filters, and grant SELECT on the schema"),
     )
 }
 
@@ -94,12 +98,14 @@ fn domains(part: Part<'_>, primary: &Facts) -> Option<Fault> {
 mod tests {
     use crate::check::survey::Token;
     use crate::check::survey::made::{lines, survey_further};
+    use modshift_proto::message::TokenPhase;
     use std::time::Duration;
 
     #[test]
     fn what_is_read_must_hold_what_the_primary_writes() {
         let check = |change: &dyn Fn(&mut crate::check::survey::Standing), expected: &[&str]| {
-            let token = Token { epoch: 7, clock: Duration::ZERO };
+            let phase = TokenPhase::Serving;
+            let token = Token { epoch: 7, clock: Duration::ZERO, phase };
             let survey = survey_further(
                 |_, facts| facts.token = Some(token),
                 |_, facts| {

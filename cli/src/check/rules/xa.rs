@@ -11,7 +11,9 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             let actual = format!("has prepared XA transactions: {list}");
             Fault::new(Severity::Fault, "xa", server.side, actual)
                 .expected("none, since their rows lie before where reading starts")
-                .mend("XA COMMIT or XA ROLLBACK each of XA RECOVER")
+                .mend(
+                    "commit or roll back each that XA RECOVER lists, with XA COMMIT or XA ROLLBACK",
+                )
         })
         .collect()
 }

@@ -23,6 +23,7 @@ use modshift_mariadb::error::ServerError;
 use modshift_mariadb::whole_log::Settings;
 use modshift_mariadb::{Class, Grants};
 use modshift_proto::TableSchema;
+use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Endpoint, Plan};
 
 use super::fault::Side;
@@ -238,6 +239,38 @@ impl Survey {
     /// The primary of a shard, if it answered.
     pub fn primary(&self, side: Side) -> Option<(&Server, &Facts)> {
         self.reached().find(|(server, _)| server.side == side)
+    }
+
+    /// Is a user one of modshift's own? Such an account is never to be locked or cut short.
+    pub fn is_ours(&self, user: &str) -> bool {
+        let plan = &self.plan;
+        let shards = plan.old.iter().chain(&plan.new).map(|endpoint| endpoint.user.as_str());
+        let rehearsal =
+            plan.rehearse.iter().flat_map(|rehearse| rehearse.old.iter().chain(&rehearse.new));
+        let login = plan.cutover.login.iter().map(|(user, _)| user.as_str());
+        let mut ours = shards.chain(login).chain(rehearsal.map(|endpoint| endpoint.user.as_str()));
+        ours.any(|own| own == user)
+    }
+
+    /// Has the shard of that side been let in to serve, by the last marker of a cutover or since its
+    /// reader first read it?
+    pub fn serves(&self, side: Side) -> bool {
+        self.has_phase(side, TokenPhase::Serving)
+    }
+
+    /// Is it closed by a fence, or not opened yet?
+    pub fn is_fenced(&self, side: Side) -> bool {
+        self.has_phase(side, TokenPhase::Fenced)
+    }
+
+    /// Do its rows come from the other side, so that they can be brought again?
+    pub fn is_expendable(&self, side: Side) -> bool {
+        !side.is_old() && !self.serves(side)
+    }
+
+    fn has_phase(&self, side: Side, phase: TokenPhase) -> bool {
+        let token = self.primary(side).and_then(|(_, facts)| facts.token);
+        token.is_some_and(|token| token.phase == phase)
     }
 
     /// Each part that each further server plays, of those that answered.
