@@ -223,6 +223,10 @@ pub struct Cutover {
     /// Undo the run that was begun
     #[arg(long)]
     pub abort: bool,
+    /// With --abort: the server of the journal (new shard 0) is lost too; undo the run by what each
+    /// shard itself holds, where that can never make both sides serve
+    #[arg(long, requires = "abort", conflicts_with = "dry_run")]
+    pub without_journal: bool,
     /// Wait for the gate, for at most this long: `90s`, `10m`, `1h`
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub wait: Option<Duration>,

@@ -278,6 +278,8 @@ fn undo(journal: &Journal, facts: &Facts) -> Action {
 pub enum Told {
     Serves,
     Fenced,
+    /// A to-shard that this run can no longer open: it was undone without its journal.
+    Barred,
     /// It does not answer.
     Silent,
 }
@@ -304,6 +306,10 @@ pub enum Opening {
 /// from-shard. Either way a process that might let from-shards go had lost its connection to each of
 /// them by then, and gets none again, for the journal has another owner.
 pub fn opening(direction: Direction, from: &[Told], to: &[Told]) -> Opening {
+    if to.contains(&Told::Barred) {
+        // None is opened before all are marked, and that one never is.
+        return Opening::Undone;
+    }
     let first = |side: &[Told], what| side.iter().position(|&told| told == what);
     match (first(from, Told::Serves), first(to, Told::Serves)) {
         (Some(from), Some(to)) => Opening::BothServe(from, to),

@@ -5,6 +5,7 @@ use modshift_mariadb::ServerError;
 use crate::decide::Refusal;
 use crate::outside::Closed;
 use crate::step::{Direction, Step};
+use crate::without_journal::Objection;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CutoverError {
@@ -55,6 +56,12 @@ pub enum CutoverError {
     Verification(String),
     #[error("stopped before the opening was complete: {missing}")]
     Unopened { direction: Direction, missing: String },
+    #[error("{objection}; nothing was done")]
+    Objected { objection: Objection, direction: Direction },
+    #[error("the journal answers and knows the run; nothing was done")]
+    JournalThere { direction: Direction },
+    #[error("{server} cannot be opened: the run was undone without its journal")]
+    Barred { server: String, direction: Direction },
     #[error("both sides serve: {from} and {to}")]
     BothServe { from: String, to: String },
     #[error("whether to go on or back depends on {server}, which cannot be asked: {detail}")]
@@ -69,6 +76,15 @@ impl CutoverError {
         let hint = match self {
             CutoverError::Server(error) | CutoverError::JournalLost(error) => return error.hint(),
             CutoverError::Several { hint, .. } => return hint.clone(),
+            CutoverError::Objected { objection, direction } => {
+                return Some(objection.hint(*direction));
+            }
+            CutoverError::JournalThere { direction } => {
+                return Some(format!("modshift {direction} --abort undoes it"));
+            }
+            CutoverError::Barred { direction, .. } => {
+                return Some(format!("modshift {direction} --abort writes down that it is over"));
+            }
             CutoverError::Unopened { direction, .. } => {
                 return Some(format!(
                     "modshift {direction} --resume goes on; take out of the plan first what is gone \
@@ -135,6 +151,7 @@ impl CutoverError {
             self,
             CutoverError::Superseded { .. }
                 | CutoverError::BothServe { .. }
+                | CutoverError::Barred { .. }
                 | CutoverError::JournalDamaged { .. }
                 | CutoverError::SharedServer { .. }
                 | CutoverError::SharedOffset { .. }

@@ -22,7 +22,7 @@ use crate::error::CutoverError;
 use crate::register::quote;
 use crate::server::{Server, kill};
 use crate::shard::{Shard, Was, account_sql};
-use crate::step::Side;
+use crate::step::{Direction, Side};
 
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
 const WRITER_PATIENCE: Duration = Duration::from_millis(200);
@@ -34,6 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const LOCK_WAIT_S: u64 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 const NO_SUCH_TABLE: u16 = 1146;
+/// Behind the name of a run in the token of a shard that it can no longer open.
+pub const BARRED: &str = " barred";
 
 /// What the last marker on a shard says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,15 +265,71 @@ pub async fn mark(
     parsed.map(Some)
 }
 
+/// The serving marker of a shard that is to be opened. Never on one that is barred.
+pub async fn mark_opened(
+    shard: &mut Shard,
+    direction: Direction,
+    run: &str,
+) -> Result<(), CutoverError> {
+    let doing = "writing the marker";
+    let sql = format!(
+        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), \
+         phase = 'serving', fence = {} WHERE id = 1 AND (fence IS NULL OR fence NOT LIKE '%{BARRED}')",
+        quote(run)
+    );
+    let written = match shard.primary.run(doing, &sql).await {
+        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => 0,
+        written => written?,
+    };
+    if written > 0 {
+        return Ok(());
+    }
+    let server = shard.name().to_owned();
+    match marked(shard).await? {
+        None => Err(CutoverError::NoToken { server }),
+        Some(_) => Err(CutoverError::Barred { server, direction }),
+    }
+}
+
+/// Bars a shard that is fenced: this run cannot open it any more. No where its token says by now that
+/// it serves.
+pub async fn bar(shard: &mut Shard, run: &str) -> Result<bool, CutoverError> {
+    let sql = format!(
+        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), fence = {} \
+         WHERE id = 1 AND phase = 'fenced'",
+        quote(&format!("{run}{BARRED}"))
+    );
+    Ok(shard.primary.run("barring it", &sql).await? > 0)
+}
+
+/// Of a run that fences the from-shards anew, so that nothing of before counts.
+pub async fn unbar(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
+    if !marked(shard).await?.is_some_and(|(_, by)| by.is_some_and(|by| by.ends_with(BARRED))) {
+        return Ok(());
+    }
+    let sql = format!(
+        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), fence = {} \
+         WHERE id = 1 AND phase = 'fenced' AND fence LIKE '%{BARRED}'",
+        quote(run)
+    );
+    shard.primary.run("letting this run open it", &sql).await.map(drop)
+}
+
 /// The phase in the shard's token; `None`: no reader was ever started.
 pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
-    let sql = "SELECT phase FROM modshift_token WHERE id = 1";
-    let rows = shard.primary.ask::<String>("reading the phase", sql).await;
+    Ok(marked(shard).await?.map(|(phase, _)| phase))
+}
+
+/// The same with what the last marker was written for: the name of a run, with [`BARRED`] behind it
+/// where that run was undone without its journal; `None`: nobody has marked it.
+pub async fn marked(shard: &mut Shard) -> Result<Option<(Phase, Option<String>)>, CutoverError> {
+    let sql = "SELECT phase, fence FROM modshift_token WHERE id = 1";
+    let rows = shard.primary.ask::<(String, Option<String>)>("reading the phase", sql).await;
     let rows = match rows {
         Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Vec::new(),
         rows => rows?,
     };
-    Ok(rows.first().map(|text| phase_of(text)))
+    Ok(rows.into_iter().next().map(|(text, by)| (phase_of(&text), by)))
 }
 
 pub(crate) fn phase_of(text: &str) -> Phase {

@@ -10,6 +10,7 @@
 //! | [`outside`] | what is asked of gate, verification and routing |
 //! | [`keep`] | looks after a fence once nobody is at it any more |
 //! | [`watch`] | ends a run whose operator is gone |
+//! | [`without_journal`] | undoes a run by what the shards themselves hold |
 //! | [`finish`] | the end of the way back |
 //! | [`cutover`] | the steps in their order, and their undoing |
 //!
@@ -32,6 +33,7 @@ pub mod server;
 pub mod shard;
 pub mod step;
 pub mod watch;
+pub mod without_journal;
 
 pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{

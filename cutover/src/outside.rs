@@ -48,6 +48,10 @@ pub trait Outside {
     /// target from it: the clients of all others wait. It is named once all have been told.
     fn publish_back(&self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
 
+    /// The same without the journal: a shard of the other side that does not acknowledge is not
+    /// named.
+    fn publish_alone(&self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;
+
     /// A line for the operator.
     fn tell(&self, line: &str);
 }

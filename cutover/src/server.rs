@@ -36,6 +36,10 @@ pub enum Guard {
     Owner(Box<Claim>),
     /// They are sent while no operator is at that server.
     Bystander,
+    /// They are sent by whoever was told to act without the journal: the lock is taken from whoever
+    /// holds it, and nobody can be asked whose run it is. So there is one connection to each server,
+    /// and none after it: while it stands no other operator can have acted there.
+    Alone,
 }
 
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct Server {
     lock: String,
     guard: Guard,
     conn: Option<Conn>,
+    /// A connection was made once.
+    spent: bool,
     script: Vec<String>,
 }
 
@@ -54,7 +60,7 @@ impl Server {
         // Lock names are limited to 64 characters; the schema tells apart shards on one server.
         let of = format!("{plan}\0{name}");
         let lock = format!("modshift.server.{:08x}", crc32fast::hash(of.as_bytes()));
-        Server { name, endpoint, lock, guard, conn: None, script: Vec::new() }
+        Server { name, endpoint, lock, guard, conn: None, spent: false, script: Vec::new() }
     }
 
     pub fn is_dry(&self) -> bool {
@@ -122,6 +128,13 @@ impl Server {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
         }
+        if matches!(self.guard, Guard::Alone) && std::mem::replace(&mut self.spent, true) {
+            let what =
+                "its connection is lost, and without the journal it is not made again: repeat \
+                        the command"
+                    .to_owned();
+            return Err(CutoverError::Unfit { server: self.name.clone(), what });
+        }
         let mut conn = connect(&self.endpoint, Session::Plain).await?;
         match &self.guard {
             Guard::Dry => {}
@@ -130,6 +143,7 @@ impl Server {
                 self.lock(&mut conn).await?;
                 claim.verify().await?;
             }
+            Guard::Alone => self.lock(&mut conn).await?,
             Guard::Bystander => {
                 if !self.try_lock(&mut conn).await? {
                     return Err(CutoverError::Attended { server: self.name.clone() });

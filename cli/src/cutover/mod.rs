@@ -34,6 +34,9 @@ pub async fn run(
     args: &args::Cutover,
     stop_writes: bool,
 ) -> anyhow::Result<Exit> {
+    if args.without_journal {
+        return Ok(without_journal(&plan, direction).await);
+    }
     let ask = match (args.resume, args.abort) {
         (true, _) => Ask::Resume(direction),
         (_, true) => Ask::Abort(direction),
@@ -113,6 +116,31 @@ async fn drive(plan: Arc<Plan>, settings: Settings, dry: bool) -> Result<Outcome
     outcome
 }
 
+/// The audit table is where the journal is: this is in the log alone.
+async fn without_journal(plan: &Arc<Plan>, direction: Direction) -> Exit {
+    let line = audit::command_line(std::env::args());
+    tracing::warn!(who = audit::operator(), line, "not written to modshift_audit, which is lost");
+    let wiring = Wiring::new(plan.clone(), false);
+    let outcome = modshift_cutover::without_journal::abort(plan, direction, &wiring).await;
+    match outcome {
+        Ok(()) => {
+            answer::line(format_args!(
+                "{direction}: undone without its journal, the {} shards serve. Once new shard 0 is \
+                 back, modshift {direction} --abort writes down that the run is over",
+                direction.from()
+            ));
+            Exit::Done
+        }
+        Err(error) => {
+            answer::line(format_args!("{direction}: {error}"));
+            if let Some(hint) = error.hint() {
+                answer::line(format_args!("hint: {hint}"));
+            }
+            exit_of(&error)
+        }
+    }
+}
+
 /// Nothing of a cutover is begun before it is written down, and a server that cannot write does not
 /// hold up the operator for longer.
 async fn audited(plan: &Plan) -> anyhow::Result<audit::Entry> {
@@ -129,7 +157,11 @@ async fn audited(plan: &Plan) -> anyhow::Result<audit::Entry> {
 
 fn exit_of(error: &CutoverError) -> Exit {
     match error {
-        CutoverError::Refused(_) | CutoverError::Busy { .. } | CutoverError::Gate(_) => Exit::No,
+        CutoverError::Refused(_)
+        | CutoverError::Busy { .. }
+        | CutoverError::Gate(_)
+        | CutoverError::Objected { .. }
+        | CutoverError::JournalThere { .. } => Exit::No,
         CutoverError::NoAccount { .. }
         | CutoverError::SharedServer { .. }
         | CutoverError::SharedOffset { .. } => Exit::BadPlan,

@@ -33,6 +33,8 @@ enum Must {
     Opened,
     /// Any; those that do not have it are named in the end.
     One,
+    /// The same, but for those of the other side, some of which are known to be lost.
+    Alone,
 }
 
 pub struct Wiring {
@@ -101,7 +103,7 @@ impl Wiring {
         let olds = self.plan.old.len();
         let spared = |index: usize| match must {
             Must::All | Must::One => false,
-            Must::Opened => (side == Side::New) == (index < olds),
+            Must::Opened | Must::Alone => (side == Side::New) == (index < olds),
         };
         let mut storing: FuturesUnordered<_> = endpoints
             .iter()
@@ -115,7 +117,7 @@ impl Wiring {
             Err(error) if !spared(index) => failed.push(error),
             Err(_) => {}
         };
-        if must == Must::One {
+        if matches!(must, Must::One | Must::Alone) {
             // No target waits for a shard that is silent, once another one knows the version.
             while let Some(stored) = storing.next().await {
                 let stands = stored.1.is_ok();
@@ -234,6 +236,10 @@ impl Outside for Wiring {
 
     async fn publish_back(&self, side: Side, version: u64) -> Result<(), String> {
         self.bring(side, version, Must::One).await
+    }
+
+    async fn publish_alone(&self, side: Side, version: u64) -> Result<(), String> {
+        self.bring(side, version, Must::Alone).await
     }
 
     fn tell(&self, line: &str) {

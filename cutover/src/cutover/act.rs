@@ -37,10 +37,11 @@ impl<O: Outside> Cutover<O> {
     /// Opening was journaled. Was it begun in fact, or did that process let the from-shards go,
     /// unable to write that down?
     pub(super) async fn was_undone(&mut self) -> Result<bool, CutoverError> {
-        let to = join_all(self.to.iter_mut().map(fence::phase)).await;
-        let from = join_all(self.from.iter_mut().map(fence::phase)).await;
-        let told = |side: &[Result<Option<Phase>, CutoverError>]| {
-            side.iter().map(told).collect::<Vec<Told>>()
+        let to = join_all(self.to.iter_mut().map(fence::marked)).await;
+        let from = join_all(self.from.iter_mut().map(fence::marked)).await;
+        let barred = format!("{}{}", self.register.name, fence::BARRED);
+        let told = |side: &[Marked]| {
+            side.iter().map(|marked| told(marked, &barred)).collect::<Vec<Told>>()
         };
         let direction = self.direction();
         match opening(direction, &told(&from), &told(&to)) {
@@ -77,8 +78,14 @@ impl<O: Outside> Cutover<O> {
             self.tokens().await?;
         }
         let plan = self.plan.clone();
+        let run = self.register.name.clone();
         for_each(&mut self.to, async |shard| {
+            fence::unbar(shard, &run).await?;
             fence::keep_out(shard).await?;
+            // Of an opening that came to nothing.
+            if fence::phase(shard).await? == Some(Phase::Serving) {
+                fence::mark(shard, Phase::Fenced, &run).await?;
+            }
             counters::interleave(&plan, shard).await
         })
         .await
@@ -261,18 +268,19 @@ impl<O: Outside> Cutover<O> {
     }
 }
 
-fn told(phase: &Result<Option<Phase>, CutoverError>) -> Told {
-    match phase {
-        Ok(Some(Phase::Serving)) => Told::Serves,
-        Ok(Some(Phase::Fenced) | None) => Told::Fenced,
+/// What a shard's token says.
+type Marked = Result<Option<(Phase, Option<String>)>, CutoverError>;
+
+fn told(marked: &Marked, barred: &str) -> Told {
+    match marked {
+        Ok(Some((Phase::Serving, _))) => Told::Serves,
+        Ok(Some((Phase::Fenced, Some(by)))) if by == barred => Told::Barred,
+        Ok(Some((Phase::Fenced, _)) | None) => Told::Fenced,
         Err(_) => Told::Silent,
     }
 }
 
-fn cannot_tell(
-    shard: &Shard,
-    outcome: Option<Result<Option<Phase>, CutoverError>>,
-) -> CutoverError {
+fn cannot_tell(shard: &Shard, outcome: Option<Marked>) -> CutoverError {
     let detail = match outcome {
         Some(Err(error)) => error.to_string(),
         _ => String::new(),

@@ -8,7 +8,7 @@ mod act;
 mod drive;
 mod open;
 mod shared;
-mod undo;
+pub(crate) mod undo;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -81,11 +81,12 @@ impl<O: Outside> Cutover<O> {
             }
             opening.closed = true;
         }
-        let run = self.register.name.clone();
+        let (run, direction) = (self.register.name.clone(), self.direction());
         // All markers before anything is opened: shards may have a server in common, and where one
         // is fenced none can have been opened.
         if !opening.marked {
-            let marked = join_all(self.to.iter_mut().map(|shard| serving_marker(shard, &run)));
+            let marked =
+                join_all(self.to.iter_mut().map(|shard| serving_marker(shard, direction, &run)));
             let errors: Vec<_> = marked.await.into_iter().filter_map(Result::err).collect();
             if !errors.is_empty() {
                 return errors;
@@ -195,9 +196,13 @@ impl<O: Outside> Cutover<O> {
     }
 }
 
-async fn serving_marker(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
+async fn serving_marker(
+    shard: &mut Shard,
+    direction: Direction,
+    run: &str,
+) -> Result<(), CutoverError> {
     match fence::phase(shard).await? {
         Some(Phase::Serving) => Ok(()),
-        _ => fence::mark(shard, Phase::Serving, run).await.map(drop),
+        _ => fence::mark_opened(shard, direction, run).await,
     }
 }

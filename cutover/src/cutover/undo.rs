@@ -126,7 +126,7 @@ impl<O: Outside> Cutover<O> {
 /// One that is cut off from the journal takes back no more than its run's own routing, while who
 /// takes over has not published yet: that one fences every from-shard before it does, ends this
 /// process's connection for that, and leaves this version out. `holds`: a connection to a from-shard
-/// stands on which nobody else can have acted since.
+/// stands on which nobody else can have acted since. Without a claim it is a dry run.
 async fn lead_back(
     outside: &impl Outside,
     claim: Option<Claim>,
@@ -152,8 +152,18 @@ async fn lead_back(
     outside.publish_back(side, version).await.map_err(CutoverError::Publish)
 }
 
+/// The same by whoever does without the journal.
+pub(crate) async fn lead_back_alone(
+    outside: &impl Outside,
+    side: Side,
+) -> Result<(), CutoverError> {
+    let routed = outside.routed().await.map_err(CutoverError::Publish)?;
+    let version = next_version(routed, None);
+    outside.publish_alone(side, version).await.map_err(CutoverError::Publish)
+}
+
 /// Each shard as soon as it answers; those that do not by the deadline are named.
-async fn let_go(
+pub(crate) async fn let_go(
     from: &mut [Shard],
     run: &str,
     deadline: Instant,

@@ -252,7 +252,7 @@ fn the_way_back_ends_once_and_only_where_the_new_shards_serve() {
 
 #[test]
 fn an_opening_stands_unless_the_from_shards_serve_and_nobody_else_does() {
-    use Told::{Fenced, Serves, Silent};
+    use Told::{Barred, Fenced, Serves, Silent};
     let ask = |from: [Told; 2], to: [Told; 2]| opening(Direction::Cutover, &from, &to);
     assert_eq!(ask([Fenced, Fenced], [Fenced, Fenced]), Opening::Stands);
     assert_eq!(ask([Fenced, Silent], [Silent, Serves]), Opening::Stands);
@@ -260,6 +260,8 @@ fn an_opening_stands_unless_the_from_shards_serve_and_nobody_else_does() {
     assert_eq!(ask([Serves, Fenced], [Fenced, Serves]), Opening::BothServe(0, 1));
     assert_eq!(ask([Serves, Fenced], [Fenced, Silent]), Opening::Silent(Side::New, 1));
     assert_eq!(ask([Silent, Fenced], [Fenced, Fenced]), Opening::Silent(Side::Old, 0));
+    // Undone without the journal, whatever has been done to the from-shards since.
+    assert_eq!(ask([Fenced, Silent], [Silent, Barred]), Opening::Undone);
 }
 
 #[test]

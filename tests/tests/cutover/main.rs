@@ -7,6 +7,7 @@ mod crash;
 mod ending;
 mod fence;
 mod followed;
+mod glass;
 mod grants;
 mod kept;
 mod network;

@@ -143,7 +143,9 @@ impl Network {
         std::fs::write(&file, "")?;
         // It has noticed, and may be trying to undo what it did; or it is past caring.
         wait_until("trouble", LIMIT, || async {
-            Ok((process.output().contains("trouble") || !process.running()?).then_some(()))
+            let noticed = ["trouble", "not done yet"];
+            let noticed = noticed.iter().any(|word| process.output().contains(word));
+            Ok((noticed || !process.running()?).then_some(()))
         })
         .await?;
         if operator != Operator::Stays && process.running()? {

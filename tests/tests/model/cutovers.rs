@@ -81,6 +81,12 @@ fn watched_while_still() -> Case {
     Case::new("watched while it stands still", budget)
 }
 
+/// Somebody who has lost the journal undoes the run while its operator, who has it, goes on.
+fn without_the_journal() -> Case {
+    let budget = Budget { commands: 2, glasses: 1, troubles: 1, writes: 1, ..none() };
+    Case { old: 1, new: 2, ..Case::new("without the journal", budget) }
+}
+
 fn stop_writes() -> Case {
     Case { mode: Mode::StopWrites, ..Case { name: "stop writes", ..kills() } }
 }
@@ -99,6 +105,7 @@ fn all() -> Vec<Case> {
         kept(),
         watched(),
         watched_while_still(),
+        without_the_journal(),
     ]
 }
 
@@ -182,6 +189,8 @@ fn every_rule_left_out_is_noticed() {
         (W::KeeperLock, kept(), told),
         (W::KeeperLook, kept(), told),
         (W::WatchWay, watched(), ends),
+        (W::Bar, without_the_journal(), both),
+        (W::OneConnection, without_the_journal(), both),
         (W::OwnerOfServers, watched_while_still(), told),
     ];
     let mut wrong = Vec::new();

@@ -51,6 +51,10 @@ pub enum Without {
     SecondLook,
     /// A daemon undoes whatever it finds.
     WatchWay,
+    /// Who undoes a run without its journal bars no to-shard.
+    Bar,
+    /// Who does so connects anew to a shard where its connection was ended.
+    OneConnection,
 }
 
 /// How often what may happen may happen in one history.
@@ -75,6 +79,8 @@ pub struct Budget {
     /// Runs that a daemon takes over, their operator's lock being free. Enough for all that a case
     /// kills: then nobody is left waiting.
     pub watches: u8,
+    /// Somebody cut off from the journal undoes the run without it, whoever else is at it.
+    pub glasses: u8,
 }
 
 #[derive(Clone, Debug)]

@@ -17,6 +17,9 @@
 //! A daemon takes a run over whose operator has died or stands still. When the budget is over is not
 //! modelled: it may be so at any moment from the fence on.
 //!
+//! Somebody who does not reach the journal undoes the run without it, while whoever has it goes on:
+//! to-shards are barred, then from-shards are let go, at any later moments.
+//!
 //! **Not modelled**: time, statements, several servers a shard, shards that share a server, counters, `finish` and `unfence`, the gate's and the verification's reasons.
 
 pub mod case;
@@ -28,7 +31,7 @@ use stateright::{Model, Property};
 
 use self::case::{Budget, Case, Without};
 use self::operator::{At, Came, Operator, Why};
-use self::world::{Event, KEEPER, World};
+use self::world::{ALONE, Alone, Event, KEEPER, Phase, World};
 use crate::shared::Shared;
 
 pub struct Cutovers {
@@ -48,6 +51,8 @@ pub struct State {
     leaked: bool,
     /// The shard that a daemon is about to close again.
     keeping: Option<(Side, usize)>,
+    /// From-shards that somebody without the journal is about to let go, each with its run.
+    freeing: Vec<(Side, usize, u8)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,9 @@ pub enum Action {
     /// A daemon finds the fence of this shard open, and looks under the lock; then it closes it.
     Look(Side, usize),
     Shut,
+    /// Without the journal: to-shards are barred; then a from-shard is let go; clients are led there.
+    Bar(Direction),
+    Free(usize),
     /// What has been logged is applied, event by event.
     Stream(Side, usize),
 }
@@ -178,6 +186,7 @@ impl Model for Cutovers {
             excused: false,
             leaked: false,
             keeping: None,
+            freeing: Vec::new(),
         }]
     }
 
@@ -224,7 +233,7 @@ impl Model for Cutovers {
                 out.push(Action::Write(side, index));
             }
             // Behind the second marker nothing looks any more: the fence itself must hold.
-            let fenced = matches!(shard.log.last(), Some(Event::Marker(world::Phase::Fenced, _)));
+            let fenced = matches!(shard.log.last(), Some(Event::Marker(Phase::Fenced, _)));
             let free = shard.session.is_none() || self.case.without == Without::KeeperLock;
             if left.keeps > 0 && state.keeping.is_none() && fenced && free && !shard.down {
                 out.push(Action::Look(side, index));
@@ -236,6 +245,11 @@ impl Model for Cutovers {
         if state.keeping.is_some() {
             out.push(Action::Shut);
         }
+        if left.glasses > 0 && state.freeing.is_empty() {
+            let fenced = |direction: &&Direction| world.alone_may(**direction).is_some();
+            out.extend(self.case.directions.iter().filter(fenced).copied().map(Action::Bar));
+        }
+        out.extend((0..state.freeing.len()).map(Action::Free));
         if world.target_down {
             out.push(Action::TargetUp);
         } else if left.outages > 0 && !state.operators.is_empty() {
@@ -265,7 +279,9 @@ impl Model for Cutovers {
                     Came::On => {}
                     Came::Over(why) => {
                         let (left, had) = (next.left, self.case.budget);
-                        let outside = left.outages < had.outages || left.stalls < had.stalls;
+                        let outside = left.outages < had.outages
+                            || left.stalls < had.stalls
+                            || left.glasses < had.glasses;
                         let excused = match why {
                             Why::Ended => false,
                             // A daemon that is refused leaves the application waiting.
@@ -332,6 +348,33 @@ impl Model for Cutovers {
                     shard.open = false;
                 }
                 if shard.session == Some(KEEPER) {
+                    shard.session = None;
+                }
+            }
+            Action::Bar(direction) => {
+                next.left.glasses -= 1;
+                world.alone = true;
+                let Alone { from, to } = world.alone_may(direction)?;
+                for index in to {
+                    let shard = world.shard(direction.to(), index);
+                    shard.session = None;
+                    shard.barred = self.case.without != Without::Bar;
+                }
+                for (index, run) in from {
+                    world.shard(direction.from(), index).session = Some(ALONE);
+                    next.freeing.push((direction.from(), index, run));
+                }
+            }
+            Action::Free(place) => {
+                let (side, index, run) = next.freeing.remove(place);
+                let shard = world.shard(side, index);
+                let held =
+                    shard.session == Some(ALONE) || self.case.without == Without::OneConnection;
+                if held && !shard.down && shard.phase() == Phase::Fenced {
+                    shard.log.push(Event::Marker(Phase::Serving, run));
+                    shard.open = true;
+                }
+                if shard.session == Some(ALONE) {
                     shard.session = None;
                 }
             }

@@ -421,6 +421,7 @@ impl Operator {
                 Err(Failed::Superseded) => return Err(Failed::Superseded),
                 Err(Failed::Unreachable) => Told::Silent,
                 Ok(()) if world.side(side)[index].phase() == Phase::Serving => Told::Serves,
+                Ok(()) if world.side(side)[index].barred => Told::Barred,
                 Ok(()) => Told::Fenced,
             });
             self.at = At::Asking(told);

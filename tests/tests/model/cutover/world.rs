@@ -2,7 +2,7 @@
 //! journal on new shard 0.
 
 use modshift_cutover::outside::Routed;
-use modshift_cutover::{Entry, Run, Side, legal};
+use modshift_cutover::{Direction, Entry, Run, Side, legal};
 
 use crate::shared::Shared;
 
@@ -33,6 +33,8 @@ pub struct Shard {
     pub halted: bool,
     /// The operator process whose connection may act here.
     pub session: Option<u8>,
+    /// No opening passes it.
+    pub barred: bool,
     /// No operator reaches it. Applications and streams do.
     pub down: bool,
 }
@@ -47,6 +49,7 @@ impl Shard {
             begin: if open { Phase::Serving } else { Phase::Fenced },
             halted: false,
             session: None,
+            barred: false,
             down: false,
         }
     }
@@ -110,6 +113,9 @@ impl Shard {
 /// Holds the lock of a shard's server in place of an operator: a daemon that keeps its fence up.
 pub const KEEPER: u8 = u8::MAX;
 
+/// The same for whoever undoes a run without its journal.
+pub const ALONE: u8 = u8::MAX - 1;
+
 /// A row of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Line {
@@ -134,6 +140,14 @@ pub struct Store {
     pub lock: Option<u8>,
 }
 
+/// What somebody without the journal may do.
+pub struct Alone {
+    /// From-shards to be let go, each with the run that fenced it.
+    pub from: Vec<(usize, u8)>,
+    /// To-shards to be barred.
+    pub to: Vec<usize>,
+}
+
 /// Among the targets, the first.
 pub const TABLE: usize = 0;
 
@@ -145,6 +159,8 @@ pub struct World {
     /// The table on the shards, as if it were one, and a hook.
     pub targets: [Option<Routed>; 2],
     pub target_down: bool,
+    /// A run was undone without its journal: targets may refuse who has that.
+    pub alone: bool,
     /// What must never happen, and did.
     pub broken: Option<&'static str>,
 }
@@ -165,6 +181,7 @@ impl World {
             store: Shared::new(store),
             targets: [Some(Routed { version: 1, side: Side::Old }); 2],
             target_down: false,
+            alone: false,
             broken: None,
         }
     }
@@ -193,6 +210,30 @@ impl World {
 
     pub fn all_open(&self, side: Side) -> bool {
         self.side(side).iter().all(|shard| shard.open)
+    }
+
+    /// Of a run that may be undone by somebody who reaches all but new shard 0.
+    pub fn alone_may(&self, direction: Direction) -> Option<Alone> {
+        let reached = |side: Side| {
+            let shards = self.side(side).iter().enumerate();
+            shards.filter(move |(index, shard)| !shard.down && (side, *index) != (Side::New, 0))
+        };
+        let fenced = reached(direction.from()).filter_map(|(index, shard)| {
+            let marker = shard.log.iter().rev().find_map(|event| match event {
+                Event::Marker(phase, run) => Some((*phase, *run)),
+                Event::Write => None,
+            });
+            marker.filter(|(phase, _)| *phase == Phase::Fenced).map(|(_, run)| (index, run))
+        });
+        let from: Vec<_> = fenced.collect();
+        let mut to = Vec::new();
+        for (index, shard) in reached(direction.to()) {
+            if shard.phase() == Phase::Serving {
+                return None;
+            }
+            to.push(index);
+        }
+        (!from.is_empty() && !to.is_empty()).then_some(Alone { from, to })
     }
 
     /// Number of the last entry of the run.

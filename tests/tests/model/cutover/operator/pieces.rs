@@ -19,7 +19,14 @@ impl Operator {
     ) -> Result<(), Failed> {
         let (from, to) = (world.side(self.from()).len(), world.side(self.to()).len());
         let outcome = match step {
-            Step::Close => self.close(self.to(), piece, world, case),
+            Step::Close => self.close(self.to(), piece, world, case).map(|()| {
+                let (side, run) = (self.to(), self.number);
+                let shard = world.shard(side, piece);
+                shard.barred = false;
+                if shard.phase() == Phase::Serving {
+                    shard.log.push(Event::Marker(Phase::Fenced, run));
+                }
+            }),
             Step::Gate
                 if world.side(self.from()).iter().any(|shard| shard.halted || shard.held()) =>
             {
@@ -135,7 +142,7 @@ impl Operator {
             return Err(Failed::Unreachable);
         }
         if !world.publish(target, routed) {
-            if world.store.owner == self.id {
+            if world.store.owner == self.id && !world.alone {
                 world.fault("a target refuses the routing of who owns the run");
             }
             return Err(Failed::Unreachable);
@@ -178,6 +185,9 @@ impl Operator {
         }
         let index = (piece - from) % to;
         self.session(side, index, world, case)?;
+        if piece < from + to && world.side(side)[index].barred {
+            return Err(Failed::Unreachable);
+        }
         if piece < from + to {
             self.serving_marker(side, index, world, case);
         } else {

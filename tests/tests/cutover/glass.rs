@@ -1,0 +1,91 @@
+//! The journal's server is lost in the pause, or only for whoever is told to do without it: the run
+//! is undone by what each shard holds, and both sides never serve.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use modshift_routing::{Document, Side};
+use modshift_tests::{Log, Modshift, drained_back, server::PASSWORD};
+
+use crate::site::{LIMIT, Site, says};
+
+const ALONE: [&str; 3] = ["cutover", "--abort", "--without-journal"];
+
+/// The plan of somebody who does not reach new shard 0.
+fn cut_off(site: &Site) -> Result<PathBuf> {
+    let port = format!("port = {}\n", site.estate.new[0].server.port());
+    let plan = site.estate.plan();
+    ensure!(plan.matches(&port).count() == 1, "{port} in\n{plan}");
+    let path = site.estate.dir().join("cut_off.toml");
+    std::fs::write(&path, plan.replace(&port, "port = 1\n"))?;
+    Ok(path)
+}
+
+async fn alone(plan: &Path, expected: i32) -> Result<String> {
+    let launch = Modshift::launch(ALONE).arg("--plan").arg(plan.display().to_string());
+    let (code, said) = launch.env("MODSHIFT_PASSWORD", PASSWORD).finish(LIMIT).await?;
+    println!("{said}");
+    ensure!(code == expected, "{ALONE:?} ended with {code}:\n{said}");
+    Ok(said)
+}
+
+fn routed(site: &Site) -> Result<Side> {
+    let document = Document::from_json(&std::fs::read(&site.routing)?).context("the routing")?;
+    Ok(document.side)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_undone_without_its_journal_and_never_opens_both_sides() -> Result<()> {
+    let site = Site::unwatched(2, 3, Log::Direct, 91, "120s").await?;
+    let daemons = site.daemons()?;
+    let refused = site.command(&ALONE, &[1]).await?;
+    ensure!(refused.contains("nothing to undo"), "{refused}");
+
+    // Its operator still has the journal, and stands in front of the opening.
+    let file = site.estate.dir().join("release");
+    let launch = site.estate.modshift(["cutover", "--wait", "150s"]);
+    let first = launch.hold_until("before_open", 1, &file).start()?;
+    let held = first.wait_hold("before_open", LIMIT).await;
+    held.with_context(|| format!("{}\n{}", first.output(), says(&daemons)))?;
+    ensure!(routed(&site)? == Side::New);
+    let refused = site.command(&ALONE, &[1]).await?;
+    ensure!(refused.contains("the journal answers"), "{refused}");
+    let plan = cut_off(&site)?;
+    let undone = alone(&plan, 0).await?;
+    ensure!(undone.contains("new shard 1 is barred"), "{undone}");
+    ensure!(site.accepts(true).await? == "old");
+    ensure!(routed(&site)? == Side::Old);
+    std::fs::write(&file, "")?;
+    let status = first.wait_exit(LIMIT).await?;
+    let said = first.output();
+    ensure!(status.code() == Some(2) && said.contains("cannot be opened"), "{status}: {said}");
+    ensure!(site.accepts(true).await? == "old", "{said}");
+    // Who has the journal writes down what is so.
+    site.command(&["cutover", "--abort"], &[0]).await?;
+    ensure!(site.serves().await? == "old");
+
+    // Operator and journal are lost in earnest.
+    let held = site.estate.modshift(["cutover", "--wait", "150s"]).hold("after_seal", 1).start()?;
+    let reached = held.wait_hold("after_seal", LIMIT).await;
+    reached.with_context(|| format!("{}\n{}", held.output(), says(&daemons)))?;
+    held.kill_9()?;
+    let lost = &site.estate.new[0];
+    lost.server.kill()?;
+    site.command(&["cutover", "--abort"], &[2]).await?;
+    site.command(&ALONE, &[0]).await?;
+    ensure!(site.accepts(true).await? == "old");
+    ensure!(routed(&site)? == Side::Old);
+    lost.server.restart().await?;
+    site.command(&["cutover", "--abort"], &[0]).await?;
+    ensure!(site.serves().await? == "old");
+
+    // And the next one is an ordinary one, which cannot be undone so.
+    let cut = site.command(&["cutover", "--wait", "150s"], &[0]).await;
+    cut.with_context(|| says(&daemons))?;
+    ensure!(site.accepts(true).await? == "new");
+    let refused = alone(&plan, 1).await?;
+    ensure!(refused.contains("new shard 1 serves"), "{refused}");
+    ensure!(site.accepts(true).await? == "new");
+    drained_back(&site.estate, LIMIT).await?;
+    site.estate.oracle_back().compare().await?.ensure_clean()
+}
