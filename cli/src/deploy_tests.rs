@@ -25,12 +25,11 @@ fn parse(text: &str) -> Plan {
 
 /// `# key = value` becomes `key = value`, unless the key is one of those that show no default.
 fn with_defaults(text: &str) -> String {
-    const NO_DEFAULT: [&str; 10] = [
+    const NO_DEFAULT: [&str; 9] = [
         "user",
         "password",
         "password_file",
         "tls_ca",
-        "verify_age",
         "rows_per_s_max",
         "token",
         "token_file",
@@ -78,7 +77,7 @@ fn the_example_plan_explains_every_key() {
     let rendered = parse(&text).render_redacted();
     let keys =
         rendered.lines().filter_map(|line| Some(line.split_once(" = ")?.0.trim_matches('"')));
-    let silent = ["password_file", "tls_ca", "verify_age", "rows_per_s_max", "server_id_base"];
+    let silent = ["password_file", "tls_ca", "rows_per_s_max", "server_id_base"];
     let control = ["charset", "token", "token_file", "tls_cert", "tls_key"];
     for key in keys.chain(silent).chain(control) {
         let explained = text.lines().any(|line| {

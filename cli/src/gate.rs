@@ -1,14 +1,16 @@
 //! The gate as seen from outside: `modshift gate`, and /ready of the daemons.
 //!
 //! Both ask the databases only, so that neither depends on a daemon that may be dead. The decision
-//! is the consumer crate's; what is added here is whether the tables of old and new shards still
-//! agree, and what the streams of this process know of their own end.
+//! is the consumer crate's; what is added here is what `check` finds by now, what the journal says,
+//! and what the streams of this process know of their own end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_consumer::gate::{Decision, Evaluator, Outside, Reason, evaluator::SAMPLE_INTERVAL};
 use modshift_cutover::Closed;
+use modshift_mariadb::Conn;
+use modshift_mariadb::connect::{Session, connect, label};
 use modshift_proto::plan::{Direction, Plan};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -18,15 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon::streams::Board;
 use crate::exit::Exit;
-use crate::{answer, args, schema};
+use crate::{answer, args, check, cutover};
 
 /// Schemas change rarely, and a change halts the streams anyway: the comparison is for the change
 /// that nobody has written a row after.
-const SCHEMA_INTERVAL: Duration = Duration::from_secs(30);
-/// After a comparison that failed.
-const SCHEMA_RETRY: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// After one that some shard did not answer.
+const CHECK_RETRY: Duration = Duration::from_secs(2);
 /// A shard that takes longer to describe its tables is as good as silent.
-const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The journal is one row of new shard 0.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a yes of a daemon's gate is good for: four samples. A shard that takes seconds to
 /// answer, or a process that was stopped, must not leave a yes standing.
 const YES_AGE_MAX: Duration = Duration::from_secs(1);
@@ -119,56 +123,122 @@ fn cannot_tell(decision: &Decision) -> bool {
     !decision.open && decision.reasons.iter().all(silent)
 }
 
-/// Asks again and again, with the comparison of tables kept fresh beside it.
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// The run that is under way.
+    Run,
+    Other,
+}
+
+/// Asks again and again, with what `check` finds kept fresh beside it.
 struct Asking {
     plan: Arc<Plan>,
+    asker: Asker,
     evaluator: Evaluator,
     /// `None`: not known.
-    differences: Option<Vec<String>>,
-    /// At most one comparison under way.
-    comparing: JoinSet<Option<Vec<String>>>,
-    /// `None`: never yet.
-    compare_at: Option<Instant>,
+    found: Option<Found>,
+    /// At most one look under way.
+    checking: JoinSet<Option<Found>>,
+    /// When to look again; `None`: never looked yet.
+    check_at: Option<Instant>,
+    journal: Option<Conn>,
+}
+
+/// What `check` found on which correct rows depend.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    differences: Vec<String>,
+    faults: Vec<String>,
 }
 
 impl Asking {
-    fn new(plan: Arc<Plan>) -> Asking {
+    fn new(plan: Arc<Plan>, asker: Asker) -> Asking {
         Asking {
             evaluator: Evaluator::new(plan.clone()),
             plan,
-            differences: None,
-            comparing: JoinSet::new(),
-            compare_at: None,
+            asker,
+            found: None,
+            checking: JoinSet::new(),
+            check_at: None,
+            journal: None,
         }
     }
 
-    /// The first answer waits for the first comparison; later ones take the last there is.
-    async fn compare(&mut self) {
-        let first = self.compare_at.is_none();
-        if self.comparing.is_empty() && self.compare_at.is_none_or(|at| at <= Instant::now()) {
-            let plan = self.plan.clone();
-            self.comparing.spawn(async move {
-                timeout(SCHEMA_TIMEOUT, schema::compare(&plan)).await.ok()?.ok()
-            });
+    /// The first answer waits for the first look; later ones take the last there is.
+    async fn check(&mut self) {
+        let first = self.check_at.is_none();
+        if self.checking.is_empty() && self.check_at.is_none_or(|at| at <= Instant::now()) {
+            self.look();
         }
-        let compared = match first {
-            true => self.comparing.join_next().await,
-            false => self.comparing.try_join_next(),
+        let found = match first {
+            true => self.checking.join_next().await,
+            false => self.checking.try_join_next(),
         };
-        if let Some(compared) = compared {
-            self.differences = compared.ok().flatten();
-            let known = self.differences.is_some();
-            let wait = if known { SCHEMA_INTERVAL } else { SCHEMA_RETRY };
-            self.compare_at = Some(Instant::now() + wait);
+        if let Some(found) = found {
+            self.take(found.ok().flatten());
         }
+    }
+
+    fn look(&mut self) {
+        let (plan, runtime) = (self.plan.clone(), tokio::runtime::Handle::current());
+        let look = async |plan| {
+            let standing = timeout(CHECK_TIMEOUT, check::standing(plan)).await.ok()??;
+            let lines = |faults: Vec<check::Fault>| faults.iter().map(|f| f.to_string()).collect();
+            Some(Found { differences: lines(standing.tables), faults: lines(standing.others) })
+        };
+        // A survey cannot be moved between threads while it waits: it gets one of its own.
+        self.checking.spawn_blocking(move || runtime.block_on(look(plan)));
+    }
+
+    fn take(&mut self, found: Option<Found>) {
+        let wait = if found.is_some() { CHECK_INTERVAL } else { CHECK_RETRY };
+        self.found = found;
+        self.check_at = Some(Instant::now() + wait);
+    }
+
+    /// A look that begins only now, to its end.
+    async fn check_anew(&mut self) {
+        // One under way may have begun before the last change: it ends unheard.
+        self.checking = JoinSet::new();
+        self.look();
+        let found = self.checking.join_next().await.and_then(Result::ok).flatten();
+        self.take(found);
     }
 
     async fn ask(&mut self, daemons: Vec<String>) -> Answer {
-        self.compare().await;
+        self.check().await;
         let asked_at = Instant::now();
-        let schema_differences = self.differences.clone();
-        let outside = Outside { schema_differences, daemons, verification: None };
+        let journal = match self.asker {
+            Asker::Run => None,
+            Asker::Other => Some(self.journal().await),
+        };
+        let found = self.found.clone();
+        let outside = Outside {
+            schema_differences: found.as_ref().map(|found| found.differences.clone()),
+            faults: found.map(|found| found.faults).unwrap_or_default(),
+            daemons,
+            journal,
+            ..Outside::default()
+        };
         Answer::of(&self.evaluator.sample(outside).await.0, asked_at)
+    }
+
+    async fn journal(&mut self) -> Result<Option<String>, String> {
+        let endpoint = &self.plan.new[0];
+        let conn = self.journal.take();
+        let ask = async {
+            let mut conn = match conn {
+                Some(conn) => conn,
+                None => connect(endpoint, Session::Plain).await.map_err(|e| e.to_string())?,
+            };
+            let said = cutover::against(&mut conn, &label(endpoint)).await;
+            Ok((conn, said.map_err(|error| error.to_string())?))
+        };
+        let late = |_| Err(format!("no answer within {} s", JOURNAL_TIMEOUT.as_secs()));
+        let (conn, said) = timeout(JOURNAL_TIMEOUT, ask).await.unwrap_or_else(late)?;
+        self.journal = Some(conn);
+        Ok(said)
     }
 }
 
@@ -178,7 +248,7 @@ impl Asking {
 /// at least as long; a no is known at once.
 pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
     let deadline = args.wait.map(|wait| Instant::now() + wait);
-    let mut asking = Asking::new(plan);
+    let mut asking = Asking::new(plan, Asker::Other);
     let mut every = interval(SAMPLE_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -199,15 +269,22 @@ pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
 
 /// Until the gate is open, for at most so long; what keeps it closed. Reasons of a plan that was
 /// turned around are in the operator's words.
+///
+/// It is the last question before the fence: what `check` finds is looked at anew once all else is
+/// well, and counts only then.
 pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Closed> {
     let deadline = wait.map(|wait| Instant::now() + wait);
     let direction = plan.direction();
-    let mut asking = Asking::new(plan);
+    let mut asking = Asking::new(plan, Asker::Run);
     let mut every = interval(SAMPLE_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let answer = asking.ask(Vec::new()).await;
+        let mut answer = asking.ask(Vec::new()).await;
+        if answer.open {
+            asking.check_anew().await;
+            answer = asking.ask(Vec::new()).await;
+        }
         let only_hold =
             answer.reasons.iter().all(|l| matches!(l.reason, Some(Reason::Hold { .. })));
         if answer.open {
@@ -216,15 +293,24 @@ pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Cl
         if deadline.map_or(!only_hold, |deadline| Instant::now() >= deadline) {
             let unproven = |line: &Line| {
                 let of = |reason: &Reason| {
-                    matches!(reason, Reason::NotVerified | Reason::VerificationOld { .. })
+                    matches!(reason, Reason::NotVerified { .. } | Reason::VerificationOld { .. })
                 };
                 line.reason.as_ref().is_some_and(of)
             };
             return Err(Closed {
-                reasons: answer.reasons.iter().map(|l| direction.words(&l.message)).collect(),
+                reasons: answer.reasons.iter().map(|l| in_words(direction, &l.message)).collect(),
                 unproven_back: direction == Direction::Back && answer.reasons.iter().any(unproven),
             });
         }
+    }
+}
+
+/// The operator's words and commands.
+fn in_words(direction: Direction, message: &str) -> String {
+    let text = direction.words(message);
+    match direction {
+        Direction::Forward => text,
+        Direction::Back => text.replace("modshift verify ", "modshift verify --back "),
     }
 }
 
@@ -237,7 +323,7 @@ pub fn watch(
     let unknown = Answer::unknown("not looked at yet".to_owned(), Instant::now());
     let (sender, receiver) = watch::channel(unknown);
     let asking = async move {
-        let mut asking = Asking::new(plan);
+        let mut asking = Asking::new(plan, Asker::Other);
         let mut every = interval(SAMPLE_INTERVAL);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while cancel.run_until_cancelled(every.tick()).await.is_some() {

@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
 use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::{CatalogError, catalog, control, error};
+use modshift_mariadb::{catalog, control, error};
 use modshift_proto::plan::Plan;
 use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 
 use crate::check::differences;
-use crate::check::survey::{all_sides, endpoint};
 use crate::exit::Exit;
 use crate::{answer, args, audit};
 
@@ -127,41 +125,6 @@ async fn one_shard(
         }
     }
     Ok(complete)
-}
-
-/// What of the planned tables differs between shards, old shard 0 being the measure: one line each.
-pub async fn compare(plan: &Plan) -> Result<Vec<String>, CatalogError> {
-    let sides = all_sides(plan);
-    let reads = sides.iter().map(|&side| async move {
-        let endpoint = endpoint(plan, side);
-        let mut conn = connect(endpoint, Session::Plain).await?;
-        let mut schemas = Vec::with_capacity(plan.tables.len());
-        for table in &plan.tables {
-            schemas.push(match catalog::table(&mut conn, &endpoint.schema, &table.name).await {
-                Ok(schema) => Some(schema),
-                Err(CatalogError::NoSuchTable { .. }) => None,
-                Err(error) => return Err(error),
-            });
-        }
-        Ok(schemas)
-    });
-    let read = try_join_all(reads).await?;
-    let mut found = Vec::new();
-    for (index, table) in plan.tables.iter().enumerate() {
-        let name = &table.name;
-        let model = read[0][index].as_ref();
-        for (side, schemas) in sides.iter().zip(&read) {
-            match (model, &schemas[index]) {
-                (_, None) => found.push(format!("{side}: table {name} is missing")),
-                (Some(model), Some(schema)) => {
-                    let of = |difference| format!("{side}: table {name} {difference}");
-                    found.extend(differences(model, schema).into_iter().map(of));
-                }
-                (None, Some(_)) => {}
-            }
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

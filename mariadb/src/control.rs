@@ -13,8 +13,9 @@
 //! | `modshift_watermark` | new | a row per old shard: what of it has been applied |
 //! | `modshift_parked` | new | rows that wait for their place |
 //! | `modshift_verify` | new | per table: how far this round has compared, and the age of the proof |
-//! | `modshift_mismatch` | new | rows that are known to differ |
+//! | `modshift_mismatch` | new | rows that are known to differ, or never stand still to be compared |
 //! | `modshift_settled` | new | up to which fence everything that changed has been compared |
+//! | `modshift_verifier` | new | one row: what the verifier beside the applier says of itself |
 //! | `modshift_repair` | old | rows to be copied again through the change log |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
@@ -43,6 +44,7 @@ pub const AUDIT: &str = "modshift_audit";
 pub const VERIFY: &str = "modshift_verify";
 pub const MISMATCH: &str = "modshift_mismatch";
 pub const SETTLED: &str = "modshift_settled";
+pub const VERIFIER: &str = "modshift_verifier";
 pub const REPAIR: &str = "modshift_repair";
 pub const FINISHED: &str = "modshift_finished";
 
@@ -232,6 +234,20 @@ pub const VERIFY_TABLES: [&str; 3] = [
         at DATETIME(6) NOT NULL
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
 ];
+
+/// For each new shard; created by the daemon that verifies beside its applier.
+pub const VERIFIER_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_verifier (
+        id TINYINT UNSIGNED NOT NULL PRIMARY KEY,
+        whole_since DATETIME(6) NOT NULL COMMENT 'what was applied since is compared, or waits for it',
+        seen DATETIME(6) NOT NULL COMMENT 'when the verifier last wrote this',
+        keys_waiting BIGINT UNSIGNED NOT NULL COMMENT 'changed, and not compared since',
+        settle_ms BIGINT UNSIGNED NOT NULL COMMENT 'what comparing them would take',
+        trouble TEXT NULL COMMENT 'what keeps it from comparing'
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
+/// `kind` in `modshift_mismatch` of a row that changed whenever it was compared. It is no damage, and
+/// no proof: it is compared at the fence, when it stands still.
+pub const KIND_MOVING: &str = "moving";
 
 /// Values of `sent` in `modshift_repair`.
 pub const REPAIR_WAITS: u8 = 0;

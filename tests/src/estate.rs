@@ -47,6 +47,8 @@ pub struct EstateOptions {
     pub new_options: Adjust,
     /// `[gate]` of the plan: `max_lag` and `hold`.
     pub gate: (String, String),
+    /// `gate.verify_age`: most tests are not about proofs, and give them up as a plan has to.
+    pub verify_age: String,
     /// Further TOML at the end of the plan.
     pub plan_tail: String,
     /// Others write on the same servers, in a schema of their own.
@@ -65,6 +67,7 @@ impl Default for EstateOptions {
             old_options: Arc::new(|_, options| options),
             new_options: Arc::new(|_, options| options),
             gate: ("1s".to_owned(), "2s".to_owned()),
+            verify_age: "none".to_owned(),
             plan_tail: String::new(),
             neighbours: true,
         }
@@ -200,6 +203,7 @@ impl Estate {
             None => "kind = \"direct\"".to_owned(),
         };
         let (max_lag, hold) = &self.options.gate;
+        let verify_age = &self.options.verify_age;
         let mut text = format!(
             "name = \"{}\"\nmodulus = {{ old = {}, new = {} }}\n\n[log]\n{log}\n\n\
              [defaults]\nuser = \"{ADMIN}\"\npassword = \"${{MODSHIFT_PASSWORD}}\"\ntls = \"off\"\n\n",
@@ -219,7 +223,8 @@ impl Estate {
             text.push_str(&rule.rule.plan_toml(&rule.table));
         }
         text.push_str(&format!(
-            "[gate]\nmax_lag = \"{max_lag}\"\nhold = \"{hold}\"\n\n\
+            "[gate]\nmax_lag = \"{max_lag}\"\nhold = \"{hold}\"\n\
+             verify_age = \"{verify_age}\"\n\n\
              [check]\naccept_unsafe_durability = true\naccept_session_binlog_control = true\n\n{}",
             self.options.plan_tail
         ));

@@ -18,7 +18,7 @@ pub mod survey;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Direction, Plan};
 
 pub use fault::{Fault, Severity, Side, some_of};
 pub use rules::tables::differences;
@@ -44,6 +44,37 @@ pub async fn before_start(plan: Arc<Plan>, sides: Vec<Side>) -> Vec<Fault> {
     }
     faults.extend(rules::OF_DAEMONS.iter().flat_map(|rule| rule(&survey)));
     faults
+}
+
+/// What a gate asks of the shards themselves.
+pub struct Standing {
+    /// Of planned tables.
+    pub tables: Vec<Fault>,
+    /// Whatever else correct rows depend on.
+    pub others: Vec<Fault>,
+}
+
+/// Faults on which correct rows depend, as of now; `None`: some shard did not answer. One survey,
+/// which reads definitions and settings, and no rows.
+pub async fn standing(plan: Arc<Plan>) -> Option<Standing> {
+    let back = plan.direction() == Direction::Back;
+    let survey = Survey::take(plan.clone(), survey::all_sides(&plan), Extent::Gate).await;
+    if !reach::check(&survey).is_empty() || survey.further.iter().any(|f| f.facts.is_err()) {
+        return None;
+    }
+    let mut faults: Vec<Fault> = match back {
+        true => rules::OF_GATE_BACK.iter().flat_map(|rule| rule(&survey)).collect(),
+        false => rules::OF_GATE.iter().flat_map(|rule| rule(&survey)).collect(),
+    };
+    faults.extend((rules::OF_TAILED)(&survey));
+    // Names that a plan leaves behind: rows are lost with a table, nothing else is.
+    let concerns = |fault: &Fault| {
+        fault.severity == Severity::Fault
+            && (fault.rule != "left_behind" || fault.subject.starts_with("table "))
+    };
+    let of_tables = |fault: &Fault| ["tables", "engine", "primary_key"].contains(&fault.rule);
+    let (tables, others) = faults.into_iter().filter(concerns).partition(of_tables);
+    Some(Standing { tables, others })
 }
 
 pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::fences::{Fence, fences};
 pub use self::finish::{finish, unfence};
-pub use self::serving::{Serves, is_finished, serves};
+pub use self::serving::{Serves, against, is_finished, serves};
 pub use self::wiring::Wiring;
 use crate::exit::Exit;
 use crate::signals::Signals;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use modshift_cutover::{CutoverError, Serving, register, serving};
+use modshift_mariadb::Conn;
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_proto::plan::Plan;
 use serde::Serialize;
@@ -32,6 +33,15 @@ pub(super) async fn newest(plan: &Plan) -> Result<Option<register::Found>, Cutov
     register::newest(&mut conn, &label(endpoint)).await
 }
 
+/// What the journal says against beginning a cutover: a run that is not over, or new shards that
+/// serve already.
+pub async fn against(conn: &mut Conn, at: &str) -> Result<Option<String>, CutoverError> {
+    let Some(found) = register::newest(conn, at).await? else { return Ok(None) };
+    let serves = of_run(&found);
+    let over = found.run.journal.ended().is_some();
+    Ok((!over || serves.side == "new").then_some(serves.text))
+}
+
 pub async fn serves(plan: &Plan) -> Serves {
     let read = async {
         let late = |_| Err("no answer in time".to_owned());
@@ -48,6 +58,10 @@ pub async fn serves(plan: &Plan) -> Serves {
         }
         Ok(Some(found)) => found,
     };
+    of_run(&found)
+}
+
+fn of_run(found: &register::Found) -> Serves {
     let (run, direction) = (&found.name, found.run.direction);
     let at = format!("run {run}: {} at {} UTC by {}", found.last, found.at, found.who);
     let unfinished = format!("modshift {direction} --resume or --abort finishes it");

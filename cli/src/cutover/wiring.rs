@@ -204,10 +204,12 @@ impl Outside for Wiring {
     async fn verified(&self, direction: Direction, run: &str) -> Result<(), String> {
         match direction {
             Direction::Cutover if self.plan.gate.verify_age.is_none() => {
-                self.say("note: verification is not configured (gate.verify_age)");
+                self.say("note: verification is given up by the plan (gate.verify_age = \"none\")");
             }
             Direction::Rollback if self.plan.back.verify_age.is_none() => {
-                self.say("note: verification of the way back is not configured (back.verify_age)");
+                self.say(
+                    "note: no proof of the way back is asked for (back.verify_age = \"none\")",
+                );
             }
             Direction::Cutover | Direction::Rollback => {}
         }

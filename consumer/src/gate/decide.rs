@@ -7,12 +7,15 @@ use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Gate};
 use serde::Serialize;
 
-use super::facts::{BackFacts, Facts, NewFacts, OldFacts, TokenFacts};
+use super::facts::{BackFacts, Beside, Facts, NewFacts, OldFacts, TokenFacts};
 use super::reason::Reason;
 use crate::watermark::Kept;
 
 /// Between two samples further apart than this anything may have happened: the hold begins anew.
 const SAMPLE_GAP_MAX: Duration = Duration::from_secs(3);
+
+/// Nobody opens unproven shards without having read this.
+pub const UNPROVEN: &str = "verification: given up by the plan (gate.verify_age = \"none\"): nothing proves the rows equal";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decision {
@@ -73,6 +76,10 @@ pub fn decide(facts: &Facts, hold: Hold, gate: &Gate, now: Duration) -> (Decisio
         None => notes.push("way back: not configured".to_owned()),
     }
     outside(facts, gate, &mut reasons, &mut notes);
+    journal(facts, &mut reasons);
+    if let Some(beside) = &facts.beside {
+        settlement(beside, &mut reasons);
+    }
     let hold = hold.after(reasons.is_empty(), now);
     if let Some(since) = hold.since {
         let held = now.saturating_sub(since);
@@ -290,6 +297,10 @@ fn outside(facts: &Facts, gate: &Gate, reasons: &mut Vec<Reason>, notes: &mut Ve
             reasons.extend(differences.iter().map(of));
         }
     }
+    let of = |text: &String| Reason::Check { text: text.clone() };
+    reasons.extend(facts.outside.faults.iter().map(of));
+    let of = |text: &String| Reason::Obstacle { text: text.clone() };
+    reasons.extend(facts.outside.obstacles.iter().map(of));
     let of = |text: &String| Reason::Daemon { text: text.clone() };
     reasons.extend(facts.outside.daemons.iter().map(of));
     let last = facts.outside.verification.as_ref();
@@ -298,14 +309,69 @@ fn outside(facts: &Facts, gate: &Gate, reasons: &mut Vec<Reason>, notes: &mut Ve
         reasons.push(Reason::VerificationFailed { text: text.clone() });
     }
     match (gate.verify_age, last) {
-        (None, _) => notes.push("verification: not configured".to_owned()),
-        (Some(_), None) => reasons.push(Reason::NotVerified),
-        (Some(limit), Some(last)) if last.age > limit && last.failed.is_none() => {
-            reasons.push(Reason::VerificationOld {
-                age_s: last.age.as_secs(),
-                limit_s: limit.as_secs(),
+        (None, _) => notes.push(UNPROVEN.to_owned()),
+        (Some(_), None) => reasons.push(Reason::NotVerified { tables: Vec::new() }),
+        // One line is enough: what differs has to be mended first.
+        (Some(_), Some(last)) if last.failed.is_some() => {}
+        (Some(limit), Some(last)) => match last.age {
+            None => reasons.push(Reason::NotVerified { tables: last.unproven.clone() }),
+            Some(age) if age > limit => reasons
+                .push(Reason::VerificationOld { age_s: age.as_secs(), limit_s: limit.as_secs() }),
+            Some(_) => {}
+        },
+    }
+}
+
+/// A run that is not over: another process answers for it, or nobody does and neither side may
+/// serve. Not asked by the run itself.
+fn journal(facts: &Facts, reasons: &mut Vec<Reason>) {
+    match &facts.outside.journal {
+        None => {}
+        Some(Err(detail)) => {
+            let shard = "the journal on new shard 0".to_owned();
+            let silent = |why: &Reason| matches!(why, Reason::Unreachable { .. });
+            // The shard that holds it may be silent as a whole.
+            if facts.new.first().is_none_or(|new| new.is_ok()) || !reasons.iter().any(silent) {
+                reasons.push(Reason::Unreachable { shard, detail: detail.clone() });
+            }
+        }
+        Some(Ok(Some(text))) => {
+            if !reasons.iter().any(|why| matches!(why, Reason::Serving { .. })) {
+                reasons.push(Reason::Journal { text: text.clone() });
+            }
+        }
+        Some(Ok(None)) => {
+            for (old, read) in facts.old.iter().enumerate() {
+                let token = read.as_ref().ok().and_then(|old| old.token.as_ref());
+                if token.is_some_and(|token| token.phase == TokenPhase::Fenced) {
+                    reasons.push(Reason::Fenced { old: old as u16 });
+                }
+            }
+        }
+    }
+}
+
+/// Whatever the drain waits for is asked for here, while nobody waits.
+fn settlement(beside: &Beside, reasons: &mut Vec<Reason>) {
+    for (new, text) in &beside.absent {
+        reasons.push(Reason::ChangesNotKept { new: *new, text: text.clone() });
+    }
+    if !beside.lacking.is_empty() {
+        let rate = beside.rows_per_s.filter(|rate| *rate > 0);
+        reasons.push(Reason::RoundMissing {
+            tables: beside.lacking.clone(),
+            rows: beside.lacking_rows,
+            minutes: rate.map(|rate| beside.lacking_rows / rate / 60),
+        });
+    }
+    for &(new, keys, settle) in &beside.waiting {
+        if settle > beside.settle_max {
+            reasons.push(Reason::SettlementLong {
+                new,
+                keys,
+                settle_ms: settle.as_millis() as u64,
+                limit_ms: beside.settle_max.as_millis() as u64,
             });
         }
-        (Some(_), Some(_)) => {}
     }
 }

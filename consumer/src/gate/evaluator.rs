@@ -62,16 +62,18 @@ impl Evaluator {
         let plan = Arc::clone(&self.plan);
         let new = targets(&mut self.new, &plan.new, plan.old_modulus).await;
         let proofs = self.new.iter_mut().zip(&plan.new).map(|(conn, at)| verified(conn, at));
-        outside.verification = proof::join(&plan, &join_all(proofs).await);
+        let proofs = join_all(proofs).await;
+        outside.verification = proof::join(&plan, &proofs);
         let copied = |shard| copied_tables(&plan, shard);
         let old = sources(&mut self.old, &plan.old, copied).await;
+        let beside = proof::beside(&plan, &proofs, &old);
         if !plan.back.enabled {
-            return Facts { old, new, back: None, outside };
+            return Facts { old, new, back: None, beside, outside };
         }
         let targets = targets(&mut self.old, &plan.old, plan.new_modulus).await;
         // Nothing is copied by the streams that run the other way.
         let sources = sources(&mut self.new, &plan.new, |_| Vec::new()).await;
-        Facts { old, new, back: Some(BackFacts { sources, targets }), outside }
+        Facts { old, new, back: Some(BackFacts { sources, targets }), beside, outside }
     }
 }
 

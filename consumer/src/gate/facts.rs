@@ -22,6 +22,8 @@ pub struct Facts {
     pub new: Vec<Result<NewFacts, String>>,
     /// `None`: the plan wants no way back.
     pub back: Option<BackFacts>,
+    /// `None`: nobody verifies beside the appliers.
+    pub beside: Option<Beside>,
     pub outside: Outside,
 }
 
@@ -81,17 +83,45 @@ pub struct NewFacts {
 pub struct Outside {
     /// `None`: not compared.
     pub schema_differences: Option<Vec<String>>,
+    /// Whatever else `check` calls a fault and correct rows depend on, one line each.
+    pub faults: Vec<String>,
+    /// What would keep a fence waiting, one line each.
+    pub obstacles: Vec<String>,
+    /// What the journal says against a cutover; the error is what keeps it from being read. `None`:
+    /// not asked, for it is the run itself that wants to know.
+    pub journal: Option<Result<Option<String>, String>>,
     /// Daemons that are dead, halted or do not answer, one line each.
     pub daemons: Vec<String>,
     /// The last verification of the rows.
     pub verification: Option<Verification>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verification {
-    pub age: Duration,
+    /// Of the oldest proof; `None`: some table has none.
+    pub age: Option<Duration>,
+    /// Tables without one.
+    pub unproven: Vec<String>,
     /// What differed; `None`: clean.
     pub failed: Option<String>,
+}
+
+/// What the verifiers beside the appliers still have to do before a fence can wait for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// New shards of which nobody keeps the changes, and what is known of why.
+    pub absent: Vec<(u16, String)>,
+    /// Tables that have not been compared as a whole since changes are kept everywhere.
+    pub lacking: Vec<String>,
+    /// Theirs, as far as they were copied, without what the round in progress has compared.
+    pub lacking_rows: u64,
+    /// How fast rounds were so far.
+    pub rows_per_s: Option<u64>,
+    /// New shard, the keys that changed since they were compared, and how long comparing them would
+    /// take.
+    pub waiting: Vec<(u16, u64, Duration)>,
+    /// How long it may take amid a pause.
+    pub settle_max: Duration,
 }
 
 /// The tables that this old shard is copied of. None on the way back: nothing is copied there.

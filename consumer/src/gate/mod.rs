@@ -12,7 +12,7 @@ pub mod reason;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Decision, Hold, StreamLag, decide};
+pub use decide::{Decision, Hold, StreamLag, UNPROVEN, decide};
 pub use evaluator::Evaluator;
-pub use facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+pub use facts::{BackFacts, Beside, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
 pub use reason::Reason;

@@ -87,13 +87,50 @@ pub enum Reason {
     Daemon {
         text: String,
     },
-    NotVerified,
+    /// Something else that `check` calls a fault.
+    Check {
+        text: String,
+    },
+    /// A fence would wait for it.
+    Obstacle {
+        text: String,
+    },
+    /// A run is not over, or the other side serves.
+    Journal {
+        text: String,
+    },
+    /// Its token says so, though no run is under way.
+    Fenced {
+        old: u16,
+    },
+    NotVerified {
+        tables: Vec<String>,
+    },
     VerificationFailed {
         text: String,
     },
     VerificationOld {
         age_s: u64,
         limit_s: u64,
+    },
+    /// What changes on it is not kept for the comparison at the fence.
+    ChangesNotKept {
+        new: u16,
+        text: String,
+    },
+    /// Tables that have not been compared as a whole since changes are kept.
+    RoundMissing {
+        tables: Vec<String>,
+        rows: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        minutes: Option<u64>,
+    },
+    /// The comparison at the fence would take too much of the pause.
+    SettlementLong {
+        new: u16,
+        keys: u64,
+        settle_ms: u64,
+        limit_ms: u64,
     },
     /// A stream from new to old: `why` is the kind of its own reason.
     WayBack {
@@ -113,7 +150,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 25] = [
+    pub const KINDS: [&'static str; 32] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -133,6 +170,13 @@ impl Reason {
         "schema_unknown",
         "schema_difference",
         "daemon",
+        "check",
+        "obstacle",
+        "journal",
+        "fenced",
+        "changes_not_kept",
+        "round_missing",
+        "settlement_long",
         "not_verified",
         "verification_failed",
         "verification_old",
@@ -162,13 +206,30 @@ impl Reason {
             Reason::SchemaUnknown => "schema_unknown",
             Reason::SchemaDifference { .. } => "schema_difference",
             Reason::Daemon { .. } => "daemon",
-            Reason::NotVerified => "not_verified",
+            Reason::Check { .. } => "check",
+            Reason::Obstacle { .. } => "obstacle",
+            Reason::Journal { .. } => "journal",
+            Reason::Fenced { .. } => "fenced",
+            Reason::ChangesNotKept { .. } => "changes_not_kept",
+            Reason::RoundMissing { .. } => "round_missing",
+            Reason::SettlementLong { .. } => "settlement_long",
+            Reason::NotVerified { .. } => "not_verified",
             Reason::VerificationFailed { .. } => "verification_failed",
             Reason::VerificationOld { .. } => "verification_old",
             Reason::WayBack { .. } => "way_back",
             Reason::Serving { .. } => "serving",
             Reason::Hold { .. } => "hold",
         }
+    }
+}
+
+/// A few names, and how many more.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -240,12 +301,56 @@ impl fmt::Display for Reason {
             Reason::SchemaUnknown => f.write_str("tables of old and new shards were not compared"),
             Reason::SchemaDifference { text } => write!(f, "tables differ: {text}"),
             Reason::Daemon { text } => f.write_str(text),
-            Reason::NotVerified => f.write_str("the rows were never verified"),
+            Reason::Check { text } => write!(f, "modshift check: {text}"),
+            Reason::Obstacle { text } => f.write_str(text),
+            Reason::Journal { text } => f.write_str(text),
+            Reason::Fenced { old } => write!(
+                f,
+                "old shard {old} is fenced, though no run is under way: it does not serve; modshift \
+                 status shows what happened"
+            ),
+            Reason::ChangesNotKept { new, text } => write!(
+                f,
+                "changes on new shard {new} are not kept for the comparison at the fence: {text}"
+            ),
+            Reason::RoundMissing { tables, rows, minutes } => {
+                let left = match minutes {
+                    Some(0) => ", less than a minute".to_owned(),
+                    Some(minutes) => format!(", some {minutes} min at the pace so far"),
+                    None => String::new(),
+                };
+                write!(
+                    f,
+                    "{} not compared as a whole since the consumers keep changes: {}; about {rows} \
+                     rows are left{left}",
+                    if tables.len() == 1 { "1 table was" } else { "these tables were" },
+                    some_of(tables)
+                )
+            }
+            Reason::SettlementLong { new, keys, settle_ms, limit_ms } => write!(
+                f,
+                "{keys} changed keys of new shard {new} wait to be compared, which takes about {} \
+                 (limit {}, a quarter of cutover.budget): the verifier is slowed down, or changes come \
+                 too fast",
+                seconds(*settle_ms as i64),
+                seconds(*limit_ms as i64)
+            ),
+            Reason::NotVerified { tables } => {
+                f.write_str("the rows were never verified")?;
+                if !tables.is_empty() {
+                    write!(f, " ({} not proven equal)", some_of(tables))?;
+                }
+                f.write_str(": modshift verify compares them while the application writes")
+            }
             Reason::VerificationFailed { text } => {
-                write!(f, "the last verification failed: {text}")
+                write!(f, "the last verification failed: {text}; modshift verify names the rows")
             }
             Reason::VerificationOld { age_s, limit_s } => {
-                write!(f, "the last verification is {age_s} s old (limit {limit_s} s)")
+                write!(
+                    f,
+                    "the last verification is {age_s} s old (limit {limit_s} s): modshift verify makes \
+                     a new one"
+                )
             }
             Reason::WayBack { text, .. } => write!(f, "way back: {text}"),
             Reason::Serving { new } => write!(f, "new shard {new} serves already"),

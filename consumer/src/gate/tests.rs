@@ -5,7 +5,9 @@ use modshift_proto::plan::Gate;
 use modshift_proto::{GroupDigest, OldShard};
 use proptest::prelude::*;
 
-use super::facts::{BackFacts, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+use super::facts::{
+    BackFacts, Beside, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification,
+};
 use super::{Decision, Hold, Reason, decide};
 use crate::sequence::{TokenMark, Watermark};
 use crate::watermark::Kept;
@@ -60,6 +62,7 @@ fn well() -> Facts {
             parked: 0,
         })],
         back: None,
+        beside: None,
         outside: Outside { schema_differences: Some(Vec::new()), ..Outside::default() },
     }
 }
@@ -116,7 +119,7 @@ fn check(kind: &str, line: &str, spoil: impl FnOnce(&mut Facts, &mut Gate)) {
 fn open_when_all_is_well_for_long_enough() {
     let decision = settled(&well(), &gate());
     assert!(decision.open, "{:?}", decision.reasons);
-    assert_eq!(decision.notes, ["way back: not configured", "verification: not configured"]);
+    assert_eq!(decision.notes, ["way back: not configured", super::decide::UNPROVEN]);
     assert_eq!((decision.streams[0].lag_ms, decision.streams[0].groups), (Some(300), Some(5)));
 }
 
@@ -192,18 +195,117 @@ fn every_reason_closes_it_and_is_named() {
         f.outside.schema_differences = Some(vec!["t.a".into()]);
     });
     check("daemon", "consumer is dead", |f, _| f.outside.daemons = vec!["consumer is dead".into()]);
-    check("not_verified", "the rows were never verified", |_, g| {
-        g.verify_age = Some(Duration::from_secs(60));
+    check(
+        "not_verified",
+        "the rows were never verified: modshift verify compares them while the application writes",
+        |_, g| g.verify_age = Some(Duration::from_secs(60)),
+    );
+    let verification = |age_s: Option<u64>| Verification {
+        age: age_s.map(Duration::from_secs),
+        ..Default::default()
+    };
+    check(
+        "not_verified",
+        "the rows were never verified (t_a not proven equal): modshift verify compares them while \
+         the application writes",
+        |f, g| {
+            g.verify_age = Some(Duration::from_secs(60));
+            let unproven = vec!["t_a".to_owned()];
+            f.outside.verification = Some(Verification { unproven, ..verification(None) });
+        },
+    );
+    check(
+        "verification_old",
+        "the last verification is 61 s old (limit 60 s): modshift verify makes a new one",
+        |f, g| {
+            g.verify_age = Some(Duration::from_secs(60));
+            f.outside.verification = Some(verification(Some(61)));
+        },
+    );
+    // What is known to differ closes it with or without a proof asked for.
+    for age in [None, Some(60)] {
+        check(
+            "verification_failed",
+            "the last verification failed: 1 row; modshift verify names the rows",
+            |f, g| {
+                g.verify_age = age.map(Duration::from_secs);
+                let failed = Some("1 row".to_owned());
+                f.outside.verification = Some(Verification { failed, ..verification(None) });
+            },
+        );
+    }
+    check("check", "modshift check: a sequence is missing", |f, _| {
+        f.outside.faults = vec!["a sequence is missing".to_owned()];
     });
-    check("verification_old", "the last verification is 61 s old (limit 60 s)", |f, g| {
-        g.verify_age = Some(Duration::from_secs(60));
-        f.outside.verification = Some(Verification { age: Duration::from_secs(61), failed: None });
+    check("obstacle", "old shard 0: LOCK TABLES", |f, _| {
+        f.outside.obstacles = vec!["old shard 0: LOCK TABLES".to_owned()];
     });
-    check("verification_failed", "the last verification failed: 1 row", |f, g| {
-        g.verify_age = Some(Duration::from_secs(60));
-        f.outside.verification =
-            Some(Verification { age: Duration::ZERO, failed: Some("1 row".into()) });
+}
+
+#[test]
+fn a_run_that_is_not_over_closes_it() {
+    check("journal", "neither side serves", |f, _| {
+        f.outside.journal = Some(Ok(Some("neither side serves".to_owned())));
     });
+    check("unreachable", "the journal on new shard 0 does not answer: damaged", |f, _| {
+        f.outside.journal = Some(Err("damaged".to_owned()));
+    });
+    check(
+        "fenced",
+        "old shard 0 is fenced, though no run is under way: it does not serve; modshift status shows \
+         what happened",
+        |f, _| {
+            f.outside.journal = Some(Ok(None));
+            token(f).phase = TokenPhase::Fenced;
+        },
+    );
+    // A run that fenced first asks for itself.
+    let mut own = well();
+    token(&mut own).phase = TokenPhase::Fenced;
+    assert!(settled(&own, &gate()).open);
+}
+
+#[test]
+fn whatever_the_drain_waits_for_is_asked_for_before() {
+    let quarter = Duration::from_millis(750);
+    let beside = || Beside { settle_max: quarter, ..Beside::default() };
+    let mut ready = well();
+    ready.beside = Some(Beside { waiting: vec![(0, 500, quarter)], ..beside() });
+    assert!(settled(&ready, &gate()).open);
+    check(
+        "changes_not_kept",
+        "changes on new shard 0 are not kept for the comparison at the fence: nobody says so",
+        |f, _| {
+            f.beside = Some(Beside { absent: vec![(0, "nobody says so".to_owned())], ..beside() });
+        },
+    );
+    let tables = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    check(
+        "round_missing",
+        "these tables were not compared as a whole since the consumers keep changes: a, b; about \
+         1200000 rows are left, some 4 min at the pace so far",
+        |f, _| {
+            let (lacking, rows_per_s) = (tables(&["a", "b"]), Some(5000));
+            f.beside = Some(Beside { lacking, lacking_rows: 1_200_000, rows_per_s, ..beside() });
+        },
+    );
+    check(
+        "round_missing",
+        "1 table was not compared as a whole since the consumers keep changes: a; about 7 rows are \
+         left",
+        |f, _| {
+            f.beside = Some(Beside { lacking: tables(&["a"]), lacking_rows: 7, ..beside() });
+        },
+    );
+    check(
+        "settlement_long",
+        "90000 changed keys of new shard 0 wait to be compared, which takes about 4.500 s (limit \
+         0.750 s, a quarter of cutover.budget): the verifier is slowed down, or changes come too fast",
+        |f, _| {
+            let waiting = vec![(0, 90_000, Duration::from_millis(4500))];
+            f.beside = Some(Beside { waiting, ..beside() });
+        },
+    );
 }
 
 /// The same with a way back that is as well, armed.

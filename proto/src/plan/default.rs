@@ -72,6 +72,10 @@ pub const MAX_LAG_GROUPS: u64 = 10_000;
 /// Ten times the limit: a lag that was low by accident does not open the gate.
 pub const HOLD: Duration = Duration::from_secs(10);
 
+/// What was compared an hour ago was compared under the same release and the same schema, and a round
+/// over a large estate takes about as long.
+pub const VERIFY_AGE: Duration = Duration::from_secs(60 * 60);
+
 /// A way back that was not kept open from the start cannot be opened after the flip.
 pub const BACK_ENABLED: bool = true;
 /// What users take for a slow answer and not for a failure; clients retry that long.

@@ -252,7 +252,7 @@ pub struct Gate {
     /// Event groups that a new shard may be behind an old one, modshift's own left out.
     pub max_lag_groups: u64,
     pub hold: Duration,
-    /// How old the last clean verification may be; `None`: not asked for, and said to be so.
+    /// How old the last clean verification may be; `None`: the plan gives it up, in words.
     pub verify_age: Option<Duration>,
 }
 

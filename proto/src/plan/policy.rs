@@ -94,9 +94,7 @@ pub(super) fn gate(root: &Section<'_>, reader: &Reader) -> Gate {
             0..=i64::MAX as u64,
         ),
         hold: section.duration("hold", default::HOLD, millis(0..=DAY_MS)),
-        verify_age: section
-            .get("verify_age")
-            .and_then(|item| item.duration(millis(1..=365 * DAY_MS))),
+        verify_age: age(&section, Some(default::VERIFY_AGE)),
     };
     // Between two heartbeats the newest token grows as old as their distance.
     if gate.max_lag <= reader.heartbeat {
@@ -150,17 +148,23 @@ pub(super) fn http(root: &Section<'_>) -> Http {
 pub(super) fn back(root: &Section<'_>) -> Back {
     let section = root.section("back");
     let enabled = section.get("enabled").and_then(|item| item.flag());
-    let back = Back {
-        enabled: enabled.unwrap_or(default::BACK_ENABLED),
-        verify_age: section
-            .get("verify_age")
-            .and_then(|item| item.duration(millis(1..=365 * DAY_MS))),
-    };
+    let back =
+        Back { enabled: enabled.unwrap_or(default::BACK_ENABLED), verify_age: age(&section, None) };
     if !back.enabled && back.verify_age.is_some() {
         section.fault_at("verify_age", "expected none where enabled = false: there is no rollback");
     }
     section.finish();
     back
+}
+
+/// How old a proof may be. To do without one has to be said: `None` only for "none".
+fn age(section: &Section<'_>, default: Option<Duration>) -> Option<Duration> {
+    match section.get("verify_age") {
+        Some(item) if item.is_text("none") => None,
+        // One that is no duration is a fault of the plan, whatever it counts for until then.
+        Some(item) => item.duration(millis(1..=365 * DAY_MS)).or(default),
+        None => default,
+    }
 }
 
 fn is_address(text: &str) -> bool {

@@ -98,7 +98,7 @@ impl Plan {
         out.text("hold", &format_duration(self.gate.hold));
         match self.gate.verify_age {
             Some(age) => out.text("verify_age", &format_duration(age)),
-            None => out.comment("verify_age is not configured"),
+            None => out.text("verify_age", "none"),
         }
         self.render_cutover(out);
         out.head("[verify]");
@@ -123,7 +123,7 @@ impl Plan {
         out.line("enabled", self.back.enabled);
         match self.back.verify_age {
             Some(age) => out.text("verify_age", &format_duration(age)),
-            None => out.comment("verify_age is not configured"),
+            None => out.text("verify_age", "none"),
         }
         out.head("[http]");
         let http = &self.http;

@@ -40,7 +40,8 @@ fn a_plan_is_read_with_its_defaults() {
     assert_eq!(kafka.compression, Compression::Lz4);
     assert_eq!(plan.snapshot.chunk_time, Duration::from_millis(200));
     assert_eq!(plan.apply.batch_rows, 2000);
-    assert_eq!(plan.gate.verify_age, None);
+    assert_eq!(plan.gate.verify_age, Some(Duration::from_secs(3600)));
+    assert_eq!(plan.back.verify_age, None);
     assert_eq!(plan.check.ignore, ["tmp_*"]);
     assert_eq!(plan.http.run, None);
 }
@@ -106,6 +107,14 @@ fn the_way_back_is_open_unless_the_plan_closes_it() {
     assert_eq!((proven.gate.verify_age, proven.back.verify_age), (hours(1), hours(2)));
     // What the way back asks for is its own.
     assert_eq!(proven.reversed().gate.verify_age, hours(2));
+    // To do without one has to be said in words.
+    let given_up = parse(&changed("[gate]\n", "[gate]\nverify_age = \"none\"\n")).unwrap();
+    assert_eq!(given_up.gate.verify_age, None);
+    assert!(given_up.render_redacted().contains("\nverify_age = \"none\"\n"));
+    for wrong in ["\"\"", "\"never\"", "0", "false"] {
+        let expected = "gate.verify_age: expected a duration such as";
+        check_change("[gate]\n", &format!("[gate]\nverify_age = {wrong}\n"), expected);
+    }
     check_change(
         "[gate]\n",
         "[back]\nenabled = false\nverify_age = \"2h\"\n[gate]\n",

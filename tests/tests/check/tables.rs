@@ -81,7 +81,7 @@ async fn keys_given_out_after_the_cutover_do_not_meet() -> Result<()> {
     report.has("note", "back", &["keys of t come from the application"], "shard key")?;
     for (which, start) in [(2, 501), (3, 502), (4, 503)] {
         let shard = format!("new shard {}: sequence s: is missing", which - OLD);
-        let statement = report.has("warning", "sequences", &[&shard], "INCREMENT BY 3")?;
+        let statement = report.has("fault", "sequences", &[&shard], "INCREMENT BY 3")?;
         ensure!(statement.contains(&format!("START WITH {start} ")) || start > 500, "{statement}");
         case.run(which, &statement).await?;
     }

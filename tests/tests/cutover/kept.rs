@@ -72,7 +72,7 @@ async fn a_shard_that_was_left_stays_closed_through_restarts() -> Result<()> {
     // A rollback opens what was closed again; and what it leaves is kept in turn.
     let back = site.command(&["rollback", "--wait", "150s"], &[0]).await;
     let said = back.with_context(|| says(&daemons))?;
-    ensure!(said.contains("verification of the way back is not configured"), "{said}");
+    ensure!(said.contains("no proof of the way back is asked for"), "{said}");
     ensure!(site.accepts(true).await? == "old");
     new.server.kill()?;
     closed_after_restart(new, &daemons).await?;

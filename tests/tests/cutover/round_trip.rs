@@ -36,7 +36,7 @@ async fn switch(site: &Site, command: &str) -> Result<()> {
 async fn round_trip(log: Log, seed: u64, continuous: bool) -> Result<()> {
     let site = Site::start(3, 4, log, seed, "60s").await?;
     let estate = &site.estate;
-    let plan = estate.plan().replace("[gate]\n", "[gate]\nverify_age = \"1h\"\n");
+    let plan = estate.plan().replace("verify_age = \"none\"", "verify_age = \"1h\"");
     let verify = format!("\n[verify]\ncontinuous = {continuous}\n");
     std::fs::write(estate.plan_path(), plan + &verify)?;
     let writer = site.writer(seed, 150.0).await?;

@@ -12,7 +12,7 @@ async fn copied_behind_the_fence(point: &'static str, seed: u64) -> Result<()> {
     println!("{point}: seed {seed}");
     let site = Site::start(2, 3, Log::Direct, seed, "60s").await?;
     let estate = &site.estate;
-    let plan = estate.plan().replace("[gate]\n", "[gate]\nverify_age = \"1h\"\n");
+    let plan = estate.plan().replace("verify_age = \"none\"", "verify_age = \"1h\"");
     std::fs::write(estate.plan_path(), plan)?;
     let writer = site.writer(seed, 100.0).await?;
     writer.commits(50, LIMIT).await?;

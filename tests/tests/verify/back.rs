@@ -17,7 +17,8 @@ async fn what_differs_on_the_old_shards_is_found_and_mended_from_the_new_ones() 
         log: Log::Direct,
         seed: 74,
         size: Size::rows(20_000),
-        gate: ("5s".to_owned(), "100ms\"\nverify_age = \"1h".to_owned()),
+        gate: ("5s".to_owned(), "100ms".to_owned()),
+        verify_age: "1h".to_owned(),
         ..EstateOptions::default()
     };
     let (estate, daemon) = estate(2, 3, options).await?;

@@ -16,7 +16,8 @@ async fn the_gate_wants_a_proof_that_is_young_and_closes_on_damage() -> Result<(
     let options = EstateOptions {
         seed: 75,
         size: Size::rows(3_000),
-        gate: ("5s".to_owned(), "100ms\"\nverify_age = \"1h".to_owned()),
+        gate: ("5s".to_owned(), "100ms".to_owned()),
+        verify_age: "1h".to_owned(),
         ..Default::default()
     };
     let (estate, daemon) = estate(2, 3, options).await?;

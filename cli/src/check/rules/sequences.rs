@@ -48,7 +48,7 @@ fn of_sequence(survey: &Survey, name: &str) -> Vec<Fault> {
         );
         let Some(own) = facts.sequences.get(name) else {
             faults.push(
-                Fault::new(Severity::Warning, RULE, subject, "is missing, or cannot be read")
+                Fault::new(Severity::Fault, RULE, subject, "is missing, or cannot be read")
                     .expected(format!("it to go on from {highest}, the highest of the old shards"))
                     .mend(create),
             );

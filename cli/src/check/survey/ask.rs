@@ -53,7 +53,8 @@ pub async fn ask(
     };
     let rest = async {
         let old = side.is_old();
-        let sequences = objects.iter().filter(|object| whole && object.kind == "sequence");
+        let more = extent != Extent::Start;
+        let sequences = objects.iter().filter(|object| more && object.kind == "sequence");
         let sequences = sequences.map(|object| object.name.clone()).collect::<Vec<_>>();
         let status: BTreeMap<String, String> =
             conn.query("SHOW GLOBAL STATUS").await?.into_iter().collect();
@@ -71,7 +72,7 @@ pub async fn ask(
             accounts: privileged::accounts(&mut conn, whole).await?,
             writers: privileged::writers(&mut conn, schema, whole).await?,
             bodies: privileged::bodies(&mut conn, schema, whole).await?,
-            events: privileged::events(&mut conn, schema, whole).await?,
+            events: privileged::events(&mut conn, schema, more).await?,
             replica_ids: replica_ids(&mut conn, whole).await?,
             log_filters: if_allowed(whole_log::filters(&mut conn).await)?,
             sources: sources(&mut conn).await?,

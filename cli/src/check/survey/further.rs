@@ -195,6 +195,12 @@ pub fn named(plan: &Plan) -> Vec<(Endpoint, Vec<Role>)> {
     found
 }
 
+/// Only those that readers read.
+pub fn tailed(plan: &Plan) -> Vec<(Endpoint, Vec<Role>)> {
+    let is_tailed = |role: &Role| role.kind == Kind::Tailed;
+    named(plan).into_iter().filter(|(_, roles)| roles.iter().any(is_tailed)).collect()
+}
+
 pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Standing, Unreached> {
     // A schema may be missing, which is for a rule to say.
     let server = Endpoint { schema: NO_SCHEMA.to_owned(), ..endpoint.clone() };

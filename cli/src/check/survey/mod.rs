@@ -191,6 +191,9 @@ pub struct Table {
 pub enum Extent {
     /// What a daemon needs to know at each of its starts.
     Start,
+    /// What correct rows depend on, asked again and again while the reshard runs: no more servers
+    /// and questions than that takes.
+    Gate,
     Whole,
 }
 
@@ -210,6 +213,7 @@ impl Survey {
         });
         let further = match extent {
             Extent::Start => Vec::new(),
+            Extent::Gate => further::tailed(&plan),
             Extent::Whole => further::named(&plan),
         };
         let further = further.into_iter().map(|(endpoint, roles)| {
