@@ -19,7 +19,6 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use modshift_mariadb::pace::Throttle;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -30,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control;
 use crate::control::api::Api;
 use crate::control::listener::{Peer, TlsListener};
+use crate::daemon::newborn::Exported;
 use crate::daemon::streams::Board;
 use crate::gate::Answer;
 
@@ -38,7 +38,7 @@ pub struct Pages {
     pub role: &'static str,
     pub plan: String,
     pub started: Instant,
-    pub metrics: PrometheusHandle,
+    pub metrics: Exported,
     pub board: Board,
     pub gate: watch::Receiver<Answer>,
     pub throttle: Throttle,

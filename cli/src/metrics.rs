@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use metrics::{Unit, counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use modshift_mariadb::pace::Throttle;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::direction::Directed;
+use crate::daemon::newborn::{Exported, Newborn};
 
 /// Streams stopped for good, by reason. The crates count theirs; here are only broken invariants.
 const HALTS: &str = "modshift_halts_total";
@@ -33,7 +34,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 const THROTTLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Installs the recorder. Once per process, before any stream starts.
-pub fn install() -> anyhow::Result<PrometheusHandle> {
+pub fn install() -> anyhow::Result<Exported> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS))
@@ -41,6 +42,8 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         .map(PrometheusBuilder::build_recorder)
         .context("building the metrics recorder")?;
     let handle = recorder.handle();
+    let recorder = Newborn::new(recorder);
+    let counters = recorder.counters();
     metrics::set_global_recorder(Directed(recorder))
         .map_err(|_| anyhow::anyhow!("a metrics recorder is installed already"))?;
     modshift_changelog::describe_metrics();
@@ -61,13 +64,13 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         "what the workers of this process have waited so far, together"
     );
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    Ok(handle)
+    Ok(Exported { handle, counters })
 }
 
-pub async fn upkeep(handle: PrometheusHandle, cancel: CancellationToken) {
+pub async fn upkeep(exported: Exported, cancel: CancellationToken) {
     let mut every = tokio::time::interval(UPKEEP_INTERVAL);
     while cancel.run_until_cancelled(every.tick()).await.is_some() {
-        handle.run_upkeep();
+        exported.handle.run_upkeep();
     }
 }
 

@@ -43,7 +43,7 @@ async fn verify(
     pace: Arc<Pace>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
-    let options = Options { fresh: args.fresh };
+    let options = Options { fresh: args.fresh, ..Options::default() };
     let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(&plan))?;
     let mut report = rounds(&plan, &mut verifier, tables, &options, cancel).await?;
     if args.continuous {
@@ -76,7 +76,7 @@ pub async fn once(
     let pace = Arc::new(Pace::new(throttle.lane(&old, &new, 1), None));
     let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(plan))?;
     let tables = chosen(plan, &[])?;
-    let fresh = Options { fresh: true };
+    let fresh = Options { fresh: true, ..Options::default() };
     let report = rounds(plan, &mut verifier, &tables, &fresh, cancel).await;
     verifier.close().await;
     report
@@ -177,6 +177,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         for (count, what) in [
             (table.mismatches, "different"),
             (table.unsettled, "unsettled"),
+            (table.moving, "changing all the time, left for the fence"),
             (table.parked, "parked"),
         ] {
             if count > 0 {

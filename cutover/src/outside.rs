@@ -29,9 +29,14 @@ pub trait Outside {
     ) -> impl Future<Output = Result<(), Closed>>;
 
     /// Called when everything up to this run's markers has been applied: returns when what was
-    /// still unproven has been compared, or fails with what is not clean.
-    fn verified(&self, direction: Direction, run: &str)
-    -> impl Future<Output = Result<(), String>>;
+    /// still unproven has been compared, or fails with what is not clean, or cannot be known within
+    /// what is left of the pause; `None`: that is not bounded.
+    fn verified(
+        &self,
+        direction: Direction,
+        run: &str,
+        left: Option<Duration>,
+    ) -> impl Future<Output = Result<(), String>>;
 
     /// The highest version that any reachable shard holds; `None`: never published.
     fn routed(&self) -> impl Future<Output = Result<Option<Routed>, String>>;

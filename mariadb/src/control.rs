@@ -245,6 +245,12 @@ pub const VERIFIER_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_verifier (
         trouble TEXT NULL COMMENT 'what keeps it from comparing'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
 
+/// Said of a new shard before its applier starts: its changes are kept from now on only, so that a
+/// proof of before is none for a fence. The verifier says it again once it is there.
+pub const VERIFIER_BEGINS: &str = "REPLACE INTO modshift_verifier \
+    (id, whole_since, seen, keys_waiting, settle_ms, trouble) \
+    VALUES (1, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), 0, 0, 'its verifier has not started yet')";
+
 /// `kind` in `modshift_mismatch` of a row that changed whenever it was compared. It is no damage, and
 /// no proof: it is compared at the fence, when it stands still.
 pub const KIND_MOVING: &str = "moving";

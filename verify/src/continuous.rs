@@ -3,27 +3,33 @@
 //! Two loops. The scanner goes over the tables, the one with the oldest proof first; of all
 //! processes one scans at a time, and it lets others in between two tables. The drainer takes the
 //! keys that the appliers of this process have changed and takes a glance at each: what is equal is
-//! done with, what is not is looked at again. (Whether it is damaged is for the scanner to find.) When an old shard is
-//! fenced and its marker has been applied, nothing changes any more: what is left is compared at
-//! once, and `modshift_settled` says so to the cutover that wrote the marker. It may say so only
-//! where every table has been compared as a whole since the record of changes began.
+//! done with, what is not is looked at again. (Whether it is damaged is for the scanner to find.) Both
+//! are throttled like the copy, for as long as nobody waits for them.
+//!
+//! When an old shard is fenced and its marker has been applied, nothing changes any more: what is
+//! left is compared at once, and `modshift_settled` says so to the cutover that wrote the marker. It
+//! may say so only where every table has been compared as a whole since the record of changes began.
+//! `modshift_verifier` says beforehand whether that is so, and what is left: the gate asks for it.
+//!
+//! What goes wrong is said there, and tried again for as long as the process lives: a login that was
+//! refused is let in again, a definition is mended, and nobody has to think of the verifier then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::Class;
-use modshift_mariadb::control::{SETTLED, TOKEN};
-use modshift_proto::plan::{Endpoint, Plan};
+use modshift_mariadb::control::{SETTLED, TOKEN, VERIFIER_TABLE};
+use modshift_proto::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
 use crate::changed::{ChangedKey, ChangedKeys};
 use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::metrics;
-use crate::pace::Pace;
-use crate::progress;
-use crate::settle::Until;
+use crate::pace::{Haste, Pace};
+use crate::progress::{self, Beside};
+use crate::settle::{Settled, Until};
 use crate::shard::Shard;
 use crate::verifier::{Options, Verifier};
 
@@ -36,34 +42,72 @@ const RETRY: Duration = Duration::from_secs(5);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often old shards are asked for a fence: part of a cutover's pause.
 const FENCE_INTERVAL: Duration = Duration::from_millis(50);
+/// The same once all that can be said of the fences has been said.
+const SAID_INTERVAL: Duration = Duration::from_secs(1);
+/// Keys of one glance: between two of them fences are looked for.
+const GLANCE_KEYS: usize = 2000;
+/// How often the verifier says that it is there.
+const SAY_INTERVAL: Duration = Duration::from_secs(2);
+/// What comparing takes beside what each key takes.
+const SETTLE_BASE: Duration = Duration::from_millis(20);
+/// A table is compared again amid a fence only if its proof is nearly too old: this share of it is
+/// left.
+const STALE_SHARE: u32 = 2;
 
-/// Runs until cancelled. Trouble that may pass is waited out; a halt ends it, and nothing else.
+/// Runs until cancelled.
 pub async fn run_continuous(
     plan: Arc<Plan>,
     pace: Pace,
     changed: Vec<Arc<dyn ChangedKeys>>,
     cancel: CancellationToken,
-) -> Result<(), VerifyError> {
-    let scanning = scan(plan.clone(), pace, &cancel);
-    let draining = drain(plan, &changed, &cancel);
-    tokio::try_join!(scanning, draining)?;
-    Ok(())
+) {
+    let pace = Arc::new(pace);
+    for table in &plan.tables {
+        metrics::begin(&table.name);
+    }
+    let scanning = scan(plan.clone(), pace.clone(), &cancel);
+    let draining = drain(plan, pace, &changed, &cancel);
+    tokio::join!(scanning, draining);
 }
 
-async fn scan(plan: Arc<Plan>, pace: Pace, cancel: &CancellationToken) -> Result<(), VerifyError> {
-    let pace = Arc::new(pace);
+/// Says each trouble once, at a level for those who watch.
+#[derive(Default)]
+struct Troubles(Option<String>);
+
+impl Troubles {
+    fn note(&mut self, error: &VerifyError) {
+        let text = error.to_string();
+        let hint = error.hint().unwrap_or_default();
+        if error.class() == Class::Retry {
+            tracing::debug!(error = text, "not verifying just now");
+        } else if self.0.as_ref() != Some(&text) {
+            tracing::error!(error = text, hint, "not verifying until that is mended");
+            self.0 = Some(text);
+        }
+    }
+
+    fn over(&mut self) {
+        if self.0.take().is_some() {
+            tracing::info!("verifying again");
+        }
+    }
+}
+
+async fn scan(plan: Arc<Plan>, pace: Arc<Pace>, cancel: &CancellationToken) {
+    let mut troubles = Troubles::default();
     while !cancel.is_cancelled() {
         let wait = match one_table(plan.clone(), pace.clone(), cancel).await {
-            Ok(()) => BETWEEN_TABLES,
-            Err(error) if error.class() == Class::Retry => {
-                tracing::debug!(error = %error, "not verifying just now");
+            Ok(()) => {
+                troubles.over();
+                BETWEEN_TABLES
+            }
+            Err(error) => {
+                troubles.note(&error);
                 RETRY
             }
-            Err(error) => return Err(error),
         };
         let _ = cancel.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
-    Ok(())
 }
 
 async fn one_table(
@@ -71,12 +115,20 @@ async fn one_table(
     pace: Arc<Pace>,
     cancel: &CancellationToken,
 ) -> Result<(), VerifyError> {
+    // While all stands still for a fence, not even a connection is opened.
+    if cancel.run_until_cancelled(pace.ready()).await.is_none() {
+        return Ok(());
+    }
     let mut verifier = Verifier::open(plan, pace, Duration::ZERO).await?;
     let outcome = async {
         verifier.copied().await?;
         let Some(index) = verifier.oldest().await? else { return Ok(()) };
         let mut notes = Vec::new();
-        let report = verifier.round(index, &Options::default(), &mut notes, cancel).await?;
+        // A round from before would have to be followed by another.
+        let kept_for = progress::kept_for(&mut verifier.shards.new).await?;
+        let options =
+            Options { not_before: kept_for.map(Duration::from_secs), ..Options::default() };
+        let report = verifier.round(index, &options, &mut notes, cancel).await?;
         if let Some(report) = report.filter(|report| report.mismatches > 0) {
             let (table, rows) = (&report.table, report.mismatches);
             tracing::error!(table, rows, "rows differ: modshift verify names them");
@@ -90,104 +142,59 @@ async fn one_table(
 
 async fn drain(
     plan: Arc<Plan>,
+    pace: Arc<Pace>,
     changed: &[Arc<dyn ChangedKeys>],
     cancel: &CancellationToken,
-) -> Result<(), VerifyError> {
+) {
+    let mut troubles = Troubles::default();
     while !cancel.is_cancelled() {
-        let drained = match Verifier::beside(plan.clone()).await {
-            Ok(verifier) => drain_with(verifier, changed, cancel).await,
-            Err(error) => Err(error),
+        let outcome = async {
+            let mut drainer = Drainer::open(plan.clone(), pace.clone(), changed).await?;
+            troubles.over();
+            drainer.run(cancel).await
         };
-        match drained {
-            Ok(()) => return Ok(()),
-            Err(error) if error.class() == Class::Retry => {
-                tracing::debug!(error = %error, "changed rows are compared later");
-            }
-            Err(error) => return Err(error),
+        let Err(error) = outcome.await else { return };
+        pace.set_haste(Haste::Usual);
+        troubles.note(&error);
+        let text = format!("its verifier cannot compare them: {error}");
+        for changed in changed {
+            say_trouble(&plan, changed.target(), &text).await;
         }
         let _ = cancel.run_until_cancelled(tokio::time::sleep(RETRY)).await;
     }
-    Ok(())
 }
 
-async fn drain_with(
-    mut verifier: Verifier,
-    changed: &[Arc<dyn ChangedKeys>],
-    cancel: &CancellationToken,
-) -> Result<(), VerifyError> {
-    let mut drained_at: Option<Instant> = None;
-    let mut told = BTreeSet::new();
-    let mut every = tokio::time::interval(FENCE_INTERVAL);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while cancel.run_until_cancelled(every.tick()).await.is_some() {
-        let fences = fences(&mut verifier.shards.old).await?;
-        let due = drained_at.is_none_or(|at| at.elapsed() >= DRAIN_INTERVAL);
-        for changed in changed {
-            let target = changed.target();
-            // Before the keys are taken: everything that the markers follow is then among them.
-            let frozen: BTreeSet<u16> = fences
-                .iter()
-                .filter(|(source, fence)| changed.token_writes(**source) >= fence.writes)
-                .map(|(source, _)| *source)
-                .collect();
-            let fenced = fences.iter().filter(|(source, fence)| {
-                frozen.contains(source) && !told.contains(&(target, **source, fence.run.clone()))
-            });
-            let fenced: Vec<(u16, Fence)> = fenced.map(|(s, f)| (*s, f.clone())).collect();
-            if !due && fenced.is_empty() {
-                continue;
-            }
-            let (last, moving): (Vec<_>, Vec<_>) =
-                changed.take().into_iter().partition(|key| frozen.contains(&key.source));
-            let counts = count(&last);
-            let mut open = compare(&mut verifier, target, last, Until::Now).await?;
-            open.extend(compare(&mut verifier, target, moving, Until::Glance).await?);
-            for (source, fence) in fenced {
-                let whole = whole(&mut verifier, target, changed.whole_since()).await?;
-                if whole && !open.iter().any(|key| key.source == source) {
-                    let keys = counts.get(&source).copied().unwrap_or(0);
-                    say_settled(&mut verifier, target, source, &fence, keys).await?;
-                    told.insert((target, source, fence.run));
-                }
-            }
-            metrics::changed_keys(target, open.len());
-            changed.put_back(open);
-        }
-        if due {
-            drained_at = Some(Instant::now());
-        }
-    }
-    Ok(())
+/// As far as the shard can be reached; what cannot be said here shows by the time it was last seen.
+async fn say_trouble(plan: &Plan, target: u16, text: &str) {
+    let mut shard = Shard::new(plan.new[usize::from(target)].clone());
+    let said = Beside { anew: None, keys: 0, settle: Duration::ZERO, trouble: Some(text) };
+    let saying = progress::say_beside(&mut shard, &said);
+    let _ = tokio::time::timeout(RETRY, saying).await;
 }
 
-fn count(keys: &[ChangedKey]) -> BTreeMap<u16, u64> {
-    let mut counts = BTreeMap::new();
-    keys.iter().for_each(|key| *counts.entry(key.source).or_default() += 1);
-    counts
+struct Drainer<'a> {
+    plan: Arc<Plan>,
+    verifier: Verifier,
+    pace: Arc<Pace>,
+    targets: Vec<Target<'a>>,
+    /// What each key took of late.
+    per_key: Duration,
+    /// What has been said to be settled: target, source, run.
+    told: BTreeSet<(u16, u16, String)>,
+    said_at: Option<Instant>,
+    judged_at: Option<Instant>,
 }
 
-/// Gives those that could not be settled.
-async fn compare(
-    verifier: &mut Verifier,
-    target: u16,
-    keys: Vec<ChangedKey>,
-    until: Until,
-) -> Result<Vec<ChangedKey>, VerifyError> {
-    let mut by_table: BTreeMap<u32, BTreeSet<Suspect>> = BTreeMap::new();
-    for key in keys {
-        let suspect = Suspect { stream: (key.source, target), key: key.key };
-        by_table.entry(key.table).or_default().insert(suspect);
-    }
-    let mut open = Vec::new();
-    for (table, suspects) in by_table {
-        let settled = verifier.settle_keys(table as usize, suspects, until).await?;
-        open.extend(settled.unsettled.into_iter().map(|suspect| ChangedKey {
-            source: suspect.stream.0,
-            table,
-            key: suspect.key,
-        }));
-    }
-    Ok(open)
+/// A new shard of this process.
+struct Target<'a> {
+    changed: &'a dyn ChangedKeys,
+    /// The pass under way: keys up to this mark. `None`: between two.
+    pass: Option<u64>,
+    passed_at: Option<Instant>,
+    /// Most keys that waited since that was last said.
+    most: usize,
+    /// What was said of since when changes are kept.
+    whole_since: Option<Instant>,
 }
 
 /// An old shard's fence.
@@ -198,27 +205,244 @@ struct Fence {
     writes: u64,
 }
 
-async fn fences(old: &mut [Shard]) -> Result<BTreeMap<u16, Fence>, VerifyError> {
-    let sql =
-        format!("SELECT fence, writes FROM {TOKEN} WHERE phase = 'fenced' AND fence IS NOT NULL");
-    let asked = old.iter_mut().map(|shard| shard.query("looking for a fence", &sql));
-    let rows: Vec<Vec<(String, u64)>> = futures_util::future::try_join_all(asked).await?;
-    let fence = |(source, rows): (usize, Vec<(String, u64)>)| {
-        let (run, writes) = rows.into_iter().next()?;
-        Some((source as u16, Fence { run, writes }))
-    };
-    Ok(rows.into_iter().enumerate().filter_map(fence).collect())
+impl<'a> Drainer<'a> {
+    async fn open(
+        plan: Arc<Plan>,
+        pace: Arc<Pace>,
+        changed: &'a [Arc<dyn ChangedKeys>],
+    ) -> Result<Drainer<'a>, VerifyError> {
+        let mut verifier = Verifier::beside(plan.clone()).await?;
+        let mut targets = Vec::new();
+        for changed in changed {
+            let shard = &mut verifier.shards.new[usize::from(changed.target())];
+            shard.run("creating modshift's tables", VERIFIER_TABLE, ()).await?;
+            let changed = changed.as_ref();
+            let none = (None, None, 0, None);
+            let (pass, passed_at, most, whole_since) = none;
+            targets.push(Target { changed, pass, passed_at, most, whole_since });
+        }
+        Ok(Drainer {
+            plan,
+            verifier,
+            pace,
+            targets,
+            per_key: Duration::from_micros(50),
+            told: BTreeSet::new(),
+            said_at: None,
+            judged_at: None,
+        })
+    }
+
+    async fn run(&mut self, cancel: &CancellationToken) -> Result<(), VerifyError> {
+        let mut every = tokio::time::interval(FENCE_INTERVAL);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while cancel.run_until_cancelled(every.tick()).await.is_some() {
+            let fences = fences(&mut self.verifier).await?;
+            self.judge(!fences.is_empty()).await?;
+            let mut all_said = !fences.is_empty();
+            for index in 0..self.targets.len() {
+                all_said &= self.at_fences(index, &fences).await?;
+                self.glance(index).await?;
+            }
+            self.say().await?;
+            if all_said {
+                let _ = cancel.run_until_cancelled(tokio::time::sleep(SAID_INTERVAL)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Amid a fence the application waits, or has gone over to the other side: whole rounds stand
+    /// still unless one is missing.
+    async fn judge(&mut self, fenced: bool) -> Result<(), VerifyError> {
+        if !fenced {
+            self.judged_at = None;
+            self.pace.set_haste(Haste::Usual);
+            return Ok(());
+        }
+        if self.judged_at.is_some_and(|at| at.elapsed() < SAY_INTERVAL) {
+            return Ok(());
+        }
+        let first = self.judged_at.is_none();
+        self.judged_at = Some(Instant::now());
+        if first {
+            // Until it is known, nothing is slowed down.
+            self.pace.set_haste(Haste::Urgent);
+        }
+        let stale = self.plan.gate.verify_age.map(|age| age / STALE_SHARE);
+        let mut missing = false;
+        for shard in &mut self.verifier.shards.new {
+            missing |= match progress::lacking(shard, &self.plan).await {
+                Ok(tables) => !tables.is_empty(),
+                // Nobody keeps changes of that shard yet.
+                Err(VerifyError::Server(_)) => true,
+                Err(error) => return Err(error),
+            };
+        }
+        let ages = progress::ages(&mut self.verifier.shards.new).await?;
+        let old = |age: u64| stale.is_some_and(|stale| Duration::from_secs(age) > stale);
+        missing |= ages.iter().any(|(_, age)| age.is_some_and(old));
+        self.pace.set_haste(if missing { Haste::Urgent } else { Haste::Still });
+        Ok(())
+    }
+
+    /// Compares what is left of fenced shards whose markers have been applied, and says so. True: there
+    /// is nothing more to say.
+    async fn at_fences(
+        &mut self,
+        index: usize,
+        fences: &BTreeMap<u16, Fence>,
+    ) -> Result<bool, VerifyError> {
+        let changed = self.targets[index].changed;
+        let target = changed.target();
+        let frozen = |source: &u16, fence: &Fence| changed.token_writes(*source) >= fence.writes;
+        let untold = |source: &u16, fence: &Fence| {
+            !self.told.contains(&(target, *source, fence.run.clone()))
+        };
+        let mut left: Vec<(u16, Fence)> = Vec::new();
+        for (source, fence) in fences.iter().filter(|(source, fence)| untold(source, fence)) {
+            if !frozen(source, fence) {
+                return Ok(false);
+            }
+            left.push((*source, fence.clone()));
+        }
+        if left.is_empty() {
+            return Ok(true);
+        }
+        let sources: BTreeSet<u16> = left.iter().map(|(source, _)| *source).collect();
+        let keys = changed.oldest(Some(&sources), u64::MAX, usize::MAX);
+        let counts = count(&keys);
+        self.compare(target, keys, Until::Now, changed).await?;
+        // The record may have begun anew since it was last said.
+        self.say_of(index).await?;
+        let shard = &mut self.verifier.shards.new[usize::from(target)];
+        if !progress::lacking(shard, &self.plan).await?.is_empty() {
+            return Ok(false);
+        }
+        for (source, fence) in left {
+            if !changed.is_waiting(source) {
+                let keys = counts.get(&source).copied().unwrap_or(0);
+                say_settled(&mut self.verifier, target, source, &fence, keys).await?;
+                self.told.insert((target, source, fence.run));
+            }
+        }
+        Ok(false)
+    }
+
+    /// One look at some of the keys that wait, where the shards allow it.
+    async fn glance(&mut self, index: usize) -> Result<(), VerifyError> {
+        let target = &mut self.targets[index];
+        target.most = target.most.max(target.changed.waiting());
+        let due = target.passed_at.is_none_or(|at| at.elapsed() >= DRAIN_INTERVAL);
+        let until = match target.pass {
+            Some(until) => until,
+            None if due => *target.pass.insert(target.changed.newest()),
+            None => return Ok(()),
+        };
+        let changed = target.changed;
+        let keys = changed.oldest(None, until, GLANCE_KEYS);
+        if keys.is_empty() {
+            (target.pass, target.passed_at) = (None, Some(Instant::now()));
+            metrics::changed_keys(changed.target(), changed.waiting());
+            return Ok(());
+        }
+        if !self.pace.may_start() {
+            return Ok(());
+        }
+        let (begun, count) = (Instant::now(), keys.len());
+        self.compare(changed.target(), keys, Until::Glance, changed).await?;
+        self.pace.done(0, begun.elapsed());
+        // A few keys say nothing of how long many take.
+        if count * 10 >= GLANCE_KEYS {
+            self.per_key = (self.per_key * 7 + begun.elapsed() / count as u32) / 8;
+        }
+        Ok(())
+    }
+
+    /// What is done with is taken out; what could not be settled comes after all others.
+    async fn compare(
+        &mut self,
+        target: u16,
+        keys: Vec<ChangedKey>,
+        until: Until,
+        changed: &dyn ChangedKeys,
+    ) -> Result<(), VerifyError> {
+        let mut by_table: BTreeMap<u32, Vec<ChangedKey>> = BTreeMap::new();
+        for key in keys {
+            by_table.entry(key.table).or_default().push(key);
+        }
+        for (table, keys) in by_table {
+            let suspect =
+                |key: &ChangedKey| Suspect { stream: (key.source, target), key: key.key.clone() };
+            let suspects = keys.iter().map(suspect).collect();
+            let settled = self.verifier.settle_keys(table as usize, suspects, until).await?;
+            let Settled { unsettled, moving, .. } = settled;
+            let open: BTreeSet<Suspect> = unsettled.into_iter().chain(moving).collect();
+            let (later, done): (Vec<_>, Vec<_>) =
+                keys.into_iter().partition(|key| open.contains(&suspect(key)));
+            changed.compared(&done);
+            changed.put_off(&later);
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self) -> Result<(), VerifyError> {
+        if self.said_at.is_some_and(|at| at.elapsed() < SAY_INTERVAL)
+            && self.targets.iter().all(|t| t.whole_since == Some(t.changed.whole_since()))
+        {
+            return Ok(());
+        }
+        for index in 0..self.targets.len() {
+            self.say_of(index).await?;
+        }
+        self.said_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn say_of(&mut self, index: usize) -> Result<(), VerifyError> {
+        // All targets of this process are compared one after the other.
+        let waiting: usize = self.targets.iter().map(|t| t.most.max(t.changed.waiting())).sum();
+        let settle = SETTLE_BASE + self.per_key * u32::try_from(waiting).unwrap_or(u32::MAX);
+        let target = &mut self.targets[index];
+        let since = target.changed.whole_since();
+        let anew = (target.whole_since != Some(since)).then(|| since.elapsed());
+        let keys = target.most.max(target.changed.waiting()) as u64;
+        let shard = &mut self.verifier.shards.new[usize::from(target.changed.target())];
+        progress::say_beside(shard, &Beside { anew, keys, settle, trouble: None }).await?;
+        (target.whole_since, target.most) = (Some(since), 0);
+        Ok(())
+    }
 }
 
-/// Has every table been compared as a whole, and found equal, since then?
-async fn whole(verifier: &mut Verifier, target: u16, since: Instant) -> Result<bool, VerifyError> {
-    let index = usize::from(target);
-    let ages = progress::ages(&mut verifier.shards.new[index..=index]).await?;
-    let proven = |name: &str| {
-        let age = ages.iter().find(|(table, _)| table == name).and_then(|(_, age)| *age);
-        age.is_some_and(|age| Duration::from_secs(age) + Duration::from_secs(1) < since.elapsed())
-    };
-    Ok(verifier.plan.tables.iter().all(|table| proven(&table.name)))
+fn count(keys: &[ChangedKey]) -> BTreeMap<u16, u64> {
+    let mut counts = BTreeMap::new();
+    keys.iter().for_each(|key| *counts.entry(key.source).or_default() += 1);
+    counts
+}
+
+/// Fences of which everything that was written before them can be read: the marker itself shows where
+/// rows are read, too.
+async fn fences(verifier: &mut Verifier) -> Result<BTreeMap<u16, Fence>, VerifyError> {
+    let sql =
+        format!("SELECT fence, writes FROM {TOKEN} WHERE phase = 'fenced' AND fence IS NOT NULL");
+    let visible = format!("SELECT writes FROM {TOKEN}");
+    let shards = verifier.primaries.iter_mut().zip(&mut verifier.shards.old);
+    let asked = shards.map(async |(primary, read)| {
+        let rows: Vec<(String, u64)> = primary.query("looking for a fence", &sql).await?;
+        let Some((run, writes)) = rows.into_iter().next() else { return Ok(None) };
+        if primary.endpoint().host != read.endpoint().host
+            || primary.endpoint().port != read.endpoint().port
+        {
+            let shown: Vec<u64> = read.query("looking for a marker", &visible).await?;
+            if shown.first().is_none_or(|shown| *shown < writes) {
+                return Ok(None);
+            }
+        }
+        Ok::<_, VerifyError>(Some(Fence { run, writes }))
+    });
+    let found = futures_util::future::try_join_all(asked).await?;
+    let fences = (0u16..).zip(found).filter_map(|(source, fence)| Some((source, fence?)));
+    Ok(fences.collect())
 }
 
 async fn say_settled(
@@ -236,53 +460,4 @@ async fn say_settled(
     let params = (source, fence.run.clone(), position.to_string(), keys);
     let doing = "saying that all changes have been compared";
     verifier.shards.new[usize::from(target)].run(doing, &sql, params).await
-}
-
-/// For a cutover whose markers have all been applied: waits until every new shard says that all
-/// changes before them have been compared. The error is what keeps it from saying so.
-pub async fn settled(plan: &Plan, run: &str, wait: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + wait;
-    let of = |endpoint: &Endpoint| Shard::new(endpoint.clone());
-    let mut new: Vec<Shard> = plan.new.iter().map(of).collect();
-    loop {
-        let missing = missing(plan, &mut new, run).await.map_err(|error| error.to_string())?;
-        let Some(what) = missing else { return Ok(()) };
-        if what.damage || Instant::now() >= deadline {
-            return Err(what.text);
-        }
-        tokio::time::sleep(FENCE_INTERVAL / 5).await;
-    }
-}
-
-struct Missing {
-    text: String,
-    /// Waiting does not mend it.
-    damage: bool,
-}
-
-async fn missing(
-    plan: &Plan,
-    new: &mut [Shard],
-    run: &str,
-) -> Result<Option<Missing>, VerifyError> {
-    let sql = format!("SELECT source, fence FROM {SETTLED}");
-    let damage = format!("SELECT COUNT(*) FROM {}", modshift_mariadb::control::MISMATCH);
-    for (target, shard) in new.iter_mut().enumerate() {
-        let rows: Vec<u64> = shard.query("counting rows that differ", &damage).await?;
-        if let Some(rows) = rows.first().filter(|rows| **rows > 0) {
-            let text = format!("{rows} rows differ on new shard {target}: see modshift verify");
-            return Ok(Some(Missing { text, damage: true }));
-        }
-        let said: Vec<(u16, String)> = shard.query("looking for what is settled", &sql).await?;
-        let source = (0..plan.old_modulus.get())
-            .find(|source| !said.iter().any(|(from, fence)| from == source && fence == run));
-        if let Some(source) = source {
-            let text = format!(
-                "what old shard {source} changed last on new shard {target} has not been compared: \
-                 is a daemon running with verify.continuous, and has it been once over every table?"
-            );
-            return Ok(Some(Missing { text, damage: false }));
-        }
-    }
-    Ok(None)
 }

@@ -8,7 +8,8 @@
 //! A range is scanned once on each shard: an old shard's answer is grouped by the new shard of each
 //! row, a new shard's by the old one, so that rows which lie where they do not belong show too.
 //! Lag is never called damage: a key counts as damaged only if it differs again and again, each
-//! time after the stream has passed the old shard's position at the read.
+//! time after the stream has passed the old shard's position at the read. One that never stands still
+//! is compared at the fence ([`AtFence`]).
 //!
 //! Nothing here writes to a planned table. What is to be repaired goes through the change log.
 
@@ -17,6 +18,7 @@ pub mod checksum;
 pub mod compare;
 mod continuous;
 pub mod error;
+mod fenced;
 mod key;
 mod lock;
 pub mod metrics;
@@ -30,8 +32,9 @@ pub mod table;
 mod verifier;
 
 pub use changed::{ChangedKey, ChangedKeys};
-pub use continuous::{run_continuous, settled};
+pub use continuous::run_continuous;
 pub use error::VerifyError;
+pub use fenced::AtFence;
 pub use metrics::describe as describe_metrics;
 pub use pace::Pace;
 pub use report::{Kind, Mismatch, Report};

@@ -1,26 +1,69 @@
 //! How fast the verifier goes: as fast as the shards allow it, like the copy, and no faster than the
-//! plan or the command line says.
+//! plan or the command line says. But while an old shard is fenced the application waits, and nothing
+//! slows down what it waits for; what it does not wait for stands still.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::pace::{Lane, Pace as _};
+use tokio::sync::watch;
 
 /// Waits before each range.
 pub struct Pace {
     lane: Lane,
     limit: RowLimit,
+    haste: watch::Sender<Haste>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    Usual,
+    /// The application waits for it.
+    Urgent,
+    /// The application waits for something else.
+    Still,
 }
 
 impl Pace {
     pub fn new(lane: Lane, rows_per_s_max: Option<u32>) -> Pace {
-        Pace { lane, limit: RowLimit::new(rows_per_s_max) }
+        let (haste, _) = watch::channel(Haste::Usual);
+        Pace { lane, limit: RowLimit::new(rows_per_s_max), haste }
+    }
+
+    pub(crate) fn set_haste(&self, haste: Haste) {
+        self.haste.send_if_modified(|now| std::mem::replace(now, haste) != haste);
     }
 
     /// Until the next range may be read. May be dropped.
     pub async fn ready(&self) {
-        tokio::time::sleep(self.limit.left(Instant::now())).await;
-        self.lane.ready().await;
+        let mut changes = self.haste.subscribe();
+        loop {
+            let haste = *changes.borrow_and_update();
+            let usual = async {
+                match haste {
+                    Haste::Urgent => {}
+                    Haste::Still => std::future::pending().await,
+                    Haste::Usual => {
+                        tokio::time::sleep(self.limit.left(Instant::now())).await;
+                        self.lane.ready().await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = usual => return,
+                // The sender is here: it cannot be gone.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// May a small piece be read now? For who has other things to look after than to wait.
+    pub(crate) fn may_start(&self) -> bool {
+        match *self.haste.borrow() {
+            Haste::Usual => self.lane.may_start(),
+            Haste::Urgent => true,
+            Haste::Still => false,
+        }
     }
 
     /// A range is done: so many rows on the old shards.

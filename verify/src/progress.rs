@@ -4,18 +4,26 @@
 //! All new shards hold the same progress of a table, since a range is compared on all of them at
 //! once. A verifier that died between two of them goes on from the earliest.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
-use modshift_mariadb::control::{MISMATCH, VERIFY, VERIFY_TABLES};
+use modshift_mariadb::control::{KIND_MOVING, MISMATCH, VERIFIER, VERIFY, VERIFY_TABLES};
 use modshift_proto::plan::Plan;
 
 use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::key;
 use crate::report::{Kind, Mismatch};
+use crate::settle::if_there;
 use crate::shard::Shard;
 use crate::table::CheckedTable;
 
 const DOING: &str = "recording what has been verified";
+
+/// Rows that differ and are read into memory, of one shard and one table at once.
+pub const PAGE: usize = 5000;
+/// Moving rows that may be left for a fence, of one new shard: what it compares is part of the pause.
+const MOVING_MAX: u64 = 1000;
 
 /// A round of one table that has not ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,7 +166,90 @@ pub async fn remove_mismatches(
     Ok(())
 }
 
-/// Everything known to differ in one table.
+/// Remembers rows that cannot be compared before the fence. Gives how many there was no room for.
+pub async fn add_moving(
+    new: &mut [Shard],
+    table: &CheckedTable,
+    moving: &[Suspect],
+) -> Result<u64, VerifyError> {
+    let count = format!("SELECT COUNT(*) FROM {MISMATCH} WHERE kind = '{KIND_MOVING}'");
+    // What is known to differ stays so, however it moves.
+    let insert = format!(
+        "INSERT IGNORE INTO {MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
+         VALUES (?, ?, UNHEX(MD5(?)), ?, '{KIND_MOVING}', '', UTC_TIMESTAMP(6))"
+    );
+    let mut beyond = 0;
+    for (number, shard) in (0u16..).zip(new.iter_mut()) {
+        let mine: Vec<&Suspect> = moving.iter().filter(|s| s.stream.1 == number).collect();
+        if mine.is_empty() {
+            continue;
+        }
+        let there: Vec<u64> = shard.query("counting rows that keep changing", &count).await?;
+        let room = MOVING_MAX.saturating_sub(there.first().copied().unwrap_or(0)) as usize;
+        beyond += mine.len().saturating_sub(room) as u64;
+        for suspect in mine.into_iter().take(room) {
+            let name = table.schema.name.clone();
+            let params = (name, suspect.stream.0, suspect.key.clone(), suspect.key.clone());
+            shard.run(DOING, &insert, params).await?;
+        }
+    }
+    Ok(beyond)
+}
+
+/// Rows that were left for the fence: table, stream, key in wire form.
+pub async fn moving(new: &mut [Shard]) -> Result<Vec<(String, Suspect)>, VerifyError> {
+    let sql = format!("SELECT table_name, source, pk FROM {MISMATCH} WHERE kind = '{KIND_MOVING}'");
+    let rows: Vec<Vec<(String, u16, Vec<u8>)>> =
+        try_join_all(new.iter_mut().map(|shard| shard.query(DOING, &sql))).await?;
+    let of = |(number, rows): (usize, Vec<(String, u16, Vec<u8>)>)| {
+        rows.into_iter().map(move |(table, source, key)| {
+            (table, Suspect { stream: (source, number as u16), key })
+        })
+    };
+    Ok(rows.into_iter().enumerate().flat_map(of).collect())
+}
+
+/// How many rows of a table are known to differ.
+pub async fn count(new: &mut [Shard], table: &CheckedTable) -> Result<u64, VerifyError> {
+    let sql = format!(
+        "SELECT COUNT(*) FROM {MISMATCH} WHERE table_name = {} AND kind <> '{KIND_MOVING}'",
+        text(&table.schema.name)
+    );
+    let rows: Vec<Vec<u64>> =
+        try_join_all(new.iter_mut().map(|shard| shard.query(DOING, &sql))).await?;
+    Ok(rows.into_iter().flatten().sum())
+}
+
+/// A row of one new shard that is known to differ, or keeps changing.
+pub struct Known {
+    pub source: u16,
+    pub md5: Vec<u8>,
+    pub key: Vec<u8>,
+}
+
+/// The next page of those, moving ones too; after this one.
+pub async fn known(
+    shard: &mut Shard,
+    table: &CheckedTable,
+    after: Option<&Known>,
+) -> Result<Vec<Known>, VerifyError> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+    let after = match after {
+        None => String::new(),
+        Some(last) => {
+            format!(" AND (source, pk_md5) > ({}, X'{}')", last.source, hex(&last.md5))
+        }
+    };
+    let sql = format!(
+        "SELECT source, pk_md5, pk FROM {MISMATCH} WHERE table_name = {}{after} \
+         ORDER BY source, pk_md5 LIMIT {PAGE}",
+        text(&table.schema.name)
+    );
+    let rows: Vec<(u16, Vec<u8>, Vec<u8>)> = shard.query(DOING, &sql).await?;
+    Ok(rows.into_iter().map(|(source, md5, key)| Known { source, md5, key }).collect())
+}
+
+/// What is known to differ in one table: at most [`PAGE`] rows of each new shard.
 pub async fn mismatches(
     new: &mut [Shard],
     plan: &Plan,
@@ -166,8 +257,8 @@ pub async fn mismatches(
 ) -> Result<Vec<Mismatch>, VerifyError> {
     type Row = (u16, Vec<u8>, String, String);
     let sql = format!(
-        "SELECT source, pk, kind, columns FROM {MISMATCH} WHERE table_name = {} \
-         ORDER BY source, pk_md5",
+        "SELECT source, pk, kind, columns FROM {MISMATCH} \
+         WHERE table_name = {} AND kind <> '{KIND_MOVING}' ORDER BY source, pk_md5 LIMIT {PAGE}",
         text(&table.schema.name)
     );
     let rows: Vec<Vec<Row>> =
@@ -192,6 +283,67 @@ pub async fn mismatches(
         }
     }
     Ok(found)
+}
+
+/// What the verifier beside an applier says of itself. `anew`: for how long changes are kept by now,
+/// where that began anew since it last said so.
+pub struct Beside<'a> {
+    pub anew: Option<Duration>,
+    pub keys: u64,
+    pub settle: Duration,
+    pub trouble: Option<&'a str>,
+}
+
+/// A proof counts from a second later on: what is a moment for this process may be another for the
+/// server.
+const WHOLE_MARGIN: Duration = Duration::from_secs(1);
+
+pub async fn say_beside(shard: &mut Shard, said: &Beside<'_>) -> Result<(), VerifyError> {
+    let doing = "saying how far changes have been compared";
+    let (keys, settle_ms) = (said.keys, said.settle.as_millis() as u64);
+    match said.anew {
+        Some(kept) => {
+            let kept = kept.saturating_sub(WHOLE_MARGIN).as_micros() as u64;
+            let sql = format!(
+                "REPLACE INTO {VERIFIER} (id, whole_since, seen, keys_waiting, settle_ms, trouble) \
+                 VALUES (1, UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND, UTC_TIMESTAMP(6), ?, ?, ?)"
+            );
+            shard.run(doing, &sql, (kept, keys, settle_ms, said.trouble.map(str::to_owned))).await
+        }
+        None => {
+            let sql = format!(
+                "UPDATE {VERIFIER} SET seen = UTC_TIMESTAMP(6), keys_waiting = ?, settle_ms = ?, \
+                 trouble = ? WHERE id = 1"
+            );
+            shard.run(doing, &sql, (keys, settle_ms, said.trouble.map(str::to_owned))).await
+        }
+    }
+}
+
+/// Tables that were not compared as a whole since all changes on this new shard are kept.
+pub async fn lacking(shard: &mut Shard, plan: &Plan) -> Result<Vec<String>, VerifyError> {
+    let sql = format!(
+        "SELECT v.table_name FROM {VERIFY} v JOIN {VERIFIER} k ON k.id = 1 \
+         WHERE v.proof > k.whole_since"
+    );
+    let whole: Vec<String> = shard.query("reading what has been verified", &sql).await?;
+    let names = plan.tables.iter().map(|table| table.name.clone());
+    Ok(names.filter(|name| !whole.contains(name)).collect())
+}
+
+/// When changes began to be kept, seconds ago, on the new shard where that is the shortest time; `None`:
+/// nobody keeps them on some.
+pub async fn kept_for(new: &mut [Shard]) -> Result<Option<u64>, VerifyError> {
+    let sql = format!(
+        "SELECT GREATEST(TIMESTAMPDIFF(SECOND, whole_since, UTC_TIMESTAMP(6)), 0) FROM {VERIFIER}"
+    );
+    let doing = "asking for how long changes are kept";
+    let rows = try_join_all(new.iter_mut().map(async |shard| {
+        let rows: Vec<u64> = if_there(shard.query(doing, &sql).await)?;
+        Ok::<_, VerifyError>(rows.first().copied())
+    }))
+    .await?;
+    Ok(rows.into_iter().collect::<Option<Vec<u64>>>().and_then(|rows| rows.into_iter().min()))
 }
 
 /// A string literal under any character set of the session.

@@ -41,7 +41,7 @@ pub async fn repair(
     let sources: BTreeSet<u16> = reachable.iter().map(|mismatch| mismatch.old).collect();
     let insert = format!("INSERT INTO {REPAIR} (table_name, target, pk) VALUES (?, ?, ?)");
     for &source in &sources {
-        let shard = &mut verifier.shards.old[usize::from(source)];
+        let shard = &mut verifier.primaries[usize::from(source)];
         shard.run("creating modshift's table of repairs", REPAIR_TABLE, ()).await?;
         for mismatch in reachable.iter().filter(|mismatch| mismatch.old == source) {
             let params = (mismatch.table.clone(), mismatch.new, mismatch.pk.clone());
@@ -53,7 +53,7 @@ pub async fn repair(
     let (open, refused) = (count(REPAIR_WAITS), count(REPAIR_REFUSED));
     let clear = format!("DELETE FROM {REPAIR} WHERE sent = {REPAIR_SENT}");
     for source in sources {
-        let shard = &mut verifier.shards.old[usize::from(source)];
+        let shard = &mut verifier.primaries[usize::from(source)];
         loop {
             let left: Vec<u64> = shard.query("waiting for repairs", &open).await?;
             let left = left.first().copied().unwrap_or(0);

@@ -20,6 +20,8 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Kind; 4] = [Kind::Differs, Kind::Missing, Kind::Extra, Kind::WrongShard];
+
     pub fn name(self) -> &'static str {
         match self {
             Kind::Differs => "differs",
@@ -30,8 +32,7 @@ impl Kind {
     }
 
     pub fn from_name(name: &str) -> Option<Kind> {
-        let all = [Kind::Differs, Kind::Missing, Kind::Extra, Kind::WrongShard];
-        all.into_iter().find(|kind| kind.name() == name)
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -78,8 +79,10 @@ pub struct TableReport {
     pub chunks: u64,
     /// Where an interrupted round was taken up again.
     pub resumed: bool,
-    /// Keys that kept changing, or whose stream did not get past them in time.
+    /// Keys that could not be compared, or whose stream did not get past them in time.
     pub unsettled: u64,
+    /// Keys that kept changing: they are left for the fence, where they stand still.
+    pub moving: u64,
     /// Rows that wait parked on a new shard, as they should be.
     pub parked: u64,
     pub mismatches: u64,

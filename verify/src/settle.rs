@@ -5,8 +5,12 @@
 //! old and new are the same in either reading, it was lag. If the old row did not change meanwhile
 //! and the new one is another, that is still no proof: the binlog shows a commit before InnoDB
 //! does, so the new row may be ahead of what the old shard shows, and a row may change and change
-//! back. But each attempt waits for a later H. A key that shows the same two rows
-//! [`AGREED`] times in a row is damaged; one that keeps changing is not settled.
+//! back. So only readings behind a later H each count. A key that shows the same two rows
+//! [`AGREED`] times in a row is damaged. One that keeps changing on the old shard is moving: it can be
+//! compared at a fence only, when it stands still.
+//!
+//! The old rows are those of the server that the reader reads. One that is behind its primary is so
+//! with its rows and with its position alike: H is its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -26,8 +30,10 @@ use crate::table::{CheckedTable, Placing};
 
 /// Readings of the same difference, each behind a later position.
 const AGREED: u8 = 3;
-/// A key that changes faster than this many attempts is left for the next round.
+/// A key that changes faster than this many attempts is left for the fence, or the next round.
 const ATTEMPTS_MAX: u32 = 12;
+/// So many changes of the old row between the readings make a key a moving one.
+const MOVED: u8 = 3;
 const POLL_FIRST: Duration = Duration::from_millis(5);
 const POLL_LONGEST: Duration = Duration::from_millis(200);
 
@@ -54,8 +60,12 @@ pub struct Settled {
     pub equal: Vec<Suspect>,
     /// Neither equal nor different for good within the time.
     pub unsettled: Vec<Suspect>,
+    /// The same, for the old row changed again and again meanwhile.
+    pub moving: Vec<Suspect>,
     /// Missing on the new shard because their place is taken, with the right image.
     pub parked: Vec<Suspect>,
+    /// What reading rows took, waiting for streams left out.
+    pub reading: Duration,
 }
 
 struct Open {
@@ -63,6 +73,10 @@ struct Open {
     /// Checksums of old and new row at the last attempt, and where the new one belongs.
     last: Option<Pair>,
     agreed: u8,
+    /// The old shard's position at the reading that counted last.
+    position: Option<GtidSet>,
+    /// How often the old row was another than at the reading before.
+    moved: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,16 +96,31 @@ pub async fn settle(
         Until::Passed(settle_max) => Some(Instant::now() + settle_max),
         Until::Now | Until::Glance => None,
     };
-    let attempts = if until == Until::Glance { 1 } else { ATTEMPTS_MAX };
+    let mut attempts = if until == Until::Glance { 1 } else { ATTEMPTS_MAX };
     let mut settled = Settled::default();
-    let mut open: Vec<Open> =
-        suspects.into_iter().map(|suspect| Open { suspect, last: None, agreed: 0 }).collect();
-    for attempt in 0..attempts {
+    let mut open: Vec<Open> = suspects.into_iter().map(Open::new).collect();
+    let mut first = true;
+    while !open.is_empty() && attempts > 0 {
         // Once more than there is time for, so that what has settled by then is seen.
-        if open.is_empty() || (attempt > 0 && deadline.is_some_and(|at| Instant::now() >= at)) {
-            break;
+        if !std::mem::take(&mut first) {
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                break;
+            }
+            // What is committed may show a moment later, on a replica above all.
+            tokio::time::sleep(POLL_FIRST).await;
         }
+        let begun = Instant::now();
         let before = read_old(&mut shards.old, table, &open).await?;
+        settled.reading += begun.elapsed();
+        // Nothing was logged since: another reading would prove nothing that the last one did not.
+        // Tokens see to it that it does not stay so.
+        let stale =
+            |key: &Open| key.position.as_ref() == before.positions.get(&key.suspect.stream.0);
+        if deadline.is_some() && open.iter().all(|key| key.position.is_some() && stale(key)) {
+            tokio::time::sleep(POLL_LONGEST / 4).await;
+            continue;
+        }
+        attempts -= 1;
         let late = match deadline {
             Some(deadline) => wait(shards, &open, &before.positions, deadline).await?,
             None => BTreeSet::new(),
@@ -99,12 +128,19 @@ pub async fn settle(
         open.retain(|key| {
             let is_late = late.contains(&key.suspect.stream);
             if is_late {
-                settled.unsettled.push(key.suspect.clone());
+                // The time went by with readings that the row outran, or without any.
+                let end = match key.moved >= MOVED {
+                    true => &mut settled.moving,
+                    false => &mut settled.unsettled,
+                };
+                end.push(key.suspect.clone());
             }
             !is_late
         });
+        let begun = Instant::now();
         let new = read_new(&mut shards.new, table, &open).await?;
         let after = read_old(&mut shards.old, table, &open).await?;
+        settled.reading += begun.elapsed();
         let mut next = Vec::new();
         for mut key in open {
             let stream = key.suspect.stream;
@@ -118,6 +154,19 @@ pub async fn settle(
                 continue;
             }
             let pair = Pair { old: first, new: found };
+            if first != second || key.last.is_some_and(|last| last.old != first) {
+                key.moved += 1;
+            }
+            let position = before.positions.get(&stream.0);
+            if deadline.is_some() && key.moved > MOVED {
+                settled.moving.push(key.suspect);
+                continue;
+            }
+            if deadline.is_some() && key.position.is_some() && key.position.as_ref() == position {
+                next.push(key);
+                continue;
+            }
+            key.position = position.cloned();
             key.agreed = match key.last {
                 _ if first != second => 0,
                 Some(last) if last == pair => key.agreed + 1,
@@ -132,8 +181,17 @@ pub async fn settle(
         }
         open = next;
     }
-    settled.unsettled.extend(open.into_iter().map(|key| key.suspect));
+    let is_moving = |key: &Open| key.moved >= MOVED;
+    let (moving, unsettled): (Vec<_>, Vec<_>) = open.into_iter().partition(is_moving);
+    settled.moving.extend(moving.into_iter().map(|key| key.suspect));
+    settled.unsettled.extend(unsettled.into_iter().map(|key| key.suspect));
     Ok(settled)
+}
+
+impl Open {
+    fn new(suspect: Suspect) -> Open {
+        Open { suspect, last: None, agreed: 0, position: None, moved: 0 }
+    }
 }
 
 /// A difference that stays: which one is it?
@@ -369,7 +427,7 @@ async fn parked(
 }
 
 /// Nothing was ever applied to a shard that lacks modshift's tables.
-fn if_there<T>(rows: Result<Vec<T>, VerifyError>) -> Result<Vec<T>, VerifyError> {
+pub(crate) fn if_there<T>(rows: Result<Vec<T>, VerifyError>) -> Result<Vec<T>, VerifyError> {
     const NO_SUCH_TABLE: u16 = 1146;
     match rows {
         Err(VerifyError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Ok(Vec::new()),

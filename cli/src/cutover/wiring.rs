@@ -12,7 +12,9 @@ use modshift_mariadb::{Conn, error};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_routing::publish::{self, table};
 use modshift_routing::{Document, document};
+use modshift_verify::AtFence;
 use mysql_async::prelude::Queryable;
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{answer, gate};
 
@@ -43,6 +45,8 @@ pub struct Wiring {
     told: Told,
     /// Targets that did not acknowledge when they were last asked.
     failed: Mutex<BTreeSet<String>>,
+    /// What compares the last rows at the fence, made ready by the gate.
+    at_fence: AsyncMutex<Option<AtFence>>,
 }
 
 /// Where lines for the operator go.
@@ -57,17 +61,28 @@ enum Told {
 
 impl Wiring {
     pub fn new(plan: Arc<Plan>, dry: bool) -> Wiring {
-        Wiring { plan, dry, told: Told::Terminal, failed: Mutex::default() }
+        Wiring::telling(plan, dry, Told::Terminal)
     }
 
     /// That of a rehearsal.
     pub fn silent(plan: Arc<Plan>) -> Wiring {
-        Wiring { plan, dry: false, told: Told::Quietly, failed: Mutex::default() }
+        Wiring::telling(plan, false, Told::Quietly)
     }
 
     /// That of a daemon.
     pub fn watchdog(plan: Arc<Plan>) -> Wiring {
-        Wiring { plan, dry: false, told: Told::Aloud, failed: Mutex::default() }
+        Wiring::telling(plan, false, Told::Aloud)
+    }
+
+    fn telling(plan: Arc<Plan>, dry: bool, told: Told) -> Wiring {
+        Wiring { plan, dry, told, failed: Mutex::default(), at_fence: AsyncMutex::default() }
+    }
+
+    fn plan_of(&self, direction: Direction) -> Arc<Plan> {
+        match direction {
+            Direction::Cutover => self.plan.clone(),
+            Direction::Rollback => Arc::new(self.plan.reversed()),
+        }
     }
 
     fn say(&self, text: impl std::fmt::Display) {
@@ -194,14 +209,23 @@ impl Wiring {
 
 impl Outside for Wiring {
     async fn gate(&self, direction: Direction, wait: Option<Duration>) -> Result<(), Closed> {
-        let plan = match direction {
-            Direction::Cutover => self.plan.clone(),
-            Direction::Rollback => Arc::new(self.plan.reversed()),
-        };
-        gate::wait_open(plan, wait).await
+        let plan = self.plan_of(direction);
+        gate::wait_open(plan.clone(), wait).await?;
+        if !self.dry && is_proven(&plan) {
+            // Definitions are read and connections made while nobody waits.
+            let unready = |reason| Closed { reasons: vec![reason], unproven_back: false };
+            let ready = AtFence::prepare(plan).await.map_err(unready)?;
+            self.at_fence.lock().await.replace(ready);
+        }
+        Ok(())
     }
 
-    async fn verified(&self, direction: Direction, run: &str) -> Result<(), String> {
+    async fn verified(
+        &self,
+        direction: Direction,
+        run: &str,
+        left: Option<Duration>,
+    ) -> Result<(), String> {
         match direction {
             Direction::Cutover if self.plan.gate.verify_age.is_none() => {
                 self.say("note: verification is given up by the plan (gate.verify_age = \"none\")");
@@ -213,11 +237,17 @@ impl Outside for Wiring {
             }
             Direction::Cutover | Direction::Rollback => {}
         }
-        // Only the way forward is verified, and what changed last only by a daemon that keeps it.
-        if self.dry || direction == Direction::Rollback || !self.plan.verify.continuous {
+        let plan = self.plan_of(direction);
+        if self.dry || !is_proven(&plan) {
             return Ok(());
         }
-        modshift_verify::settled(&self.plan, run, self.plan.cutover.budget).await
+        let ready = self.at_fence.lock().await.take();
+        let mut at_fence = match ready {
+            Some(ready) => ready,
+            // A run that another process began: the gate was asked by that one.
+            None => AtFence::prepare(plan).await?,
+        };
+        at_fence.settled(run, left.unwrap_or(self.plan.cutover.budget)).await
     }
 
     async fn routed(&self) -> Result<Option<Routed>, String> {
@@ -247,6 +277,13 @@ impl Outside for Wiring {
     fn tell(&self, line: &str) {
         self.say(line);
     }
+}
+
+/// Does this way wait for a proof, or for verifiers that make one all the time?
+fn is_proven(plan: &Plan) -> bool {
+    let beside =
+        plan.verify.continuous && plan.direction() == modshift_proto::plan::Direction::Forward;
+    plan.gate.verify_age.is_some() || beside
 }
 
 fn side_of(side: document::Side) -> Side {

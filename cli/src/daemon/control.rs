@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::{Class, ServerError, control};
+use modshift_mariadb::{Class, ServerError, control, error};
 use modshift_proto::NewShard;
 use modshift_proto::plan::Plan;
+use mysql_async::prelude::Queryable;
 use tokio_util::sync::CancellationToken;
+
+use super::verifier::wanted;
 
 /// How often a server that is away is asked again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -35,5 +38,12 @@ pub async fn create(
 async fn attempt(plan: &Plan, shard: NewShard) -> Result<(), ServerError> {
     let endpoint = &plan.new[usize::from(shard.0)];
     let mut conn = connect(endpoint, Session::Plain).await?;
-    control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await
+    control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await?;
+    if wanted(plan) {
+        for statement in [control::VERIFIER_TABLE, control::VERIFIER_BEGINS] {
+            let failed = |e| error::of(&label(endpoint), "saying that changes are kept", e);
+            conn.query_drop(statement).await.map_err(failed)?;
+        }
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ mod control;
 pub mod direction;
 mod fences;
 mod log;
+pub mod newborn;
 pub mod streams;
 mod verifier;
 mod watchdog;

@@ -1,6 +1,7 @@
 //! The verifier beside the appliers of this process, where the plan wants one.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,7 +26,7 @@ struct OfShard {
 impl Changed {
     /// The status of an applier that keeps what it changes, where somebody will compare it.
     pub fn watch(&self, plan: &Plan, shard: NewShard, status: ApplierStatus) -> ApplierStatus {
-        if !plan.verify.continuous || plan.direction() != Direction::Forward {
+        if !wanted(plan) {
             return status;
         }
         let keys_max = plan.verify.changed_keys_max;
@@ -35,8 +36,13 @@ impl Changed {
     }
 }
 
-/// Verifies for as long as this process applies. What stops the verifier does not stop the streams:
-/// the gate closes by itself when the proof is too old.
+/// Is somebody in this process to compare what the appliers change?
+pub fn wanted(plan: &Plan) -> bool {
+    plan.verify.continuous && plan.direction() == Direction::Forward
+}
+
+/// Verifies for as long as this process applies. What is in the way of the verifier does not stop the
+/// streams: the gate closes and says so.
 pub async fn run(
     plan: &Arc<Plan>,
     throttle: &Throttle,
@@ -48,13 +54,17 @@ pub async fn run(
         let (old, new): (Vec<_>, Vec<_>) =
             (plan.old_shards().collect(), plan.new_shards().collect());
         let pace = Pace::new(throttle.lane(&old, &new, 1), plan.verify.rows_per_s_max);
-        let verifying = Box::pin(run_continuous(plan.clone(), pace, changed, cancel.clone()));
-        if let Err(error) = verifying.await {
-            let hint = error.hint().unwrap_or_default();
-            tracing::error!(error = %error, hint, "the verifier has stopped");
-        }
+        Box::pin(run_continuous(plan.clone(), pace, changed, cancel.clone())).await;
     }
     std::future::pending().await
+}
+
+fn rows(keys: &[ChangedKey]) -> Vec<(u64, ChangedRow)> {
+    let of = |key: &ChangedKey| {
+        let (source, key_bytes) = (OldShard(key.source), key.key.as_slice().into());
+        (key.mark, ChangedRow { source, table: key.table, key: key_bytes })
+    };
+    keys.iter().map(of).collect()
 }
 
 impl ChangedKeys for OfShard {
@@ -62,21 +72,39 @@ impl ChangedKeys for OfShard {
         self.shard.0
     }
 
-    fn take(&self) -> Vec<ChangedKey> {
-        let of = |row: ChangedRow| ChangedKey {
+    fn oldest(
+        &self,
+        sources: Option<&BTreeSet<u16>>,
+        until: u64,
+        keys_max: usize,
+    ) -> Vec<ChangedKey> {
+        let of = |(mark, row): (u64, ChangedRow)| ChangedKey {
             source: row.source.0,
             table: row.table,
             key: row.key.into_vec(),
+            mark,
         };
-        self.rows.take().into_iter().map(of).collect()
+        self.rows.oldest(sources, until, keys_max).into_iter().map(of).collect()
     }
 
-    fn put_back(&self, keys: Vec<ChangedKey>) {
-        self.rows.add(keys.into_iter().map(|key| ChangedRow {
-            source: OldShard(key.source),
-            table: key.table,
-            key: key.key.into(),
-        }));
+    fn compared(&self, keys: &[ChangedKey]) {
+        self.rows.compared(&rows(keys));
+    }
+
+    fn put_off(&self, keys: &[ChangedKey]) {
+        self.rows.put_off(&rows(keys));
+    }
+
+    fn newest(&self) -> u64 {
+        self.rows.newest()
+    }
+
+    fn waiting(&self) -> usize {
+        self.rows.waiting()
+    }
+
+    fn is_waiting(&self, source: u16) -> bool {
+        self.rows.is_waiting(OldShard(source))
     }
 
     fn whole_since(&self) -> Instant {

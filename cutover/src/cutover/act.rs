@@ -180,7 +180,8 @@ impl<O: Outside> Cutover<O> {
         self.await_markers().await?;
         self.waiting = "what was not verified yet".to_owned();
         let run = self.register.name.clone();
-        let verified = self.outside.verified(self.direction(), &run).await;
+        let left = self.budget_left();
+        let verified = self.outside.verified(self.direction(), &run, left).await;
         verified.map_err(CutoverError::Verification)
     }
 

@@ -11,6 +11,7 @@ mod glass;
 mod grants;
 mod kept;
 mod network;
+mod proven;
 mod round_trip;
 mod shared;
 mod site;

@@ -30,12 +30,17 @@ const RESUME_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 pub struct Options {
     /// Begin anew where a round was interrupted.
     pub fresh: bool,
+    /// So too where that round began longer ago than this.
+    pub not_before: Option<Duration>,
 }
 
 /// The shards, and what the plan's tables are on them.
 pub struct Verifier {
     pub(crate) plan: Arc<Plan>,
+    /// Old ones where their rows are read: on a replica, where the plan says `read_from`.
     pub(crate) shards: Shards,
+    /// The old shards' primaries, for modshift's own rows.
+    pub(crate) primaries: Vec<Shard>,
     /// Connections of their own to the old shards, for the ends of ranges.
     pagers: Vec<Shard>,
     tables: Vec<Option<CheckedTable>>,
@@ -71,13 +76,15 @@ impl Verifier {
         let of = |endpoints: &[modshift_proto::plan::Endpoint]| -> Vec<Shard> {
             endpoints.iter().cloned().map(Shard::new).collect()
         };
-        let mut shards = Shards { old: of(&plan.old), new: of(&plan.new) };
+        let read: Vec<_> = plan.old.iter().map(|endpoint| endpoint.tailed()).collect();
+        let mut shards = Shards { old: of(&read), new: of(&plan.new) };
         progress::prepare(&mut shards.new).await?;
         let tables = table::load(&plan, &mut shards.old, &mut shards.new).await?;
-        let pagers = of(&plan.old);
+        let (pagers, primaries) = (of(&read), of(&plan.old));
         Ok(Verifier {
             plan,
             shards,
+            primaries,
             pagers,
             tables: tables.checked,
             differences: tables.differences,
@@ -118,7 +125,8 @@ impl Verifier {
         Ok(())
     }
 
-    /// Everything that is known to differ, of the tables that can be compared.
+    /// What is known to differ, of the tables that can be compared: at most [`progress::PAGE`] rows of
+    /// each table and new shard.
     pub async fn mismatches(&mut self) -> Result<Vec<Mismatch>, VerifyError> {
         let mut all = Vec::new();
         for table in self.tables.iter().flatten() {
@@ -156,6 +164,7 @@ impl Verifier {
             true => None,
             false => progress::read(&mut self.shards.new, &table).await?,
         };
+        let resume_max = options.not_before.map_or(resume_max, |kept| kept.min(resume_max));
         let saved = saved.filter(|saved| Duration::from_secs(saved.age_s) < resume_max);
         let resumed = saved.as_ref().is_some_and(|saved| saved.chunk > 0);
         let saved = match saved {
@@ -194,17 +203,47 @@ impl Verifier {
         until: Until,
     ) -> Result<Settled, VerifyError> {
         let Some(table) = self.tables[index].clone() else { return Ok(Settled::default()) };
-        let settled = settle::settle(&mut self.shards, &table, suspects, until).await?;
+        let mut settled = settle::settle(&mut self.shards, &table, suspects, until).await?;
+        if until == Until::Glance {
+            // One look is too short to call a row moving.
+            settled.unsettled.append(&mut settled.moving);
+        }
         record(&mut self.shards, &table, &settled).await?;
         Ok(settled)
     }
+
+    /// What is known of a table is looked at again, a page at a time: it may have been mended.
+    async fn settle_known(&mut self, table: &CheckedTable) -> Result<(), VerifyError> {
+        let until = Until::Passed(self.plan.verify.settle_max);
+        for target in 0..self.shards.new.len() {
+            let mut last: Option<progress::Known> = None;
+            loop {
+                let shard = &mut self.shards.new[target];
+                let mut page = progress::known(shard, table, last.as_ref()).await?;
+                let known = |k: &progress::Known| Suspect {
+                    stream: (k.source, target as u16),
+                    key: k.key.clone(),
+                };
+                let suspects: BTreeSet<Suspect> = page.iter().map(known).collect();
+                let Some(end) = page.pop() else { break };
+                last = Some(end);
+                let settled = settle::settle(&mut self.shards, table, suspects, until).await?;
+                record(&mut self.shards, table, &settled).await?;
+                if let Some(pace) = &self.pace {
+                    pace.done(0, settled.reading);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
+/// Gives how many moving keys there was no room for.
 async fn record(
     shards: &mut Shards,
     table: &CheckedTable,
     settled: &Settled,
-) -> Result<(), VerifyError> {
+) -> Result<u64, VerifyError> {
     if !settled.mismatches.is_empty() && settle::switched(&mut shards.new).await? {
         return Err(VerifyError::Switched);
     }
@@ -213,5 +252,6 @@ async fn record(
     }
     progress::add_mismatches(&mut shards.new, &settled.mismatches).await?;
     progress::remove_mismatches(&mut shards.new, table, &settled.equal).await?;
-    progress::remove_mismatches(&mut shards.new, table, &settled.parked).await
+    progress::remove_mismatches(&mut shards.new, table, &settled.parked).await?;
+    progress::add_moving(&mut shards.new, table, &settled.moving).await
 }

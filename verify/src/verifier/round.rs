@@ -13,7 +13,7 @@ use crate::error::VerifyError;
 use crate::key;
 use crate::metrics;
 use crate::progress::{self, Saved};
-use crate::report::{Mismatch, TableReport};
+use crate::report::TableReport;
 use crate::settle::{self, Shards, Until};
 use crate::shard::{Range, Seen};
 use crate::table::{CheckedTable, Placing};
@@ -44,6 +44,7 @@ pub(super) struct Round<'v> {
     suspects: BTreeSet<Suspect>,
     settled_at: Instant,
     parked: u64,
+    moving: u64,
     strays: BTreeMap<u16, u64>,
     old_shards_differ: BTreeSet<u16>,
 }
@@ -54,9 +55,7 @@ impl<'v> Round<'v> {
         table: CheckedTable,
         saved: Saved,
     ) -> Result<Round<'v>, VerifyError> {
-        let known = progress::mismatches(&mut verifier.shards.new, &verifier.plan, &table).await?;
-        let of =
-            |mismatch: Mismatch| Suspect { stream: (mismatch.old, mismatch.new), key: mismatch.pk };
+        verifier.settle_known(&table).await?;
         let rows = FIRST_ROWS.min(verifier.plan.verify.chunk_rows_max);
         let after = match &saved.verified_to {
             None => None,
@@ -74,9 +73,10 @@ impl<'v> Round<'v> {
             range: Range { until, ..open },
             rows,
             by_stream: false,
-            suspects: known.into_iter().map(of).collect(),
+            suspects: BTreeSet::new(),
             settled_at: Instant::now(),
             parked: 0,
+            moving: 0,
             strays: BTreeMap::new(),
             old_shards_differ: BTreeSet::new(),
         })
@@ -233,8 +233,12 @@ impl<'v> Round<'v> {
         let suspects = std::mem::take(&mut self.suspects);
         let shards = &mut self.verifier.shards;
         let settled = settle::settle(shards, &self.table, suspects, until).await?;
-        record(shards, &self.table, &settled).await?;
-        self.saved.unsettled += settled.unsettled.len() as u64;
+        let beyond = record(shards, &self.table, &settled).await?;
+        if let Some(pace) = &self.verifier.pace {
+            pace.done(0, settled.reading);
+        }
+        self.saved.unsettled += settled.unsettled.len() as u64 + beyond;
+        self.moving += settled.moving.len() as u64 - beyond;
         self.parked += settled.parked.len() as u64;
         if !last {
             self.saved.verified_to = self.range.after.as_deref().map(key::wire);
@@ -249,10 +253,9 @@ impl<'v> Round<'v> {
         resumed: bool,
         notes: &mut Vec<String>,
     ) -> Result<TableReport, VerifyError> {
-        let Verifier { shards, plan, .. } = self.verifier;
+        let shards = &mut self.verifier.shards;
         let name = self.table.schema.name.clone();
-        let mismatches =
-            progress::mismatches(&mut shards.new, plan, &self.table).await?.len() as u64;
+        let mismatches = progress::count(&mut shards.new, &self.table).await?;
         let clean = mismatches == 0 && self.saved.unsettled == 0;
         progress::finish(&mut shards.new, &self.table, clean).await?;
         metrics::round(&name, clean);
@@ -276,6 +279,7 @@ impl<'v> Round<'v> {
             chunks: self.saved.chunk,
             resumed,
             unsettled: self.saved.unsettled,
+            moving: self.moving,
             parked: self.parked,
             mismatches,
         })
