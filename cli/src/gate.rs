@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use modshift_consumer::gate::{Decision, Evaluator, Outside, Reason, evaluator::SAMPLE_INTERVAL};
 use modshift_cutover::Closed;
 use modshift_mariadb::Conn;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon::streams::Board;
 use crate::exit::Exit;
-use crate::{answer, args, check, cutover};
+use crate::{answer, args, check, cutover, obstacles};
 
 /// Schemas change rarely, and a change halts the streams anyway: the comparison is for the change
 /// that nobody has written a row after.
@@ -148,8 +149,11 @@ struct Asking {
 /// What `check` found on which correct rows depend.
 #[derive(Clone, Debug, Default)]
 struct Found {
-    differences: Vec<String>,
+    /// `None`: some shard did not answer. A lock on a table is enough for that, so what stands in
+    /// the way is known all the same.
+    differences: Option<Vec<String>>,
     faults: Vec<String>,
+    obstacles: Vec<String>,
 }
 
 impl Asking {
@@ -183,16 +187,29 @@ impl Asking {
     fn look(&mut self) {
         let (plan, runtime) = (self.plan.clone(), tokio::runtime::Handle::current());
         let look = async |plan| {
-            let standing = timeout(CHECK_TIMEOUT, check::standing(plan)).await.ok()??;
-            let lines = |faults: Vec<check::Fault>| faults.iter().map(|f| f.to_string()).collect();
-            Some(Found { differences: lines(standing.tables), faults: lines(standing.others) })
+            let plan: Arc<Plan> = plan;
+            let standing = timeout(CHECK_TIMEOUT, check::standing(plan.clone()));
+            let obstacles = timeout(CHECK_TIMEOUT, obstacles::find(&plan));
+            let (standing, obstacles) = join(standing, obstacles).await;
+            let (standing, obstacles) = (standing.ok().flatten(), obstacles.ok()?.ok()?);
+            let lines = |faults: Vec<check::Fault>| -> Vec<String> {
+                faults.iter().map(|fault| fault.to_string()).collect()
+            };
+            let (differences, faults) = match standing {
+                Some(standing) => (Some(lines(standing.tables)), lines(standing.others)),
+                None => (None, Vec::new()),
+            };
+            Some(Found { differences, faults, obstacles })
         };
         // A survey cannot be moved between threads while it waits: it gets one of its own.
         self.checking.spawn_blocking(move || runtime.block_on(look(plan)));
     }
 
     fn take(&mut self, found: Option<Found>) {
-        let wait = if found.is_some() { CHECK_INTERVAL } else { CHECK_RETRY };
+        // What is in the way now may be gone in a moment.
+        let clear = |found: &Found| found.differences.is_some() && found.obstacles.is_empty();
+        let clear = found.as_ref().is_some_and(clear);
+        let wait = if clear { CHECK_INTERVAL } else { CHECK_RETRY };
         self.found = found;
         self.check_at = Some(Instant::now() + wait);
     }
@@ -215,8 +232,9 @@ impl Asking {
         };
         let found = self.found.clone();
         let outside = Outside {
-            schema_differences: found.as_ref().map(|found| found.differences.clone()),
-            faults: found.map(|found| found.faults).unwrap_or_default(),
+            schema_differences: found.as_ref().and_then(|found| found.differences.clone()),
+            faults: found.as_ref().map(|found| found.faults.clone()).unwrap_or_default(),
+            obstacles: found.map(|found| found.obstacles).unwrap_or_default(),
             daemons,
             journal,
             ..Outside::default()

@@ -19,6 +19,7 @@ mod gate;
 mod http;
 mod logs;
 mod metrics;
+mod obstacles;
 mod rearm;
 mod rehearse;
 mod schema;

@@ -335,11 +335,9 @@ fn journal(facts: &Facts, reasons: &mut Vec<Reason>) {
                 reasons.push(Reason::Unreachable { shard, detail: detail.clone() });
             }
         }
-        Some(Ok(Some(text))) => {
-            if !reasons.iter().any(|why| matches!(why, Reason::Serving { .. })) {
-                reasons.push(Reason::Journal { text: text.clone() });
-            }
-        }
+        // Each shard that serves has said so already.
+        Some(Ok(Some(_))) if reasons.iter().any(|why| matches!(why, Reason::Serving { .. })) => {}
+        Some(Ok(Some(text))) => reasons.push(Reason::Journal { text: text.clone() }),
         Some(Ok(None)) => {
             for (old, read) in facts.old.iter().enumerate() {
                 let token = read.as_ref().ok().and_then(|old| old.token.as_ref());

@@ -65,7 +65,8 @@ pub async fn read(conn: &mut Conn, endpoint: &Endpoint) -> Result<Proof, ServerE
         ))
         .await
         .map_err(of);
-    let tables: Vec<(String, Option<u64>, u64, Option<u64>, bool)> = if_there(tables)?;
+    type RoundRow = (String, Option<u64>, u64, Option<u64>, bool);
+    let tables: Vec<RoundRow> = if_there(tables)?;
     let mismatches = conn
         .query(format!(
             "SELECT table_name, COUNT(*) FROM {MISMATCH} WHERE kind <> '{KIND_MOVING}' \
@@ -84,7 +85,7 @@ pub async fn read(conn: &mut Conn, endpoint: &Endpoint) -> Result<Proof, ServerE
         .map_err(of);
     let verifier: Vec<(u64, u64, u64, u64, Option<String>)> = if_there(verifier)?;
     let micros = Duration::from_micros;
-    let round = |(table, proof, rows, took, in_progress): (_, Option<u64>, _, Option<u64>, _)| {
+    let round = |(table, proof, rows, took, in_progress): RoundRow| {
         let (proof, took) = (proof.map(micros), took.map(micros));
         (table, Round { proof, rows, took, in_progress })
     };

@@ -104,6 +104,27 @@ async fn after_a_yes_the_pause_keeps_its_budget() -> Result<()> {
     refuses(&site, "has trigger early").await?;
     unlogged(new, &["DROP TRIGGER early"]).await?;
 
+    // What would keep the fence waiting is named before one is tried.
+    let mut other = old.address().connect().await?;
+    for (hold, words, release) in [
+        ("LOCK TABLES t_device WRITE", "LOCK TABLES … WRITE", "UNLOCK TABLES"),
+        ("FLUSH TABLES WITH READ LOCK", "FLUSH TABLES WITH READ LOCK or BACKUP", "UNLOCK TABLES"),
+        (
+            "BEGIN; UPDATE t_user SET country = 'zz' LIMIT 1; DO SLEEP(3)",
+            "and has changed",
+            "ROLLBACK",
+        ),
+    ] {
+        other.query_drop(hold).await.with_context(|| hold)?;
+        let (code, output) = gate(&site, &[]).await?;
+        ensure!(code == 1 && output.contains(words), "{hold}: {code}\n{output}");
+        ensure!(output.contains("old shard 1: "), "{output}");
+        other.query_drop(release).await?;
+    }
+    drop(other);
+    let (code, output) = gate(&site, &["--wait", "120s"]).await?;
+    ensure!(code == 0, "nothing is in the way any more: {code}\n{output}\n{}", says(&daemons));
+
     // A run that nobody finishes: no yes, whatever the streams say.
     let killed = estate.modshift(["cutover", "--wait", "120s"]).hold("after_fence", 1).start()?;
     killed.wait_hold("after_fence", LIMIT).await.with_context(|| killed.output())?;

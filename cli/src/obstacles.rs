@@ -1,0 +1,147 @@
+//! What would keep a fence waiting, found while nobody waits: transactions that have changed rows and
+//! stay open, `LOCK TABLES`, `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE`.
+//!
+//! The server lists transactions. Locks it does not list without a plugin: so each is tried for, with
+//! statements that read and change nothing, and that do not wait.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use modshift_cutover::shard;
+use modshift_mariadb::connect::{Session, connect, label};
+use modshift_mariadb::value::quote;
+use modshift_mariadb::{Conn, ServerError, error};
+use modshift_proto::plan::{Endpoint, Plan};
+use mysql_async::prelude::Queryable;
+
+const LOCK_WAIT_TIMEOUT: u16 = 1205;
+
+/// On the shards that are to be fenced, one line each. The error is a shard that does not answer.
+pub async fn find(plan: &Plan) -> Result<Vec<String>, ServerError> {
+    let shards = plan.old_shards().zip(&plan.old);
+    let asked = shards.map(async |(shard, endpoint)| {
+        // Only the login that fences sees the sessions of others.
+        let endpoint = shard::login(plan, endpoint.clone());
+        let found = of_server(plan, &endpoint).await?;
+        Ok(found.into_iter().map(|what| format!("{shard}: {what}")).collect::<Vec<_>>())
+    });
+    let mut lines = Vec::new();
+    for found in join_all(asked).await {
+        lines.extend(found?);
+    }
+    Ok(lines)
+}
+
+async fn of_server(plan: &Plan, endpoint: &Endpoint) -> Result<Vec<String>, ServerError> {
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let mut found = Vec::new();
+    for open in transactions(&mut conn, endpoint).await? {
+        found.extend(open.obstacle(plan.cutover.budget));
+    }
+    // A table that somebody has locked to write to it.
+    let mut locked = Vec::new();
+    for table in &plan.tables {
+        let sql = format!("SELECT 1 FROM {} LIMIT 0", quote(&table.name));
+        if waits(&mut conn, endpoint, &sql).await? {
+            locked.push(table.name.as_str());
+        }
+    }
+    if !locked.is_empty() {
+        found.push(format!(
+            "LOCK TABLES … WRITE, or a statement that alters it, holds {}: the fence would wait for it. \
+             SHOW PROCESSLIST shows whose it is; have it ended",
+            locked.join(", ")
+        ));
+    }
+    // No token has this number.
+    if waits(&mut conn, endpoint, "DELETE FROM modshift_token WHERE id = 255").await? {
+        found.push(
+            "FLUSH TABLES WITH READ LOCK or BACKUP STAGE holds the whole server: the fence would wait \
+             for it. SHOW PROCESSLIST shows whose it is; wait for the backup, or have it ended"
+                .to_owned(),
+        );
+    }
+    Ok(found)
+}
+
+/// Would this statement have to wait for a lock?
+async fn waits(conn: &mut Conn, endpoint: &Endpoint, sql: &str) -> Result<bool, ServerError> {
+    let sql = format!("SET STATEMENT lock_wait_timeout = 0 FOR {sql}");
+    let tried = conn.query_drop(sql).await;
+    match tried.map_err(|error| error::of(&label(endpoint), "looking for locks", error)) {
+        Err(error) if error.code() == Some(LOCK_WAIT_TIMEOUT) => Ok(true),
+        Err(error) if error.is_connection_lost() => Err(error),
+        // A table that is not there yet, or a right that is missing, is for `check` to say.
+        Ok(()) | Err(_) => Ok(false),
+    }
+}
+
+/// A transaction of somebody else that has changed rows.
+#[derive(Debug, PartialEq, Eq)]
+struct Transaction {
+    connection: u64,
+    account: String,
+    open: Duration,
+    rows: u64,
+}
+
+impl Transaction {
+    /// One that outlasts a pause will be ended by the fence, and rolled back within it.
+    fn obstacle(&self, budget: Duration) -> Option<String> {
+        let Transaction { connection, account, open, rows } = self;
+        (*open > budget).then(|| {
+            format!(
+                "a transaction of {account} (connection {connection}) has been open for {} s and has \
+                 changed {rows} rows: the fence would end it and wait for its rollback. Have it \
+                 committed, or KILL {connection} before",
+                open.as_secs()
+            )
+        })
+    }
+}
+
+/// Nothing where the account may not see them, which `check` says.
+async fn transactions(
+    conn: &mut Conn,
+    endpoint: &Endpoint,
+) -> Result<Vec<Transaction>, ServerError> {
+    let sql = "SELECT t.trx_mysql_thread_id, p.USER, \
+                 GREATEST(TIMESTAMPDIFF(MICROSECOND, t.trx_started, NOW(6)), 0), \
+                 t.trx_rows_modified \
+               FROM information_schema.INNODB_TRX t \
+               JOIN information_schema.PROCESSLIST p ON p.ID = t.trx_mysql_thread_id \
+               WHERE t.trx_rows_modified > 0 AND p.ID <> CONNECTION_ID() AND p.USER <> 'system user'";
+    let rows = conn.query(sql).await;
+    let rows: Vec<(u64, String, u64, u64)> =
+        match rows.map_err(|e| error::of(&label(endpoint), "looking for transactions", e)) {
+            Err(error) if error.is_connection_lost() => return Err(error),
+            rows => rows.unwrap_or_default(),
+        };
+    let of = |(connection, account, open, rows)| Transaction {
+        connection,
+        account,
+        open: Duration::from_micros(open),
+        rows,
+    };
+    Ok(rows.into_iter().map(of).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_transaction_that_outlasts_a_pause_is_named() {
+        let open = |s| Transaction {
+            connection: 7,
+            account: "batch".to_owned(),
+            open: Duration::from_secs(s),
+            rows: 12,
+        };
+        let budget = Duration::from_secs(3);
+        assert_eq!(open(3).obstacle(budget), None);
+        let named = open(4).obstacle(budget).unwrap_or_default();
+        assert!(named.contains("batch (connection 7) has been open for 4 s"), "{named}");
+        assert!(named.contains("KILL 7"), "{named}");
+    }
+}
