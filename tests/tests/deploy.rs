@@ -143,8 +143,6 @@ async fn address(daemon: &Modshift) -> Result<String> {
 
 /// Of daemons whose plan says `verify.continuous`.
 const CONTINUOUS_ONLY: &str = "modshift_verify_";
-/// Seen by the tests of verification, which do the damage.
-const ON_DAMAGE: &str = "modshift_verify_mismatches_total";
 /// Which of the two change logs shows what the other does not have.
 const DIRECT_ONLY: &str = "modshift_apply_backlog_bytes";
 const KAFKA_ONLY: [&str; 2] = ["modshift_apply_backlog_messages", "modshift_kafka_errors_total"];
@@ -277,6 +275,93 @@ async fn the_gate_script_takes_nothing_but_a_yes_for_yes() -> Result<()> {
     Ok(())
 }
 
+/// What one daemon shows: each series as it stands, with its value, and Prometheus' own labels.
+fn series(job: &str, text: &str) -> Vec<(String, f64)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let of = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        let own = format!("job=\"modshift-{job}\", instance=\"{job}:1\"");
+        let name = match name.split_once('{') {
+            Some((name, labels)) => format!("{name}{{{own}, {labels}"),
+            None => format!("{name}{{{own}}}"),
+        };
+        Some((name, value.parse().ok()?))
+    };
+    lines.filter_map(of).collect()
+}
+
+/// What each alert is about: a metric that goes bad, and how, after five quiet minutes in steps of 15 s.
+const GOES_BAD: [(&str, &str, &str); 15] = [
+    ("ModshiftDown", "up", "1x20 0x100"),
+    ("ModshiftStreamHalted", "modshift_streams", "0x20 1x100"),
+    ("ModshiftRowsDiffer", "modshift_verify_mismatches_total", "0x20 1x100"),
+    ("ModshiftRepairRefused", "modshift_repairs_refused_total", "0x20 1x100"),
+    ("ModshiftFenceOpen", "modshift_fence_open", "0x20 1x100"),
+    ("ModshiftFenceRestored", "modshift_fence_restored_total", "0x20 1x100"),
+    ("ModshiftLagHigh", "modshift_lag_seconds", "0x20 60x100"),
+    ("ModshiftReadLagHigh", "modshift_read_lag_seconds", "0x20 60x100"),
+    ("ModshiftLagCritical", "modshift_lag_seconds", "0x20 7200x100"),
+    ("ModshiftLagCritical", "modshift_read_lag_seconds", "0x20 7200x100"),
+    ("ModshiftRowsParked", "modshift_parked_rows", "0x20 3x100"),
+    ("ModshiftRetrying", "modshift_retries_total", "0x20 0+10x100"),
+    ("ModshiftRetrying", "modshift_apply_retries_total", "0x20 0+10x100"),
+    ("ModshiftSnapshotStalled", "modshift_snapshot_done", "1x20 0x100"),
+    ("ModshiftGateClosedAgain", "modshift_gate_open", "1x20 0x100"),
+];
+
+/// Each alert fires on the series that daemons really show, when they go bad, and not before.
+fn alerts_fire_on(shown: &[(String, f64)], dir: &std::path::Path) -> Result<()> {
+    let rules = read("prometheus/modshift.rules.yml")?;
+    for line in rules.lines() {
+        let Some((_, alert)) = line.split_once("- alert: ") else { continue };
+        ensure!(GOES_BAD.iter().any(|bad| bad.0 == alert), "nothing makes {alert} fire");
+    }
+    let mut shown = shown.to_vec();
+    // Of Prometheus itself.
+    shown.push(("up{job=\"modshift-consumer\", instance=\"consumer:1\"}".to_owned(), 1.0));
+    let mut text = format!(
+        "rule_files:\n  - {}\nevaluation_interval: 15s\ntests:\n",
+        deploy("prometheus/modshift.rules.yml").display()
+    );
+    for (alert, metric, values) in GOES_BAD {
+        let of = |name: &str| name.split('{').next() == Some(metric);
+        ensure!(shown.iter().any(|(name, _)| of(name)), "{alert}: no daemon shows {metric}");
+        text.push_str(&format!(
+            "  - name: {alert} by {metric}\n    interval: 15s\n    input_series:\n"
+        ));
+        for (name, value) in &shown {
+            let values = match of(name) {
+                true => values.to_owned(),
+                false => format!("{value}x120"),
+            };
+            text.push_str(&format!("      - series: '{name}'\n        values: '{values}'\n"));
+        }
+        text.push_str("    promql_expr_test:\n");
+        for (minute, fires) in [(4, 0), (18, 1)] {
+            let expr = format!(
+                "count(count by (alertname) (ALERTS{{alertname=\"{alert}\", \
+                 alertstate=\"firing\"}})) or vector(0)"
+            );
+            text.push_str(&format!(
+                "      - expr: '{expr}'\n        eval_time: {minute}m\n        exp_samples:\n          \
+                 - labels: '{{}}'\n            value: {fires}\n"
+            ));
+        }
+    }
+    // And nothing fires on an estate where all is well.
+    text.push_str("  - name: quiet\n    interval: 15s\n    input_series:\n");
+    for (name, value) in &shown {
+        text.push_str(&format!("      - series: '{name}'\n        values: '{value}x120'\n"));
+    }
+    text.push_str(
+        "    promql_expr_test:\n      - expr: 'count(ALERTS) or vector(0)'\n        eval_time: 29m\n\
+         \x20       exp_samples:\n          - labels: '{}'\n            value: 0\n",
+    );
+    let file = dir.join("alerts.test.yml");
+    std::fs::write(&file, text)?;
+    passes("promtool", &["test", "rules", &file.display().to_string()]).map(drop)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_on_the_dashboard_is_shown_by_a_daemon() -> Result<()> {
     let options = EstateOptions {
@@ -294,6 +379,7 @@ async fn every_metric_on_the_dashboard_is_shown_by_a_daemon() -> Result<()> {
     let (consumer, replicator) = (start("consumer", &[])?, start("replicator", &[])?);
     let (code, output) = estate.modshift(["gate", "--wait", "60s"]).finish(LIMIT * 2).await?;
     ensure!(code == 0, "{output}\n{}\n{}", consumer.output(), replicator.output());
+    let quiet = all_series(&[("consumer", &consumer), ("replicator", &replicator)]).await?;
     estate.old[0]
         .run("INSERT INTO t_wallet (id, accountNo, balance, ver) VALUES (9000000000, 0, 1, 1)")
         .await?;
@@ -316,7 +402,7 @@ async fn every_metric_on_the_dashboard_is_shown_by_a_daemon() -> Result<()> {
         .start()?;
 
     let expected: BTreeSet<String> =
-        queries()?.into_iter().filter(|name| name != DIRECT_ONLY && name != ON_DAMAGE).collect();
+        queries()?.into_iter().filter(|name| name != DIRECT_ONLY).collect();
     let absent = RefCell::new(expected.clone());
     let all = wait_until("all metrics", LIMIT, || async {
         for daemon in [&consumer, &replicator, &second, &lost] {
@@ -325,5 +411,27 @@ async fn every_metric_on_the_dashboard_is_shown_by_a_daemon() -> Result<()> {
         }
         Ok(absent.borrow().is_empty().then_some(()))
     });
-    all.await.with_context(|| format!("no daemon shows {:?}", absent.borrow()))
+    all.await.with_context(|| format!("no daemon shows {:?}", absent.borrow()))?;
+
+    // As it was before the trouble, with what has been shown only since.
+    let mut known = quiet;
+    for (name, _) in all_series(&[("consumer", &consumer), ("replicator", &replicator)]).await? {
+        if !known.iter().any(|(had, _)| *had == name) {
+            known.push((name, 0.0));
+        }
+    }
+    alerts_fire_on(&known, estate.dir())
+}
+
+async fn all_series(daemons: &[(&str, &Modshift)]) -> Result<Vec<(String, f64)>> {
+    let mut found = Vec::new();
+    for (job, daemon) in daemons {
+        let (status, text) = http_get(&format!("{}/metrics", address(daemon).await?)).await?;
+        ensure!(status == 200, "/metrics answered {status}");
+        found.extend(series(job, &text));
+    }
+    // What no rule asks for only makes the test slow.
+    let rules = named(&read("prometheus/modshift.rules.yml")?);
+    found.retain(|(name, _)| name.split('{').next().is_some_and(|name| rules.contains(name)));
+    Ok(found)
 }

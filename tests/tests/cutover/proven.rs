@@ -46,8 +46,9 @@ fn hammer(app: Address, last: u64) -> tokio::task::JoinHandle<u64> {
     tokio::spawn(async move {
         let mut changes = 0;
         let Ok(mut conn) = app.connect().await else { return 0 };
-        let sql = format!("UPDATE t_wallet SET ver = ver + 1 WHERE id <= {last}");
         loop {
+            let country = if changes % 2 == 0 { "aa" } else { "zz" };
+            let sql = format!("UPDATE t_user SET country = '{country}' WHERE user_id <= {last}");
             match conn.query_drop(&sql).await {
                 Ok(()) => {
                     changes += 1;
@@ -68,8 +69,9 @@ async fn after_a_yes_the_pause_keeps_its_budget() -> Result<()> {
     let estate = &site.estate;
     let mut daemons = site.daemons()?;
     let writer = site.writer(91, 60.0).await?;
-    let id: u64 =
-        estate.old[0].value("SELECT id FROM t_wallet ORDER BY id LIMIT 1 OFFSET 30").await?;
+    let id: u64 = estate.old[0]
+        .value("SELECT user_id FROM t_user ORDER BY user_id LIMIT 1 OFFSET 30")
+        .await?;
     let app = |shard: &Shard| Address {
         user: APP.to_owned(),
         password: APP.to_owned(),
@@ -91,12 +93,13 @@ async fn after_a_yes_the_pause_keeps_its_budget() -> Result<()> {
     ensure!(asked.0 == 0, "{asked:?}\n{}", says(&daemons));
 
     // What check finds by now is found by the gate, and again before the fence.
-    let cascade = "ALTER TABLE t_user ADD CONSTRAINT self FOREIGN KEY (user_id) REFERENCES t_user \
-                   (user_id) ON DELETE CASCADE";
+    let cascade = "ALTER TABLE t_currency ADD CONSTRAINT self FOREIGN KEY (code) REFERENCES \
+                   t_currency (code) ON DELETE CASCADE";
     let (old, new) = (&estate.old[1], &estate.new[2]);
     unlogged(old, &[cascade]).await?;
     refuses(&site, "foreign key self has ON DELETE CASCADE").await?;
-    unlogged(old, &["ALTER TABLE t_user DROP FOREIGN KEY self", "CREATE SEQUENCE s_order"]).await?;
+    unlogged(old, &["ALTER TABLE t_currency DROP FOREIGN KEY self", "CREATE SEQUENCE s_order"])
+        .await?;
     refuses(&site, "new shard 2: sequence s_order: is missing").await?;
     unlogged(old, &["DROP SEQUENCE s_order"]).await?;
     unlogged(new, &["CREATE TRIGGER early BEFORE INSERT ON t_user FOR EACH ROW SET @a = 1"])
