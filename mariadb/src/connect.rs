@@ -1,4 +1,4 @@
-//! Opening a connection: TLS, login, and a session in a known state.
+//! Opening a connection: TLS, login, and a session in a known state ([`crate::session`]).
 //!
 //! Connections never come from a pool: each belongs to one task, and a session that was set up for
 //! exact values is never handed to someone who expects another.
@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use modshift_proto::plan::{Endpoint, TlsMode};
-use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 
 use crate::error::{self, ServerError};
-use crate::tls;
+use crate::{session, tls};
 
 /// Name lookup, TCP, TLS and login together. Enough for a server across a continent under load,
 /// short enough that a dead address does not hold up its task.
@@ -24,21 +23,6 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 const PACKET_BYTES_MAX: usize = 1 << 30;
 /// A few statements for each table of a plan stay prepared.
 const STATEMENTS_CACHED: usize = 256;
-
-/// Values in and out exactly as stored: no character set conversion, no time zone, no calendar, no
-/// AUTO_INCREMENT for 0, no foreign keys and constraints judged again, and an error for whatever
-/// does not fit. A reader of a large chunk may pause for ten minutes: what follows it may be slow.
-const EXACT_SESSION: &str = "SET NAMES binary, time_zone = '+00:00', \
-     sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO', \
-     foreign_key_checks = 0, check_constraint_checks = 0, net_write_timeout = 600, \
-     autocommit = 1, idle_write_transaction_timeout = 10, sql_safe_updates = 0";
-/// Ten seconds of nothing inside a transaction that has written are a process that is frozen (or
-/// its host): the server ends it, and whoever takes over does not wait for its locks for ever. Some
-/// of our statements have no key on purpose, which a server may refuse by default.
-const PLAIN_SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', autocommit = 1, \
-     idle_write_transaction_timeout = 10, sql_safe_updates = 0";
-/// The text of statements in the binlog of a new shard costs up to two thirds of its size.
-const NO_ANNOTATIONS: &str = "SET binlog_annotate_row_events = 0";
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,23 +40,13 @@ pub fn label(endpoint: &Endpoint) -> String {
 
 pub async fn connect(endpoint: &Endpoint, session: Session) -> Result<Conn, ServerError> {
     let mut conn = open(endpoint).await?;
-    let (set, doing) = match session {
-        Session::Plain => (PLAIN_SESSION, "setting up a session"),
-        Session::Exact => (EXACT_SESSION, "setting up a session for exact values"),
-    };
-    conn.query_drop(set).await.map_err(|error| error::of(&label(endpoint), doing, error))?;
-    if session == Session::Exact {
-        // Not every version lets every account do so, and it is a matter of size only.
-        match conn.query_drop(NO_ANNOTATIONS).await {
-            Ok(()) | Err(mysql_async::Error::Server(_)) => {}
-            Err(error) => return Err(error::of(&label(endpoint), doing, error)),
-        }
-    }
+    let set_up = session::set_up(&mut conn, session).await;
+    set_up.map_err(|error| error::of(&label(endpoint), "setting up a session", error))?;
     Ok(conn)
 }
 
-/// A connection as the server gives it.
-pub async fn open(endpoint: &Endpoint) -> Result<Conn, ServerError> {
+/// A connection as the server gives it: for what reads no values, see [`connect`].
+async fn open(endpoint: &Endpoint) -> Result<Conn, ServerError> {
     let error = match attempt(endpoint, opts(endpoint)).await? {
         Ok(conn) => return Ok(conn),
         Err(error) => error,

@@ -27,7 +27,8 @@ pub enum ServerError {
     Login { at: String, code: u16, message: String },
     #[error("{at}: missing privilege {missing} while {doing}: {message}")]
     Privilege { at: String, doing: &'static str, code: u16, missing: String, message: String },
-    #[error("{at}: {message}")]
+    /// At the login the server speaks its own language.
+    #[error("{at}: the server has no such schema: {message}")]
     NoSchema { at: String, message: String },
     /// Another transaction was in the way; this one, or its statement, has been rolled back.
     #[error("{at}: {message} while {doing}")]

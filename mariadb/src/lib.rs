@@ -11,6 +11,7 @@ mod literal;
 mod order;
 pub mod pace;
 pub mod server;
+pub mod session;
 mod socket;
 mod tls;
 pub mod value;

@@ -26,6 +26,8 @@ pub enum VerifyError {
     Copying { old: u16, new: u16 },
     #[error("the new shards serve: they are no copy of the old shards any more")]
     Switched,
+    #[error("table {table}: a server gave no answer for a range of rows")]
+    Unanswered { table: String },
     #[error("the plan has no table {table}")]
     NoSuchTable { table: String },
     #[error("another verifier is at work on this plan (lock {lock} on {at})")]
@@ -37,9 +39,10 @@ impl VerifyError {
         match self {
             VerifyError::Server(error) => error.class(),
             VerifyError::Catalog(error) => error.class(),
-            VerifyError::Locked { .. } | VerifyError::Copying { .. } | VerifyError::Switched => {
-                Class::Retry
-            }
+            VerifyError::Locked { .. }
+            | VerifyError::Copying { .. }
+            | VerifyError::Switched
+            | VerifyError::Unanswered { .. } => Class::Retry,
             VerifyError::Value { .. }
             | VerifyError::NoKeyColumn { .. }
             | VerifyError::NoPrimaryKey { .. }
@@ -73,6 +76,7 @@ impl VerifyError {
             VerifyError::Switched => {
                 "modshift verify compares before a cutover, modshift verify --back after one"
             }
+            VerifyError::Unanswered { .. } => "verify again: nothing was concluded from it",
             VerifyError::Locked { .. } => "wait until it ends, or stop it",
         };
         Some(hint.to_owned())

@@ -125,7 +125,9 @@ impl Shard {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if error.class() != Class::Retry || Instant::now() >= until {
+            // The same statement under the same limit runs into it again.
+            let limited = error.code() == Some(STATEMENT_TIMEOUT);
+            if limited || error.class() != Class::Retry || Instant::now() >= until {
                 return Err(error.into());
             }
             tracing::debug!(error = %error, "asking again");
@@ -201,7 +203,8 @@ impl Shard {
             quote(&table.schema.name),
             self.condition(table, range)?,
         );
-        let found: Option<Vec<(u64, u64, u64)>> = self.timed("comparing a range", &sql).await?;
+        let found: Option<Vec<(u64, u64, u64)>> =
+            self.timed("comparing a range", &sql, true).await?;
         let total = |(rows, sum, away)| Total { rows, sum, at_home: away == 0 };
         Ok(found.and_then(|found| found.into_iter().next()).map(total))
     }
@@ -226,7 +229,7 @@ impl Shard {
             self.condition(table, range)?,
         );
         let found: Option<Vec<(u16, u16, u64, u64)>> =
-            self.timed("comparing a range", &sql).await?;
+            self.timed("comparing a range", &sql, bounded).await?;
         let sums = |rows: Vec<(u16, u16, u64, u64)>| {
             let some = rows.into_iter().filter(|(.., count, _)| *count > 0);
             some.map(|(old, new, count, sum)| ((old, new), (count, sum))).collect()
@@ -234,18 +237,24 @@ impl Shard {
         Ok(found.map(sums))
     }
 
-    /// `None`: the statement's time ran out.
+    /// `None`: the time that we gave the statement ran out. Where we gave it none, somebody else
+    /// ended it, and that is no answer either: an error.
     async fn timed<T>(
         &mut self,
         doing: &'static str,
         sql: &str,
+        bounded: bool,
     ) -> Result<Option<Vec<T>>, VerifyError>
     where
         T: FromRow + Send + 'static,
     {
         match self.query(doing, sql).await {
             Ok(rows) => Ok(Some(rows)),
-            Err(VerifyError::Server(error)) if error.code() == Some(STATEMENT_TIMEOUT) => Ok(None),
+            Err(VerifyError::Server(error))
+                if bounded && error.code() == Some(STATEMENT_TIMEOUT) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

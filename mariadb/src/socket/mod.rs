@@ -20,7 +20,7 @@ use self::login::Greeting;
 use self::packets::{Broken, Packets};
 use crate::connect::{label, unreached, within_connect_timeout};
 use crate::error::{self, ServerError};
-use crate::tls;
+use crate::{session, tls};
 
 const CONNECTING: &str = "connecting";
 const OK: u8 = 0;
@@ -43,7 +43,15 @@ pub struct ServerSocket {
 impl ServerSocket {
     /// Connects and logs in.
     pub async fn connect(endpoint: &Endpoint) -> Result<ServerSocket, ServerError> {
-        within_connect_timeout(endpoint, Self::log_in(endpoint)).await?.map_err(unreached)
+        within_connect_timeout(endpoint, Self::begin(endpoint)).await?.map_err(unreached)
+    }
+
+    async fn begin(endpoint: &Endpoint) -> Result<ServerSocket, ServerError> {
+        let mut socket = Self::log_in(endpoint).await?;
+        for sql in session::OF_SOCKETS {
+            socket.query("setting up a session", sql).await?;
+        }
+        Ok(socket)
     }
 
     async fn log_in(endpoint: &Endpoint) -> Result<ServerSocket, ServerError> {

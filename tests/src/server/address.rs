@@ -3,6 +3,8 @@
 use anyhow::{Context, Result};
 use mysql_async::{Conn, Opts, OptsBuilder, Row, prelude::Queryable};
 
+use super::hostile;
+
 /// The account that every server of the harness has, with all privileges.
 pub const ADMIN: &str = "modshift";
 pub const PASSWORD: &str = "modshift";
@@ -48,7 +50,7 @@ impl Address {
             .prefer_socket(false)
             .tcp_nodelay(true)
             .max_allowed_packet(Some(1 << 30))
-            .setup(vec!["SET time_zone='+00:00'"])
+            .setup(vec![hostile::calm()])
             .into()
     }
 

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use mysql_async::{Conn, Row, prelude::FromValue};
 use tokio::sync::OnceCell;
 
-use super::{ADMIN, Address, MariaDbOptions, PASSWORD};
+use super::{ADMIN, Address, MariaDbOptions, PASSWORD, hostile};
 use crate::{
     child::{Child, Signal, mortal},
     place::{RunDir, copy_dir, free_port, servers_dir, tail},
@@ -46,6 +46,7 @@ impl MariaDbServer {
         let dir = RunDir::create(&format!("mariadb-{}", options.server_id))?;
         let data = dir.join("data");
         fs::create_dir(dir.join("tmp")).context("creating the server's tmpdir")?;
+        fs::write(dir.join("init.sql"), hostile::init_file()).context("writing init.sql")?;
         tokio::task::spawn_blocking(move || copy_dir(&template, &data)).await??;
         let server =
             Self { options, port: AtomicU16::new(free_port()?), child: Mutex::new(None), dir };
@@ -136,6 +137,7 @@ impl MariaDbServer {
     /// Replicates from another server, from its first event on. Its own binlog has it all only with
     /// `--log-slave-updates`.
     pub async fn follow(&self, primary: &MariaDbServer) -> Result<()> {
+        self.let_replicas_write().await?;
         self.run(format!(
             "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{ADMIN}', \
              MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
@@ -143,6 +145,12 @@ impl MariaDbServer {
         ))
         .await?;
         self.run("START SLAVE").await
+    }
+
+    /// The threads of a replica are sessions, too: one whose transactions are READ ONLY by itself
+    /// applies nothing.
+    pub async fn let_replicas_write(&self) -> Result<()> {
+        self.run("SET GLOBAL tx_read_only = 0").await
     }
 
     /// Until it has applied what the primary has written by now.

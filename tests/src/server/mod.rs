@@ -5,6 +5,7 @@
 
 mod address;
 mod etcd;
+mod hostile;
 mod kafka;
 mod mariadb;
 mod options;
@@ -13,6 +14,7 @@ mod topic;
 
 pub use address::{ADMIN, Address, PASSWORD};
 pub use etcd::EtcdServer;
+pub use hostile::{HOSTILE, LATER};
 pub use kafka::{KafkaBroker, KafkaOptions, SASL_PASSWORD, SASL_USER};
 pub use mariadb::MariaDbServer;
 pub use options::MariaDbOptions;

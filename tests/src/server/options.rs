@@ -21,6 +21,8 @@ pub struct MariaDbOptions {
     /// Of the redo log; small, so that a start does not spend its time on writing zeros.
     pub redo_mb: u32,
     pub max_allowed_packet: u64,
+    /// The global session variables are what nobody expects them to be.
+    pub hostile: bool,
     /// Further options as they would stand on the command line; they win over those above.
     pub extra: Vec<String>,
     /// Of its environment.
@@ -41,6 +43,7 @@ impl Default for MariaDbOptions {
             buffer_pool_mb: 64,
             redo_mb: 64,
             max_allowed_packet: 64 << 20,
+            hostile: true,
             extra: Vec::new(),
             env: Vec::new(),
         }
@@ -50,6 +53,11 @@ impl Default for MariaDbOptions {
 impl MariaDbOptions {
     pub fn with_server_id(server_id: u32) -> Self {
         Self { server_id, ..Self::default() }
+    }
+
+    /// Global session variables as a server has them by itself.
+    pub fn calm(self) -> Self {
+        Self { hostile: false, ..self }
     }
 
     /// Adds an option, such as `--binlog-checksum=NONE`.
@@ -103,6 +111,10 @@ impl MariaDbOptions {
         ];
         if self.log_bin {
             line.push("--log-bin=binlog".to_owned());
+        }
+        if self.hostile {
+            line.push("--init-file=../init.sql".to_owned());
+            line.push("--query-cache-type=1".to_owned());
         }
         line.extend(self.extra.iter().cloned());
         line

@@ -118,8 +118,9 @@ impl<'v> Round<'v> {
             let shards = &mut self.verifier.shards;
             compared = look(shards, &self.table, &self.range, false).await?;
         }
-        // Without a limit of time there is an answer.
-        let compared = compared.unwrap_or_default();
+        // Whoever gave no answer has not said that all is equal.
+        let compared =
+            compared.ok_or(VerifyError::Unanswered { table: self.table.schema.name.clone() })?;
         self.by_stream = !compared.streams.is_empty();
         let suspects = self.suspects_of(&compared).await?;
         self.suspects.extend(suspects);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use modshift_mariadb::connect;
+use modshift_mariadb::{Session, connect};
 use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStream, BinlogStreamRequest};
@@ -23,7 +23,7 @@ pub async fn age(endpoint: &Endpoint) -> Option<Duration> {
 }
 
 async fn begun(endpoint: &Endpoint) -> Option<Duration> {
-    let mut conn = connect::open(endpoint).await.ok()?;
+    let mut conn = connect(endpoint, Session::Plain).await.ok()?;
     let now: u64 = conn.query_first("SELECT UNIX_TIMESTAMP()").await.ok()??;
     // What a client must say that can take checksums and MariaDB's own events.
     let set =
