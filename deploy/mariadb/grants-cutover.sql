@@ -7,6 +7,8 @@
 -- to the replicas, which the fence closes too; one that does not replicate the schema mysql needs
 -- READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS, SELECT, and SUPER where its event_scheduler is on.
 
+-- Quoting as it is written here, whatever the server's own sql_mode.
+SET sql_mode = '';
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
 -- In the name of a schema grants take _ and % for wildcards; in that of a table they do not.
@@ -36,8 +38,7 @@ EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Priv) ON mysql.global_priv T
 -- AUTO_INCREMENT takes ALTER, CREATE and INSERT, SETVAL takes INSERT.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, CREATE, ALTER ON ', @in_pattern, '.* TO ', @account);
 
--- Modshift's own tables: markers, journal, routing; `modshift finish` removes them, and the views
--- of grants-old.sql.
+-- Modshift's own tables: markers, journal, routing; `modshift finish` removes them.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_token TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
@@ -69,5 +70,3 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON 
 -- What `check --deep` has kept there, and what a killed `check --trial` has left.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_check TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_trial TO ', @account);
-EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_accounts TO ', @account);
-EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_writers TO ', @account);

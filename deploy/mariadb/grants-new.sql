@@ -6,6 +6,8 @@
 -- Without @user it is modshift. Without @password the account is left as it is and must exist.
 -- `modshift check` names whatever is missing.
 
+-- Quoting as it is written here, whatever the server's own sql_mode.
+SET sql_mode = '';
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
 -- In the name of a schema grants take _ and % for wildcards.

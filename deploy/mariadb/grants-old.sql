@@ -8,6 +8,8 @@
 -- does not replicate the schema mysql needs REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR and SELECT
 -- if it is read_from.
 
+-- Quoting as it is written here, whatever the server's own sql_mode.
+SET sql_mode = '';
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
 -- In the name of a schema grants take _ and % for wildcards; in that of a table they do not.
@@ -66,15 +68,23 @@ EXECUTE IMMEDIATE CONCAT(
 EXECUTE IMMEDIATE CONCAT(
     'GRANT SELECT (db, name, status, definer) ON mysql.event TO ', @account);
 
+-- What modshift must know of the accounts of this server lies in a schema of its own, on which only
+-- modshift gets a right: in the application's schema whoever may read there could read it, too.
+-- (Earlier versions of this file put it there.) The name of the schema is fixed. It may be dropped
+-- when no plan has a shard on this server any more.
+CREATE DATABASE IF NOT EXISTS modshift;
+EXECUTE IMMEDIATE CONCAT('DROP VIEW IF EXISTS ', @in_schema, '.modshift_accounts, ', @in_schema,
+    '.modshift_writers');
+
 -- Which accounts may switch the binlog off in their session or write on a read-only server: names and privileges without the
 -- password hashes that mysql.global_priv holds beside them.
-EXECUTE IMMEDIATE CONCAT('CREATE OR REPLACE SQL SECURITY DEFINER VIEW ', @in_schema,
-    '.modshift_accounts AS SELECT User, Host, ',
-    'CAST(JSON_VALUE(Priv, ''$.access'') AS UNSIGNED) AS access FROM mysql.global_priv');
+CREATE OR REPLACE SQL SECURITY DEFINER VIEW modshift.accounts AS SELECT User, Host,
+    CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) AS access FROM mysql.global_priv;
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON modshift.accounts TO ', @account);
 
--- Which accounts may write in this schema, to compare them with those that the fence locks.
-EXECUTE IMMEDIATE CONCAT('CREATE OR REPLACE SQL SECURITY DEFINER VIEW ', @in_schema,
-    '.modshift_writers AS SELECT User, Host, Db AS pattern FROM mysql.db ',
-    'WHERE ''Y'' IN (Insert_priv, Update_priv, Delete_priv) UNION SELECT User, Host, ',
-    'REPLACE(REPLACE(Db, ''_'', ''\\\\_''), ''%'', ''\\\\%'') FROM mysql.tables_priv ',
-    'WHERE CONCAT_WS('','', Table_priv, Column_priv) REGEXP ''Insert|Update|Delete(,|$)''');
+-- Which accounts may write in which schema, to compare them with those that the fence locks.
+CREATE OR REPLACE SQL SECURITY DEFINER VIEW modshift.writers AS SELECT User, Host, Db AS pattern
+    FROM mysql.db WHERE 'Y' IN (Insert_priv, Update_priv, Delete_priv)
+    UNION SELECT User, Host, REPLACE(REPLACE(Db, '_', '\\_'), '%', '\\%') FROM mysql.tables_priv
+    WHERE CONCAT_WS(',', Table_priv, Column_priv) REGEXP 'Insert|Update|Delete(,|$)';
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON modshift.writers TO ', @account);

@@ -30,9 +30,10 @@ pub fn grant_all(estate: &Estate, daemons: &str, cutover: &str) -> Result<()> {
 /// Creates the account with the file and the command in its first lines.
 pub fn grant(server: &Address, schema: &str, account: &str, file: &str) -> Result<()> {
     let Address { host, port, user, password, .. } = server;
+    // The rest of what makes the server's sessions hostile is left: the files must bear it.
     let set = format!(
-        "SET @schema = '{schema}', @user = '{account}', @host = '127.0.0.%', \
-         @password = '{PASSWORD}'"
+        "SET tx_read_only = 0, max_statement_time = 0, @schema = '{schema}', \
+         @user = '{account}', @host = '127.0.0.%', @password = '{PASSWORD}'"
     );
     let path = root().join("deploy/mariadb").join(file);
     let sql = std::fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;

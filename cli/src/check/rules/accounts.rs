@@ -29,7 +29,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 )
                 .expected("to know them")
                 .mend(format!(
-                    "create the view modshift_accounts as in deploy/mariadb/grants-old.sql, {accept}"
+                    "create the view modshift.accounts as in deploy/mariadb/grants-old.sql, {accept}"
                 )),
             ),
             Some(accounts) if accounts.is_empty() => {}

@@ -39,7 +39,7 @@ fn of_server(
 ) -> Vec<Fault> {
     let Some(accounts) = &facts.accounts else {
         let actual = "cannot see which accounts read_only does not stop";
-        let mend = "create the view modshift_accounts as in deploy/mariadb/grants-old.sql";
+        let mend = "create the view modshift.accounts as in deploy/mariadb/grants-old.sql";
         return vec![
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("to know what writes through the fence")
@@ -134,7 +134,7 @@ fn of_writers(
     let Some(named) = named else { return Vec::new() };
     let Some(writers) = &facts.writers else {
         let actual = "cannot see which accounts may write in the schema";
-        let mend = "create the view modshift_writers as in deploy/mariadb/grants-old.sql";
+        let mend = "create the view modshift.writers as in deploy/mariadb/grants-old.sql";
         return vec![
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("to compare them with cutover.accounts")

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod drift;
 pub mod durability;
 pub mod events;
+pub mod exposed;
 pub mod fence;
 pub mod finished;
 pub mod foreign_keys;
@@ -70,6 +71,7 @@ pub const ALL: [Rule; 43] = [
     alike::check,
     accounts::check,
     fence::check,
+    exposed::check,
     replica_fence::check,
     watchdog::check,
     tables::check,

@@ -70,7 +70,7 @@ fn accounts(survey: &Survey, part: Part<'_>) -> Option<Fault> {
             )
             .expected("to know what writes through the fence")
             .mend(
-                "let it replicate the view modshift_accounts of deploy/mariadb/grants-old.sql, or \
+                "let it replicate the view modshift.accounts of deploy/mariadb/grants-old.sql, or \
                  create it there",
             ),
         );

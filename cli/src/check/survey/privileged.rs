@@ -77,7 +77,7 @@ pub(super) async fn accounts(
     if !whole {
         return Ok(None);
     }
-    for source in [GLOBAL, "modshift_accounts"] {
+    for source in [GLOBAL, "modshift.accounts"] {
         let sql = format!("SELECT User, Host, access FROM {source} ORDER BY User, Host");
         let rows: mysql_async::Result<Vec<(String, String, Option<u64>)>> = conn.query(sql).await;
         if let Some(rows) = if_allowed(rows)? {
@@ -98,7 +98,7 @@ pub(super) async fn writers(
     schema: &str,
     whole: bool,
 ) -> mysql_async::Result<Option<Vec<String>>> {
-    // As `modshift_writers` in deploy/mariadb/grants-old.sql.
+    // As `modshift.writers` in deploy/mariadb/grants-old.sql.
     const SYSTEM: &str = "(SELECT User, Host, Db AS pattern FROM mysql.db \
          WHERE 'Y' IN (Insert_priv, Update_priv, Delete_priv) \
          UNION SELECT User, Host, REPLACE(REPLACE(Db, '_', '\\\\_'), '%', '\\\\%') FROM mysql.tables_priv \
@@ -106,7 +106,7 @@ pub(super) async fn writers(
     if !whole {
         return Ok(None);
     }
-    for source in [SYSTEM, "modshift_writers"] {
+    for source in [SYSTEM, "modshift.writers"] {
         let sql = format!(
             "SELECT DISTINCT IF(Host = '', CONCAT(User, ' (role)'), CONCAT(User, '@', Host)) \
              FROM {source} WHERE ? LIKE pattern ORDER BY 1"

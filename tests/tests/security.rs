@@ -1,0 +1,100 @@
+//! What modshift leaves on a server, seen by those who are not to use it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::{
+    Address, Daemons, Estate, EstateOptions, application::APP, case::Size, copied,
+    estate::as_application, grants::grant_all,
+};
+use mysql_async::prelude::Queryable;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const DAEMONS: &str = "resharder";
+const SWITCHER: &str = "switcher";
+
+/// Error number of what must not pass.
+async fn refused(conn: &mut mysql_async::Conn, sql: &str) -> Result<u16> {
+    match conn.query_drop(sql).await {
+        Err(mysql_async::Error::Server(error)) => Ok(error.code),
+        other => anyhow::bail!("{sql}: {other:?}"),
+    }
+}
+
+/// The application may do everything in its schema, and modshift is at work there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_learns_nothing_of_accounts_and_stops_nothing_of_ours() -> Result<()> {
+    let options = EstateOptions { size: Size::rows(300), ..EstateOptions::default() };
+    let estate = Estate::start(1, 2, options).await?;
+    for shard in estate.old.iter().chain(&estate.new) {
+        let all = format!("GRANT ALL ON `{}`.* TO {APP}@'%'", shard.schema.replace('_', "\\_"));
+        shard.server.run(all).await?;
+    }
+    // As an earlier version left it.
+    estate.old[0].run("CREATE VIEW modshift_accounts AS SELECT * FROM mysql.global_priv").await?;
+    let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{DAEMONS}\""));
+    std::fs::write(estate.plan_path(), plan)?;
+    grant_all(&estate, DAEMONS, SWITCHER)?;
+    let (_, output) = estate.modshift(["check"]).finish(LIMIT).await?;
+    ensure!(!output.contains("cannot see which"), "{output}");
+    ensure!(!output.contains("shows privileges"), "the former view is still there:\n{output}");
+    let daemons = Daemons::start(&estate)?;
+    copied(&estate, LIMIT).await.with_context(|| daemons.output())?;
+
+    for shard in estate.old.iter().chain(&estate.new) {
+        let address: Address = as_application(shard.address());
+        let mut conn = address.connect().await?;
+        for sql in [
+            "SELECT * FROM modshift.accounts",
+            "SELECT * FROM modshift.writers",
+            "SHOW CREATE VIEW modshift.accounts",
+            "SHOW TABLES FROM modshift",
+            "USE modshift",
+            "CREATE VIEW peek AS SELECT * FROM modshift.accounts",
+            "CREATE OR REPLACE VIEW modshift.accounts AS SELECT 1",
+            "DROP VIEW modshift.accounts",
+            "DROP DATABASE modshift",
+            "SELECT * FROM mysql.global_priv",
+            "SHOW GRANTS FOR resharder@'127.0.0.%'",
+            "SET GLOBAL read_only = 0",
+            "SHOW BINLOG EVENTS",
+            "SHOW SLAVE HOSTS",
+            "STOP SLAVE",
+        ] {
+            let code = refused(&mut conn, sql).await?;
+            ensure!([1044, 1142, 1227, 1146, 1347, 4092].contains(&code), "{sql}: error {code}");
+        }
+        // Not even that there is something.
+        let seen: Vec<String> = conn
+            .query("SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'modshift'")
+            .await?;
+        ensure!(seen.is_empty(), "{seen:?}");
+        // Sessions of ours: neither seen nor ended.
+        let users: Vec<String> =
+            conn.query("SELECT DISTINCT USER FROM information_schema.PROCESSLIST").await?;
+        ensure!(users == [APP], "{users:?}");
+        let sql = format!("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{DAEMONS}'");
+        let ours: Vec<u64> =
+            shard.server.query(sql).await?.into_iter().map(mysql_async::from_row).collect();
+        ensure!(!ours.is_empty(), "modshift has no session here");
+        for id in ours {
+            let code = refused(&mut conn, &format!("KILL {id}")).await?;
+            // Not the owner, or gone meanwhile.
+            ensure!([1094, 1095].contains(&code), "KILL: error {code}");
+        }
+        // Whatever lies in the application's own schema names no account of others.
+        let sql = "SELECT TABLE_NAME FROM information_schema.TABLES \
+                   WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME LIKE 'modshift\\_%'";
+        let tables: Vec<String> = conn.query(sql).await?;
+        ensure!(tables.iter().any(|name| name == "modshift_token"), "{tables:?}");
+        for table in tables {
+            let rows: Vec<mysql_async::Row> =
+                conn.query(format!("SELECT * FROM `{table}`")).await?;
+            let text = format!("{rows:?}");
+            for secret in ["neighbour", "mariadb.sys", "root", "mysql_native_password"] {
+                ensure!(!text.contains(secret), "{table} shows {secret}: {text}");
+            }
+        }
+    }
+    daemons.stop(LIMIT).await
+}
