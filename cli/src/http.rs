@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control;
 use crate::control::api::Api;
-use crate::control::listener::{Peer, TlsListener};
+use crate::control::listener::TlsListener;
 use crate::daemon::newborn::Exported;
 use crate::daemon::streams::Board;
 use crate::gate::Answer;
@@ -64,17 +64,11 @@ pub async fn serve(
     cancel: CancellationToken,
 ) {
     let router = router(pages).merge(control::api::router(api));
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let cancelled = cancel.cancelled_owned();
-    let served = match tls {
-        None => axum::serve(listener, service).with_graceful_shutdown(cancelled).await,
+    match tls {
+        None => control::serve::serve(listener, router, cancel).await,
         Some(acceptor) => {
-            let listener = TlsListener::new(listener, acceptor);
-            axum::serve(listener, service).with_graceful_shutdown(cancelled).await
+            control::serve::serve(TlsListener::new(listener, acceptor), router, cancel).await;
         }
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "status pages are gone");
     }
 }
 

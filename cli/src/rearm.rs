@@ -10,6 +10,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use modshift_cutover::CutoverError;
+use modshift_cutover::register::Hold;
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::control::RESUME_ROW;
 use modshift_mariadb::{Conn, ServerError, error};
@@ -20,7 +22,7 @@ use mysql_async::Params;
 use mysql_async::prelude::{FromRow, Queryable};
 
 use crate::exit::{BadPlan, Exit};
-use crate::{answer, args};
+use crate::{answer, args, audit};
 
 pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
     // Turned around, new shards are the sources.
@@ -32,8 +34,23 @@ pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
         let message = format!("--shard {}: the plan has {side} shards 0 to {last}", shard.0);
         return Err(BadPlan(message).into());
     };
+    // No cutover may begin on what is moved here, and none be under way.
+    let _hold = match Hold::take(&plan).await {
+        Err(error @ CutoverError::Busy { .. }) => {
+            answer::line(format_args!("nothing was rearmed: {error}"));
+            return Ok(Exit::No);
+        }
+        hold => hold?,
+    };
+    let entry = audit::begin(&plan, "moves a stream past what it halted on").await?;
+    let outcome = answered(&plan, shard, source).await;
+    audit::finish(entry, &outcome).await;
+    outcome
+}
+
+async fn answered(plan: &Plan, shard: OldShard, source: &Endpoint) -> anyhow::Result<Exit> {
     let words = |text: String| plan.direction().words(&text);
-    match rearm(&plan, shard, source).await? {
+    match rearm(plan, shard, source).await? {
         Ok(at) => {
             answer::line(words(format!("{shard} is rearmed at {at}: start the daemons again")));
             Ok(Exit::Done)

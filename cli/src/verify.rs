@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use modshift_cutover::CutoverError;
+use modshift_cutover::register::Hold;
 use modshift_mariadb::Class;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Direction, Plan};
@@ -13,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::{BadPlan, Exit};
 use crate::signals::Signals;
-use crate::{answer, args};
+use crate::{answer, args, audit};
 
 /// A daemon that verifies lets others in between two tables.
 const LOCK_WAIT: Duration = Duration::from_secs(120);
@@ -59,7 +61,20 @@ async fn verify(
     };
     let mut report = report;
     if args.repair && !report.mismatches.is_empty() {
-        mend(&plan, &mut verifier, &mut report).await?;
+        // No cutover may begin while rows are on their way again.
+        let _hold = match Hold::take(&plan).await {
+            Err(error @ CutoverError::Busy { .. }) => {
+                answer::line(format_args!("nothing was repaired: {error}"));
+                verifier.close().await;
+                return Ok(Exit::No);
+            }
+            hold => hold?,
+        };
+        let rows = report.mismatches.len();
+        let entry = audit::begin(&plan, &format!("has {rows} rows copied again")).await?;
+        let mended = mend(&plan, &mut verifier, &mut report).await.map(|()| exit(&report));
+        audit::finish(entry, &mended).await;
+        mended?;
     }
     verifier.close().await;
     print(&report, args.json)?;

@@ -49,7 +49,7 @@ pub const REPAIR: &str = "modshift_repair";
 pub const FINISHED: &str = "modshift_finished";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
-/// that it keeps; and what its other commands or an operator made for them: [`OWN_REMAINS`].
+/// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
 pub const OWN_TABLES: [&str; 13] = [
     TOKEN,
     PROGRESS,
@@ -66,10 +66,8 @@ pub const OWN_TABLES: [&str; 13] = [
     AUDIT,
 ];
 
-/// What `check --deep` keeps, what a killed `check --trial` leaves behind, and the views of
-/// deploy/mariadb/grants-old.sql.
-pub const OWN_REMAINS: [&str; 4] =
-    ["modshift_check", "modshift_trial", "modshift_accounts", "modshift_writers"];
+/// What `check --deep` keeps, and what a killed `check --trial` leaves behind.
+pub const OWN_REMAINS: [&str; 2] = ["modshift_check", "modshift_trial"];
 
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.

@@ -55,7 +55,7 @@ fn each_kind_is_read_with_its_defaults() {
     let command = one("kind = \"command\"\nargv = [\"push\", \"${TOKEN}\"]\ntimeout = \"5s\"");
     assert_eq!(command.timeout, Duration::from_secs(5));
     let argv = vec!["push".to_owned(), "s3cret".to_owned()];
-    assert_eq!(command.kind, RoutingKind::Command { argv });
+    assert_eq!(command.kind, RoutingKind::Command { argv, env: vec![] });
 
     let etcd = one("kind = \"etcd\"\nendpoints = [\"http://e:2379\"]\nkey = \"/k\"");
     let (endpoints, key) = (vec!["http://e:2379".to_owned()], "/k".to_owned());
@@ -100,6 +100,22 @@ fn every_fault_of_a_target_is_named() {
         ],
     );
     check(
+        "kind = \"http\"\nurl = \"http://h/\"\ntoken = \"${TOKEN}\"",
+        &["routing[0].token: would go to http://h/ in clear text: take https://, or say \
+           plaintext = true"],
+    );
+    check(
+        "kind = \"etcd\"\nendpoints = [\"https://e:1\", \"http://10.0.0.1:2\"]\nkey = \"k\"\n\
+         user = \"u\"\npassword = \"${TOKEN}\"",
+        &[
+            "routing[0].password: would go to http://10.0.0.1:2 in clear text: take https://, or say \
+           plaintext = true",
+        ],
+    );
+    for near in ["http://127.0.0.1:80/", "http://localhost/", "http://[::1]:8080/"] {
+        one(&format!("kind = \"http\"\nurl = \"{near}\"\ntoken = \"${{TOKEN}}\""));
+    }
+    check(
         "kind = \"command\"\nargv = []",
         &["routing[0].argv: expected a program and its arguments"],
     );
@@ -143,9 +159,10 @@ fn every_fault_of_a_target_is_named() {
 fn the_rendered_targets_read_back_without_their_secrets() {
     let text = "[[routing]]\nkind = \"file\"\npath = \"/r.json\"\n\
          [[routing]]\nkind = \"http\"\nurl = \"http://h/\"\nmethod = \"POST\"\ntoken = \"${TOKEN}\"\n\
-         tls_ca = \"/ca\"\n[[routing]]\nkind = \"command\"\nargv = [\"a\", \"$${b\"]\n\
+         plaintext = true\ntls_ca = \"/ca\"\n[[routing]]\nkind = \"command\"\nargv = [\"a\", \"$${b\"]\n\
+         env = [\"A_TOKEN\"]\n\
          [[routing]]\nkind = \"etcd\"\nendpoints = [\"http://e:1\", \"http://f:1\"]\nkey = \"k\"\n\
-         user = \"u\"\npassword = \"${TOKEN}\"\n\
+         plaintext = true\nuser = \"u\"\npassword = \"${TOKEN}\"\n\
          [[routing]]\nkind = \"proxysql\"\nadmin = \"p:6032\"\nuser = \"u\"\n\
          password = \"${TOKEN}\"\nhostgroup_base = 1\nrule_base = 2\nmatch = \"hint\"\n\
          [[routing]]\nkind = \"shardingsphere\"\nyaml = \"/y\"\nuser = \"u\"\n\

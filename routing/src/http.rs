@@ -48,6 +48,8 @@ pub(crate) fn agent(tls_ca: Option<&Path>, timeout: Duration) -> Result<Agent, S
     let config = Agent::config_builder()
         .tls_config(tls.build())
         .timeout_global(Some(timeout))
+        // Straight to the server: none of the environment's proxies sees tokens and passwords.
+        .proxy(None)
         // The document is on this server or it is not; a PUT is not sent elsewhere.
         .max_redirects(0)
         .http_status_as_error(false)

@@ -42,7 +42,11 @@ fn file(path: PathBuf) -> Target {
 
 fn command(timeout: Duration, script: &str) -> Target {
     let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-    target("command", timeout, RoutingKind::Command { argv })
+    target(
+        "command",
+        timeout,
+        RoutingKind::Command { argv, env: vec!["CARGO_PKG_NAME".to_owned()] },
+    )
 }
 
 fn hook(url: &str, timeout: Duration) -> Target {
@@ -129,12 +133,21 @@ async fn a_command_gets_document_and_version() {
     assert_eq!(one(&command(LONG, &script), 7).await.unwrap(), Ack::Stored);
     let seen = std::fs::read_to_string(&seen).unwrap();
     assert_eq!(seen, format!("{}7\n", document(7).to_json()));
+    // Of our own environment only what is common, and what the plan names.
+    let seen = folder.join("environment");
+    assert!(std::env::var_os("CARGO_PKG_VERSION").is_some());
+    let script = format!("env >{}", seen.display());
+    assert_eq!(one(&command(LONG, &script), 7).await.unwrap(), Ack::Stored);
+    let seen = std::fs::read_to_string(&seen).unwrap();
+    assert!(seen.contains("CARGO_PKG_NAME=") && seen.contains("PATH="), "{seen}");
+    assert!(!seen.contains("CARGO_PKG_VERSION"), "{seen}");
     std::fs::remove_dir_all(&folder).unwrap();
 
     // One that reads nothing, talks much, and leaves someone behind who holds its output open.
     let rude = "yes loud | head -c 300000 >&2; sleep 100 & exit 0";
     assert_eq!(one(&command(LONG, rude), 7).await.unwrap(), Ack::Stored);
-    let missing = target("x", LONG, RoutingKind::Command { argv: vec!["/no/such".to_owned()] });
+    let missing =
+        target("x", LONG, RoutingKind::Command { argv: vec!["/no/such".to_owned()], env: vec![] });
     let missing = one(&missing, 7).await.unwrap_err();
     assert!(matches!(missing.failure, Failure::Unreachable { .. }), "{missing}");
     assert!(missing.to_string().contains("running /no/such"), "{missing}");

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, ServerError, Session, connect, error};
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
 
 use self::entry::damaged;
@@ -36,6 +36,21 @@ use crate::step::Mode;
 
 /// For taking a run: some ten statements. A server whose disk is full answers none of them.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Keeps operators out for as long as it lives, without a run: for commands that change what a run
+/// relies on.
+#[derive(Debug)]
+pub struct Hold {
+    _lock: Lock,
+}
+
+impl Hold {
+    /// An error if there is an operator, or another such command, at it.
+    pub async fn take(plan: &Plan) -> Result<Hold, CutoverError> {
+        let forward = plan.forward.as_deref().unwrap_or(plan);
+        Ok(Hold { _lock: lock(&forward.name, &forward.new[0]).await? })
+    }
+}
 
 /// The owner's hold on the journal.
 #[derive(Debug)]

@@ -35,6 +35,8 @@ pub enum RoutingKind {
     /// A program with the document on its standard input; exit code 0 acknowledges.
     Command {
         argv: Vec<String>,
+        /// Variables of modshift's environment that it gets beside a few common ones.
+        env: Vec<String>,
     },
     /// The document as the value of a key.
     Etcd(EtcdTarget),
@@ -166,6 +168,7 @@ fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
             let url = section.required("url", "http:// or https:// and an address")?;
             let url = read_url(&url, "http:// or https:// and an address", is_url)?;
             let method = method.unwrap_or(default::ROUTING_METHOD);
+            guard(section, "token", std::slice::from_ref(&url));
             Some(RoutingKind::Http { url, method, token, tls_ca })
         }
         Kind::Command => {
@@ -174,7 +177,10 @@ fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
             if argv.first().is_none_or(String::is_empty) {
                 item.fault("expected a program and its arguments");
             }
-            Some(RoutingKind::Command { argv })
+            let named = section.get("env");
+            let names = named.as_ref().map(Item::elements).unwrap_or_default();
+            let env = names.iter().filter_map(Item::text).collect();
+            Some(RoutingKind::Command { argv, env })
         }
         Kind::Etcd => read_etcd(section).map(RoutingKind::Etcd),
         Kind::ProxySql => read_proxysql(section).map(RoutingKind::ProxySql),
@@ -195,8 +201,34 @@ fn read_etcd(section: &Section<'_>) -> Option<EtcdTarget> {
     }
     let base = |text: &str| is_url(text) && !text.ends_with('/');
     let endpoint = |item| read_url(item, "http://host:2379 or https://host:2379", base);
-    let endpoints = elements.iter().filter_map(endpoint).collect();
+    let endpoints: Vec<String> = elements.iter().filter_map(endpoint).collect();
+    guard(section, "password", &endpoints);
     Some(EtcdTarget { endpoints, key: key?, login, tls_ca })
+}
+
+/// No secret travels in clear text, unless the plan says so. On loopback nobody can listen.
+fn guard(section: &Section<'_>, key: &'static str, urls: &[String]) {
+    let accepted = section.flag("plaintext");
+    if let Some(url) = urls.iter().find(|url| is_open(url))
+        && section.has(key)
+        && !accepted
+    {
+        section.fault_at(
+            key,
+            format!("would go to {url} in clear text: take https://, or say plaintext = true"),
+        );
+    }
+}
+
+fn is_open(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let address = host.parse::<std::net::IpAddr>();
+    host != "localhost" && !address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Both of user and password, or neither.
@@ -325,12 +357,18 @@ pub(super) fn render(targets: &[RoutingTarget], out: &mut Rendered) {
                 out.text("method", super::render::word(&METHODS, *method));
                 if token.is_some() {
                     out.text("token", REDACTED);
+                    if is_open(url) {
+                        out.line("plaintext", true);
+                    }
                 }
                 out.file("tls_ca", tls_ca.as_deref());
             }
-            RoutingKind::Command { argv } => {
+            RoutingKind::Command { argv, env } => {
                 out.text("kind", "command");
                 out.texts("argv", argv);
+                if !env.is_empty() {
+                    out.texts("env", env);
+                }
             }
             RoutingKind::Etcd(etcd) => {
                 out.text("kind", "etcd");
@@ -339,6 +377,9 @@ pub(super) fn render(targets: &[RoutingTarget], out: &mut Rendered) {
                 if let Some((user, _)) = &etcd.login {
                     out.text("user", user);
                     out.text("password", REDACTED);
+                    if etcd.endpoints.iter().any(|url| is_open(url)) {
+                        out.line("plaintext", true);
+                    }
                 }
                 out.file("tls_ca", etcd.tls_ca.as_deref());
             }

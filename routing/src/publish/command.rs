@@ -12,13 +12,21 @@ use super::error::Failure;
 use crate::document::Document;
 
 pub const VERSION_VARIABLE: &str = "MODSHIFT_ROUTING_VERSION";
+/// What a program gets of our environment: where it finds others, and how it speaks. The plan
+/// names what it needs beside these.
+pub const PASSED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 /// Of its standard error, how much is remembered: the end of it says why it failed.
 const SAID_BYTES: usize = 4 << 10;
 /// What it has written is in the pipe when it ends.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+fn passed(named: &[String]) -> impl Iterator<Item = (&str, std::ffi::OsString)> {
+    let names = PASSED.into_iter().chain(named.iter().map(String::as_str));
+    names.filter_map(|name| Some((name, std::env::var_os(name)?)))
+}
+
 /// Killed, by its process id, when the caller stops waiting.
-pub async fn publish(argv: &[String], document: &Document) -> Result<Ack, Failure> {
+pub async fn publish(argv: &[String], env: &[String], document: &Document) -> Result<Ack, Failure> {
     let program = argv.first().map(String::as_str).unwrap_or_default();
     let unreachable = |error: std::io::Error| Failure::Unreachable {
         doing: format!("running {program}"),
@@ -26,6 +34,9 @@ pub async fn publish(argv: &[String], document: &Document) -> Result<Ack, Failur
     };
     let mut child = Command::new(program)
         .args(argv.iter().skip(1))
+        // The daemon's own environment holds the passwords of the plan.
+        .env_clear()
+        .envs(passed(env))
         .env(VERSION_VARIABLE, document.version.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

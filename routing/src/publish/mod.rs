@@ -67,7 +67,7 @@ pub async fn publish_one(target: &Target, document: &Document) -> Result<Ack, Pu
                 let hook = hook::Hook { url, method: *method, token: token.as_ref() };
                 hook::publish(&hook, tls_ca.as_deref(), target.timeout, document).await
             }
-            RoutingKind::Command { argv } => command::publish(argv, document).await,
+            RoutingKind::Command { argv, env } => command::publish(argv, env, document).await,
             RoutingKind::Etcd(etcd) => etcd::publish(etcd, target.timeout, document).await,
             RoutingKind::ProxySql(proxysql) => {
                 proxysql::publish(proxysql, document, deadline).await
@@ -92,7 +92,9 @@ pub fn preview(target: &Target, document: &Document) -> Result<String, PublishEr
         RoutingKind::Http { url, method, .. } => {
             Ok(format!("{} {url}:\n{}", hook::method_name(*method), document.to_json()))
         }
-        RoutingKind::Command { argv } => Ok(format!("run {argv:?} on:\n{}", document.to_json())),
+        RoutingKind::Command { argv, .. } => {
+            Ok(format!("run {argv:?} on:\n{}", document.to_json()))
+        }
         RoutingKind::Etcd(etcd) => Ok(format!("put {} in etcd:\n{}", etcd.key, document.to_json())),
         RoutingKind::ProxySql(proxysql) => proxysql::preview(proxysql, document),
         RoutingKind::ShardingSphere(sphere) => shardingsphere::preview(sphere, document),

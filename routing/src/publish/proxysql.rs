@@ -16,7 +16,7 @@ use std::time::Instant;
 use modshift_mariadb::error as server;
 use modshift_proto::plan::{ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, SHARDS_MAX};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
+use mysql_async::{Conn, DriverError, OptsBuilder, SslOpts};
 
 use super::error::Failure;
 use super::file::{self, Form};
@@ -177,8 +177,18 @@ async fn execute(
         // Given, so that the driver does not ask for variables that ProxySQL does not have.
         .max_allowed_packet(Some(16 << 20))
         .wait_timeout(Some(28_800));
-    let mut conn =
-        Conn::new(opts).await.map_err(|error| server::of(&at, "connecting to ProxySQL", error))?;
+    // Encrypted where the interface can; its certificate is ProxySQL's own, made at its start, and
+    // proves nothing. The password goes over the wire as a proof of it in either case.
+    let tls = SslOpts::default()
+        .with_danger_accept_invalid_certs(true)
+        .with_danger_skip_domain_validation(true);
+    let connected = match Conn::new(opts.clone().ssl_opts(Some(tls))).await {
+        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) => {
+            Conn::new(opts).await
+        }
+        connected => connected,
+    };
+    let mut conn = connected.map_err(|error| server::of(&at, "connecting to ProxySQL", error))?;
     // What is loaded, not what is written down: a publication may have ended in between.
     let comment =
         format!("SELECT comment FROM runtime_mysql_query_rules WHERE rule_id = {rule_base}");

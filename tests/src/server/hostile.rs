@@ -80,10 +80,12 @@ pub(super) fn init_file() -> String {
     let usual = HOSTILE.iter().filter(|(name, ..)| *name != "query_cache_type");
     let mut text: String =
         usual.map(|(name, hostile, _)| format!("SET GLOBAL {name} = {hostile};\n")).collect();
+    // A comment by itself would be an empty statement, at which the server stops reading the file.
+    text += &format!("SET GLOBAL init_connect = '{INIT_CONNECT}'");
     for (since, name, hostile, _) in LATER {
-        text += &format!("/*M!{since} SET GLOBAL {name} = {hostile} */;\n");
+        text += &format!(" /*M!{since} , GLOBAL {name} = {hostile} */");
     }
-    text + &format!("SET GLOBAL init_connect = '{INIT_CONNECT}';\n")
+    text + ";\n"
 }
 
 /// Begins a session in which nothing surprises.

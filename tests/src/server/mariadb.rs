@@ -137,7 +137,9 @@ impl MariaDbServer {
     /// Replicates from another server, from its first event on. Its own binlog has it all only with
     /// `--log-slave-updates`.
     pub async fn follow(&self, primary: &MariaDbServer) -> Result<()> {
-        self.let_replicas_write().await?;
+        for server in [self, primary] {
+            server.allow_replication().await?;
+        }
         self.run(format!(
             "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{ADMIN}', \
              MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
@@ -147,10 +149,14 @@ impl MariaDbServer {
         self.run("START SLAVE").await
     }
 
-    /// The threads of a replica are sessions, too: one whose transactions are READ ONLY by itself
-    /// applies nothing.
-    pub async fn let_replicas_write(&self) -> Result<()> {
-        self.run("SET GLOBAL tx_read_only = 0").await
+    /// The threads of a replica are sessions, too, here and on the primary, and fix nothing: with
+    /// these settings MariaDB's own replication would not run.
+    pub async fn allow_replication(&self) -> Result<()> {
+        self.run(
+            "SET GLOBAL tx_read_only = 0, GLOBAL max_join_size = 18446744073709551615, \
+             GLOBAL sql_big_selects = 1, GLOBAL sql_select_limit = 18446744073709551615",
+        )
+        .await
     }
 
     /// Until it has applied what the primary has written by now.

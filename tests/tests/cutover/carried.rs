@@ -73,7 +73,9 @@ fn list_replica(site: &Site, shard: &Shard, replica: &MariaDbServer) -> Result<(
 
 /// From its first event on.
 async fn replicate(from: &MariaDbServer, to: &MariaDbServer, name: &str) -> Result<()> {
-    to.let_replicas_write().await?;
+    for server in [from, to] {
+        server.allow_replication().await?;
+    }
     to.run(format!(
         "CHANGE MASTER '{name}' TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='{ADMIN}',
          MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
