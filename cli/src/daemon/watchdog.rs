@@ -64,7 +64,9 @@ pub async fn run(plan: &Arc<Plan>) -> Infallible {
 async fn unfit(plan: &Plan) -> Option<String> {
     for target in &plan.routing {
         let lacks = match &target.kind {
-            RoutingKind::Command { argv } => argv.first().and_then(|program| no_program(program)),
+            RoutingKind::Command { argv, .. } => {
+                argv.first().and_then(|program| no_program(program))
+            }
             RoutingKind::File { path } => no_folder(path),
             RoutingKind::ProxySql(sql) => sql.file.as_deref().and_then(no_folder),
             RoutingKind::ShardingSphere(sphere) => [&sphere.yaml, &sphere.distsql]

@@ -31,7 +31,8 @@ pub struct KafkaOptions {
     pub heap_mb: u32,
     /// Lets the JVM's second compiler work: slower to start, faster in the long run.
     pub tuned_for_speed: bool,
-    /// A second listener, which wants the login of [`SASL_USER`] (SASL/PLAIN).
+    /// A second listener, which wants the login of [`SASL_USER`] (SASL/PLAIN), or of `replicator` or
+    /// `consumer` with the same password.
     pub sasl: bool,
     /// Further lines of server.properties.
     pub extra: Vec<String>,
@@ -229,7 +230,8 @@ fn properties(
              sasl.enabled.mechanisms=PLAIN\n\
              listener.name.sasl_plaintext.plain.sasl.jaas.config=\
              org.apache.kafka.common.security.plain.PlainLoginModule required \
-             user_{SASL_USER}=\"{SASL_PASSWORD}\";\n"
+             user_{SASL_USER}=\"{SASL_PASSWORD}\" user_replicator=\"{SASL_PASSWORD}\" \
+             user_consumer=\"{SASL_PASSWORD}\";\n"
         );
     }
     let mut text = format!(

@@ -4,6 +4,7 @@
 // How much was in flight at a kill, and how soon a fault showed, belong into a test's output.
 #![allow(clippy::print_stdout)]
 
+mod acls;
 mod broker;
 mod offset;
 mod order;

@@ -46,7 +46,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 43] = [
+pub const ALL: [Rule; 44] = [
     reach::check,
     reach::check_further,
     same_place::check,

@@ -77,7 +77,7 @@ mod tests {
         check(None, None);
         check(Some(RoutingKind::Etcd(etcd)), None);
         check(Some(RoutingKind::File { path: "/r.json".into() }), Some("publishes to clients"));
-        let command = RoutingKind::Command { argv: vec!["/r".to_owned()] };
+        let command = RoutingKind::Command { argv: vec!["/r".to_owned()], env: vec![] };
         check(Some(command), Some("publishes to clients"));
         let mut given_up = made::survey(|_, _| {});
         Arc::make_mut(&mut given_up.plan).cutover.watchdog = false;
