@@ -32,6 +32,9 @@ async fn an_application_learns_nothing_of_accounts_and_stops_nothing_of_ours() -
     }
     // As an earlier version left it.
     estate.old[0].run("CREATE VIEW modshift_accounts AS SELECT * FROM mysql.global_priv").await?;
+    let (_, output) = estate.modshift(["check"]).finish(LIMIT).await?;
+    let said = "`shard_old_0`.modshift_accounts shows privileges to the application";
+    ensure!(output.contains(said), "{output}");
     let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{DAEMONS}\""));
     std::fs::write(estate.plan_path(), plan)?;
     grant_all(&estate, DAEMONS, SWITCHER)?;
