@@ -376,12 +376,12 @@ mod tests {
         check(vec![], Exit::Done);
         check(vec![silent()], Exit::CannotTell);
         check(vec![silent(), Reason::SchemaUnknown], Exit::CannotTell);
-        check(vec![silent(), Reason::Parked { new: 0, rows: 1 }], Exit::No);
+        check(vec![silent(), Reason::Parked { new: 0, rows: 1, refused: 0 }], Exit::No);
     }
 
     #[test]
     fn a_reason_is_shown_in_words_and_in_parts() {
-        let parked = vec![Reason::Parked { new: 2, rows: 3 }];
+        let parked = vec![Reason::Parked { new: 2, rows: 3, refused: 0 }];
         let answer = Answer::of(&decision(parked), Instant::now());
         let json = serde_json::to_value(&answer).unwrap();
         assert_eq!(json["reasons"][0]["kind"], "parked");
@@ -399,7 +399,8 @@ mod tests {
         assert_eq!(open(1000).exit(), Exit::Done);
         assert_eq!(open(1001).exit(), Exit::CannotTell);
         assert_eq!(open(2500).reasons[0].message, "the shards last answered 2.5 s ago");
-        let closed = Answer::of(&decision(vec![Reason::Parked { new: 0, rows: 1 }]), begun);
+        let closed =
+            Answer::of(&decision(vec![Reason::Parked { new: 0, rows: 1, refused: 0 }]), begun);
         assert_eq!(closed.by(begun + Duration::from_secs(60)).exit(), Exit::No);
     }
 }

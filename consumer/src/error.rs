@@ -35,8 +35,13 @@ pub enum ApplyError {
     TakenOver { new: NewShard },
     #[error("{new}: control table {table} cannot be read: {detail}")]
     Control { new: NewShard, table: &'static str, detail: String },
+    /// A statement on rows of a planned table.
+    #[error("{new}: table {table} (primary key {columns}): {error}")]
+    Rows { new: NewShard, table: String, columns: String, error: Box<ServerError> },
     #[error(transparent)]
     Duplicate(Box<Duplicate>),
+    #[error(transparent)]
+    Refused(Box<Refused>),
     #[error("{new}: {parked} rows wait for their place, the plan allows {limit}")]
     TooManyParked { new: NewShard, parked: usize, limit: usize },
     #[error(
@@ -67,6 +72,25 @@ pub struct Duplicate {
     pub values: String,
 }
 
+/// A row that the new shard's server does not store as it is, under whatever `sql_mode`.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{new}: a row of table {table} (primary key {columns}) from {old} {why}; it has waited \
+     {waited_s} s for a change on {old}"
+)]
+pub struct Refused {
+    pub new: NewShard,
+    pub table: String,
+    /// Columns of the primary key.
+    pub columns: String,
+    pub old: OldShard,
+    /// `cannot be stored: …`, with the column and without its value.
+    pub why: String,
+    pub waited_s: i64,
+    /// The primary key of the row, for the operator. Not for logs.
+    pub values: String,
+}
+
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -78,11 +102,19 @@ pub enum Class {
     Fatal,
 }
 
+/// About a statement that fails whatever the rows are.
+const ROWS: &str = "compare the table on both sides (modshift check, modshift schema) and mend what \
+     the server says; then start the consumer again, which goes on from here";
+
 impl ApplyError {
     pub fn class(&self) -> Class {
         use modshift_changelog::Class as Log;
         use modshift_mariadb::Class as Server;
         match self {
+            ApplyError::Rows { error, .. } => match error.class() {
+                Server::Retry => Class::Retry,
+                Server::Halt => Class::Halt,
+            },
             ApplyError::Server(error) => match error.class() {
                 Server::Retry => Class::Retry,
                 Server::Halt => Class::Halt,
@@ -106,6 +138,7 @@ impl ApplyError {
             | ApplyError::TakenOver { .. }
             | ApplyError::Control { .. }
             | ApplyError::Duplicate(_)
+            | ApplyError::Refused(_)
             | ApplyError::TooManyParked { .. } => Class::Halt,
         }
     }
@@ -113,7 +146,7 @@ impl ApplyError {
     /// Short and of low cardinality, for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            ApplyError::Server(_) => "server",
+            ApplyError::Server(_) | ApplyError::Rows { .. } => "server",
             ApplyError::Catalog(_) => "catalog",
             ApplyError::Log(_) => "log",
             ApplyError::Message { .. } => "message",
@@ -125,6 +158,7 @@ impl ApplyError {
             ApplyError::TakenOver { .. } => "taken_over",
             ApplyError::Control { .. } => "control",
             ApplyError::Duplicate(_) => "duplicate",
+            ApplyError::Refused(_) => "refused",
             ApplyError::TooManyParked { .. } => "too_many_parked",
             ApplyError::OwnRow { .. } => "own_row",
         }
@@ -134,6 +168,9 @@ impl ApplyError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             ApplyError::Server(error) => return error.hint(),
+            ApplyError::Rows { error, .. } => {
+                return error.hint().or_else(|| Some(ROWS.to_owned()));
+            }
             ApplyError::Catalog(error) => return error.hint(),
             ApplyError::Log(error) => error.hint()?,
             ApplyError::Message { .. } | ApplyError::UnknownSource { .. } => {
@@ -151,8 +188,14 @@ impl ApplyError {
                 "both rows exist on their old shards: change or delete one of them there, then \
                  start the consumer again; the halted column of modshift_watermark names the key"
             }
+            ApplyError::Refused(_) => {
+                "change that row on its old shard so that its columns take every value (or delete \
+                 it), then start the consumer again; the halted column of modshift_watermark names \
+                 the key, blocked_by in modshift_parked the reason of every such row"
+            }
             ApplyError::TooManyParked { .. } => {
-                "look for keys that exist on several old shards (modshift check), or raise \
+                "look for keys that exist on several old shards (modshift check) and for rows that \
+                 the server does not store (blocked_by in modshift_parked), or raise \
                  apply.parked_rows_max"
             }
             ApplyError::OwnRow { .. } => {
@@ -179,8 +222,12 @@ impl ApplyError {
     /// primary key of a row.
     pub fn halted_text(&self, direction: Direction) -> String {
         let mut text = self.told(direction);
-        if let ApplyError::Duplicate(duplicate) = self {
-            let Duplicate { columns, values, .. } = &**duplicate;
+        let key = match self {
+            ApplyError::Duplicate(row) => Some((&row.columns, &row.values)),
+            ApplyError::Refused(row) => Some((&row.columns, &row.values)),
+            _ => None,
+        };
+        if let Some((columns, values)) = key {
             text.push_str(&format!("; primary key ({columns}) = ({values})"));
         }
         if let Some(hint) = self.hint_for(direction) {

@@ -80,9 +80,10 @@ pub enum Placed {
 /// Which place was taken, and by whose row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Name of the unique key.
+    /// Name of the unique key, or why the row cannot be stored.
     pub key: String,
-    /// `None`: a row that its values do not find (a key over a prefix or a generated column).
+    /// `None`: a row that its values do not find (a key over a prefix or a generated column), or
+    /// nobody's: the server does not store the row as it is.
     pub owner: Option<OldShard>,
 }
 

@@ -49,7 +49,7 @@ pub fn describe() {
     describe_gauge!(
         PARKED,
         Unit::Count,
-        "rows that wait for a place another old shard's row holds"
+        "rows that wait: for a place another old shard's row holds, or for a change of their own"
     );
     describe_gauge!(
         LAG,

@@ -1,9 +1,12 @@
 //! Parked rows: which there are, in memory; their images stay in `modshift_parked`.
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use modshift_proto::OldShard;
+
+use crate::places::REFUSED;
 
 /// One parked row: at most one for each row of each source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +19,15 @@ pub struct ParkedRow {
     pub key: Box<[u8]>,
     /// Clock of the source's newest token when the row was first parked; 0: there was none yet.
     pub clock_us: i64,
-    /// Unique key that was taken, and by whom.
+    /// Unique key that was taken, and by whom; or why the server does not store the row.
     pub blocked_by: String,
+}
+
+impl ParkedRow {
+    /// It waits for a change of the row itself, not for a place.
+    pub fn is_refused(&self) -> bool {
+        self.blocked_by.starts_with(REFUSED)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +100,16 @@ pub struct ParkedChanges {
 }
 
 impl ParkedChanges {
+    /// Rows that the server does not store: how many of each source and table, and why the first.
+    pub fn refused(&self) -> BTreeMap<(OldShard, u32), (u64, &str)> {
+        let mut counts = BTreeMap::new();
+        for row in self.added.iter().filter(|row| row.is_refused()) {
+            let first = (0, row.blocked_by.as_str());
+            counts.entry((row.source, row.table)).or_insert(first).0 += 1;
+        }
+        counts
+    }
+
     pub fn commit(self, parked: &mut Parked) {
         for row in &self.removed {
             parked.remove(row);
@@ -125,6 +145,23 @@ mod tests {
         changes.commit(&mut parked);
         assert_eq!(parked.get(OldShard(0), 0, b"a").unwrap().id, 2);
         assert_eq!((parked.len(), parked.get(OldShard(1), 0, b"a")), (1, None));
+    }
+
+    #[test]
+    fn refused_rows_are_counted_by_source_and_table() {
+        let refused = |id, source, why: &str| ParkedRow {
+            source: OldShard(source),
+            blocked_by: format!("{REFUSED}{why}"),
+            ..row(id, b"k", 10)
+        };
+        let added =
+            vec![refused(1, 1, "a"), row(2, b"a", 10), refused(3, 1, "b"), refused(4, 0, "c")];
+        let changes = ParkedChanges { added, ..ParkedChanges::default() };
+        let counts: Vec<_> = changes.refused().into_iter().collect();
+        let texts = [format!("{REFUSED}c"), format!("{REFUSED}a")];
+        let of =
+            |source, count, text: usize| ((OldShard(source), 0), (count, texts[text].as_str()));
+        assert_eq!(counts, [of(0, 1, 0), of(1, 2, 1)]);
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! [`Places`] as a transaction on the new shard: bulk statements, cut well below what a packet
 //! may hold.
 
+mod exactly;
+mod refusal;
+
+pub use exactly::enum_cells;
+pub use refusal::MARK as REFUSED;
+
 use std::collections::HashSet;
 
 use modshift_mariadb::control::PARKED;
 use modshift_mariadb::value::{ValueError, cell_to_value};
-use modshift_mariadb::{Conn, ServerError, Value, error};
+use modshift_mariadb::{Class, Conn, ServerError, Value, error};
 use modshift_proto::message::Op;
 use modshift_proto::row::{RowError, RowView};
 use modshift_proto::{DataType, NewShard, OldShard};
@@ -17,6 +23,8 @@ use crate::merge::{Held, Placed, Places};
 use crate::parked::{Parked, ParkedChanges, ParkedRow};
 use crate::sql::Holder;
 use crate::target::{Target, TargetTable};
+use exactly::needs_lenience;
+use refusal::Refusal;
 
 /// A fixed-width value takes at most this much more as a parameter than in its wire form.
 const PARAM_BYTES_MORE: usize = 12;
@@ -26,8 +34,9 @@ const PACKET_BYTES_SPARE: usize = 64 * 1024;
 
 /// Duplicate entry: of the unique key that the message names.
 const DUPLICATE: u16 = 1062;
-/// What a guard raises: "Subquery returns more than 1 row". Also 1048, "Column cannot be null".
-const GUARD: [u16; 2] = [1242, 1048];
+/// What a guard raises: "Subquery returns more than 1 row". And what an upsert raises that meets a
+/// row of a table with a key WITHOUT OVERLAPS: the server cannot do that yet.
+const GUARD: [u16; 2] = [1242, 1235];
 
 pub struct SqlPlaces<'a> {
     pub conn: &'a mut Conn,
@@ -43,8 +52,36 @@ pub struct SqlPlaces<'a> {
     /// The server's `max_allowed_packet`. It answers a larger one by closing the connection, which
     /// would look like something to try again.
     pub packet_bytes_max: usize,
-    /// Unique key that the last insert found taken.
-    pub taken: Option<String>,
+    /// Try rows again that the server did not take. What can have changed is the server.
+    pub retry_refused: bool,
+    /// Why the last insert was of no use.
+    pub blocked: Option<Blocked>,
+}
+
+pub enum Blocked {
+    /// The unique key that is taken, where the server says so.
+    Place(Option<String>),
+    Refused(Refusal),
+}
+
+/// What became of a statement.
+enum Written {
+    /// The rows are stored as they are.
+    Exactly,
+    Not(Blocked),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Strict,
+    /// Without strict mode; what has been stored is read again.
+    Lenient,
+}
+
+/// Rows for one bulk statement.
+struct Run<'r> {
+    mode: Mode,
+    rows: Vec<RowChange<'r>>,
 }
 
 impl SqlPlaces<'_> {
@@ -94,8 +131,67 @@ impl SqlPlaces<'_> {
             .map_err(|error| self.value_error(row.table, error))
     }
 
-    fn cut<'r>(&self, rows: &[RowChange<'r>]) -> Vec<Vec<RowChange<'r>>> {
-        runs(rows.iter().copied(), self.bytes_max, |row| self.cost(row))
+    fn cut<'r>(&self, rows: impl Iterator<Item = RowChange<'r>>) -> Vec<Vec<RowChange<'r>>> {
+        runs(rows, self.bytes_max, |row| self.cost(row))
+    }
+
+    /// Rows to be written.
+    fn runs<'r>(&self, rows: &[RowChange<'r>]) -> Vec<Run<'r>> {
+        let (lenient, strict): (Vec<_>, Vec<_>) =
+            rows.iter().copied().partition(|row| needs_lenience(self.table(row), row));
+        let strict = self.cut(strict.into_iter()).into_iter().map(|rows| (Mode::Strict, rows));
+        let lenient = self.cut(lenient.into_iter()).into_iter().map(|rows| (Mode::Lenient, rows));
+        strict.chain(lenient).map(|(mode, rows)| Run { mode, rows }).collect()
+    }
+
+    /// A failed statement on rows of a table, with the names that a person needs.
+    fn failed(&self, table: &TargetTable, error: ServerError) -> ApplyError {
+        if error.class() == Class::Retry {
+            return error.into();
+        }
+        let (table, columns) = (table.schema.name.clone(), table.key_names());
+        ApplyError::Rows { new: self.new_shard(), table, columns, error: Box::new(error) }
+    }
+
+    /// Runs a statement that writes the rows. `owner`: the statement asks for it.
+    async fn write(
+        &mut self,
+        run: &Run<'_>,
+        sql: &str,
+        doing: &'static str,
+        owner: bool,
+    ) -> Result<Written, ApplyError> {
+        let target = self.target;
+        let table = target.table(run.rows[0].table);
+        let params = run
+            .rows
+            .iter()
+            .map(|row| self.upsert_params(row, owner))
+            .collect::<Result<Vec<_>, _>>()?;
+        let result = match run.mode {
+            Mode::Strict => self.run(sql, doing, params).await,
+            Mode::Lenient => self.run_leniently(sql, doing, params).await,
+        };
+        let not = match result {
+            Ok(()) => {
+                let sure = run.mode == Mode::Strict && self.conn.get_warnings() == 0;
+                if sure || self.are_stored(&run.rows).await? {
+                    return Ok(Written::Exactly);
+                }
+                Blocked::Refused(Refusal::changed())
+            }
+            Err(error) if error.code() == Some(DUPLICATE) => {
+                Blocked::Place(error.duplicate_key().map(str::to_owned))
+            }
+            Err(error) if error.code().is_some_and(|code| GUARD.contains(&code)) => {
+                Blocked::Place(None)
+            }
+            Err(error) => match Refusal::of(&error, &table.schema) {
+                Some(refusal) => Blocked::Refused(refusal),
+                None => return Err(self.failed(table, error)),
+            },
+        };
+        Ok(Written::Not(not))
     }
 
     fn cost(&self, row: &RowChange<'_>) -> usize {
@@ -118,7 +214,12 @@ fn row_params(
     let mut columns = table.sent.iter();
     for cell in RowView::parse(row)?.cells() {
         let &column = columns.next().ok_or(TOO_MANY_CELLS)?;
-        values.push(cell_to_value(table.schema.columns[column].data, cell?)?);
+        let (column, cell) = (&table.schema.columns[column], cell?);
+        // Of some columns a server makes the present time of it, or a default.
+        if cell.is_none() && !column.nullable {
+            return Err(ValueError::Null { column: column.name.clone() });
+        }
+        values.push(cell_to_value(column.data, cell)?);
     }
     if columns.next().is_some() {
         return Err(TOO_MANY_CELLS.into());
@@ -162,46 +263,49 @@ impl Places for SqlPlaces<'_> {
     type Parked = ParkedRow;
 
     async fn delete(&mut self, rows: &[RowChange<'_>]) -> Result<(), ApplyError> {
-        for run in self.cut(rows) {
+        for run in self.cut(rows.iter().copied()) {
             let table = self.target.table(run[0].table);
             let params = run
                 .iter()
                 .map(|row| key_params(table, row.key, row.source))
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|error| self.value_error(run[0].table, error))?;
-            self.run(&table.sql.delete, "deleting rows", params).await?;
+            self.run(&table.sql.delete, "deleting rows", params)
+                .await
+                .map_err(|error| self.failed(table, error))?;
         }
         Ok(())
     }
 
     async fn upsert(&mut self, rows: &[RowChange<'_>]) -> Result<Placed, ApplyError> {
-        for run in self.cut(rows) {
-            let table = self.target.table(run[0].table);
-            let params = run
-                .iter()
-                .map(|row| self.upsert_params(row, true))
-                .collect::<Result<Vec<_>, _>>()?;
-            match self.run(&table.sql.upsert, "writing rows", params).await {
-                Ok(()) => {}
-                Err(error) if is_taken(&error) => return Ok(Placed::Taken),
-                Err(error) => return Err(error.into()),
+        for run in self.runs(rows) {
+            let sql = &self.target.table(run.rows[0].table).sql.upsert;
+            if let Written::Not(_) = self.write(&run, sql, "writing rows", true).await? {
+                return Ok(Placed::Taken);
             }
         }
         Ok(Placed::All)
     }
 
     async fn insert(&mut self, rows: &[RowChange<'_>]) -> Result<Placed, ApplyError> {
-        let cut = self.cut(rows);
-        // Only a single statement is undone as a whole.
-        let several = cut.len() > 1;
-        if several {
-            self.query("SAVEPOINT modshift_insert").await?;
-        }
-        for run in &cut {
-            if self.insert_run(run).await? == Placed::Taken {
-                if several {
-                    self.query("ROLLBACK TO SAVEPOINT modshift_insert").await?;
+        self.query("SAVEPOINT modshift_insert").await?;
+        for run in &self.runs(rows) {
+            let mut written = self.insert_run(run).await?;
+            // It is one row, and has been stored before.
+            if let (Written::Not(Blocked::Refused(_)), Mode::Strict, [_]) =
+                (&written, run.mode, rows)
+            {
+                self.query("ROLLBACK TO SAVEPOINT modshift_insert").await?;
+                let again = Run { mode: Mode::Lenient, rows: run.rows.clone() };
+                match self.insert_run(&again).await? {
+                    // The strict session says what is wrong.
+                    Written::Not(Blocked::Refused(_)) => {}
+                    other => written = other,
                 }
+            }
+            if let Written::Not(blocked) = written {
+                self.blocked = Some(blocked);
+                self.query("ROLLBACK TO SAVEPOINT modshift_insert").await?;
                 return Ok(Placed::Taken);
             }
         }
@@ -210,7 +314,13 @@ impl Places for SqlPlaces<'_> {
 
     async fn holder(&mut self, row: &RowChange<'_>) -> Result<Held, ApplyError> {
         let table = self.target.table(row.table);
-        let key = self.taken.clone().unwrap_or_else(|| "a unique key".to_owned());
+        let key = match self.blocked.take() {
+            Some(Blocked::Refused(refusal)) => {
+                return Ok(Held { key: refusal.to_string(), owner: None });
+            }
+            Some(Blocked::Place(Some(key))) => key,
+            Some(Blocked::Place(None)) | None => "a unique key".to_owned(),
+        };
         let place = table.sql.holders.iter().find(|holder| holder.key == key);
         let Some(place) = place else { return Ok(Held { key, owner: None }) };
         let values =
@@ -274,8 +384,14 @@ impl Places for SqlPlaces<'_> {
 
     async fn parked(&mut self) -> Result<Vec<ParkedRow>, ApplyError> {
         let removed: HashSet<u64> = self.changes.removed.iter().map(|row| row.id).collect();
-        let mut waiting: Vec<_> =
-            self.parked.iter().filter(|row| !removed.contains(&row.id)).cloned().collect();
+        let is_due = |row: &&ParkedRow| self.retry_refused || !row.is_refused();
+        let mut waiting: Vec<_> = self
+            .parked
+            .iter()
+            .filter(|row| !removed.contains(&row.id))
+            .filter(is_due)
+            .cloned()
+            .collect();
         waiting.sort_by_key(|row| row.id);
         Ok(waiting)
     }
@@ -300,19 +416,9 @@ impl Places for SqlPlaces<'_> {
 
 impl SqlPlaces<'_> {
     /// One statement: all or none.
-    async fn insert_run(&mut self, run: &[RowChange<'_>]) -> Result<Placed, ApplyError> {
-        let target = self.target;
-        let table = target.table(run[0].table);
-        let params =
-            run.iter().map(|row| self.upsert_params(row, false)).collect::<Result<Vec<_>, _>>()?;
-        match self.run(&table.sql.insert, "inserting rows", params).await {
-            Ok(()) => Ok(Placed::All),
-            Err(error) if error.code() == Some(DUPLICATE) => {
-                self.taken = error.duplicate_key().map(str::to_owned);
-                Ok(Placed::Taken)
-            }
-            Err(error) => Err(error.into()),
-        }
+    async fn insert_run(&mut self, run: &Run<'_>) -> Result<Written, ApplyError> {
+        let sql = &self.target.table(run.rows[0].table).sql.insert;
+        self.write(run, sql, "inserting rows", false).await
     }
 
     async fn query(&mut self, text: &str) -> Result<(), ServerError> {
@@ -408,8 +514,4 @@ fn blocked_by(held: &Held) -> String {
         Some(owner) => format!("{} of {owner}", held.key),
         None => held.key.clone(),
     }
-}
-
-fn is_taken(error: &ServerError) -> bool {
-    error.code().is_some_and(|code| code == DUPLICATE || GUARD.contains(&code))
 }

@@ -10,6 +10,7 @@ use modshift_proto::row::{RowError, RowWriter};
 use modshift_proto::rule::{BoundRule, RuleError};
 use modshift_proto::{Modulus, NewShard, OldShard, TableSchema};
 
+use crate::places::enum_cells;
 use crate::sql::Statements;
 
 /// The plan's tables as this new shard has them, by their number on the wire.
@@ -29,6 +30,8 @@ pub struct TargetTable {
     pub sent: Vec<usize>,
     /// For each primary key column, its place among the cells of an upsert.
     pub key_cells: Vec<usize>,
+    /// Places of ENUM columns among the cells of an upsert.
+    pub enum_cells: Vec<usize>,
     pub placement: Routing,
     pub sql: Statements,
 }
@@ -251,7 +254,14 @@ impl TargetTable {
         };
         let sql = Statements::new(&schema, &sent, owner.as_deref());
         let fingerprint = schema.fingerprint();
-        Ok(TargetTable { schema, fingerprint, sent, key_cells, placement, sql })
+        let enum_cells = enum_cells(&schema.columns, &sent);
+        Ok(TargetTable { schema, fingerprint, sent, key_cells, enum_cells, placement, sql })
+    }
+
+    /// Names of the primary key's columns, for a person.
+    pub fn key_names(&self) -> String {
+        let columns = self.schema.primary_key.iter().map(|&index| &self.schema.columns[index]);
+        columns.map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     pub fn is_sharded(&self) -> bool {

@@ -119,7 +119,7 @@ pub const SHARD_TABLES: [&str; 4] = [
         pk LONGBLOB NOT NULL COMMENT 'primary key, wire form',
         image LONGBLOB NOT NULL COMMENT 'row, wire form',
         parked_clock_us BIGINT NOT NULL COMMENT 'clock of the source''s newest token then',
-        blocked_by TEXT NOT NULL COMMENT 'key that was taken'
+        blocked_by TEXT NOT NULL COMMENT 'key that was taken, or why it cannot be stored'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
 ];
 

@@ -36,6 +36,8 @@ pub enum ValueError {
     Decimal,
     #[error("a key of {found} columns where the primary key has {expected}")]
     KeyParts { found: usize, expected: usize },
+    #[error("NULL in column {column}, which is NOT NULL")]
+    Null { column: String },
     #[error("a key in column {column} that MariaDB compares in another order than its index has")]
     Unordered { column: String },
     #[error(transparent)]

@@ -19,7 +19,7 @@ use modshift_proto::NewShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::parked::load_parked;
 use self::transaction::query;
@@ -43,6 +43,8 @@ pub struct Keeper {
     target: Arc<Target>,
     versions: Versions,
     parked: Parked,
+    /// Rows that the server did not take have been tried again since the start.
+    refused_tried: bool,
     parked_rows_max: usize,
     parked_age_us: i64,
     /// Clock of each old shard's newest token that has been applied; 0 before the first.
@@ -104,6 +106,7 @@ impl Keeper {
             target: Arc::new(target),
             versions,
             parked,
+            refused_tried: false,
             parked_rows_max: plan.apply.parked_rows_max,
             parked_age_us: plan.apply.parked_age_max.as_micros() as i64,
             clocks,
@@ -216,6 +219,7 @@ impl Keeper {
             }
         };
         self.versions.commit_took(applied.commit);
+        self.refused_tried |= applied.road == Road::Exact;
         self.committed(cut, Some(changes))?;
         Ok(Some(applied))
     }
@@ -224,6 +228,18 @@ impl Keeper {
     fn committed(&mut self, cut: &Cut, changes: Option<ParkedChanges>) -> Result<(), ApplyError> {
         self.versions.committed(&cut.moves);
         if let Some(changes) = changes {
+            for ((source, table), (rows, why)) in changes.refused() {
+                let table = self.target.table(table).schema.name.as_str();
+                error!(
+                    target = self.shard.0,
+                    source = source.0,
+                    table,
+                    rows,
+                    why,
+                    "rows wait in modshift_parked until they are changed or deleted where they came \
+                     from"
+                );
+            }
             changes.commit(&mut self.parked);
         }
         for moved in &cut.moves {

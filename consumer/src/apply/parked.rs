@@ -1,5 +1,5 @@
 //! Parked rows of the new shard: read when its applier begins, counted after each batch, and called
-//! true duplicates when they have waited their time.
+//! true duplicates, or rows that cannot be stored, when they have waited their time.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use modshift_proto::OldShard;
 use mysql_async::prelude::Queryable;
 
 use super::Keeper;
-use crate::error::{ApplyError, Duplicate};
+use crate::error::{ApplyError, Duplicate, Refused};
 use crate::parked::{Parked, ParkedRow};
 use crate::places::image;
 use crate::render;
@@ -40,22 +40,29 @@ impl Keeper {
         let row = row.clone();
         let target = Arc::clone(&self.target);
         let table = target.table(row.table);
-        let columns: Vec<&str> = table
-            .schema
-            .primary_key
-            .iter()
-            .map(|&index| table.schema.columns[index].name.as_str())
-            .collect();
+        let waited_s = (clock_us - row.clock_us) / 1_000_000;
+        let values = render::key(&table.schema, &row.key);
+        if row.is_refused() {
+            return Err(ApplyError::Refused(Box::new(Refused {
+                new: self.shard,
+                table: table.schema.name.clone(),
+                columns: table.key_names(),
+                old: row.source,
+                why: row.blocked_by,
+                waited_s,
+                values,
+            })));
+        }
         let (key, holder) = self.blocked_now(&row).await;
         Err(ApplyError::Duplicate(Box::new(Duplicate {
             new: self.shard,
             table: table.schema.name.clone(),
-            columns: columns.join(", "),
+            columns: table.key_names(),
             key,
             old: row.source,
             holder,
-            waited_s: (clock_us - row.clock_us) / 1_000_000,
-            values: render::key(&table.schema, &row.key),
+            waited_s,
+            values,
         })))
     }
 

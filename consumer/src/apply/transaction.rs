@@ -35,7 +35,8 @@ impl Keeper {
             clocks: &self.clocks,
             bytes_max: STATEMENT_BYTES_MAX.min(self.packet_bytes_max / 2),
             packet_bytes_max: self.packet_bytes_max,
-            taken: None,
+            retry_refused: !self.refused_tried,
+            blocked: None,
         };
         let mut applied = Applied::default();
         if cut.batch.is_empty() {

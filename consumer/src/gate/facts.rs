@@ -12,6 +12,7 @@ use mysql_async::prelude::Queryable;
 use serde::Serialize;
 
 use crate::error::ApplyError;
+use crate::places::REFUSED;
 use crate::watermark::{self, Kept};
 
 #[derive(Clone, Debug, Default)]
@@ -76,6 +77,8 @@ pub struct CopyFacts {
 pub struct NewFacts {
     pub marks: Vec<Kept>,
     pub parked: u64,
+    /// Of the parked rows, those that the server does not store as they are.
+    pub refused: u64,
 }
 
 /// What others found out.
@@ -215,7 +218,9 @@ pub async fn read_new(
 ) -> Result<NewFacts, ApplyError> {
     let at = modshift_mariadb::connect::label(endpoint);
     let parked = conn
-        .query_first(format!("SELECT COUNT(*) FROM {PARKED}"))
+        .query_first(format!(
+            "SELECT COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL)) FROM {PARKED}"
+        ))
         .await
         .map_err(|error| error::of(&at, "counting parked rows", error));
     let marks = match watermark::read(conn, &at, shard, old_shards).await {
@@ -223,8 +228,9 @@ pub async fn read_new(
         marks => marks?,
     };
     // Beside a watermark the table of parked rows must be there.
-    let parked: Option<u64> = if marks.is_empty() { if_there(parked)? } else { parked? };
-    Ok(NewFacts { marks, parked: parked.unwrap_or_default() })
+    let parked: Option<(u64, u64)> = if marks.is_empty() { if_there(parked)? } else { parked? };
+    let (parked, refused) = parked.unwrap_or_default();
+    Ok(NewFacts { marks, parked, refused })
 }
 
 /// Without its control tables a shard has answered all the same: modshift has never been there.

@@ -79,6 +79,8 @@ pub enum Reason {
     Parked {
         new: u16,
         rows: u64,
+        /// Of them, those that the server does not store as they are.
+        refused: u64,
     },
     SchemaUnknown,
     SchemaDifference {
@@ -295,9 +297,15 @@ impl fmt::Display for Reason {
                 "old shard {old} is at {primary}, behind what new shard {new} has applied, \
                  {applied}"
             ),
-            Reason::Parked { new, rows } => {
+            Reason::Parked { new, rows, refused: 0 } => {
                 write!(f, "{rows} rows wait for their place on new shard {new}")
             }
+            Reason::Parked { new, rows, refused } => write!(
+                f,
+                "{rows} rows wait for their place on new shard {new}, {refused} of them for a \
+                 change on their old shard: they cannot be stored as they are (blocked_by in \
+                 modshift_parked says why)"
+            ),
             Reason::SchemaUnknown => f.write_str("tables of old and new shards were not compared"),
             Reason::SchemaDifference { text } => write!(f, "tables differ: {text}"),
             Reason::Daemon { text } => f.write_str(text),

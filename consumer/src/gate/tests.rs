@@ -60,6 +60,7 @@ fn well() -> Facts {
                 halted: None,
             }],
             parked: 0,
+            refused: 0,
         })],
         back: None,
         beside: None,
@@ -188,6 +189,12 @@ fn every_reason_closes_it_and_is_named() {
         old(f).unrecorded = vec!["t.a".to_owned()];
     });
     check("parked", "3 rows wait for their place on new shard 0", |f, _| new(f).parked = 3);
+    check(
+        "parked",
+        "3 rows wait for their place on new shard 0, 2 of them for a change on their old shard: \
+         they cannot be stored as they are (blocked_by in modshift_parked says why)",
+        |f, _| (new(f).parked, new(f).refused) = (3, 2),
+    );
     check("schema_unknown", "tables of old and new shards were not compared", |f, _| {
         f.outside.schema_differences = None;
     });

@@ -213,11 +213,21 @@ impl Source {
         (id, uid, name): User<'_>,
         body: Option<&[u8]>,
     ) -> Result<()> {
+        self.upsert_bytes((id, uid), name.as_bytes(), body).await
+    }
+
+    /// The name as bytes, whether they are text or not.
+    pub async fn upsert_bytes(
+        &mut self,
+        (id, uid): (i64, i64),
+        name: &[u8],
+        body: Option<&[u8]>,
+    ) -> Result<()> {
         let mut wire = Vec::new();
         let mut row = RowWriter::new(&mut wire, 4);
         row.int(id);
         row.int(uid);
-        row.bytes(name.as_bytes());
+        row.bytes(name);
         match body {
             Some(body) => row.bytes(body),
             None => row.null(),

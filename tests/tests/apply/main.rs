@@ -3,5 +3,6 @@
 
 mod faults;
 mod feed;
+mod refused;
 mod rows;
 mod statements;
