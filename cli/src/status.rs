@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside, Reason};
+use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside, Reason, UNPROVEN};
 use modshift_proto::plan::Plan;
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ struct Status {
     old: Vec<Old>,
     new: Vec<New>,
     streams: Vec<Stream>,
+    /// What the plan gives up, in words.
+    notes: Vec<String>,
     /// What is wrong with the way back; `None`: the plan wants none.
     #[serde(skip_serializing_if = "Option::is_none")]
     back: Option<Back>,
@@ -161,6 +163,7 @@ impl Status {
             old: old.collect(),
             new: new.collect(),
             streams: streams.collect(),
+            notes: decision.notes.iter().filter(|note| *note == UNPROVEN).cloned().collect(),
             back: facts.back.is_some().then(|| Back::of(decision)),
         }
     }
@@ -229,6 +232,9 @@ impl Status {
                 back.troubles.iter().for_each(|trouble| text += &format!("{trouble}\n"));
             }
         }
+        for note in &self.notes {
+            let _ = write!(text, "\nnote: {note}\n");
+        }
         text.trim_end().to_owned()
     }
 }
@@ -274,6 +280,7 @@ mod tests {
             old: vec![old],
             new: vec![new],
             streams: vec![stream],
+            notes: vec![UNPROVEN.to_owned()],
             back: Some(Back { halted: false, troubles }),
             serves: Some(Serves { side: "new", text: "the new shards serve".into() }),
             fences: vec![Fence {
@@ -289,7 +296,9 @@ mod tests {
             new 0    parked       2  HALTED: a stray\n\n\
             stream               lag      groups  copied\n\
             0 -> 0           1.500 s           ?  no\n\n\
-            way back: new shard 0 has never been read";
+            way back: new shard 0 has never been read\n\n\
+            note: verification: given up by the plan (gate.verify_age = \"none\"): nothing proves the \
+            rows equal";
         assert_eq!(status.text(), expected);
         assert_eq!(status.exit(), Exit::Halted);
     }

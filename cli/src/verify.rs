@@ -1,6 +1,7 @@
 //! `modshift verify`: are the new rows the old ones? With `--back`, after a cutover: are the old rows
 //! the new ones? That is the same question to the plan of the way back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use modshift_cutover::register::Hold;
 use modshift_mariadb::Class;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Direction, Plan};
-use modshift_verify::{Mismatch, Options, Pace, Report, Verifier, VerifyError, repair};
+use modshift_verify::{Options, Pace, Report, Verifier, VerifyError, repair};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{BadPlan, Exit};
@@ -101,12 +102,11 @@ pub async fn once(
 async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyhow::Result<()> {
     let wait = plan.verify.settle_max;
     let asked = std::mem::take(&mut report.mismatches);
-    let known: Vec<(u16, u16, Vec<u8>)> =
-        asked.iter().map(|m| (m.old, m.new, m.pk.clone())).collect();
+    let tables: BTreeSet<String> = asked.iter().map(|m| m.table.clone()).collect();
     let repaired = repair::repair(verifier, asked, wait).await.map_err(shown(plan))?;
     let still = verifier.mismatches().await.map_err(shown(plan))?;
-    let asked_for = |m: &Mismatch| known.contains(&(m.old, m.new, m.pk.clone()));
-    report.mismatches = still.into_iter().filter(asked_for).collect();
+    // Also those beyond the first page: they are for the next repair.
+    report.mismatches = still.into_iter().filter(|m| tables.contains(&m.table)).collect();
     report.repaired = repaired.mended;
     for (source, rows) in repaired.not_taken {
         report.notes.push(format!(
@@ -157,6 +157,14 @@ async fn rounds(
     let names: Vec<&str> = tables.iter().map(|&index| plan.tables[index].name.as_str()).collect();
     report.mismatches = verifier.mismatches().await.map_err(shown(plan))?;
     report.mismatches.retain(|mismatch| names.contains(&mismatch.table.as_str()));
+    let differ: u64 = report.tables.iter().map(|table| table.mismatches).sum();
+    let listed = report.mismatches.len();
+    if differ > listed as u64 {
+        report.notes.push(format!(
+            "{differ} rows differ and {listed} of them are listed: modshift verify --repair copies \
+             those, and has to be run again for the others"
+        ));
+    }
     report.clean = !report.has_damage() && report.unsettled() == 0;
     Ok(Some(report))
 }

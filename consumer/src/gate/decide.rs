@@ -310,6 +310,8 @@ fn outside(facts: &Facts, gate: &Gate, reasons: &mut Vec<Reason>, notes: &mut Ve
     }
     match (gate.verify_age, last) {
         (None, _) => notes.push(UNPROVEN.to_owned()),
+        // What a silent shard holds is not known, and its silence has closed the gate.
+        (Some(_), _) if facts.new.iter().any(Result::is_err) => {}
         (Some(_), None) => reasons.push(Reason::NotVerified { tables: Vec::new() }),
         // One line is enough: what differs has to be mended first.
         (Some(_), Some(last)) if last.failed.is_some() => {}

@@ -414,6 +414,10 @@ fn only_unreachable_shards_mean_cannot_tell() {
     let mut facts = well();
     facts.old[0] = Err("gone".into());
     assert!(settled(&facts, &gate()).cannot_tell());
+    let proven = Gate { verify_age: Some(Duration::from_secs(60)), ..gate() };
+    let mut silent = well();
+    silent.new[0] = Err("gone".into());
+    assert!(settled(&silent, &proven).cannot_tell());
     new(&mut facts).parked = 1;
     assert!(!settled(&facts, &gate()).cannot_tell());
 }

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
-    Estate, EstateOptions, Writer, WriterOptions, case::Size, drained, wait_until,
+    Estate, EstateOptions, Writer, WriterOptions, case::Size, drained, server::PASSWORD, wait_until,
 };
+use mysql_async::prelude::Queryable;
 
 use super::{LIMIT, estate, mismatches, stop, verify};
 
@@ -73,6 +74,21 @@ async fn what_changed_last_is_compared_at_the_fence() -> Result<()> {
     })
     .await
     .with_context(|| daemon.output())?;
+    // A login that is refused for a while stops the verifier for that while, and no longer.
+    let mut kept = estate.new[0].address().connect().await?;
+    kept.query_drop("SET PASSWORD = PASSWORD('another')").await?;
+    let refused = daemon.wait_line("not verifying until that is mended", LIMIT).await;
+    kept.query_drop(format!("SET PASSWORD = PASSWORD('{PASSWORD}')")).await?;
+    refused?;
+    daemon.wait_line("verifying again", LIMIT).await?;
+    let rounds: u64 = estate.new[0].value("SELECT SUM(round) FROM modshift_verify").await?;
+    wait_until("another round", LIMIT, || async {
+        let now: u64 = estate.new[0].value("SELECT SUM(round) FROM modshift_verify").await?;
+        Ok((now > rounds).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.output())?;
+
     writer.commits(50, LIMIT).await?;
     writer.stop().await?;
     drained(&estate, LIMIT).await?;

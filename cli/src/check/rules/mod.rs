@@ -96,9 +96,11 @@ pub const ALL: [Rule; 44] = [
 /// What correct rows depend on: the gate asks it again and again, and a cutover right before its
 /// fence. Not here: what only a way forward for people (grants, clocks, versions) depends on, and
 /// what streams find out by themselves and halt for.
-pub const OF_GATE: [Rule; 12] = [
+pub const OF_GATE: [Rule; 14] = [
+    same_place::check,
     finished::check,
     binlog::check,
+    whole_log::check,
     packet::check,
     durability::check,
     alike::check,
@@ -117,8 +119,8 @@ pub const OF_TAILED: Rule = tailed::check;
 /// The same for a rollback, over the plan turned around: what its own source and its tables must be.
 /// Triggers, events and sequences of the side that goes on to serve are not judged by it: those are
 /// the application's own.
-pub const OF_GATE_BACK: [Rule; 4] =
-    [binlog::check, packet::check, tables::check, foreign_keys::check];
+pub const OF_GATE_BACK: [Rule; 5] =
+    [binlog::check, whole_log::check, packet::check, tables::check, foreign_keys::check];
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
 /// what stays true all the way. A server that is only away is no fault then; its streams wait.
