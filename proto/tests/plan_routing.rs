@@ -45,6 +45,8 @@ fn each_kind_is_read_with_its_defaults() {
     let file = one("kind = \"file\"\npath = \"routing.json\"");
     assert_eq!((file.name.as_str(), file.timeout), ("file-0", default::ROUTING_TIMEOUT));
     assert_eq!(file.kind, RoutingKind::File { path: PathBuf::from("routing.json") });
+    assert!(!file.follow_symlinks);
+    assert!(one("kind = \"file\"\npath = \"r\"\nfollow_symlinks = true").follow_symlinks);
 
     let http = one("kind = \"http\"\nurl = \"https://h/x\"\ntoken = \"${TOKEN}\"\nname = \"cfg\"");
     assert_eq!(http.name, "cfg");

@@ -33,7 +33,7 @@ fn document(version: u64) -> Document {
 }
 
 fn target(name: &str, timeout: Duration, kind: RoutingKind) -> Target {
-    Target { name: name.to_owned(), timeout, kind }
+    Target { name: name.to_owned(), timeout, follow_symlinks: false, kind }
 }
 
 fn file(path: PathBuf) -> Target {

@@ -16,6 +16,9 @@ pub struct RoutingTarget {
     pub name: String,
     /// How long it may take to acknowledge.
     pub timeout: Duration,
+    /// Of a target that is a file: a symbolic link is followed, and the file behind it replaced.
+    /// Else one is refused.
+    pub follow_symlinks: bool,
     pub kind: RoutingKind,
 }
 
@@ -144,8 +147,11 @@ pub(super) fn read(root: &Section<'_>) -> Vec<RoutingTarget> {
         }
         let range = Duration::from_millis(1)..=Duration::from_secs(60);
         let timeout = section.duration("timeout", default::ROUTING_TIMEOUT, range);
+        let is_file =
+            |kind: &Kind| matches!(kind, Kind::File | Kind::ProxySql | Kind::ShardingSphere);
+        let follow_symlinks = kind.as_ref().is_some_and(is_file) && section.flag("follow_symlinks");
         if let Some(kind) = kind.and_then(|kind| read_kind(&section, kind)) {
-            targets.push(RoutingTarget { name, timeout, kind });
+            targets.push(RoutingTarget { name, timeout, follow_symlinks, kind });
         }
         // Without a kind no key can be called unknown.
         if kind.is_some() {
@@ -346,6 +352,9 @@ pub(super) fn render(targets: &[RoutingTarget], out: &mut Rendered) {
         out.head("[[routing]]");
         out.text("name", &target.name);
         out.duration("timeout", target.timeout);
+        if target.follow_symlinks {
+            out.line("follow_symlinks", true);
+        }
         match &target.kind {
             RoutingKind::File { path } => {
                 out.text("kind", "file");

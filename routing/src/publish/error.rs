@@ -23,6 +23,11 @@ pub enum Failure {
     OtherPlan { found: String },
     #[error("{place} holds something else than a routing document: {detail}")]
     Foreign { place: String, detail: String },
+    #[error("{place} is a symbolic link")]
+    Symlink { place: String },
+    /// The file in its place would be another's, or readable by others.
+    #[error("{place} cannot be replaced with the {what} that it has: {detail}")]
+    Kept { place: String, what: &'static str, detail: String },
     /// The target itself said no.
     #[error("refused: {detail}")]
     Refused { detail: String },
@@ -48,6 +53,8 @@ impl PublishError {
             | Failure::Differs { .. }
             | Failure::OtherPlan { .. }
             | Failure::Foreign { .. }
+            | Failure::Symlink { .. }
+            | Failure::Kept { .. }
             | Failure::Unfit { .. }
             | Failure::Unreachable { .. } => false,
             // A hook that failed half way has perhaps told some of those behind it.
@@ -63,6 +70,8 @@ impl PublishError {
             | Failure::Differs { .. }
             | Failure::OtherPlan { .. }
             | Failure::Foreign { .. }
+            | Failure::Symlink { .. }
+            | Failure::Kept { .. }
             | Failure::Unfit { .. } => Class::Halt,
             Failure::Refused { .. }
             | Failure::Unreachable { .. }
@@ -87,6 +96,14 @@ impl PublishError {
             Failure::Foreign { .. } => {
                 "modshift replaces nothing that it has not written: move it away, or name another \
                  place in the plan"
+            }
+            Failure::Symlink { .. } => {
+                "name the file itself in [[routing]], or set follow_symlinks = true there: the file \
+                 behind the link is then replaced"
+            }
+            Failure::Kept { .. } => {
+                "run modshift as the file's owner and with its group, or give the file to modshift's \
+                 account"
             }
             Failure::Refused { .. } => "see the target's own log; any version it took stays valid",
             Failure::Unreachable { .. } | Failure::Unanswered { .. } => {

@@ -4,15 +4,23 @@
 //! The new text goes to a file of its own beside the target, is synced, takes the target's name,
 //! and then the folder is synced. A crash before the renaming leaves that file behind; the next
 //! publication removes it.
+//!
+//! Whoever could read the file before can read it after, and nobody else: the new one has owner,
+//! group, mode and ACL of the one that it replaces, and has them before there is a byte in it. It is
+//! created exclusively, so a file or a link that someone has put under its name is not written to. A
+//! symbolic link in the target's place is refused, unless the plan says that it be followed.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rustix::fs::OFlags;
+
 use super::error::Failure;
+use super::rights::{self, Rights};
 use super::{Ack, judge};
 use crate::document::Document;
 
@@ -27,6 +35,31 @@ pub enum Form {
 }
 
 const MARK: &str = "modshift routing";
+
+/// Where it is, and whether a symbolic link there is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub path: &'a Path,
+    pub follow: bool,
+}
+
+impl Place<'_> {
+    /// The file that is to be replaced.
+    fn resolve(self) -> Result<PathBuf, Failure> {
+        let is_link = match fs::symlink_metadata(self.path) {
+            Ok(found) => found.file_type().is_symlink(),
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(failed("reading", self.path, &error)),
+        };
+        match (is_link, self.follow) {
+            (false, _) => Ok(self.path.to_owned()),
+            (true, true) => {
+                fs::canonicalize(self.path).map_err(|error| failed("following", self.path, &error))
+            }
+            (true, false) => Err(Failure::Symlink { place: self.path.display().to_string() }),
+        }
+    }
+}
 
 impl Form {
     /// The first line of a file of this form.
@@ -58,14 +91,18 @@ impl Form {
 /// Puts `text` in the file's place, which says `document` in this form. Nothing takes its place
 /// after the deadline.
 pub async fn publish(
-    path: &Path,
+    place: Place<'_>,
     text: &str,
     form: Form,
     document: &Document,
     deadline: Instant,
 ) -> Result<Ack, Failure> {
-    let (path, text, document) = (path.to_owned(), text.to_owned(), document.clone());
-    let work = move || replace(&path, &text, form, &document, deadline);
+    let (path, follow) = (place.path.to_owned(), place.follow);
+    let (text, document) = (text.to_owned(), document.clone());
+    let work = move || {
+        let path = Place { path: &path, follow }.resolve()?;
+        replace(&path, &text, form, &document, deadline)
+    };
     // A file system may hang; its caller must not.
     tokio::task::spawn_blocking(work)
         .await
@@ -99,7 +136,15 @@ fn replace(
 }
 
 fn held(path: &Path, form: Form) -> Result<Option<Document>, Failure> {
-    let text = match fs::read(path) {
+    // Not through a link that has just come there.
+    let flags = OFlags::NOFOLLOW.bits() as i32;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        file.read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = match read() {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("reading", path, &error)),
@@ -120,29 +165,33 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The text, durable, under a name beside the target's, with the target's permissions.
+/// The text, durable, under a name beside the target's, with the target's rights.
 fn write_beside(path: &Path, text: &str, form: Form) -> Result<PathBuf, Failure> {
     remove_leftovers(path)?;
+    let rights = Rights::of(path)?;
     let mut name = beginning(path);
     name.push(std::process::id().to_string());
     let ready = folder(path).join(name);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&ready)?;
-        match (fs::metadata(path), form) {
-            (Ok(existing), _) => file.set_permissions(existing.permissions())?,
-            (Err(_), Form::Json) => {}
-            (Err(_), Form::Comment(_)) => file.set_permissions(Permissions::from_mode(0o600))?,
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
+    // Nobody else may open it before it has the group and the ACL that it is to have.
+    let mode = match (&rights, form) {
+        (Some(rights), _) => rights.of_owner(),
+        (None, Form::Json) => 0o666,
+        (None, Form::Comment(_)) => 0o600,
     };
-    match write() {
-        Ok(()) => Ok(ready),
-        Err(error) => {
-            let _ = fs::remove_file(&ready);
-            Err(failed("writing", &ready, &error))
+    let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(&ready);
+    let mut file = made.map_err(|error| failed("creating", &ready, &error))?;
+    let write = |file: &mut File| -> Result<(), Failure> {
+        if let Some(rights) = &rights {
+            rights::give(file, rights, path)?;
         }
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        written.map_err(|error| failed("writing", &ready, &error))
+    };
+    if let Err(failure) = write(&mut file) {
+        let _ = fs::remove_file(&ready);
+        return Err(failure);
     }
+    Ok(ready)
 }
 
 /// Of publications that a crash cut short.
@@ -166,7 +215,7 @@ fn put(ready: &Path, path: &Path) -> Result<(), Failure> {
     })
 }
 
-fn failed(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
+pub(super) fn failed(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::Unreachable { doing: format!("{doing} {}", path.display()), detail: error.to_string() }
 }
 

@@ -11,6 +11,7 @@ mod etcd;
 mod file;
 mod hook;
 mod proxysql;
+mod rights;
 mod shardingsphere;
 pub mod table;
 #[cfg(test)]
@@ -58,10 +59,13 @@ pub async fn publish(
 /// The same for a single target.
 pub async fn publish_one(target: &Target, document: &Document) -> Result<Ack, PublishError> {
     let deadline = Instant::now() + target.timeout;
+    let follow = target.follow_symlinks;
     let work = async {
         match &target.kind {
             RoutingKind::File { path } => {
-                file::publish(path, &document.to_json(), file::Form::Json, document, deadline).await
+                let place = file::Place { path, follow };
+                let text = document.to_json();
+                file::publish(place, &text, file::Form::Json, document, deadline).await
             }
             RoutingKind::Http { url, method, token, tls_ca } => {
                 let hook = hook::Hook { url, method: *method, token: token.as_ref() };
@@ -70,10 +74,10 @@ pub async fn publish_one(target: &Target, document: &Document) -> Result<Ack, Pu
             RoutingKind::Command { argv, env } => command::publish(argv, env, document).await,
             RoutingKind::Etcd(etcd) => etcd::publish(etcd, target.timeout, document).await,
             RoutingKind::ProxySql(proxysql) => {
-                proxysql::publish(proxysql, document, deadline).await
+                proxysql::publish(proxysql, follow, document, deadline).await
             }
             RoutingKind::ShardingSphere(sphere) => {
-                shardingsphere::publish(sphere, document, deadline).await
+                shardingsphere::publish(sphere, follow, document, deadline).await
             }
         }
     };

@@ -19,7 +19,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, OptsBuilder, SslOpts};
 
 use super::error::Failure;
-use super::file::{self, Form};
+use super::file::{self, Form, Place};
 use super::{Ack, judge};
 use crate::document::{Document, Side};
 
@@ -29,6 +29,7 @@ const MARK: &str = "modshift routing ";
 
 pub async fn publish(
     target: &ProxySqlTarget,
+    follow: bool,
     document: &Document,
     deadline: Instant,
 ) -> Result<Ack, Failure> {
@@ -36,7 +37,7 @@ pub async fn publish(
     let mut ack = Ack::Held;
     if let Some(path) = &target.file {
         let text = text(&statements, document);
-        ack = file::publish(path, &text, FORM, document, deadline).await?;
+        ack = file::publish(Place { path, follow }, &text, FORM, document, deadline).await?;
     }
     match &target.admin {
         Some(admin) => execute(admin, target.rule_base, &statements, document).await,

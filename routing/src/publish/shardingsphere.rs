@@ -14,7 +14,7 @@ use modshift_proto::plan::ShardingSphereTarget;
 
 use super::Ack;
 use super::error::Failure;
-use super::file::{self, Form};
+use super::file::{self, Form, Place};
 use crate::document::{Document, TableRule};
 
 const YAML: Form = Form::Comment("#");
@@ -23,6 +23,7 @@ const HIDDEN: &str = "<redacted>";
 
 pub async fn publish(
     target: &ShardingSphereTarget,
+    follow: bool,
     document: &Document,
     deadline: Instant,
 ) -> Result<Ack, Failure> {
@@ -34,7 +35,8 @@ pub async fn publish(
     let mut ack = Ack::Held;
     for (path, text, form) in files {
         let Some(path) = path else { continue };
-        if file::publish(path, &text, form, document, deadline).await? == Ack::Stored {
+        let place = Place { path, follow };
+        if file::publish(place, &text, form, document, deadline).await? == Ack::Stored {
             ack = Ack::Stored;
         }
     }

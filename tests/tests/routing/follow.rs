@@ -73,7 +73,7 @@ async fn a_client_follows_a_file_through_outages() -> Result<()> {
     let dir = RunDir::create("follow")?;
     let path = dir.join("routing.json");
     let kind = RoutingKind::File { path: path.clone() };
-    let target = Target { name: "file-0".to_owned(), timeout: LIMIT, kind };
+    let target = Target { name: "file-0".to_owned(), timeout: LIMIT, follow_symlinks: false, kind };
     let away = dir.join("away");
     check(
         Source::File(path.clone()),
@@ -191,6 +191,7 @@ async fn a_client_follows_http_through_outages() -> Result<()> {
     let target = Target {
         name: "http-0".to_owned(),
         timeout: LIMIT,
+        follow_symlinks: false,
         kind: RoutingKind::Http {
             url: url.clone(),
             method: modshift_proto::plan::HttpMethod::Put,

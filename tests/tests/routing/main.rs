@@ -44,6 +44,7 @@ fn etcd(endpoints: &[&str], timeout: Duration) -> Target {
     Target {
         name: "etcd-0".to_owned(),
         timeout,
+        follow_symlinks: false,
         kind: RoutingKind::Etcd(EtcdTarget {
             endpoints: endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect(),
             key: "/shop/routing".to_owned(),

@@ -116,7 +116,7 @@ async fn no_transaction_fails_across_fences_kills_and_switches() -> Result<()> {
     let dir = RunDir::create("routing")?;
     let path = dir.join("routing.json");
     let kind = RoutingKind::File { path: path.clone() };
-    let target = Target { name: "file-0".to_owned(), timeout: LIMIT, kind };
+    let target = Target { name: "file-0".to_owned(), timeout: LIMIT, follow_symlinks: false, kind };
     publish(&target, &Document::of_plan(&plan, Side::Old, 1)).await?;
 
     let options = WriterOptions {
