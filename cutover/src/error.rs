@@ -36,6 +36,17 @@ pub enum CutoverError {
     NoToken { server: String },
     #[error("{server} has no account {account}")]
     NoAccount { server: String, account: String },
+    #[error(
+        "{server} has accounts that the plan does not name and that are not locked: {accounts}; a \
+         client that a locked account refuses could log in by one of them"
+    )]
+    Door { server: String, accounts: String },
+    #[error("{server} is on a server that is kept closed for {by}, too")]
+    ClosedByOther { server: String, by: String, plan: String },
+    #[error("{server} has not applied yet what {peer} took before it was closed: {gtid}")]
+    PeerAhead { server: String, peer: String, gtid: String },
+    #[error("{server}: a session of the application does not end: {session}")]
+    Stays { server: String, session: String },
     #[error("{server} is the server of {other} too, so read_only would stop both")]
     SharedServer { server: String, other: String },
     #[error(
@@ -115,9 +126,28 @@ impl CutoverError {
             CutoverError::NoAccount { .. } => {
                 "correct cutover.accounts (or old_accounts, new_accounts) in the plan"
             }
+            CutoverError::Door { .. } => {
+                "name them in cutover.accounts (or old_accounts, new_accounts) of the plan, or lock \
+                 them: ALTER USER ... ACCOUNT LOCK"
+            }
+            CutoverError::ClosedByOther { plan, .. } => {
+                return Some(format!(
+                    "let that shard go first, with plan {plan}: modshift rollback, or finish and \
+                     unfence; or fence by accounts, with cutover.fence = \"accounts\" in both plans. If \
+                     nothing of plan {plan} is left: DELETE FROM modshift.fences WHERE plan = \
+                     '{plan}' there"
+                ));
+            }
+            CutoverError::PeerAhead { .. } => {
+                "see SHOW ALL SLAVES STATUS there: what keeps it from applying; then begin again"
+            }
+            CutoverError::Stays { .. } => {
+                "it rolls back, or it comes again by an account that is not locked: SHOW PROCESSLIST \
+                 there; then begin again"
+            }
             CutoverError::SharedServer { .. } => {
                 "give each side accounts of its own: cutover.old_accounts and \
-                 cutover.new_accounts, none in both"
+                 cutover.new_accounts, no user name in both"
             }
             CutoverError::SharedOffset { .. } => {
                 "set cutover.auto_increment = \"keep\", and see to it that the application gives \

@@ -2,11 +2,12 @@
 //! write again, exactly as before.
 //!
 //! The order matters, each step having been seen to leak without the one before:
-//! event scheduler and inbound replication (they write through read_only), then `read_only` (waits
-//! for running statements; idle transactions fail at COMMIT), then accounts locked and their
-//! connections killed *and seen gone* (a commit under way outlives the KILL; an account with
-//! READ ONLY ADMIN does not mind read_only), then no prepared XA (`XA PREPARE` succeeds under
-//! read_only), then the marker. Replicas of the shard are made read-only too.
+//! event scheduler (it writes through read_only), then `read_only` (waits for running statements; idle
+//! transactions fail at COMMIT), on the shard's replicas too, then accounts locked and their connections
+//! killed *and seen gone* (a commit under way outlives the KILL; an account with READ ONLY ADMIN does
+//! not mind read_only), then what its peers had taken is applied, and only then inbound replication
+//! stopped (it writes through read_only), then no prepared XA (`XA PREPARE` succeeds under read_only),
+//! then the marker.
 
 use std::time::Duration;
 
@@ -18,18 +19,19 @@ use modshift_proto::Gtid;
 use modshift_proto::plan::{Account, Endpoint, FenceScope};
 use mysql_async::prelude::Queryable;
 
+use crate::accounts::{self, account_sql, expel, is_locked, stays};
 use crate::error::CutoverError;
+use crate::held::{self, Cause, Others};
+use crate::peers;
 use crate::register::quote;
 use crate::server::{Server, kill};
-use crate::shard::{Shard, Was, account_sql};
+use crate::shard::{Shard, Was, replicating};
 use crate::step::{Direction, Side};
 
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
 const WRITER_PATIENCE: Duration = Duration::from_millis(200);
-const POLL: Duration = Duration::from_millis(3);
-/// How often, and with what pause, a connection is looked at that should not be there.
-const LOOKS: u32 = 10;
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long sessions of a side that is not to serve yet may take to end: no budget counts there.
+const EXPEL_PATIENCE: Duration = Duration::from_secs(10);
 /// MariaDB's lock_wait_timeout is in whole seconds.
 const LOCK_WAIT_S: u64 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
@@ -55,6 +57,11 @@ impl Phase {
 
 /// Ends all writing but modshift's own. Safe to repeat: what is so already is left.
 pub async fn close(shard: &mut Shard) -> Result<(), CutoverError> {
+    close_within(shard, None).await
+}
+
+async fn close_within(shard: &mut Shard, patience: Option<Duration>) -> Result<(), CutoverError> {
+    held::claim(shard, if patience.is_some() { Cause::KeptOut } else { Cause::Left }).await?;
     let accounts_only = shard.accounts_only;
     let accounts = shard.accounts.clone();
     let replicas = join_all(shard.replicas.iter_mut().map(async |replica| {
@@ -65,52 +72,85 @@ pub async fn close(shard: &mut Shard) -> Result<(), CutoverError> {
         if shard.scope == FenceScope::Server {
             stop_events(&mut shard.primary).await?;
         }
-        for name in &shard.was.first().map(|was| was.replicating.clone()).unwrap_or_default() {
-            let sql = format!("STOP SLAVE {}", quote(name));
-            shard.primary.run("stopping replication into it", &sql).await?;
-        }
+        // Clients of the primary cannot write any more while it takes in what peers have.
         if !accounts_only {
             read_only(&mut shard.primary, &accounts).await?;
         }
-        for account in &accounts {
-            lock(&mut shard.primary, account).await?;
-        }
-        expel(&mut shard.primary, &accounts).await
+        accounts::lock(&mut shard.primary, &accounts).await?;
+        expel(&mut shard.primary, &accounts, patience).await
     };
     let (primary, replicas) = join(primary, replicas).await;
     primary?;
-    replicas.into_iter().collect()
+    replicas.into_iter().collect::<Result<(), _>>()?;
+    let replicating = shard.was.first().map(|was| was.replicating.clone()).unwrap_or_default();
+    if !replicating.is_empty() && shard.scope == FenceScope::Server {
+        peers::applied(shard, patience).await?;
+    }
+    for name in &replicating {
+        let sql = format!("STOP SLAVE {}", quote(name));
+        shard.primary.run("stopping replication into it", &sql).await?;
+    }
+    Ok(())
 }
 
 /// The same for the side that is not to serve yet. Where its server is one of the other side, too,
 /// only its own accounts are kept out: the rest of that server still serves.
 pub async fn keep_out(shard: &mut Shard) -> Result<(), CutoverError> {
     if !shard.accounts_only {
-        return close(shard).await;
+        return close_within(shard, Some(EXPEL_PATIENCE)).await;
     }
-    let accounts = shard.accounts.clone();
-    for account in &accounts {
-        lock(&mut shard.primary, account).await?;
-    }
-    expel(&mut shard.primary, &accounts).await
+    held::claim(shard, Cause::KeptOut).await?;
+    lock_out(shard).await
 }
 
-/// Sets read_only again on these of a fenced shard's servers. Accounts that are locked stay so over
-/// a restart; the event scheduler does not, and what keeps it running is only said: events of
-/// accounts without READ ONLY ADMIN cannot write any more.
+/// Undoes [`keep_out`], exactly: where this side was left by an earlier run it stays closed. Whether
+/// it was let in.
+pub async fn let_in(shard: &mut Shard) -> Result<bool, CutoverError> {
+    match held::own(shard).await? {
+        Some(record) if record.cause == Cause::KeptOut => {
+            shard.accounts_only = !record.server;
+            shard.was = record.was;
+            release(shard, Release::Restore).await?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Closes these of a fenced shard's servers again. Accounts that are locked stay so over a restart;
+/// `read_only`, the event scheduler and whether replication starts by itself are what the server's file
+/// says.
 pub(crate) async fn shut(shard: &mut Shard, servers: &[usize]) -> Result<(), CutoverError> {
     let accounts = shard.accounts.clone();
     let wanted = shard.servers().enumerate().filter(|(index, _)| servers.contains(index));
-    for (_, server) in wanted {
+    let mut errors = Vec::new();
+    for (index, server) in wanted {
         read_only(server, &accounts).await?;
-        if let Err(error) = stop_events(server).await {
-            tracing::warn!(%error, "events of a fenced shard may still run");
+        // Either writes through read_only.
+        errors.extend(stop_events(server).await.err());
+        if index == 0 {
+            errors.extend(stop_replication(server).await.err());
         }
+    }
+    CutoverError::all(errors)
+}
+
+/// What else can be done where a fence cannot be put up again: the accounts that the plan names.
+pub(crate) async fn lock_out(shard: &mut Shard) -> Result<(), CutoverError> {
+    let accounts = shard.accounts.clone();
+    accounts::lock(&mut shard.primary, &accounts).await?;
+    expel(&mut shard.primary, &accounts, Some(EXPEL_PATIENCE)).await
+}
+
+async fn stop_replication(server: &mut Server) -> Result<(), CutoverError> {
+    for name in replicating(server).await? {
+        let sql = format!("STOP SLAVE {}", quote(&name));
+        server.run("stopping replication into it", &sql).await?;
     }
     Ok(())
 }
 
-async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
+pub(crate) async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
     let doing = "stopping the event scheduler";
     let state: Vec<String> = server.ask(doing, "SELECT @@event_scheduler").await?;
     if state.first().is_some_and(|state| state == "ON") {
@@ -119,7 +159,10 @@ async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
     Ok(())
 }
 
-async fn read_only(server: &mut Server, accounts: &[Account]) -> Result<(), CutoverError> {
+pub(crate) async fn read_only(
+    server: &mut Server,
+    accounts: &[Account],
+) -> Result<(), CutoverError> {
     let doing = "setting read_only";
     let state: Vec<bool> = server.ask(doing, "SELECT @@read_only").await?;
     if state.first() == Some(&true) {
@@ -156,7 +199,7 @@ async fn kill_writers(endpoint: &Endpoint, accounts: &[Account]) -> Result<(), S
          ('system user', 'event_scheduler', 'unauthenticated user', {}) AND ID <> CONNECTION_ID()
          AND COMMAND IN ('Query', 'Execute') AND TIME_MS > {} AND INFO NOT LIKE 'SELECT%'
          AND INFO NOT LIKE 'SHOW%')",
-        of_accounts(accounts),
+        accounts::sessions(accounts),
         quote(&endpoint.user),
         WRITER_PATIENCE.as_millis(),
     );
@@ -166,52 +209,6 @@ async fn kill_writers(endpoint: &Endpoint, accounts: &[Account]) -> Result<(), S
         kill(&mut conn, id).await.map_err(of)?;
     }
     conn.disconnect().await.map_err(of)
-}
-
-/// A condition on the process list. Its host is `name:port`, or `localhost`.
-fn of_accounts(accounts: &[Account]) -> String {
-    let one = |account: &Account| {
-        format!(
-            "(USER = {} AND REGEXP_REPLACE(HOST, ':[0-9]+$', '') LIKE {})",
-            quote(&account.user),
-            quote(&account.host)
-        )
-    };
-    match accounts {
-        [] => "FALSE".to_owned(),
-        _ => accounts.iter().map(one).collect::<Vec<_>>().join(" OR "),
-    }
-}
-
-async fn lock(server: &mut Server, account: &Account) -> Result<(), CutoverError> {
-    if crate::shard::is_locked(server, account).await? {
-        return Ok(());
-    }
-    let sql = format!("ALTER USER {} ACCOUNT LOCK", account_sql(account));
-    server.run("locking the application's accounts", &sql).await.map(drop)
-}
-
-async fn expel(server: &mut Server, accounts: &[Account]) -> Result<(), CutoverError> {
-    if accounts.is_empty() {
-        return Ok(());
-    }
-    let doing = "ending the application's connections";
-    let sql =
-        format!("SELECT ID FROM information_schema.PROCESSLIST WHERE {}", of_accounts(accounts));
-    loop {
-        let found: Vec<u64> = server.ask(doing, &sql).await?;
-        for id in &found {
-            const NO_SUCH_THREAD: u16 = 1094;
-            match server.run(doing, &format!("KILL HARD CONNECTION {id}")).await {
-                Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_THREAD) => {}
-                outcome => drop(outcome?),
-            }
-        }
-        if found.is_empty() || server.is_dry() {
-            return Ok(());
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 /// No transaction may be left that an XA COMMIT could still bring in.
@@ -357,7 +354,7 @@ pub async fn forget_proof(shard: &mut Shard) -> Result<(), CutoverError> {
 /// the server may have been started again, without read_only.
 pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     let accounts_only = shard.accounts_only;
-    let condition = format!("({}) AND COMMAND <> 'Connect'", of_accounts(&shard.accounts));
+    let condition = format!("({}) AND COMMAND <> 'Connect'", accounts::sessions(&shard.accounts));
     let events_matter = shard.scope == FenceScope::Server;
     for (server, primary) in
         shard.servers().zip(std::iter::once(true).chain(std::iter::repeat(false)))
@@ -392,27 +389,6 @@ pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     Ok(true)
 }
 
-/// Is there a connection that stays? A login that the locked account refuses is in the list for a
-/// moment, too: as Connect, and then for another one as it ends.
-async fn stays(server: &mut Server, condition: &str) -> Result<bool, CutoverError> {
-    let sql = format!("SELECT ID FROM information_schema.PROCESSLIST WHERE {condition}");
-    let mut seen: Option<Vec<u64>> = None;
-    for _ in 0..LOOKS {
-        let now: Vec<u64> = match server.ask("checking the fence", &sql).await {
-            Err(CutoverError::Server(error)) if error.is_connection_lost() => return Ok(true),
-            rows => rows?,
-        };
-        let of_before = |id: &u64| seen.as_ref().is_none_or(|seen| seen.contains(id));
-        let still: Vec<u64> = now.into_iter().filter(of_before).collect();
-        if still.is_empty() {
-            return Ok(false);
-        }
-        seen = Some(still);
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    Ok(true)
-}
-
 /// What a shard is let go for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
@@ -433,7 +409,10 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
     let was = shard.was.first().cloned().unwrap_or_default();
     let serve = how == Release::Serve;
     let doing = "ending read_only";
-    if !shard.accounts_only && (serve || !was.read_only) {
+    let others = held::let_go(shard).await?;
+    shard.kept_closed = matches!(others, Others::OtherPlan(_));
+    let last = others == Others::Nobody;
+    if last && !shard.accounts_only && (serve || !was.read_only) {
         let state: Vec<bool> = shard.primary.ask(doing, "SELECT @@read_only").await?;
         if state.first() != Some(&false) {
             shard.primary.run(doing, "SET GLOBAL read_only = 0").await?;
@@ -443,12 +422,19 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
         if !serve && was.locked.contains(&account.to_string()) {
             continue;
         }
-        if crate::shard::is_locked(&mut shard.primary, account).await? || shard.primary.is_dry() {
+        if is_locked(&mut shard.primary, account).await? || shard.primary.is_dry() {
             let sql = format!("ALTER USER {} ACCOUNT UNLOCK", account_sql(account));
             shard.primary.run("unlocking the application's accounts", &sql).await?;
         }
     }
-    if serve && shard.accounts_only && shard.side == Side::New {
+    if let Others::OtherPlan(record) = &others {
+        return match !shard.accounts_only && (serve || !was.read_only) {
+            true => Err(held::still_closed(&shard.primary, record)),
+            false => Ok(()),
+        };
+    }
+    // The twin that goes last opens the server.
+    if !last || serve && shard.accounts_only && shard.side == Side::New {
         // Of a server that is an old shard's too: what wrote to that stays stopped.
         return Ok(());
     }
@@ -461,7 +447,8 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
 
 /// Its replicas are as they were. None waits for another; what fails is named.
 pub async fn release_replicas(shard: &mut Shard, how: Release) -> Vec<CutoverError> {
-    if how == Release::Serve && shard.accounts_only && shard.side == Side::New {
+    let of_both = how == Release::Serve && shard.accounts_only && shard.side == Side::New;
+    if of_both || shard.kept_closed {
         return Vec::new();
     }
     let were = shard.was.iter().skip(1);

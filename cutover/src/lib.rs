@@ -6,7 +6,9 @@
 //! | [`decide`] | what to do next: pure, from the journal and a few facts |
 //! | [`register`] | the journal and its lock, on new shard 0 |
 //! | [`server`] | a session that acts for the run's owner alone, or prints what it would send |
-//! | [`shard`], [`fence`], [`counters`], [`drain`] | what is done to shards |
+//! | [`shard`], [`fence`], [`accounts`], [`counters`], [`drain`] | what is done to shards |
+//! | `held` | who else keeps a server closed: several shards and plans may share it |
+//! | `peers` | what a fenced server replicates from: applied before the marker |
 //! | [`outside`] | what is asked of gate, verification and routing |
 //! | [`keep`] | looks after a fence once nobody is at it any more |
 //! | [`watch`] | ends a run whose operator is gone |
@@ -18,6 +20,7 @@
 //! the daemons: those learn of it from the markers that it writes into the logs, and from the journal
 //! that it has gone before its end.
 
+pub mod accounts;
 mod counters;
 pub mod cutover;
 pub mod decide;
@@ -25,9 +28,11 @@ mod drain;
 pub mod error;
 pub mod fence;
 pub mod finish;
+mod held;
 pub mod keep;
 pub mod metrics;
 pub mod outside;
+mod peers;
 pub mod register;
 pub mod server;
 pub mod shard;

@@ -3,8 +3,9 @@
 use modshift_proto::plan::{Account, Endpoint, FenceScope, Plan};
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::{self, is_locked};
 use crate::error::CutoverError;
-use crate::register::quote;
+use crate::held;
 use crate::server::{Guard, Server};
 use crate::step::Side;
 use modshift_mariadb::connect::label;
@@ -13,6 +14,8 @@ use mysql_async::prelude::Queryable;
 
 #[derive(Debug)]
 pub struct Shard {
+    /// Of which plan.
+    pub plan: String,
     pub side: Side,
     pub number: u16,
     pub primary: Server,
@@ -22,6 +25,8 @@ pub struct Shard {
     /// The server holds a shard of the other side too: read_only is not touched.
     pub accounts_only: bool,
     pub scope: FenceScope,
+    /// Another plan keeps the server closed: found out when this one let it go.
+    pub kept_closed: bool,
     /// Of the primary, then of the replicas.
     pub was: Vec<Was>,
 }
@@ -57,18 +62,32 @@ impl Shard {
 
     /// What its servers are now, for the journal. Nothing is changed.
     pub async fn look(&mut self) -> Result<Vec<Was>, CutoverError> {
+        accounts::doors(&mut self.primary, &self.accounts, self.accounts_only).await?;
         let server = self.scope == FenceScope::Server;
-        let mut was = vec![match server {
-            true => settings(&mut self.primary).await?,
+        let now = settings(&mut self.primary).await?;
+        if self.accounts_only && now.read_only {
+            return Err(CutoverError::Unfit {
+                server: self.name().to_owned(),
+                what: "is read-only, and a fence of accounts does not end that: SET GLOBAL \
+                       read_only = 0 there first (locked accounts keep the application out)"
+                    .to_owned(),
+            });
+        }
+        // Someone may keep it closed already: another shard on the server, or an earlier run.
+        let before = held::before(self).await?;
+        let known = before.is_some();
+        let mut was = vec![match (server, before) {
+            (true, Some(before)) => Was { locked: Vec::new(), ..before },
+            (true, None) => now,
             // What is not touched need not be known.
-            false => Was::default(),
+            (false, _) => Was::default(),
         }];
         for account in &self.accounts {
             if is_locked(&mut self.primary, account).await? {
                 was[0].locked.push(account.to_string());
             }
         }
-        if server {
+        if server && !known {
             was[0].replicating = replicating(&mut self.primary).await?;
         }
         for replica in &mut self.replicas {
@@ -93,6 +112,7 @@ pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
             Server::new(name, &plan.name, server, guard.clone())
         };
         Shard {
+            plan: plan.name.clone(),
             side,
             number,
             replicas: match plan.cutover.scope {
@@ -103,6 +123,7 @@ pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
             accounts: accounts.clone(),
             accounts_only: plan.cutover.scope == FenceScope::Accounts,
             scope: plan.cutover.scope,
+            kept_closed: false,
             was: Vec::new(),
         }
     };
@@ -131,11 +152,6 @@ pub fn login(plan: &Plan, endpoint: Endpoint) -> Endpoint {
     }
 }
 
-/// As in `ALTER USER`.
-pub fn account_sql(account: &Account) -> String {
-    format!("{}@{}", quote(&account.user), quote(&account.host))
-}
-
 async fn settings(server: &mut Server) -> Result<Was, CutoverError> {
     let sql = "SELECT @@read_only, @@event_scheduler";
     let rows: Vec<(bool, String)> = server.ask("reading its settings", sql).await?;
@@ -143,21 +159,8 @@ async fn settings(server: &mut Server) -> Result<Was, CutoverError> {
     Ok(Was { read_only, event_scheduler, ..Was::default() })
 }
 
-pub async fn is_locked(server: &mut Server, account: &Account) -> Result<bool, CutoverError> {
-    let sql = format!(
-        "SELECT COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true')
-         FROM mysql.global_priv WHERE User = {} AND Host = {}",
-        quote(&account.user),
-        quote(&account.host)
-    );
-    let rows: Vec<bool> = server.ask("looking at the application's accounts", &sql).await?;
-    rows.into_iter().next().ok_or_else(|| CutoverError::NoAccount {
-        server: server.name.clone(),
-        account: account.to_string(),
-    })
-}
-
-async fn replicating(server: &mut Server) -> Result<Vec<String>, CutoverError> {
+/// Names of connections to other servers that run.
+pub(crate) async fn replicating(server: &mut Server) -> Result<Vec<String>, CutoverError> {
     let doing = "looking for replication into it";
     let rows: Vec<mysql_async::Row> = server.ask(doing, "SHOW ALL SLAVES STATUS").await?;
     let text = |row: &mysql_async::Row, column: &str| -> String {

@@ -33,6 +33,12 @@ EXECUTE IMMEDIATE CONCAT('GRANT SUPER ON *.* TO ', @account);
 
 -- See which accounts are locked. The hashes that this shows give nothing that CREATE USER does not.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Priv) ON mysql.global_priv TO ', @account);
+-- And which may act in their place, where locked accounts are the whole fence.
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Proxied_user) ON mysql.proxies_priv TO ', @account);
+
+-- Which shards keep this server closed, of whichever plan: whoever opens it asks.
+CREATE DATABASE IF NOT EXISTS modshift;
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON modshift.fences TO ', @account);
 
 -- Read how far the streams are; read counters and sequences, and carry them over: ALTER TABLE ...
 -- AUTO_INCREMENT takes ALTER, CREATE and INSERT, SETVAL takes INSERT.

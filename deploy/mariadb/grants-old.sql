@@ -76,10 +76,12 @@ CREATE DATABASE IF NOT EXISTS modshift;
 EXECUTE IMMEDIATE CONCAT('DROP VIEW IF EXISTS ', @in_schema, '.modshift_accounts, ', @in_schema,
     '.modshift_writers');
 
--- Which accounts may switch the binlog off in their session or write on a read-only server: names and privileges without the
--- password hashes that mysql.global_priv holds beside them.
+-- Which accounts may switch the binlog off in their session or write on a read-only server: names, privileges and locks without
+-- the password hashes that mysql.global_priv holds beside them.
 CREATE OR REPLACE SQL SECURITY DEFINER VIEW modshift.accounts AS SELECT User, Host,
-    CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) AS access FROM mysql.global_priv;
+    CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) AS access,
+    COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true') AS locked
+    FROM mysql.global_priv;
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON modshift.accounts TO ', @account);
 
 -- Which accounts may write in which schema, to compare them with those that the fence locks.

@@ -141,6 +141,22 @@ pub const FINISHED_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_finished (
         at DATETIME(6) NOT NULL COMMENT 'UTC, by this server'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
 
+/// Modshift's own schema, where a server needs to know something of all plans.
+pub const SCHEMA: &str = "modshift";
+pub const FENCES: &str = "modshift.fences";
+pub const FENCES_NAME: &str = "fences";
+
+/// On each server that a fence closes: which shards keep it closed. Whoever opens one asks here.
+pub const FENCES_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift.fences (
+        plan VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+        shard VARCHAR(64) NOT NULL COMMENT 'old shard 0',
+        abandoned BOOLEAN NOT NULL COMMENT '1: a run has left it, 0: kept out until it serves',
+        server BOOLEAN NOT NULL COMMENT '1: the whole server is closed, 0: accounts alone',
+        was LONGTEXT NOT NULL COMMENT 'JSON: settings before, of the primary and its replicas',
+        since DATETIME(6) NOT NULL COMMENT 'UTC',
+        PRIMARY KEY (plan, shard)
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
 /// What `modshift finish` has said on this shard.
 pub async fn is_finished(conn: &mut Conn, at: &str, plan: &Plan) -> Result<bool, ServerError> {
     const NO_SUCH_TABLE: u16 = 1146;

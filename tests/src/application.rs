@@ -12,12 +12,16 @@ use crate::{Estate, MariaDbServer, Writer, WriterOptions, server::PASSWORD, writ
 
 /// User and password of the application.
 pub const APP: &str = "app";
+/// Its account, as in the plan. What a server shows of a session's host (`localhost:1234`, where names
+/// are resolved) does not match it.
+pub const APP_ACCOUNT: &str = "app@127.0.0.%";
+const APP_HOST: &str = "127.0.0.%";
 
 /// What the plan says of it: whom the fence keeps out, and where the routing is published. `more`
 /// are further lines of `[cutover]`.
 pub fn plan_tail(more: &str) -> String {
     format!(
-        "[cutover]\naccounts = [\"{APP}@%\"]\n{more}\n\
+        "[cutover]\naccounts = [\"{APP_ACCOUNT}\"]\n{more}\n\
          [[routing]]\nkind = \"file\"\npath = \"routing.json\"\n"
     )
 }
@@ -25,9 +29,10 @@ pub fn plan_tail(more: &str) -> String {
 /// With the rights that an application has: on the rows of its schema, and no others.
 pub async fn create_account(server: &MariaDbServer, schema: &str) -> Result<()> {
     let mut conn = server.connect().await?;
-    conn.query_drop(format!("CREATE USER {APP}@'%' IDENTIFIED BY '{APP}'")).await?;
+    conn.query_drop(format!("CREATE USER {APP}@'{APP_HOST}' IDENTIFIED BY '{APP}'")).await?;
     let schema = schema.replace('_', "\\_");
-    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON `{schema}`.* TO {APP}@'%'");
+    let grant =
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON `{schema}`.* TO {APP}@'{APP_HOST}'");
     conn.query_drop(grant).await?;
     conn.disconnect().await.map_err(Into::into)
 }

@@ -148,7 +148,7 @@ impl Site {
         let marked = self.places.iter_mut().map(|place| place.mark(plan));
         try_join_all(marked).await?;
         let emptied = self.places.iter().map(async |place| {
-            place.restore(scope).await?;
+            place.restore(plan, scope).await?;
             place.empty(tables, false).await?;
             place.make_tables(models).await
         });
@@ -167,7 +167,7 @@ impl Site {
     pub async fn clean(self, keep: bool) -> Vec<String> {
         let mut left = Vec::new();
         let cleaned = join_all(self.places.iter().map(async |place| {
-            place.restore(self.scope).await?;
+            place.restore(&self.plan, self.scope).await?;
             place.drop_accounts().await?;
             if !keep {
                 place.empty(&self.tables, true).await?;
@@ -373,8 +373,25 @@ impl Place {
         Ok(())
     }
 
+    /// That its shards keep the server closed: nobody lets them go any more.
+    async fn forget_fences(&self, plan: &str) -> Result<(), ServerError> {
+        const NO_SUCH: [u16; 2] = [1049, 1146];
+        if !self.marked {
+            return Ok(());
+        }
+        let mut conn = connect(&server(&self.endpoint), Session::Plain).await?;
+        let fenced_as = format!("{plan}{}-", modshift_proto::plan::REHEARSAL_SUFFIX);
+        let sql = format!("DELETE FROM {} WHERE LEFT(plan, ?) = ?", control::FENCES);
+        let gone = conn.exec_drop(sql, (fenced_as.chars().count(), &fenced_as)).await;
+        match gone.map_err(|e| error::of(&label(&self.endpoint), "forgetting its fences", e)) {
+            Err(error) if error.code().is_some_and(|code| NO_SUCH.contains(&code)) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// The servers' settings as they were before the first fence.
-    async fn restore(&self, scope: FenceScope) -> Result<(), ServerError> {
+    async fn restore(&self, plan: &str, scope: FenceScope) -> Result<(), ServerError> {
+        self.forget_fences(plan).await?;
         if scope == FenceScope::Accounts || !self.marked {
             return Ok(());
         }

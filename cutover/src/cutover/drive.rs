@@ -109,6 +109,7 @@ impl<O: Outside> Cutover<O> {
     pub(super) async fn end_back(&mut self) -> Result<(), CutoverError> {
         if next(self.register.journal(), &self.facts) == Action::End(End::From) {
             stage::reached("before_end", 1).await;
+            self.undo_close().await;
             self.note(Entry::Ended(End::From)).await?;
         }
         match self.lost.take() {

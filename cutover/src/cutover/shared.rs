@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use modshift_proto::plan::{AutoIncrement, FenceScope};
 
 use super::Cutover;
+use crate::accounts::shared_user;
 use crate::counters;
 use crate::error::CutoverError;
 use crate::outside::Outside;
@@ -52,7 +53,7 @@ impl<O: Outside> Cutover<O> {
                 let cutover = &self.plan.cutover;
                 let apart = !cutover.old_accounts.is_empty()
                     && !cutover.new_accounts.is_empty()
-                    && !cutover.old_accounts.iter().any(|a| cutover.new_accounts.contains(a));
+                    && shared_user(&cutover.old_accounts, &cutover.new_accounts).is_none();
                 if !apart || !shard.replicas.is_empty() {
                     return Err(CutoverError::SharedServer { server, other: names[other].clone() });
                 }

@@ -10,7 +10,7 @@ use modshift_changelog::stage;
 use tokio::sync::watch;
 
 use super::Cutover;
-use crate::decide::{Action, Entry, next, next_version};
+use crate::decide::{Action, Entry, Mark, next, next_version};
 use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
 use crate::outside::Outside;
@@ -56,6 +56,21 @@ impl<O: Outside> Cutover<O> {
                 self.note(Entry::Undone(Step::Fence)).await?;
                 self.outside.tell("fence undone");
                 Ok(())
+            }
+        }
+    }
+
+    /// What [`close`](Self::close) did to the side that is not to serve after all. It stays closed where
+    /// clients may have learned of it meanwhile, and a shard that does not answer holds up nobody.
+    pub(super) async fn undo_close(&mut self) {
+        if self.settings.dry || self.register.journal().mark(Step::Publish) != Mark::Untouched {
+            return;
+        }
+        let let_in = join_all(self.to.iter_mut().map(fence::let_in)).await;
+        for (shard, outcome) in self.to.iter().zip(let_in) {
+            if let Err(error) = outcome {
+                let name = shard.name();
+                self.outside.tell(&format!("note: {name} stays closed as for a cutover: {error}"));
             }
         }
     }

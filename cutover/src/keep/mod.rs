@@ -3,8 +3,13 @@
 //!
 //! Whoever applies to a shard looks: as soon as its server answers and each second after. Where the
 //! last marker fenced the shard and `read_only` is off, it is set again, unless the server holds a
-//! shard of the other side too. Only a shard that a run has fenced is looked after: before that, new
-//! shards are as the operator left them.
+//! shard of the other side too; and so are the event scheduler and replication into the primary, which
+//! a restart may start and which write through `read_only`. Only a shard that a run has fenced is
+//! looked after: before that, new shards are as the operator left them.
+//!
+//! While the primary is away, its replicas go by the token that replication has brought them, unless
+//! the primary last said that it serves: one that is behind may be closed for nothing, which can be
+//! undone, and a write on it cannot.
 //!
 //! **A shard that is being opened is never closed.** An opening writes the serving marker first and
 //! ends `read_only` after. What is closed here is closed under the same lock that every operator's
@@ -49,28 +54,62 @@ const CLOSING: Duration = Duration::from_secs(15);
 const AUDIT: Duration = Duration::from_secs(5);
 const NO_SUCH_TABLE: u16 = 1146;
 
+/// What a token says, and whether a run wrote its last marker.
+type Token = (Phase, bool);
+
+/// What a server takes writes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    read_only: bool,
+    events: bool,
+    /// Replication into it runs. Only asked of a primary that is fenced.
+    replicates: bool,
+}
+
+impl Standing {
+    fn is_open(self) -> bool {
+        !self.read_only || self.events || self.replicates
+    }
+
+    fn words(self) -> String {
+        let found = [
+            (!self.read_only, "without read_only"),
+            (self.events, "with the event scheduler on"),
+            (self.replicates, "replicating from another server"),
+        ];
+        let found: Vec<&str> = found.iter().filter(|(is, _)| *is).map(|&(_, what)| what).collect();
+        found.join(", ")
+    }
+}
+
 /// A shard's servers as they are, the primary first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// What the token says, and whether a run wrote the last marker; `None`: there is no token.
-    token: Option<(Phase, bool)>,
+    /// `None`: there is no token.
+    token: Option<Token>,
     /// `None`: that server does not answer.
-    read_only: Vec<Option<bool>>,
+    standing: Vec<Option<Standing>>,
 }
 
 /// By a run: a shard that none has touched is as the operator left it.
-fn is_fenced(seen: &Seen) -> bool {
-    seen.token == Some((Phase::Fenced, true))
+fn is_fenced(token: Option<Token>) -> bool {
+    token == Some((Phase::Fenced, true))
 }
 
 /// The servers that a run has closed and that are open.
 pub(crate) fn opened(seen: &Seen) -> Vec<usize> {
-    let open =
-        |(index, read_only): (usize, &Option<bool>)| (*read_only == Some(false)).then_some(index);
-    match is_fenced(seen) {
-        true => seen.read_only.iter().enumerate().filter_map(open).collect(),
+    let open = |(index, standing): (usize, &Option<Standing>)| {
+        standing.is_some_and(Standing::is_open).then_some(index)
+    };
+    match is_fenced(seen.token) {
+        true => seen.standing.iter().enumerate().filter_map(open).collect(),
         false => Vec::new(),
     }
+}
+
+/// Whether a replica whose primary does not answer is one of a fenced shard.
+fn goes_for_fenced(last: Option<Token>, own: Option<Token>) -> bool {
+    is_fenced(own) && !matches!(last, Some((Phase::Serving, _)))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -94,6 +133,8 @@ struct Keeper {
     places: Places,
     /// Known since the primary was last connected to.
     shared: bool,
+    /// What the primary last said.
+    last: Option<Token>,
     /// Why it could not be closed, as it was last said.
     told: Option<String>,
 }
@@ -122,6 +163,7 @@ impl Keeper {
             endpoints,
             places: Places::default(),
             shared: false,
+            last: None,
             told: None,
             plan,
         }
@@ -133,30 +175,28 @@ impl Keeper {
 
     /// One look, and what follows from it; how long until the next.
     async fn turn(&mut self) -> Duration {
-        let seen = match self.look().await {
-            Ok(seen) => seen,
-            // The streams of this shard say so themselves.
-            Err(error) => {
-                tracing::debug!(%error, "the fence cannot be looked at");
-                return LOOK_AWAY;
-            }
-        };
+        let seen = self.look().await;
+        let away = seen.standing[0].is_none();
         let open = opened(&seen);
         if open.is_empty() || self.shared {
-            self.note(None);
-            if is_fenced(&seen) {
+            if !away {
+                self.note(None);
+            }
+            if is_fenced(seen.token) {
                 self.places.learn(&self.plan).await;
             }
-            return LOOK;
+            return if away { LOOK_AWAY } else { LOOK };
         }
-        let closing = Box::pin(self.close(&open));
+        let found: Vec<String> =
+            open.iter().map(|&index| seen.standing[index].unwrap_or_default().words()).collect();
+        let closing = Box::pin(self.close(&open, away));
         match tokio::time::timeout(CLOSING, closing).await {
             Ok(Ok(Closed::Now)) => {
                 self.note(None);
                 metrics::restored(self.side, self.number, 1);
-                let shard = self.name();
-                tracing::warn!(shard, "fenced, and found without read_only: set again");
-                self.write_down().await;
+                let (shard, found) = (self.name(), found.join("; "));
+                tracing::warn!(shard, found, "fenced, and found open: closed again");
+                self.write_down(&found).await;
             }
             Ok(Ok(Closed::Serves)) => self.note(None),
             Ok(Ok(Closed::Shared)) => {
@@ -187,37 +227,43 @@ impl Keeper {
         }
     }
 
-    async fn look(&mut self) -> Result<Seen, ServerError> {
+    /// What does not answer is said by the streams of the shard.
+    async fn look(&mut self) -> Seen {
         if self.conns[0].is_none() {
             // It may be another server by now.
             self.shared = false;
         }
         let asked = self.conns.iter_mut().zip(&self.endpoints).enumerate();
         let asked = asked.map(|(index, (conn, endpoint))| ask(conn, endpoint, index == 0));
-        let mut token = None;
-        let mut read_only = Vec::new();
-        for (index, answer) in join_all(asked).await.into_iter().enumerate() {
-            match answer {
-                Ok((told, on)) => {
-                    token = told.or(token);
-                    read_only.push(Some(on));
-                }
-                Err(error) if index == 0 => return Err(error),
-                Err(_) => read_only.push(None),
+        let answers: Vec<Option<Answer>> =
+            join_all(asked).await.into_iter().map(Result::ok).collect();
+        let standing = |answer: &Option<Answer>| answer.as_ref().map(|(_, standing)| *standing);
+        let mut standing: Vec<Option<Standing>> = answers.iter().map(standing).collect();
+        if let Some((token, _)) = answers[0] {
+            self.last = token;
+            return Seen { token, standing };
+        }
+        for (answer, standing) in answers.iter().zip(&mut standing) {
+            let own = answer.and_then(|(token, _)| token);
+            if !goes_for_fenced(self.last, own) {
+                *standing = None;
             }
         }
-        Ok(Seen { token, read_only })
+        Seen { token: Some((Phase::Fenced, true)), standing }
     }
 
     /// Closes these servers, if nobody is at the shard and it is still to be closed.
-    async fn close(&mut self, open: &[usize]) -> Result<Closed, CutoverError> {
+    async fn close(&mut self, open: &[usize], away: bool) -> Result<Closed, CutoverError> {
         let twins = match self.places.neighbours(&self.plan, self.side, self.number).await? {
             Neighbours::OtherSide => return Ok(Closed::Shared),
             Neighbours::Twins(twins) => twins,
         };
         let mut shards = shard::side(&self.plan, self.side, &Guard::Bystander);
         shards.retain(|shard| shard.number == self.number || twins.contains(&shard.number));
-        let outcome = close_under_lock(&mut shards, self.number, open).await;
+        let outcome = match away {
+            false => close_under_lock(&mut shards, self.number, open).await,
+            true => close_replicas(&mut shards, self.number, open).await,
+        };
         match outcome {
             Err(CutoverError::Attended { .. }) => Ok(Closed::Attended),
             outcome => outcome,
@@ -226,11 +272,11 @@ impl Keeper {
 
     /// For `modshift audit` and `modshift status`. What happened, happened whether or not it can be
     /// written down.
-    async fn write_down(&self) {
+    async fn write_down(&self, found: &str) {
         let entry = async {
             let what = restored_words(&self.name());
-            let entry = audit::begin(&self.plan, &what, "its server was without read_only").await?;
-            entry.finish("read_only set again").await
+            let entry = audit::begin(&self.plan, &what, &format!("it was {found}")).await?;
+            entry.finish("closed again").await
         };
         let outcome = tokio::time::timeout(AUDIT, entry).await;
         if !matches!(outcome, Ok(Ok(()))) {
@@ -264,10 +310,40 @@ async fn close_under_lock(
     for shard in shards.iter_mut().filter(|shard| shard.number == number) {
         if let Err(error) = fence::shut(shard, open).await {
             // The named accounts at least.
-            shard.accounts_only = true;
-            fence::keep_out(shard).await?;
+            fence::lock_out(shard).await?;
             return Err(error);
         }
+    }
+    Ok(Closed::Now)
+}
+
+/// The primary being away: each of these replicas under its own lock, if its own token still says so,
+/// and that of each other shard that lives there.
+async fn close_replicas(
+    shards: &mut [Shard],
+    number: u16,
+    open: &[usize],
+) -> Result<Closed, CutoverError> {
+    let sql = "SELECT phase FROM modshift_token WHERE id = 1";
+    let mut serves = false;
+    for shard in shards.iter_mut() {
+        let own = shard.number == number;
+        for (_, server) in shard.servers().enumerate().skip(1).filter(|(i, _)| open.contains(i)) {
+            match server.ask::<String>("reading the phase", sql).await {
+                Ok(phases) => {
+                    let fenced = |text: &String| fence::phase_of(text) == Phase::Fenced;
+                    serves |= !phases.first().is_some_and(fenced);
+                }
+                Err(error) if own => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+    if serves {
+        return Ok(Closed::Serves);
+    }
+    for shard in shards.iter_mut().filter(|shard| shard.number == number) {
+        fence::shut(shard, open).await?;
     }
     Ok(Closed::Now)
 }
@@ -281,7 +357,7 @@ fn servers_of(plan: &Plan, side: Side, number: u16) -> Vec<Endpoint> {
     endpoints.get(usize::from(number)).map(Endpoint::servers).unwrap_or_default()
 }
 
-type Answer = (Option<(Phase, bool)>, bool);
+type Answer = (Option<Token>, Standing);
 
 async fn ask(
     slot: &mut Option<Conn>,
@@ -310,41 +386,69 @@ async fn ask(
 
 async fn state(conn: &mut Conn, at: &str, primary: bool) -> Result<Answer, ServerError> {
     let of = |error| error::of(at, "looking at the fence", error);
-    // What a replica says of the phase may be old.
-    let token = |what: &str| match primary {
-        true => format!("(SELECT {what} FROM modshift_token WHERE id = 1)"),
-        false => "NULL".to_owned(),
-    };
-    let (phase, marked) = (token("phase"), token("fence IS NOT NULL"));
-    let sql = format!("SELECT {phase}, {marked}, @@GLOBAL.read_only");
-    type Row = (Option<String>, Option<bool>, bool);
-    let row: Result<Option<Row>, _> = conn.query_first(sql).await.map_err(of);
+    type Row = (Option<String>, Option<bool>, bool, bool);
+    const SETTINGS: &str = "@@GLOBAL.read_only, @@GLOBAL.event_scheduler = 'ON'";
+    let with_token = format!(
+        "SELECT (SELECT phase FROM modshift_token WHERE id = 1),
+         (SELECT fence IS NOT NULL FROM modshift_token WHERE id = 1), {SETTINGS}"
+    );
+    let row: Result<Option<Row>, _> = conn.query_first(with_token).await.map_err(of);
     let row = match row {
         // No reader was ever started, or the reshard is finished.
-        Err(error) if error.code() == Some(NO_SUCH_TABLE) => None,
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => {
+            conn.query_first(format!("SELECT NULL, NULL, {SETTINGS}")).await.map_err(of)?
+        }
         row => row?,
     };
-    let Some((phase, marked, read_only)) = row else { return Ok((None, true)) };
+    let (phase, marked, read_only, events) = row.unwrap_or_default();
     let token = phase.map(|phase| (fence::phase_of(&phase), marked.unwrap_or_default()));
-    Ok((token, read_only))
+    let mut standing = Standing { read_only, events, replicates: false };
+    if primary && is_fenced(token) {
+        // Tells it to whoever asks, unlike SHOW ALL SLAVES STATUS.
+        let sql = "SELECT VARIABLE_VALUE <> '0' FROM information_schema.GLOBAL_STATUS
+                   WHERE VARIABLE_NAME = 'SLAVES_RUNNING'";
+        let running: Option<bool> = conn.query_first(sql).await.map_err(of)?;
+        standing.replicates = running.unwrap_or_default();
+    }
+    Ok((token, standing))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const CLOSED: Standing = Standing { read_only: true, events: false, replicates: false };
+
     #[test]
     fn only_what_a_run_has_fenced_is_closed_again() {
-        let check = |token, read_only: &[Option<bool>], expected: &[usize]| {
-            let seen = Seen { token, read_only: read_only.to_vec() };
+        let open = Standing { read_only: false, ..CLOSED };
+        let check = |token, standing: &[Option<Standing>], expected: &[usize]| {
+            let seen = Seen { token, standing: standing.to_vec() };
             assert_eq!(opened(&seen), expected, "{seen:?}");
         };
         let fenced = Some((Phase::Fenced, true));
-        check(fenced, &[Some(false)], &[0]);
-        check(fenced, &[Some(true), Some(false), None], &[1]);
-        check(fenced, &[Some(true)], &[]);
-        check(Some((Phase::Serving, true)), &[Some(false)], &[]);
-        check(Some((Phase::Fenced, false)), &[Some(false)], &[]);
-        check(None, &[Some(false)], &[]);
+        check(fenced, &[Some(open)], &[0]);
+        check(fenced, &[Some(CLOSED), Some(open), None], &[1]);
+        check(fenced, &[Some(CLOSED)], &[]);
+        check(Some((Phase::Serving, true)), &[Some(open)], &[]);
+        check(Some((Phase::Fenced, false)), &[Some(open)], &[]);
+        check(None, &[Some(open)], &[]);
+        let writes_through = [
+            Some(Standing { events: true, ..CLOSED }),
+            Some(CLOSED),
+            Some(Standing { replicates: true, ..CLOSED }),
+        ];
+        check(fenced, &writes_through, &[0, 2]);
+    }
+
+    #[test]
+    fn a_replica_goes_by_its_own_token_unless_its_primary_said_that_it_serves() {
+        let (fenced, untouched) = (Some((Phase::Fenced, true)), Some((Phase::Fenced, false)));
+        let serving = Some((Phase::Serving, true));
+        assert!(goes_for_fenced(fenced, fenced) && goes_for_fenced(None, fenced));
+        assert!(!goes_for_fenced(serving, fenced));
+        for own in [None, serving, untouched] {
+            assert!(!goes_for_fenced(fenced, own), "{own:?}");
+        }
     }
 }

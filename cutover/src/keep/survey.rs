@@ -41,8 +41,8 @@ async fn one(plan: &Plan, side: Side, number: u16) -> Held {
         Some(Err(detail)) => return Held::Unknown(detail),
         None => return Held::Yes,
     };
-    let replicas = answers.map(|answer| answer.ok().map(|(_, read_only)| read_only));
-    let seen = Seen { token, read_only: std::iter::once(Some(primary)).chain(replicas).collect() };
+    let replicas = answers.map(|answer| answer.ok().map(|(_, standing)| standing));
+    let seen = Seen { token, standing: std::iter::once(Some(primary)).chain(replicas).collect() };
     let open = opened(&seen);
     if open.is_empty() {
         return Held::Yes;

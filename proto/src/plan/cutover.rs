@@ -19,7 +19,7 @@ pub struct Cutover {
     /// Sets `auto_increment_increment` and `auto_increment_offset` of the new shards, so that no
     /// two of them give out the same key.
     pub auto_increment: AutoIncrement,
-    /// Not in the text of a plan: a rehearsal beside real shards has another.
+    /// A rehearsal beside real shards has another than its plan.
     pub scope: FenceScope,
 }
 
@@ -47,6 +47,8 @@ pub enum AutoIncrement {
     Keep,
 }
 
+pub(super) const FENCE_WORDS: [(&str, FenceScope); 2] =
+    [("server", FenceScope::Server), ("accounts", FenceScope::Accounts)];
 pub(super) const AUTO_INCREMENT_WORDS: [(&str, AutoIncrement); 2] =
     [("interleave", AutoIncrement::Interleave), ("keep", AutoIncrement::Keep)];
 
@@ -57,7 +59,8 @@ impl std::fmt::Display for Account {
     }
 }
 
-pub(super) fn read(root: &Section<'_>) -> Cutover {
+/// `own`: the users that modshift logs in as on the shards.
+pub(super) fn read(root: &Section<'_>, own: &[&str]) -> Cutover {
     let section = root.section("cutover");
     let accounts = |key: &'static str| {
         let items = section.get(key).map(|item| item.elements());
@@ -67,11 +70,27 @@ pub(super) fn read(root: &Section<'_>) -> Cutover {
     let old_accounts = accounts("old_accounts").unwrap_or_else(|| both.clone());
     let new_accounts = accounts("new_accounts").unwrap_or(both);
     let user = section.get("user").and_then(|item| item.text_that("an account", |u| !u.is_empty()));
+    let named = old_accounts.iter().chain(&new_accounts);
+    // The fence ends sessions by user name: no server tells which account a session is of.
+    let ours = |account: &&Account| {
+        own.contains(&account.user.as_str()) || user.as_deref() == Some(account.user.as_str())
+    };
+    if let Some(account) = named.into_iter().find(ours) {
+        section.fault(&format!(
+            "{account} has the user name that modshift itself logs in with: the fence ends every \
+             session of that name; give modshift a user of its own"
+        ));
+    }
     let password = section.get("password");
     if user.is_some() != password.is_some() && section.has("user") != section.has("password") {
         section.fault("expected both user and password, or neither");
     }
     let password = password.map(|item| Secret::new(item.secret().unwrap_or_default()));
+    let scope = section.get("fence").and_then(|item| item.word(&FENCE_WORDS));
+    let scope = scope.unwrap_or(default::FENCE);
+    if scope == FenceScope::Accounts && (old_accounts.is_empty() || new_accounts.is_empty()) {
+        section.fault_at("fence", "expected accounts of both sides: they are all that it locks");
+    }
     let range = Duration::from_millis(50)..=Duration::from_secs(60 * 60);
     let cutover = Cutover {
         old_accounts,
@@ -83,7 +102,7 @@ pub(super) fn read(root: &Section<'_>) -> Cutover {
             .get("auto_increment")
             .and_then(|item| item.word(&AUTO_INCREMENT_WORDS))
             .unwrap_or(default::AUTO_INCREMENT),
-        scope: FenceScope::Server,
+        scope,
     };
     section.finish();
     cutover

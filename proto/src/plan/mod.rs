@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use self::cutover::{Account, AutoIncrement, Cutover, FenceScope};
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
-pub use self::rehearse::Rehearse;
+pub use self::rehearse::{Rehearse, SUFFIX as REHEARSAL_SUFFIX};
 pub use self::reverse::{Direction, LOST_BACK};
 pub use self::routing::{
     EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,

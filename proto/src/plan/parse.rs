@@ -84,7 +84,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let reader = policy::reader(&root);
     let apply = policy::apply(&root);
     let gate = policy::gate(&root, &reader);
-    let cutover = cutover::read(&root);
+    let own: Vec<&str> = old.iter().chain(&new).map(|shard| shard.user.as_str()).collect();
+    let cutover = cutover::read(&root, &own);
     let verify = verify::read(&root);
     let check = policy::check(&root, &tables);
     let http = policy::http(&root);

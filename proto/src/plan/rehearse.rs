@@ -8,7 +8,7 @@ use super::section::Section;
 use super::{Account, AutoIncrement, Endpoint, FenceScope, Log, Plan, default};
 
 /// Between the plan's name and the run's.
-pub(super) const SUFFIX: &str = "-rehearsal";
+pub const SUFFIX: &str = "-rehearsal";
 /// The gate of a rehearsal is no promise to anyone: it need not hold for long.
 const HOLD_MAX: Duration = Duration::from_millis(500);
 

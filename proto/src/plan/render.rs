@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::cutover::AUTO_INCREMENT_WORDS;
+use super::cutover::{AUTO_INCREMENT_WORDS, FENCE_WORDS};
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
@@ -154,6 +154,7 @@ impl Plan {
             out.text("user", user);
             out.text("password", REDACTED);
         }
+        out.text("fence", word(&FENCE_WORDS, cutover.scope));
         out.text("budget", &format_duration(cutover.budget));
         out.line("watchdog", cutover.watchdog);
         out.text("auto_increment", word(&AUTO_INCREMENT_WORDS, cutover.auto_increment));

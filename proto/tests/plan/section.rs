@@ -84,5 +84,14 @@ fn the_accounts_of_a_cutover_are_those_of_create_user() {
         "cutover.accounts[0]: expected an account such as \"app@%\", found \"app\"",
     );
     check("user = \"root\"", "cutover: expected both user and password, or neither");
+    check(
+        "accounts = [\"modshift@10.%\"]",
+        "cutover: modshift@10.% has the user name that modshift itself logs in with: the fence ends \
+         every session of that name; give modshift a user of its own",
+    );
+    check(
+        "old_accounts = [\"a@%\"]\nfence = \"accounts\"",
+        "cutover.fence: expected accounts of both sides: they are all that it locks",
+    );
     check("account = []", "cutover.account: unknown key, did you mean accounts?");
 }

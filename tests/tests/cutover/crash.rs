@@ -197,7 +197,7 @@ async fn a_dry_run_shows_every_statement_and_changes_nothing() -> Result<()> {
     let script = site.command(&["cutover", "--dry-run"], &[0]).await?;
     for expected in [
         "old shard 0: SET GLOBAL read_only = 1;",
-        "old shard 1: ALTER USER 'app'@'%' ACCOUNT LOCK;",
+        "old shard 1: ALTER USER 'app'@'127.0.0.%' ACCOUNT LOCK;",
         "old shard 1: XA RECOVER;",
         "phase = 'fenced'",
         "new shard 2: SET GLOBAL auto_increment_increment = 3, GLOBAL auto_increment_offset = 3;",

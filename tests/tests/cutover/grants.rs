@@ -3,14 +3,14 @@
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{EstateOptions, Log, grants::grant_all};
 
-use crate::site::{LIMIT, Site, options, says};
+use crate::site::{APP_ACCOUNT, LIMIT, Site, options, says};
 
 const DAEMONS: &str = "resharder";
 const SWITCHER: &str = "switcher";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
-    let usual = options(Log::Direct, 41, "60s", "\"app@%\"");
+    let usual = options(Log::Direct, 41, "60s", &format!("\"{APP_ACCOUNT}\""));
     let login =
         format!("[cutover]\nuser = \"{SWITCHER}\"\npassword = \"${{MODSHIFT_PASSWORD}}\"\n");
     let plan_tail = usual.plan_tail.replace("[cutover]\n", &login);

@@ -11,6 +11,8 @@ mod glass;
 mod grants;
 mod kept;
 mod network;
+mod others;
+mod peers;
 mod proven;
 mod round_trip;
 mod shared;

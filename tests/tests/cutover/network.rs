@@ -12,7 +12,7 @@ use modshift_tests::{
 };
 use mysql_async::prelude::Queryable;
 
-use crate::site::{LIMIT, Site, options, sample, says, seed, unwatched};
+use crate::site::{APP_ACCOUNT, LIMIT, Site, options, sample, says, seed, unwatched};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum What {
@@ -60,7 +60,7 @@ struct Network {
 impl Network {
     async fn start(log: Log, seed: u64) -> Result<Network> {
         let etcd = EtcdServer::start().await?;
-        let usual = unwatched(options(log, seed, "12s", "\"app@%\""));
+        let usual = unwatched(options(log, seed, "12s", &format!("\"{APP_ACCOUNT}\"")));
         let options = EstateOptions {
             proxies: true,
             plan_tail: format!(

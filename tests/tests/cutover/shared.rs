@@ -7,8 +7,9 @@ use modshift_tests::{
     server::{ADMIN, PASSWORD},
     wait_until,
 };
+use mysql_async::prelude::Queryable;
 
-use crate::site::{APP, Site, says};
+use crate::site::{APP, APP_ACCOUNT, Site, says};
 
 const NEW_APP: &str = "app_new";
 
@@ -33,7 +34,7 @@ fn write_plan(site: &Site, accounts: &str) -> Result<()> {
     let (old, new) = (&site.estate.old[0], &site.estate.new[0]);
     let port = |port: u16| format!("port = {port}\n");
     let plan = site.estate.plan().replace(&port(new.server.port()), &port(old.server.port()));
-    let all = format!("accounts = [\"{APP}@%\"]\n");
+    let all = format!("accounts = [\"{APP_ACCOUNT}\"]\n");
     ensure!(plan.contains(&all), "{plan}");
     let plan = plan.replace(&all, &format!("{accounts}\nauto_increment = \"keep\"\n"));
     std::fs::write(site.estate.plan_path(), plan).context("writing the plan")
@@ -46,14 +47,37 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
     let shared = &site.estate.old[0];
     let old_app = Address { user: APP.into(), password: APP.into(), ..shared.address() };
     let write = "UPDATE t_wallet SET ver = ver + 1 ORDER BY id LIMIT 1";
-    write_plan(&site, &format!("accounts = [\"{APP}@%\"]"))?;
+    write_plan(&site, &format!("accounts = [\"{APP_ACCOUNT}\"]"))?;
     let daemons = site.daemons()?;
     let refused = site.command(&["cutover", "--wait", "100s"], &[1, 3]).await?;
     ensure!(refused.contains("give each side accounts of its own"), "{refused}");
     old_app.run(write).await.context("refused, and not as before")?;
 
-    let apart = format!("old_accounts = [\"{APP}@%\"]\nnew_accounts = [\"{NEW_APP}@%\"]");
+    // Accounts of one user name do not tell the sides apart either: hosts are shown as names.
+    let by_host = format!("old_accounts = [\"{APP_ACCOUNT}\"]\nnew_accounts = [\"{APP}@%\"]");
+    write_plan(&site, &by_host)?;
+    let refused = site.command(&["cutover", "--wait", "100s"], &[1, 3]).await?;
+    ensure!(refused.contains("no user name in both"), "{refused}");
+
+    let apart = format!("old_accounts = [\"{APP_ACCOUNT}\"]\nnew_accounts = [\"{NEW_APP}@%\"]");
     write_plan(&site, &apart)?;
+    // What a refused client would log in by next.
+    for (door, found) in [
+        (format!("'{APP}'@'localhost'"), "logs in by it"),
+        ("''@'10.9.9.9'".to_owned(), "has anonymous accounts"),
+    ] {
+        shared.server.run(format!("CREATE USER {door}")).await?;
+        let refused = site.command(&["cutover", "--wait", "100s"], &[1]).await?;
+        ensure!(refused.contains("accounts that the plan does not name"), "{refused}");
+        ensure!(refused.contains(&door), "{refused}");
+        let checked = site.command(&["check", "--quick"], &[1]).await?;
+        ensure!(checked.contains(found), "{checked}");
+        shared.server.run(format!("DROP USER {door}")).await?;
+    }
+    let mut pooled = old_app.connect().await?;
+    pooled.query_drop(write).await?;
+    let shown: String = old_app.value("SELECT USER()").await?;
+    ensure!(shown.ends_with("@localhost"), "names are not resolved: {shown}");
     let events = "SELECT @@event_scheduler";
     // Until the fence the server goes on serving with all it has.
     let file = site.estate.dir().join("release");
@@ -68,6 +92,7 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
     let status = held.wait_exit(crate::site::LIMIT).await?;
     ensure!(status.success(), "{}\n{}", held.output(), says(&daemons));
     ensure!(old_app.run(write).await.is_err(), "the old shard takes writes");
+    ensure!(pooled.query_drop(write).await.is_err(), "a pooled session outlived the fence");
     new_app.run(write).await?;
     ensure!(!shared.value::<bool>("SELECT @@read_only").await?, "read_only stops both");
     ensure!(shared.value::<String>(events).await? == "OFF", "events write behind the fence");

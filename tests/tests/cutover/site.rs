@@ -14,7 +14,7 @@ use modshift_tests::{
     estate::Shard, random::Random, server::PASSWORD, writer::Follow,
 };
 
-pub use modshift_tests::application::APP;
+pub use modshift_tests::application::{APP, APP_ACCOUNT};
 
 pub const LIMIT: Duration = Duration::from_secs(180);
 
@@ -48,7 +48,7 @@ pub fn unwatched(options: EstateOptions) -> EstateOptions {
 impl Site {
     /// The new shards are in read_only, as they should be until they are opened.
     pub async fn start(old: usize, new: usize, log: Log, seed: u64, budget: &str) -> Result<Self> {
-        Self::start_with(old, new, log, seed, budget, &format!("\"{APP}@%\"")).await
+        Self::start_with(old, new, log, seed, budget, &format!("\"{APP_ACCOUNT}\"")).await
     }
 
     /// The same, and no daemon ends a run in the operator's place: that is for the test to do.

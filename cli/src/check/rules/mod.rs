@@ -14,6 +14,7 @@ pub mod durability;
 pub mod events;
 pub mod exposed;
 pub mod fence;
+pub mod fence_accounts;
 pub mod finished;
 pub mod foreign_keys;
 pub mod grants;
@@ -72,6 +73,7 @@ pub const ALL: [Rule; 44] = [
     accounts::check,
     fence::check,
     exposed::check,
+    fence_accounts::check,
     replica_fence::check,
     watchdog::check,
     tables::check,

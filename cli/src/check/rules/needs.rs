@@ -17,6 +17,8 @@ pub enum On {
     Schema,
     /// A table of modshift's own there.
     Own(&'static str),
+    /// The table of who keeps a server closed, in modshift's own schema.
+    Fences,
     /// Columns of a table of the schema `mysql`.
     System(&'static str, &'static [&'static str]),
 }
@@ -35,6 +37,8 @@ const ROWS_AND_DROP: [&str; 6] = ["CREATE", "SELECT", "INSERT", "UPDATE", "DELET
 const ROUTINES: On = On::System("proc", &["db", "name", "type", "definer", "security_type"]);
 const EVENTS: On = On::System("event", &["db", "name", "status", "definer"]);
 const LOCKED: On = On::System("global_priv", &["User", "Host", "Priv"]);
+const PROXIES: On = On::System("proxies_priv", &["User", "Host", "Proxied_user"]);
+const OTHERS: On = On::System("innodb_table_stats", &["database_name", "table_name"]);
 
 fn need(
     severity: Severity,
@@ -70,6 +74,8 @@ pub fn forward(old: bool) -> Vec<Need> {
     // The server shows triggers only to who may make them; there is no lesser privilege.
     let blind = "without which triggers there cannot be seen";
     needs.push(need(Warning, On::Schema, &["TRIGGER"], blind));
+    let others = "without which others on the server, whom a fence stops too, cannot be seen";
+    needs.push(need(Note, OTHERS, &["SELECT"], others));
     needs.push(need(Warning, EVENTS, &["SELECT"], "without which events there cannot be seen"));
     let through = "needed from the cutover on to write while the server is read-only";
     needs.push(need(Warning, On::Global, &["READ_ONLY ADMIN"], through));
@@ -115,6 +121,8 @@ pub fn cutover(plan: &Plan, old: bool, facts: &Facts) -> Vec<Need> {
             "needed at the cutover to lock, end and count the application's sessions",
         ),
         warning(LOCKED, &["SELECT"], "needed at the cutover to see which accounts are locked"),
+        warning(PROXIES, &["SELECT"], "needed at the cutover to see who may act in their place"),
+        warning(On::Fences, &ROWS, "needed at the cutover to note who keeps the server closed"),
         warning(
             On::Schema,
             &["SELECT", "INSERT", "CREATE", "ALTER"],
@@ -146,6 +154,7 @@ fn lacking(grants: &Grants, schema: &str, need: &Need) -> Vec<&'static str> {
         On::Global => !grants.has_global(privilege),
         On::Schema => !grants.has_on_schema(schema, privilege),
         On::Own(table) => !grants.has_on_table(schema, table, privilege),
+        On::Fences => !grants.has_on_table(control::SCHEMA, control::FENCES_NAME, privilege),
         On::System(table, columns) => {
             !columns.iter().all(|column| grants.has_on_column("mysql", table, column, privilege))
         }
@@ -173,6 +182,10 @@ pub fn judge(
             On::Schema => {
                 let shown = format!("`{schema}`.*");
                 (Way::GrantSchema, mend::on_schema(schema), shown, list.clone())
+            }
+            On::Fences => {
+                let on = mend::on_table(control::SCHEMA, control::FENCES_NAME);
+                (Way::GrantTable, on.clone(), on, need.privileges.join(", "))
             }
             // On a table that is not there yet a grant has to have CREATE.
             On::Own(table) => {

@@ -30,9 +30,9 @@ use super::fault::Side;
 use super::rows::record::Record;
 
 pub use further::{Further, Kind, Role, Standing};
-#[cfg(test)]
-pub use privileged::privileged_account;
 pub use privileged::{Account, Body};
+#[cfg(test)]
+pub use privileged::{plain_account, privileged_account};
 pub use room::Room;
 pub use sequence::Sequence;
 pub use token::Token;

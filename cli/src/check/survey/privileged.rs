@@ -18,6 +18,8 @@ pub struct Account {
     pub user: String,
     pub host: String,
     access: u64,
+    /// Nobody can log in by it.
+    pub locked: bool,
 }
 
 impl Account {
@@ -29,6 +31,10 @@ impl Account {
     pub fn may_write_when_read_only(&self, super_suffices: bool) -> bool {
         let bits = if super_suffices { SUPER | READ_ONLY_ADMIN } else { READ_ONLY_ADMIN };
         self.access & bits != 0
+    }
+
+    pub fn is_role(&self) -> bool {
+        self.host.is_empty()
     }
 
     /// On every table there is.
@@ -73,18 +79,28 @@ pub(super) async fn accounts(
     whole: bool,
 ) -> mysql_async::Result<Option<Vec<Account>>> {
     const GLOBAL: &str = "(SELECT User, Host, CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) \
-                          AS access FROM mysql.global_priv) a";
+                          AS access, COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') \
+                          IN ('1', 'true') AS locked FROM mysql.global_priv) a";
+    // As the view was made before it told which accounts are locked.
+    const WITHOUT_LOCKS: &str = "(SELECT User, Host, access, 0 AS locked FROM modshift.accounts) a";
+    const NO_SUCH_COLUMN: u16 = 1054;
     if !whole {
         return Ok(None);
     }
-    for source in [GLOBAL, "modshift.accounts"] {
-        let sql = format!("SELECT User, Host, access FROM {source} ORDER BY User, Host");
-        let rows: mysql_async::Result<Vec<(String, String, Option<u64>)>> = conn.query(sql).await;
-        if let Some(rows) = if_allowed(rows)? {
-            let account = |(user, host, access): (_, _, Option<u64>)| Account {
+    for source in [GLOBAL, "modshift.accounts", WITHOUT_LOCKS] {
+        let sql = format!("SELECT User, Host, access, locked FROM {source} ORDER BY User, Host");
+        let rows: mysql_async::Result<Vec<(String, String, Option<u64>, bool)>> =
+            conn.query(sql).await;
+        let rows = match rows {
+            Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_COLUMN => None,
+            rows => if_allowed(rows)?,
+        };
+        if let Some(rows) = rows {
+            let account = |(user, host, access, locked): (_, _, Option<u64>, _)| Account {
                 user,
                 host,
                 access: access.unwrap_or(0),
+                locked,
             };
             return Ok(Some(rows.into_iter().map(account).collect()));
         }
@@ -174,5 +190,11 @@ pub(super) async fn events(
 /// One with READ_ONLY ADMIN, for tests of rules.
 #[cfg(test)]
 pub fn privileged_account(user: &str) -> Account {
-    Account { user: user.to_owned(), host: "%".to_owned(), access: READ_ONLY_ADMIN }
+    Account { access: READ_ONLY_ADMIN, ..plain_account(user, "%") }
+}
+
+/// One without global privileges.
+#[cfg(test)]
+pub fn plain_account(user: &str, host: &str) -> Account {
+    Account { user: user.to_owned(), host: host.to_owned(), access: 0, locked: false }
 }
