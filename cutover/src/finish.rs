@@ -42,6 +42,12 @@ pub async fn finish(
     stage::reached("finish_journaled", 1).await;
     let dropped = join_all(shards.iter_mut().map(|shard| retire(plan, shard))).await;
     say(&mut register, &mut shards, tell);
+    shard::recall(&mut shards, &register.remembered().await?);
+    for shard in shards.iter_mut().filter(|shard| shard.side == Side::Old) {
+        if let Some(advice) = keeps_itself(shard).await {
+            tell(&advice);
+        }
+    }
     register.release().await;
     CutoverError::all(dropped.into_iter().filter_map(Result::err).collect())
 }
@@ -74,6 +80,42 @@ async fn take(plan: &Plan, ask: Ask, dry: bool) -> Result<(Register, Guard), Cut
     let (register, _) = Register::take(&plan.name, journal, ask, Mode::Online, dry).await?;
     let guard = if dry { Guard::Dry } else { Guard::Owner(Box::new(register.claim())) };
     Ok((register, guard))
+}
+
+/// What a shard's servers need from now on to stay closed over a restart: no daemon closes them again.
+async fn keeps_itself(shard: &mut Shard) -> Option<String> {
+    let closed: Vec<bool> =
+        shard.primary.ask("looking at the fence", "SELECT @@GLOBAL.read_only").await.ok()?;
+    if closed.first() != Some(&true) {
+        // Fenced by its accounts, which stay locked.
+        return None;
+    }
+    let was = shard.was.first().cloned().unwrap_or_default();
+    let replicates = !was.replicating.is_empty();
+    let mut advice = format!(
+        "note: no daemon keeps {} closed any more. Until modshift unfence put these lines under \
+         [mariadbd] of its server's configuration, or a restart opens it: {}",
+        shard.name(),
+        lines(replicates).join(", ")
+    );
+    if !shard.replicas.is_empty() {
+        let on: Vec<String> = shard
+            .replicas
+            .iter()
+            .map(|server| format!("{}:{}", server.endpoint.host, server.endpoint.port))
+            .collect();
+        advice += &format!("; and on {}: {}", on.join(", "), lines(false).join(", "));
+    }
+    Some(advice)
+}
+
+fn lines(replicates: bool) -> Vec<&'static str> {
+    let all = [
+        (true, "read_only = 1"),
+        (true, "event_scheduler = OFF"),
+        (replicates, "skip_slave_start"),
+    ];
+    all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, line)| line).collect()
 }
 
 /// No token is written for a while in which each reader would have written several.

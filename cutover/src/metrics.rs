@@ -14,7 +14,7 @@ pub fn describe() {
     describe_counter!(
         RESTORED,
         Unit::Count,
-        "times that a fenced shard was found without read_only, and closed again"
+        "times that a fenced shard was found open, and closed again"
     );
     describe_gauge!(
         OPEN,

@@ -61,6 +61,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_settled TO ', @account);
 
+-- What else lives on the server, which a fence of it stops, too: names alone.
+EXECUTE IMMEDIATE CONCAT(
+    'GRANT SELECT (database_name, table_name) ON mysql.innodb_table_stats TO ', @account);
+
 -- Names of routines and events, to say which the plan does not name, and in whose name they run:
 -- one with a privileged definer writes through the fence.
 EXECUTE IMMEDIATE CONCAT(

@@ -79,9 +79,8 @@ async fn restored(plan: &Plan, since: &str) -> Vec<Fence> {
     let line = |shard: String| {
         let words = restored_words(&shard);
         let (what, times, last) = found.iter().find(|(what, ..)| *what == words)?;
-        let text = format!(
-            "{what} {times} times, last at {last} UTC: its server had been without read_only"
-        );
+        let text =
+            format!("{what} {times} times, last at {last} UTC: a server of it had been open");
         Some(Fence { shard, state: "restored", text })
     };
     names.filter_map(line).collect()

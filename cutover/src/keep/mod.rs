@@ -7,9 +7,9 @@
 //! a restart may start and which write through `read_only`. Only a shard that a run has fenced is
 //! looked after: before that, new shards are as the operator left them.
 //!
-//! While the primary is away, its replicas go by the token that replication has brought them, unless
-//! the primary last said that it serves: one that is behind may be closed for nothing, which can be
-//! undone, and a write on it cannot.
+//! While the primary is away, its replicas go by the newer of what it last said and the token that
+//! replication has brought them. One that is behind may be closed for nothing, which can be undone; a
+//! write on it cannot.
 //!
 //! **A shard that is being opened is never closed.** An opening writes the serving marker first and
 //! ends `read_only` after. What is closed here is closed under the same lock that every operator's
@@ -54,8 +54,21 @@ const CLOSING: Duration = Duration::from_secs(15);
 const AUDIT: Duration = Duration::from_secs(5);
 const NO_SUCH_TABLE: u16 = 1146;
 
-/// What a token says, and whether a run wrote its last marker.
-type Token = (Phase, bool);
+/// A shard's row in `modshift_token`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    phase: Phase,
+    /// A run wrote its last marker: a shard that none has touched is as the operator left it.
+    marked: bool,
+    /// When it was written, by the primary's clock; as text it sorts.
+    clock: String,
+}
+
+impl Token {
+    fn is_fenced(&self) -> bool {
+        self.phase == Phase::Fenced && self.marked
+    }
+}
 
 /// What a server takes writes by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,9 +104,8 @@ pub(crate) struct Seen {
     standing: Vec<Option<Standing>>,
 }
 
-/// By a run: a shard that none has touched is as the operator left it.
-fn is_fenced(token: Option<Token>) -> bool {
-    token == Some((Phase::Fenced, true))
+fn is_fenced(token: Option<&Token>) -> bool {
+    token.is_some_and(Token::is_fenced)
 }
 
 /// The servers that a run has closed and that are open.
@@ -101,15 +113,21 @@ pub(crate) fn opened(seen: &Seen) -> Vec<usize> {
     let open = |(index, standing): (usize, &Option<Standing>)| {
         standing.is_some_and(Standing::is_open).then_some(index)
     };
-    match is_fenced(seen.token) {
+    match is_fenced(seen.token.as_ref()) {
         true => seen.standing.iter().enumerate().filter_map(open).collect(),
         false => Vec::new(),
     }
 }
 
-/// Whether a replica whose primary does not answer is one of a fenced shard.
-fn goes_for_fenced(last: Option<Token>, own: Option<Token>) -> bool {
-    is_fenced(own) && !matches!(last, Some((Phase::Serving, _)))
+/// Whether a replica whose primary does not answer is one of a fenced shard: by the newer of what the
+/// primary last said and what replication has brought to it since.
+fn goes_for_fenced(last: Option<&Token>, own: Option<&Token>) -> bool {
+    let newest = match (last, own) {
+        (Some(last), Some(own)) if own.clock > last.clock => Some(own),
+        (Some(last), _) => Some(last),
+        (None, own) => own,
+    };
+    is_fenced(newest)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -182,7 +200,7 @@ impl Keeper {
             if !away {
                 self.note(None);
             }
-            if is_fenced(seen.token) {
+            if is_fenced(seen.token.as_ref()) {
                 self.places.learn(&self.plan).await;
             }
             return if away { LOOK_AWAY } else { LOOK };
@@ -237,24 +255,24 @@ impl Keeper {
         let asked = asked.map(|(index, (conn, endpoint))| ask(conn, endpoint, index == 0));
         let answers: Vec<Option<Answer>> =
             join_all(asked).await.into_iter().map(Result::ok).collect();
-        let standing = |answer: &Option<Answer>| answer.as_ref().map(|(_, standing)| *standing);
-        let mut standing: Vec<Option<Standing>> = answers.iter().map(standing).collect();
-        if let Some((token, _)) = answers[0] {
-            self.last = token;
-            return Seen { token, standing };
+        if let Some((token, _)) = &answers[0] {
+            self.last = token.clone();
+            let standing = answers.iter().map(|answer| answer.as_ref().map(|(_, s)| *s)).collect();
+            return Seen { token: token.clone(), standing };
         }
-        for (answer, standing) in answers.iter().zip(&mut standing) {
-            let own = answer.and_then(|(token, _)| token);
-            if !goes_for_fenced(self.last, own) {
-                *standing = None;
-            }
-        }
-        Seen { token: Some((Phase::Fenced, true)), standing }
+        let replica = |answer: &Option<Answer>| {
+            let (own, standing) = answer.as_ref()?;
+            goes_for_fenced(self.last.as_ref(), own.as_ref()).then_some(*standing)
+        };
+        let standing = answers.iter().map(replica).collect();
+        // Of those of which it is not known there is nothing to see.
+        let token = Token { phase: Phase::Fenced, marked: true, clock: String::new() };
+        Seen { token: Some(token), standing }
     }
 
     /// Closes these servers, if nobody is at the shard and it is still to be closed.
     async fn close(&mut self, open: &[usize], away: bool) -> Result<Closed, CutoverError> {
-        let twins = match self.places.neighbours(&self.plan, self.side, self.number).await? {
+        let twins = match self.places.neighbours(&self.plan, self.side, self.number, open).await? {
             Neighbours::OtherSide => return Ok(Closed::Shared),
             Neighbours::Twins(twins) => twins,
         };
@@ -262,7 +280,7 @@ impl Keeper {
         shards.retain(|shard| shard.number == self.number || twins.contains(&shard.number));
         let outcome = match away {
             false => close_under_lock(&mut shards, self.number, open).await,
-            true => close_replicas(&mut shards, self.number, open).await,
+            true => close_replicas(&mut shards, self.number, open, self.last.as_ref()).await,
         };
         match outcome {
             Err(CutoverError::Attended { .. }) => Ok(Closed::Attended),
@@ -317,35 +335,42 @@ async fn close_under_lock(
     Ok(Closed::Now)
 }
 
-/// The primary being away: each of these replicas under its own lock, if its own token still says so,
-/// and that of each other shard that lives there.
+/// The primary being away: each of these replicas under its own lock, if the shard still goes for
+/// fenced, and so does each other shard that lives there.
 async fn close_replicas(
     shards: &mut [Shard],
     number: u16,
     open: &[usize],
+    last: Option<&Token>,
 ) -> Result<Closed, CutoverError> {
-    let sql = "SELECT phase FROM modshift_token WHERE id = 1";
-    let mut serves = false;
+    let sql = format!("SELECT {TOKEN}");
     for shard in shards.iter_mut() {
         let own = shard.number == number;
         for (_, server) in shard.servers().enumerate().skip(1).filter(|(i, _)| open.contains(i)) {
-            match server.ask::<String>("reading the phase", sql).await {
-                Ok(phases) => {
-                    let fenced = |text: &String| fence::phase_of(text) == Phase::Fenced;
-                    serves |= !phases.first().is_some_and(fenced);
-                }
+            let found = match server.ask::<TokenRow>("reading the phase", &sql).await {
+                Ok(rows) => rows.into_iter().next().and_then(token_of),
                 Err(error) if own => return Err(error),
-                Err(_) => {}
+                Err(_) => continue,
+            };
+            if !goes_for_fenced(last, found.as_ref()) {
+                return Ok(Closed::Serves);
             }
         }
-    }
-    if serves {
-        return Ok(Closed::Serves);
     }
     for shard in shards.iter_mut().filter(|shard| shard.number == number) {
         fence::shut(shard, open).await?;
     }
     Ok(Closed::Now)
+}
+
+const TOKEN: &str = "(SELECT phase FROM modshift_token WHERE id = 1), \
+                     (SELECT fence IS NOT NULL FROM modshift_token WHERE id = 1), \
+                     (SELECT CAST(clock AS CHAR) FROM modshift_token WHERE id = 1)";
+type TokenRow = (Option<String>, Option<bool>, Option<String>);
+
+fn token_of((phase, marked, clock): TokenRow) -> Option<Token> {
+    let (marked, clock) = (marked.unwrap_or_default(), clock.unwrap_or_default());
+    phase.map(|phase| Token { phase: fence::phase_of(&phase), marked, clock })
 }
 
 /// The primary, then the replicas, each with the daemons' own login.
@@ -386,24 +411,21 @@ async fn ask(
 
 async fn state(conn: &mut Conn, at: &str, primary: bool) -> Result<Answer, ServerError> {
     let of = |error| error::of(at, "looking at the fence", error);
-    type Row = (Option<String>, Option<bool>, bool, bool);
+    type Row = (Option<String>, Option<bool>, Option<String>, bool, bool);
     const SETTINGS: &str = "@@GLOBAL.read_only, @@GLOBAL.event_scheduler = 'ON'";
-    let with_token = format!(
-        "SELECT (SELECT phase FROM modshift_token WHERE id = 1),
-         (SELECT fence IS NOT NULL FROM modshift_token WHERE id = 1), {SETTINGS}"
-    );
-    let row: Result<Option<Row>, _> = conn.query_first(with_token).await.map_err(of);
+    let row: Result<Option<Row>, _> =
+        conn.query_first(format!("SELECT {TOKEN}, {SETTINGS}")).await.map_err(of);
     let row = match row {
         // No reader was ever started, or the reshard is finished.
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => {
-            conn.query_first(format!("SELECT NULL, NULL, {SETTINGS}")).await.map_err(of)?
+            conn.query_first(format!("SELECT NULL, NULL, NULL, {SETTINGS}")).await.map_err(of)?
         }
         row => row?,
     };
-    let (phase, marked, read_only, events) = row.unwrap_or_default();
-    let token = phase.map(|phase| (fence::phase_of(&phase), marked.unwrap_or_default()));
+    let (phase, marked, clock, read_only, events) = row.unwrap_or_default();
+    let token = token_of((phase, marked, clock));
     let mut standing = Standing { read_only, events, replicates: false };
-    if primary && is_fenced(token) {
+    if primary && is_fenced(token.as_ref()) {
         // Tells it to whoever asks, unlike SHOW ALL SLAVES STATUS.
         let sql = "SELECT VARIABLE_VALUE <> '0' FROM information_schema.GLOBAL_STATUS
                    WHERE VARIABLE_NAME = 'SLAVES_RUNNING'";
@@ -419,36 +441,45 @@ mod tests {
 
     const CLOSED: Standing = Standing { read_only: true, events: false, replicates: false };
 
+    fn token(phase: Phase, marked: bool, at: u8) -> Option<Token> {
+        Some(Token { phase, marked, clock: format!("2026-11-29 22:43:0{at}.000000") })
+    }
+
     #[test]
     fn only_what_a_run_has_fenced_is_closed_again() {
         let open = Standing { read_only: false, ..CLOSED };
-        let check = |token, standing: &[Option<Standing>], expected: &[usize]| {
+        let check = |token: Option<Token>, standing: &[Option<Standing>], expected: &[usize]| {
             let seen = Seen { token, standing: standing.to_vec() };
             assert_eq!(opened(&seen), expected, "{seen:?}");
         };
-        let fenced = Some((Phase::Fenced, true));
-        check(fenced, &[Some(open)], &[0]);
-        check(fenced, &[Some(CLOSED), Some(open), None], &[1]);
-        check(fenced, &[Some(CLOSED)], &[]);
-        check(Some((Phase::Serving, true)), &[Some(open)], &[]);
-        check(Some((Phase::Fenced, false)), &[Some(open)], &[]);
+        let fenced = || token(Phase::Fenced, true, 0);
+        check(fenced(), &[Some(open)], &[0]);
+        check(fenced(), &[Some(CLOSED), Some(open), None], &[1]);
+        check(fenced(), &[Some(CLOSED)], &[]);
+        check(token(Phase::Serving, true, 0), &[Some(open)], &[]);
+        check(token(Phase::Fenced, false, 0), &[Some(open)], &[]);
         check(None, &[Some(open)], &[]);
         let writes_through = [
             Some(Standing { events: true, ..CLOSED }),
             Some(CLOSED),
             Some(Standing { replicates: true, ..CLOSED }),
         ];
-        check(fenced, &writes_through, &[0, 2]);
+        check(fenced(), &writes_through, &[0, 2]);
     }
 
     #[test]
-    fn a_replica_goes_by_its_own_token_unless_its_primary_said_that_it_serves() {
-        let (fenced, untouched) = (Some((Phase::Fenced, true)), Some((Phase::Fenced, false)));
-        let serving = Some((Phase::Serving, true));
-        assert!(goes_for_fenced(fenced, fenced) && goes_for_fenced(None, fenced));
-        assert!(!goes_for_fenced(serving, fenced));
-        for own in [None, serving, untouched] {
-            assert!(!goes_for_fenced(fenced, own), "{own:?}");
-        }
+    fn a_replica_goes_by_the_newer_of_its_token_and_its_primarys_last() {
+        let (fenced, serving) = (Phase::Fenced, Phase::Serving);
+        let check = |last: Option<Token>, own: Option<Token>, expected| {
+            assert_eq!(goes_for_fenced(last.as_ref(), own.as_ref()), expected, "{last:?} {own:?}");
+        };
+        // It is behind; or someone has opened the shard since.
+        check(token(fenced, true, 5), token(serving, false, 4), true);
+        check(token(fenced, true, 5), token(serving, true, 6), false);
+        check(token(serving, true, 5), token(fenced, true, 4), false);
+        check(token(serving, true, 5), token(fenced, true, 6), true);
+        check(None, token(fenced, true, 1), true);
+        check(None, token(fenced, false, 1), false);
+        check(None, None, false);
     }
 }

@@ -47,16 +47,18 @@ impl Places {
         }
     }
 
-    /// Asks all servers of the plan. An error where the answer depends on one that never answered.
+    /// Asks all servers of the plan who lives where these of the shard's servers are. An error where
+    /// the answer depends on one that never answered.
     pub(super) async fn neighbours(
         &mut self,
         plan: &Plan,
         side: Side,
         number: u16,
+        servers: &[usize],
     ) -> Result<Neighbours, CutoverError> {
         let shards = shards(plan);
         self.ask(&shards).await;
-        self.judge(&shards, side, number)
+        self.judge(&shards, side, number, servers)
     }
 
     async fn ask(&mut self, shards: &[Servers]) {
@@ -74,14 +76,16 @@ impl Places {
         shards: &[Servers],
         side: Side,
         number: u16,
+        servers: &[usize],
     ) -> Result<Neighbours, CutoverError> {
         let own = shards.iter().find(|shard| (shard.0, shard.1) == (side, number));
         let own = own.map(|(.., servers)| servers.as_slice()).unwrap_or_default();
+        let own: Vec<&Endpoint> = servers.iter().filter_map(|&index| own.get(index)).collect();
         let mut twins = Vec::new();
         for (of, shard, servers) in shards.iter().filter(|s| (s.0, s.1) != (side, number)) {
             let mut here = false;
             for server in servers {
-                for mine in own {
+                for &mine in &own {
                     here |= self.same(mine, server)?;
                 }
             }
@@ -176,7 +180,7 @@ mod tests {
             shard(Side::New, 1, "a", 2),
         ];
         let check = |named: &[(&str, u16, &str)], expected: Option<Neighbours>| {
-            assert_eq!(answered(named).judge(&both, Side::Old, 0).ok(), expected);
+            assert_eq!(answered(named).judge(&both, Side::Old, 0, &[0]).ok(), expected);
         };
         let apart = [("a", 1, "x"), ("b", 1, "y"), ("c", 1, "z"), ("a", 2, "w")];
         check(&apart, Some(Neighbours::Twins(vec![])));
@@ -188,7 +192,7 @@ mod tests {
         check(&apart[..3], None);
         // One that answers is enough to know that the fence is not this one's to keep.
         let same = [shard(Side::Old, 0, "a", 1), shard(Side::New, 0, "a", 1)];
-        let found = answered(&[]).judge(&same, Side::Old, 0).ok();
+        let found = answered(&[]).judge(&same, Side::Old, 0, &[0]).ok();
         assert_eq!(found, Some(Neighbours::OtherSide));
     }
 }

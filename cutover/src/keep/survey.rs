@@ -47,7 +47,7 @@ async fn one(plan: &Plan, side: Side, number: u16) -> Held {
     if open.is_empty() {
         return Held::Yes;
     }
-    match Places::default().neighbours(plan, side, number).await {
+    match Places::default().neighbours(plan, side, number, &open).await {
         Ok(Neighbours::OtherSide) => Held::Yes,
         Ok(Neighbours::Twins(_)) | Err(_) => {
             let name = |&index: &usize| format!("{}:{}", servers[index].host, servers[index].port);

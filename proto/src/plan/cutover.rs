@@ -76,7 +76,7 @@ pub(super) fn read(root: &Section<'_>, own: &[&str]) -> Cutover {
         own.contains(&account.user.as_str()) || user.as_deref() == Some(account.user.as_str())
     };
     if let Some(account) = named.into_iter().find(ours) {
-        section.fault(&format!(
+        section.fault(format!(
             "{account} has the user name that modshift itself logs in with: the fence ends every \
              session of that name; give modshift a user of its own"
         ));

@@ -140,13 +140,13 @@ async fn the_files_hold_their_version() {
     target.distsql = Some(folder.join("sharding.distsql"));
     let deadline = || Instant::now() + Duration::from_secs(60);
     let (first, second) = (shop(1, Side::Old), shop(2, Side::New));
-    assert_eq!(publish(&target, &first, deadline()).await.unwrap(), Ack::Stored);
-    assert_eq!(publish(&target, &second, deadline()).await.unwrap(), Ack::Stored);
+    assert_eq!(publish(&target, false, &first, deadline()).await.unwrap(), Ack::Stored);
+    assert_eq!(publish(&target, false, &second, deadline()).await.unwrap(), Ack::Stored);
     // One of two files is not enough.
     std::fs::remove_file(folder.join("sharding.distsql")).unwrap();
-    assert_eq!(publish(&target, &second, deadline()).await.unwrap(), Ack::Stored);
-    assert_eq!(publish(&target, &second, deadline()).await.unwrap(), Ack::Held);
-    let older = publish(&target, &first, deadline()).await.unwrap_err();
+    assert_eq!(publish(&target, false, &second, deadline()).await.unwrap(), Ack::Stored);
+    assert_eq!(publish(&target, false, &second, deadline()).await.unwrap(), Ack::Held);
+    let older = publish(&target, false, &first, deadline()).await.unwrap_err();
     assert!(matches!(older, Failure::Newer { found: 2, version: 1 }), "{older}");
     assert_eq!(folder.names(), ["sharding.distsql", "sharding.yaml"]);
     assert!(folder.path().is_dir());

@@ -28,7 +28,8 @@ async fn what_could_write_through_the_fence_is_named() -> Result<()> {
     case.run(0, "CREATE DEFINER=app@'%' PROCEDURE q() INSERT INTO t (id, uid) VALUES (1, 2)")
         .await?;
     let case = Case {
-        tail: "[cutover]\naccounts = [\"app@%\"]\n[check]\nignore = [\"*\"]\n".into(),
+        // Both sides are on this server.
+        tail: "[cutover]\nold_accounts = [\"app@%\"]\nnew_accounts = [\"app_new@%\"]\n[check]\nignore = [\"*\"]\n".into(),
         ..case
     };
     let report = case.quick().await?;

@@ -76,7 +76,14 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
     ] {
         let only_looks = ["check", "status", "rearm"].contains(&args[0]);
         let codes: &[i32] = if only_looks { &[0, 1, 2] } else { &[0] };
-        may(&site, args, codes).await?;
+        let said = may(&site, args, codes).await?;
+        if args == ["finish"] {
+            let lines = "a restart opens it: read_only = 1, event_scheduler = OFF";
+            for shard in 0..2 {
+                let note = format!("no daemon keeps old shard {shard} closed any more");
+                ensure!(said.contains(&note) && said.contains(lines), "{said}");
+            }
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use modshift_tests::{
 };
 use mysql_async::prelude::Queryable;
 
-use crate::site::{APP, LIMIT, Site, options, says};
+use crate::site::{APP, APP_ACCOUNT, LIMIT, Site, options, says};
 
 const BUDGET: Duration = Duration::from_secs(3);
 /// Beside the pause, what an acknowledged commit may take on a loaded machine.
@@ -65,7 +65,7 @@ fn hammer(app: Address, last: u64) -> tokio::task::JoinHandle<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_yes_the_pause_keeps_its_budget() -> Result<()> {
-    let mut options = options(Log::Direct, 91, "3s", &format!("\"{APP}@%\""));
+    let mut options = options(Log::Direct, 91, "3s", &format!("\"{APP_ACCOUNT}\""));
     options.plan_tail += "\n[verify]\ncontinuous = true\n";
     let site = Site::open(2, 3, EstateOptions { verify_age: "1h".to_owned(), ..options }).await?;
     let estate = &site.estate;

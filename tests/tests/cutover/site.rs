@@ -59,7 +59,8 @@ impl Site {
         seed: u64,
         budget: &str,
     ) -> Result<Self> {
-        Self::open(old, new, unwatched(options(log, seed, budget, &format!("\"{APP}@%\"")))).await
+        Self::open(old, new, unwatched(options(log, seed, budget, &format!("\"{APP_ACCOUNT}\""))))
+            .await
     }
 
     /// The same with other accounts for the fence, as in the plan.

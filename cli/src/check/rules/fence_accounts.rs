@@ -83,7 +83,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             faults.push(
                 Fault::new(severity, RULE, server.side, actual)
                     .expected("none: the fence locks accounts by name")
-                    .mend(drops.join("; ")),
+                    .mend(format!("remove them: {}", drops.join("; "))),
             );
         }
     }
@@ -162,7 +162,7 @@ mod tests {
             "{found:?}"
         );
         assert!(found[1].starts_with("warning  old shard 0: has anonymous accounts"), "{found:?}");
-        assert!(found[1].ends_with("mend: DROP USER ''@'localhost'"), "{found:?}");
+        assert!(found[1].ends_with("mend: remove them: DROP USER ''@'localhost'"), "{found:?}");
     }
 
     #[test]

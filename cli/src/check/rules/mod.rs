@@ -20,6 +20,7 @@ pub mod foreign_keys;
 pub mod grants;
 pub mod left_behind;
 pub mod needs;
+pub mod others;
 pub mod packet;
 pub mod reach;
 pub mod read_only;
@@ -47,7 +48,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 44] = [
+pub const ALL: [Rule; 46] = [
     reach::check,
     reach::check_further,
     same_place::check,
@@ -76,6 +77,7 @@ pub const ALL: [Rule; 44] = [
     fence_accounts::check,
     replica_fence::check,
     watchdog::check,
+    others::check,
     tables::check,
     drift::check,
     foreign_keys::check,

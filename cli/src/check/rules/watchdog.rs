@@ -61,7 +61,12 @@ mod tests {
             let mut survey = made::survey(|_, _| {});
             let plan = Arc::make_mut(&mut survey.plan);
             let timeout = Duration::from_secs(1);
-            let target = |kind| RoutingTarget { name: "clients".to_owned(), timeout, kind };
+            let target = |kind| RoutingTarget {
+                name: "clients".to_owned(),
+                timeout,
+                follow_symlinks: false,
+                kind,
+            };
             plan.routing = kind.map(target).into_iter().collect();
             let found: Vec<String> =
                 super::check(&survey).iter().map(|fault| fault.actual.clone()).collect();

@@ -13,8 +13,8 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use super::{
-    Binlog, Extent, Facts, Object, Table, Unreached, Variables, oldest, privileged, room, sequence,
-    token,
+    Binlog, Extent, Facts, Object, Table, Unreached, Variables, beside, oldest, privileged, room,
+    sequence, token,
 };
 use crate::check::fault::Side;
 use crate::check::rows::record;
@@ -83,6 +83,7 @@ pub async fn ask(
             sequences: sequence::all(&mut conn, &sequences).await?,
             collisions: if old { None } else { record::read(&mut conn).await? },
             token: token::read(&mut conn).await?,
+            beside: beside::ask(&mut conn, schema, whole).await?,
             binlog: Binlog {
                 written_bytes: status("Binlog_bytes_written"),
                 uptime: Duration::from_secs(status("Uptime")),

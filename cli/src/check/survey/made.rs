@@ -184,6 +184,7 @@ pub fn facts() -> Facts {
         },
         collisions: None,
         token: None,
+        beside: super::Beside::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here judges. What the account may not see is `None`, which is not the same as empty.
 
 mod ask;
+mod beside;
 pub mod further;
 #[cfg(test)]
 pub mod made;
@@ -29,6 +30,9 @@ use modshift_proto::plan::{Endpoint, Plan};
 use super::fault::Side;
 use super::rows::record::Record;
 
+pub use beside::Beside;
+#[cfg(test)]
+pub use beside::Upstream;
 pub use further::{Further, Kind, Role, Standing};
 pub use privileged::{Account, Body};
 #[cfg(test)]
@@ -132,6 +136,7 @@ pub struct Facts {
     /// What the last `check --deep` found. New shards only.
     pub collisions: Option<Record>,
     pub token: Option<Token>,
+    pub beside: Beside,
 }
 
 impl Facts {

@@ -89,8 +89,8 @@ pub(super) async fn accounts(
     }
     for source in [GLOBAL, "modshift.accounts", WITHOUT_LOCKS] {
         let sql = format!("SELECT User, Host, access, locked FROM {source} ORDER BY User, Host");
-        let rows: mysql_async::Result<Vec<(String, String, Option<u64>, bool)>> =
-            conn.query(sql).await;
+        type Row = (String, String, Option<u64>, bool);
+        let rows: mysql_async::Result<Vec<Row>> = conn.query(sql).await;
         let rows = match rows {
             Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_COLUMN => None,
             rows => if_allowed(rows)?,
