@@ -61,7 +61,7 @@ pub enum Command {
     /// Make the new shards serve: fence, drain, publish, open
     Cutover(CutoverCommand),
     /// Make the old shards serve again, with everything written since
-    Rollback(Cutover),
+    Rollback(RollbackCommand),
     /// End the way back and remove modshift's tables; the old shards stay fenced
     Finish(Finish),
     /// Let applications write to the old shards again, after finish
@@ -210,6 +210,16 @@ pub struct CutoverCommand {
     /// Fence first, then wait for copy and comparison, then switch
     #[arg(long)]
     pub stop_writes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackCommand {
+    #[command(flatten)]
+    pub common: Cutover,
+    /// Go without these new shards, which are dead for good: what they took and the old shards do
+    /// not have is lost. Without this a rollback is refused, and says how much that is
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    pub accept_loss: Vec<u16>,
 }
 
 #[derive(Debug, Args)]

@@ -290,7 +290,16 @@ pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
 ///
 /// It is the last question before the fence: what `check` finds is looked at anew once all else is
 /// well, and counts only then.
-pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Closed> {
+///
+/// `lost`: sources that are dead for good, whose reasons do not count. Then the hold is watched here,
+/// and what `check` finds is not known, for it asks all shards.
+pub async fn wait_open(
+    plan: Arc<Plan>,
+    wait: Option<Duration>,
+    lost: &[u16],
+) -> Result<(), Closed> {
+    let hold = plan.gate.hold;
+    let mut held: Option<Instant> = None;
     let deadline = wait.map(|wait| Instant::now() + wait);
     let direction = plan.direction();
     let mut asking = Asking::new(plan, Asker::Run);
@@ -303,9 +312,17 @@ pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Cl
             asking.check_anew().await;
             answer = asking.ask(Vec::new()).await;
         }
+        if !lost.is_empty() {
+            answer.reasons.retain(|line| !is_of(line, lost));
+        }
         let only_hold =
             answer.reasons.iter().all(|l| matches!(l.reason, Some(Reason::Hold { .. })));
-        if answer.open {
+        held = held.filter(|_| only_hold).or(only_hold.then(Instant::now));
+        let open = match lost {
+            [] => answer.open,
+            _ => held.is_some_and(|since| since.elapsed() >= hold),
+        };
+        if open {
             return Ok(());
         }
         if deadline.map_or(!only_hold, |deadline| Instant::now() >= deadline) {
@@ -320,6 +337,41 @@ pub async fn wait_open(plan: Arc<Plan>, wait: Option<Duration>) -> Result<(), Cl
                 unproven_back: direction == Direction::Back && answer.reasons.iter().any(unproven),
             });
         }
+    }
+}
+
+/// Is this a reason only because one of these sources is dead? The tables of all shards cannot be
+/// compared then either.
+fn is_of(line: &Line, lost: &[u16]) -> bool {
+    let of = |shard: &u16| lost.contains(shard);
+    let named = |text: &str| {
+        lost.iter().any(|shard| {
+            let name = format!("shard {shard}");
+            text.match_indices(&name)
+                .any(|(at, _)| !text[at + name.len()..].starts_with(|c: char| c.is_ascii_digit()))
+        })
+    };
+    match &line.reason {
+        Some(Reason::Unreachable { shard, .. }) => named(shard) && shard.starts_with("old"),
+        Some(Reason::WayBack { text, .. } | Reason::Check { text }) => named(text),
+        Some(Reason::SchemaUnknown) => true,
+        Some(
+            Reason::NoReader { old }
+            | Reason::ReaderHalted { old, .. }
+            | Reason::ReaderSilent { old, .. }
+            | Reason::ClockBack { old, .. }
+            | Reason::NothingApplied { old, .. }
+            | Reason::OtherReader { old, .. }
+            | Reason::ProofPending { old, .. }
+            | Reason::Copying { old, .. }
+            | Reason::CopyUnrecorded { old, .. }
+            | Reason::RepairsRefused { old, .. }
+            | Reason::TimeLag { old, .. }
+            | Reason::PositionLag { old, .. }
+            | Reason::PrimaryBehind { old, .. }
+            | Reason::Fenced { old },
+        ) => of(old),
+        _ => false,
     }
 }
 

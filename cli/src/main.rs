@@ -87,9 +87,12 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Rehearse(args) => rehearse::run(plan, args).await,
         Command::Rearm(args) => rearm::run(plan, args).await,
         Command::Cutover(args) => {
-            cutover::run(plan, Direction::Cutover, &args.common, args.stop_writes).await
+            cutover::run(plan, Direction::Cutover, &args.common, args.stop_writes, &[]).await
         }
-        Command::Rollback(args) => cutover::run(plan, Direction::Rollback, args, false).await,
+        Command::Rollback(args) => {
+            let (common, lost) = (&args.common, &args.accept_loss);
+            cutover::run(plan, Direction::Rollback, common, false, lost).await
+        }
         Command::Finish(args) => cutover::finish(plan, args).await,
         Command::Unfence(args) => cutover::unfence(plan, args).await,
         Command::Pause(daemons) => command::run(plan, daemons, Action::Pause).await,

@@ -6,8 +6,11 @@ use modshift_proto::{Gtid, GtidSet};
 use crate::error::CutoverError;
 use crate::shard::Shard;
 
-/// What is still missing; `None`: nothing. Index of a marker = its from-shard.
-pub async fn missing(to: &mut [Shard], markers: &[Gtid]) -> Result<Option<String>, CutoverError> {
+/// What is still missing; `None`: nothing. Each marker with the number of its from-shard.
+pub async fn missing(
+    to: &mut [Shard],
+    markers: &[(u16, Gtid)],
+) -> Result<Option<String>, CutoverError> {
     let asked = join_all(to.iter_mut().map(|shard| lacks(shard, markers))).await;
     let mut missing = None;
     for lack in asked {
@@ -16,7 +19,7 @@ pub async fn missing(to: &mut [Shard], markers: &[Gtid]) -> Result<Option<String
     Ok(missing)
 }
 
-async fn lacks(shard: &mut Shard, markers: &[Gtid]) -> Result<Option<String>, CutoverError> {
+async fn lacks(shard: &mut Shard, markers: &[(u16, Gtid)]) -> Result<Option<String>, CutoverError> {
     let doing = "reading what it has applied";
     let sql = "SELECT source, gtids, halted FROM modshift_watermark";
     let marks: Vec<(u16, String, Option<String>)> = shard.primary.ask(doing, sql).await?;
@@ -26,7 +29,7 @@ async fn lacks(shard: &mut Shard, markers: &[Gtid]) -> Result<Option<String>, Cu
     if let Some(why) = marks.iter().find_map(|(_, _, halted)| halted.clone()) {
         return Err(CutoverError::Halted { server: name.to_owned(), why });
     }
-    for (source, &marker) in (0u16..).zip(markers) {
+    for &(source, marker) in markers {
         let applied = marks.iter().find(|(from, ..)| *from == source);
         let gtids: GtidSet =
             applied.and_then(|(_, gtids, _)| gtids.parse().ok()).unwrap_or_default();

@@ -35,6 +35,8 @@ const EXPEL_PATIENCE: Duration = Duration::from_secs(10);
 /// MariaDB's lock_wait_timeout is in whole seconds.
 const LOCK_WAIT_S: u64 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
+/// For ending what keeps `read_only` waiting.
+const KILLING: Duration = Duration::from_secs(2);
 const NO_SUCH_TABLE: u16 = 1146;
 /// Behind the name of a run in the token of a shard that it can no longer open.
 pub const BARRED: &str = " barred";
@@ -177,7 +179,11 @@ pub(crate) async fn read_only(
             outcome = &mut set => outcome,
             () = tokio::time::sleep(WRITER_PATIENCE) => {
                 // Not through the account lock: it would queue up behind read_only.
-                kill_writers(&endpoint, accounts).await?;
+                // Who cannot be asked in time: the statement itself has its deadline.
+                let killing = kill_writers(&endpoint, accounts);
+                if let Ok(killed) = tokio::time::timeout(KILLING, killing).await {
+                    killed?;
+                }
                 set.await
             }
         };

@@ -38,6 +38,9 @@ pub trait Outside {
         left: Option<Duration>,
     ) -> impl Future<Output = Result<(), String>>;
 
+    /// Shards of this side that are dead for good: from here on nothing is asked of them.
+    fn without(&mut self, side: Side, shards: &[u16]);
+
     /// The highest version that any reachable shard holds; `None`: never published.
     fn routed(&self) -> impl Future<Output = Result<Option<Routed>, String>>;
 

@@ -25,6 +25,9 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the connection that held the lock before to be gone.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For a connection with its lock, and for the journal's word on whose run it is.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Which server one speaks to, whatever name it is reached by.
 pub(crate) const PLACE: &str = "SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir)";
 
@@ -83,7 +86,7 @@ impl Server {
             self.script.push(sql.to_owned());
             return Ok(1);
         }
-        let conn = self.connected().await?;
+        let conn = self.reached().await?;
         let work = async |conn: &mut Conn| {
             conn.query_drop(sql).await?;
             Ok(conn.affected_rows())
@@ -99,7 +102,7 @@ impl Server {
         if self.is_dry() {
             self.script.push(sql.to_owned());
         }
-        let conn = self.connected().await?;
+        let conn = self.reached().await?;
         self.send(conn, doing, async |conn: &mut Conn| conn.query(sql).await).await
     }
 
@@ -122,6 +125,16 @@ impl Server {
             self.conn = Some(conn);
         }
         Ok(answer?)
+    }
+
+    /// A server that takes a connection and says nothing does not hold up the operator.
+    async fn reached(&mut self) -> Result<Conn, CutoverError> {
+        let at = label(&self.endpoint);
+        let reaching = Box::pin(self.connected());
+        tokio::time::timeout(REACH_TIMEOUT, reaching).await.unwrap_or_else(|_| {
+            let detail = format!("no answer in {} s", REACH_TIMEOUT.as_secs());
+            Err(ServerError::Unreachable { at, detail }.into())
+        })
     }
 
     async fn connected(&mut self) -> Result<Conn, CutoverError> {

@@ -1,5 +1,7 @@
 //! A shard as the cutover sees it: its servers, whom to keep out, and what they were before.
 
+use std::time::Duration;
+
 use modshift_proto::plan::{Account, Endpoint, FenceScope, Plan};
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +11,10 @@ use crate::held;
 use crate::server::{Guard, Server};
 use crate::step::Side;
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{Grants, Session, connect, error};
+use modshift_mariadb::{Grants, ServerError, Session, connect, error};
 use mysql_async::prelude::Queryable;
+
+const GRANTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Shard {
@@ -174,6 +178,14 @@ pub(crate) async fn replicating(server: &mut Server) -> Result<Vec<String>, Cuto
 
 /// Do the daemons, with the shard's own login, write through read_only? SUPER alone does not.
 pub async fn writes_through(endpoint: &Endpoint) -> Result<(), CutoverError> {
+    let late = |_| {
+        let detail = format!("no answer in {} s", GRANTS_TIMEOUT.as_secs());
+        Err(ServerError::Unreachable { at: label(endpoint), detail }.into())
+    };
+    tokio::time::timeout(GRANTS_TIMEOUT, may_write(endpoint)).await.unwrap_or_else(late)
+}
+
+async fn may_write(endpoint: &Endpoint) -> Result<(), CutoverError> {
     let at = label(endpoint);
     let of = |error| error::of(&at, "reading modshift's own grants", error);
     let mut conn = connect(endpoint, Session::Plain).await?;

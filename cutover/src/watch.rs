@@ -129,6 +129,7 @@ impl<O: Outside, F: Fn() -> O> Watchdog<F> {
             dry: false,
             gate_wait: None,
             patience: PATIENCE,
+            lost: Vec::new(),
         };
         let (stop, interrupt) = channel::channel(false);
         let plan = self.plan.clone();

@@ -2,6 +2,7 @@
 
 mod fences;
 mod finish;
+mod loss;
 mod serving;
 mod wiring;
 
@@ -33,6 +34,7 @@ pub async fn run(
     direction: Direction,
     args: &args::Cutover,
     stop_writes: bool,
+    accepted: &[u16],
 ) -> anyhow::Result<Exit> {
     if args.without_journal {
         return Ok(without_journal(&plan, direction).await);
@@ -42,12 +44,30 @@ pub async fn run(
         (_, true) => Ask::Abort(direction),
         _ => Ask::Start(direction),
     };
+    let mut lost = accepted.to_vec();
+    // One that is resumed knows from the journal.
+    if ask == Ask::Start(Direction::Rollback) {
+        match loss::judge(&plan, accepted).await {
+            Ok(missing) => lost = missing,
+            Err(objection) => {
+                answer::line(format_args!("{direction}: {objection}"));
+                return Ok(Exit::No);
+            }
+        }
+    }
+    for shard in &lost {
+        answer::line(format_args!(
+            "note: new shard {shard} is given up. Its token says that it serves: never let a client \
+             reach it again"
+        ));
+    }
     let settings = Settings {
         ask,
         mode: if stop_writes { Mode::StopWrites } else { Mode::Online },
         dry: args.dry_run,
         gate_wait: args.wait,
         patience: PATIENCE,
+        lost,
     };
     let audited = match args.dry_run {
         true => None,

@@ -43,6 +43,8 @@ pub struct Wiring {
     plan: Arc<Plan>,
     dry: bool,
     told: Told,
+    /// Dead for good: see [`Outside::without`].
+    lost: Vec<(Side, u16)>,
     /// Targets that did not acknowledge when they were last asked.
     failed: Mutex<BTreeSet<String>>,
     /// What compares the last rows at the fence, made ready by the gate.
@@ -75,7 +77,14 @@ impl Wiring {
     }
 
     fn telling(plan: Arc<Plan>, dry: bool, told: Told) -> Wiring {
-        Wiring { plan, dry, told, failed: Mutex::default(), at_fence: AsyncMutex::default() }
+        Wiring {
+            plan,
+            dry,
+            told,
+            lost: Vec::new(),
+            failed: Mutex::default(),
+            at_fence: AsyncMutex::default(),
+        }
     }
 
     fn plan_of(&self, direction: Direction) -> Arc<Plan> {
@@ -93,19 +102,25 @@ impl Wiring {
         }
     }
 
-    /// Old shards, then new ones, with the login of the cutover.
-    fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        let all = self.plan.old.iter().chain(&self.plan.new);
-        all.map(|endpoint| shard::login(&self.plan, endpoint.clone()))
+    /// Old shards, then new ones, with the login of the cutover; not those that are lost.
+    fn endpoints(&self) -> Vec<(Side, Endpoint)> {
+        let of = |side: Side, endpoints: &[Endpoint]| {
+            let numbered = (0u16..).zip(endpoints.to_vec());
+            let there = numbered.filter(|(number, _)| !self.lost.contains(&(side, *number)));
+            there
+                .map(|(_, endpoint)| (side, shard::login(&self.plan, endpoint)))
+                .collect::<Vec<_>>()
+        };
+        [of(Side::Old, &self.plan.old), of(Side::New, &self.plan.new)].concat()
     }
 
     /// The shards first: no target ever has a version that no shard knows, or that one of those that
     /// `must` have it does not know.
     async fn bring(&self, side: Side, version: u64, must: Must) -> Result<(), String> {
         let document = Document::of_plan(&self.plan, side_in_document(side), version);
-        let endpoints: Vec<Endpoint> = self.endpoints().collect();
+        let endpoints = self.endpoints();
         if self.dry {
-            for endpoint in &endpoints {
+            for (_, endpoint) in &endpoints {
                 let at = label(endpoint);
                 self.say(format_args!("{at}: store routing version {version} ({side} shards)"));
             }
@@ -115,21 +130,19 @@ impl Wiring {
             }
             return Ok(());
         }
-        let olds = self.plan.old.len();
-        let spared = |index: usize| match must {
+        let spared = |of: Side| match must {
             Must::All | Must::One => false,
-            Must::Opened | Must::Alone => (side == Side::New) == (index < olds),
+            Must::Opened | Must::Alone => of != side,
         };
         let mut storing: FuturesUnordered<_> = endpoints
             .iter()
-            .enumerate()
-            .map(|(index, endpoint)| store(endpoint, &document).map(move |stored| (index, stored)))
+            .map(|(of, endpoint)| store(endpoint, &document).map(move |stored| (*of, stored)))
             .collect();
         let mut failed = Vec::new();
         let mut known = false;
-        let mut take = |(index, stored): (usize, Result<(), String>)| match stored {
+        let mut take = |(of, stored): (Side, Result<(), String>)| match stored {
             Ok(()) => known = true,
-            Err(error) if !spared(index) => failed.push(error),
+            Err(error) if !spared(of) => failed.push(error),
             Err(_) => {}
         };
         if matches!(must, Must::One | Must::Alone) {
@@ -210,8 +223,9 @@ impl Wiring {
 impl Outside for Wiring {
     async fn gate(&self, direction: Direction, wait: Option<Duration>) -> Result<(), Closed> {
         let plan = self.plan_of(direction);
-        gate::wait_open(plan.clone(), wait).await?;
-        if !self.dry && is_proven(&plan) {
+        let lost: Vec<u16> = self.lost.iter().map(|(_, number)| *number).collect();
+        gate::wait_open(plan.clone(), wait, &lost).await?;
+        if !self.dry && is_proven(&plan) && lost.is_empty() {
             // Definitions are read and connections made while nobody waits.
             let unready = |reason| Closed { reasons: vec![reason], unproven_back: false };
             let ready = AtFence::prepare(plan).await.map_err(unready)?;
@@ -237,6 +251,10 @@ impl Outside for Wiring {
             }
             Direction::Cutover | Direction::Rollback => {}
         }
+        if !self.lost.is_empty() {
+            self.say("note: rows are not compared at the fence: a shard is given up");
+            return Ok(());
+        }
         let plan = self.plan_of(direction);
         if self.dry || !is_proven(&plan) {
             return Ok(());
@@ -250,9 +268,13 @@ impl Outside for Wiring {
         at_fence.settled(run, left.unwrap_or(self.plan.cutover.budget)).await
     }
 
+    fn without(&mut self, side: Side, shards: &[u16]) {
+        self.lost = shards.iter().map(|&number| (side, number)).collect();
+    }
+
     async fn routed(&self) -> Result<Option<Routed>, String> {
-        let endpoints: Vec<Endpoint> = self.endpoints().collect();
-        let asked = join_all(endpoints.iter().map(|endpoint| held(endpoint, &self.plan.name)));
+        let endpoints = self.endpoints();
+        let asked = join_all(endpoints.iter().map(|(_, at)| held(at, &self.plan.name)));
         // The highest of those that answer: it was on all of them before it was on any target.
         let highest = asked.await.into_iter().flatten().flatten().max_by_key(|held| held.version);
         Ok(highest.map(|held| Routed { version: held.version, side: side_of(held.side) }))

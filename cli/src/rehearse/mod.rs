@@ -247,6 +247,7 @@ impl Going<'_> {
             dry: false,
             gate_wait: Some(GATE_WAIT),
             patience: PATIENCE,
+            lost: Vec::new(),
         };
         let (stop, interrupt) = watch::channel(false);
         let wiring = Wiring::silent(self.rehearsal.clone());

@@ -12,7 +12,7 @@ use crate::fence::{self, Phase};
 use crate::outside::Outside;
 use crate::register::WATCHDOG;
 use crate::shard::{self, Shard};
-use crate::step::{Direction, Mode, Step};
+use crate::step::{Direction, Mode, Side, Step};
 use crate::{counters, drain};
 
 /// How often the fence is looked at while waiting.
@@ -110,7 +110,11 @@ impl<O: Outside> Cutover<O> {
     pub(super) async fn gate(&mut self) -> Result<(), CutoverError> {
         self.waiting = "the gate".to_owned();
         for_each(&mut self.from, fence::no_prepared).await?;
-        let endpoints = self.plan.old.iter().chain(&self.plan.new);
+        let side = self.direction().from();
+        let lost = |of: Side, number: u16| of == side && self.given_up.contains(&number);
+        let olds = (0u16..).zip(&self.plan.old).filter(|(number, _)| !lost(Side::Old, *number));
+        let news = (0u16..).zip(&self.plan.new).filter(|(number, _)| !lost(Side::New, *number));
+        let endpoints = olds.chain(news).map(|(_, endpoint)| endpoint);
         let checks = join_all(endpoints.map(shard::writes_through)).await;
         CutoverError::all(checks.into_iter().filter_map(Result::err).collect())?;
         self.hooks().await?;
@@ -166,9 +170,9 @@ impl<O: Outside> Cutover<O> {
         let marked = join_all(self.from.iter_mut().map(|shard| fence::fence(shard, &run))).await;
         let mut errors = Vec::new();
         self.markers.clear();
-        for marker in marked {
+        for (shard, marker) in self.from.iter().zip(marked) {
             match marker {
-                Ok(marker) => self.markers.extend(marker),
+                Ok(marker) => self.markers.extend(marker.map(|gtid| (shard.number, gtid))),
                 Err(error) => errors.push(error),
             }
         }

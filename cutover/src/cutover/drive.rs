@@ -171,6 +171,9 @@ impl<O: Outside> Cutover<O> {
 
     /// What the next process must know of a step that was begun.
     pub(super) async fn detail(&mut self, step: Step) -> Result<Option<String>, CutoverError> {
+        if step == Step::Close && !self.given_up.is_empty() {
+            return Ok(Some(serde_json::json!({ "lost": self.given_up }).to_string()));
+        }
         if step != Step::Publish {
             return Ok(None);
         }

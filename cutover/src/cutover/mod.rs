@@ -34,6 +34,8 @@ pub struct Settings {
     pub gate_wait: Option<Duration>,
     /// How long to go on trying to let go of shards that do not answer.
     pub patience: Duration,
+    /// From-shards that are dead for good: a run goes without them, and the journal says so.
+    pub lost: Vec<u16>,
 }
 
 /// How it ended.
@@ -51,6 +53,8 @@ pub struct Cutover<O> {
     facts: Facts,
     from: Vec<Shard>,
     to: Vec<Shard>,
+    /// From-shards that this run goes without: they are not among `from`.
+    given_up: Vec<u16>,
     outside: O,
     interrupt: watch::Receiver<bool>,
     settings: Settings,
@@ -64,8 +68,8 @@ pub struct Cutover<O> {
     /// before it.
     published: bool,
     published_before: bool,
-    /// Index = from-shard.
-    markers: Vec<Gtid>,
+    /// Each with the number of its from-shard.
+    markers: Vec<(u16, Gtid)>,
     fence_checked: Option<Instant>,
     waiting: String,
     timings: Vec<(Step, Duration)>,
@@ -79,7 +83,7 @@ impl<O: Outside> Cutover<O> {
     pub async fn take(
         plan: Arc<Plan>,
         settings: Settings,
-        outside: O,
+        mut outside: O,
         interrupt: watch::Receiver<bool>,
     ) -> Result<Cutover<O>, CutoverError> {
         let journal = shard::login(&plan, plan.new[0].clone());
@@ -95,9 +99,15 @@ impl<O: Outside> Cutover<O> {
             Admission::Begin => (false, Wish::Forward),
             Admission::Continue(wish) => (true, wish),
         };
+        let mut given_up = settings.lost.clone();
+        given_up.extend(register.lost.iter().filter(|lost| !settings.lost.contains(lost)));
+        outside.without(direction.from(), &given_up);
+        let mut from = shard::side(&plan, direction.from(), &guard);
+        from.retain(|shard| !given_up.contains(&shard.number));
         let published_before = register.journal().stands(Step::Publish);
         Ok(Cutover {
-            from: shard::side(&plan, direction.from(), &guard),
+            from,
+            given_up,
             to: shard::side(&plan, direction.to(), &guard),
             facts: Facts::new(wish),
             plan,

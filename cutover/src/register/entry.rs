@@ -24,6 +24,8 @@ pub struct Found {
     /// What the last `publish` was begun with.
     pub detail: Option<String>,
     pub since: Since,
+    /// From-shards that the run goes without.
+    pub lost: Vec<u16>,
 }
 
 /// With which a daemon writes that it goes on with a run: that begins no budget anew.
@@ -71,6 +73,7 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
                 last: String::new(),
                 detail: None,
                 since: Since::default(),
+                lost: Vec::new(),
             });
         }
         let Some(found) = &mut found else { continue };
@@ -87,6 +90,11 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
             None => Some(age),
             paused => paused,
         };
+        if entry == Entry::Begun(Step::Close)
+            && let Some(detail) = &detail
+        {
+            found.lost = lost(detail).ok_or_else(fail)?;
+        }
         if entry == Entry::Begun(Step::Publish) && detail.is_some() {
             found.detail = detail;
         }
@@ -94,6 +102,13 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
         (found.who, found.at, found.last) = (who, at, last.trim_end().to_owned());
     }
     Ok(found)
+}
+
+/// As a run that goes without some from-shards begins: `{"lost": [2]}`.
+fn lost(detail: &str) -> Option<Vec<u16>> {
+    let value: serde_json::Value = serde_json::from_str(detail).ok()?;
+    let numbers = value.get("lost")?.as_array()?.iter();
+    numbers.map(|number| number.as_u64()?.try_into().ok()).collect()
 }
 
 pub(super) fn damaged(run: &str, at: u64, entry: &str) -> CutoverError {

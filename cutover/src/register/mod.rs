@@ -68,6 +68,8 @@ pub struct Register {
     owed: Vec<(u64, String)>,
     pub run: Run,
     pub name: String,
+    /// From-shards that the run goes without.
+    pub lost: Vec<u16>,
     /// With which the routing was last begun to be published.
     pub detail: Option<String>,
     /// In place of writing; see [`Register::take_script`].
@@ -116,6 +118,7 @@ impl Register {
         };
         // What is about a run that there is, or was.
         let kept = last.filter(|_| !matches!(ask, Ask::Start(_)) || admission != Admission::Begin);
+        let lost = kept.as_ref().map(|found| found.lost.clone()).unwrap_or_default();
         let (number, name, run, entries, detail) = match (kept, ask) {
             (Some(found), _) => (found.number, found.name, found.run, found.entries, found.detail),
             (None, Ask::Start(direction)) => {
@@ -152,6 +155,7 @@ impl Register {
             owed: Vec::new(),
             run,
             name,
+            lost,
             detail,
             script,
         };

@@ -10,6 +10,7 @@ mod followed;
 mod glass;
 mod grants;
 mod kept;
+mod lost;
 mod network;
 mod others;
 mod peers;
