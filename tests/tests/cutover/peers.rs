@@ -86,9 +86,11 @@ async fn what_a_peer_took_before_it_was_closed_is_on_the_new_shards() -> Result<
     first.server.kill()?;
     peer.kill()?;
     peer.restart_with(&["--event-scheduler=ON"]).await?;
+    peer.allow_replication().await?;
     closed(&peer).await.with_context(|| says(&daemons))?;
     ensure!(app.run("UPDATE t_wallet SET ver = ver + 1 LIMIT 1").await.is_err());
     first.server.restart_with(&["--event-scheduler=ON"]).await?;
+    first.server.allow_replication().await?;
     closed(&first.server).await.with_context(|| says(&daemons))?;
     wait_until("replication to be stopped", LIMIT, || async {
         Ok(takes_nothing(first).await?.then_some(()))
