@@ -50,7 +50,7 @@ pub const FINISHED: &str = "modshift_finished";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 14] = [
+pub const OWN_TABLES: [&str; 15] = [
     TOKEN,
     PROGRESS,
     WATERMARK,
@@ -60,6 +60,7 @@ pub const OWN_TABLES: [&str; 14] = [
     SETTLED,
     VERIFIER,
     MISMATCH,
+    VERIFIER,
     "modshift_routing",
     "modshift_journal",
     "modshift_operator",
