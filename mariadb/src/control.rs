@@ -50,7 +50,7 @@ pub const FINISHED: &str = "modshift_finished";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 15] = [
+pub const OWN_TABLES: [&str; 14] = [
     TOKEN,
     PROGRESS,
     WATERMARK,
@@ -60,7 +60,6 @@ pub const OWN_TABLES: [&str; 15] = [
     SETTLED,
     VERIFIER,
     MISMATCH,
-    VERIFIER,
     "modshift_routing",
     "modshift_journal",
     "modshift_operator",
