@@ -33,6 +33,11 @@ pub enum ApplyError {
     /// The compare-and-set found another version.
     #[error("another applier has taken over {new}")]
     TakenOver { new: NewShard },
+    #[error("{new} has triggers of the application: {triggers}; they would run for rows applied")]
+    Triggers { new: NewShard, triggers: String },
+    /// The application's triggers are there, or come. Rows wait until they are gone.
+    #[error("{new}: rows wait, since the application's triggers were handed over to it")]
+    HandedOver { new: NewShard },
     #[error("{new}: control table {table} cannot be read: {detail}")]
     Control { new: NewShard, table: &'static str, detail: String },
     /// A statement on rows of a planned table.
@@ -127,6 +132,7 @@ impl ApplyError {
                 Log::Retry => Class::Retry,
                 Log::Halt => Class::Halt,
             },
+            ApplyError::HandedOver { .. } => Class::Retry,
             ApplyError::Change { error, .. } if error.is_fatal() => Class::Fatal,
             ApplyError::OwnRow { .. } => Class::Fatal,
             ApplyError::Message { .. }
@@ -136,6 +142,7 @@ impl ApplyError {
             | ApplyError::Target { .. }
             | ApplyError::Value { .. }
             | ApplyError::TakenOver { .. }
+            | ApplyError::Triggers { .. }
             | ApplyError::Control { .. }
             | ApplyError::Duplicate(_)
             | ApplyError::Refused(_)
@@ -156,6 +163,8 @@ impl ApplyError {
             ApplyError::Target { .. } => "target",
             ApplyError::Value { .. } => "value",
             ApplyError::TakenOver { .. } => "taken_over",
+            ApplyError::Triggers { .. } => "triggers",
+            ApplyError::HandedOver { .. } => "handed_over",
             ApplyError::Control { .. } => "control",
             ApplyError::Duplicate(_) => "duplicate",
             ApplyError::Refused(_) => "refused",
@@ -181,6 +190,14 @@ impl ApplyError {
             ApplyError::Target { .. } => "correct the plan or the table, see modshift check",
             ApplyError::Value { .. } => "run replicator and consumer in the same version",
             ApplyError::TakenOver { .. } => "stop one of the two",
+            ApplyError::Triggers { .. } => {
+                "drop them there, for this shard does not serve: a cutover or rollback hands over \
+                 those of the side that does. If rows were applied while they were there, verify"
+            }
+            ApplyError::HandedOver { .. } => {
+                "modshift status shows who serves; where a run was undone and this shard was away, \
+                 the same command with --abort takes the triggers down"
+            }
             ApplyError::Control { .. } => {
                 "the control tables were changed by hand or by another version"
             }

@@ -10,7 +10,8 @@
 //!   is fenced, drained and sealed.
 //! - Once `open` is begun there is no way back in this run. (One exception: see
 //!   [`Facts::reopened`].)
-//! - Before that, any trouble turns the run back: routing and fence are undone, in either order.
+//! - Before that, any trouble turns the run back: routing, triggers of the to-shards, and the fence
+//!   with triggers of the from-shards are undone, in whichever order.
 //! - A run that is resumed before `open` takes every step again: what a dead process found out may no
 //!   longer be so. Only the gate, which asks whether to begin at all, is not asked again once the
 //!   fence has begun. From `open` on it only opens: the to-shards may serve already.
@@ -110,6 +111,16 @@ impl Journal {
         self.mode.order().into_iter().find(|&step| self.mark(step) != Mark::Done)
     }
 
+    /// Of a run that an earlier version wrote down, which did not know this step: it counts as done,
+    /// since later ones were begun. Whoever resumes the run takes it all the same, if it may still
+    /// take any.
+    pub fn without_handover(&mut self) {
+        let mark = &mut self.marks[Step::Handover as usize];
+        if *mark == Mark::Untouched {
+            *mark = Mark::Done;
+        }
+    }
+
     /// Takes in an entry that is [`legal`].
     pub fn apply(&mut self, entry: Entry) {
         assert!(legal(self, entry), "journal entry {entry:?} cannot follow {self:?}");
@@ -150,13 +161,15 @@ pub fn legal(journal: &Journal, entry: Entry) -> bool {
         Entry::Resumed => true,
         Entry::Finished => false,
         Entry::TurnedBack => !journal.turned && journal.mark(Step::Open) != Mark::Done,
-        // Publish may be given up for a while, so the fence does not wait for it.
+        // Publish and handover may be given up for a while: the fence does not wait for them.
         Entry::Undone(step) => {
-            journal.turned && matches!(step, Step::Publish | Step::Fence) && journal.stands(step)
+            let undone = matches!(step, Step::Publish | Step::Handover | Step::Fence);
+            journal.turned && undone && journal.stands(step)
         }
         Entry::Ended(End::To) => !journal.turned && journal.pending().is_none(),
         Entry::Ended(End::From) => {
-            journal.turned && !journal.stands(Step::Fence) && !journal.stands(Step::Publish)
+            let steps = [Step::Fence, Step::Publish, Step::Handover];
+            journal.turned && !steps.into_iter().any(|step| journal.stands(step))
         }
     }
 }
@@ -191,6 +204,8 @@ pub struct Facts {
     pub trouble: bool,
     /// The old routing could not be published again everywhere; tried by this process.
     pub unpublish_failed: bool,
+    /// A to-shard still has the triggers that were handed over to it; tried by this process.
+    pub takedown_failed: bool,
     /// A from-shard's own token says that it serves. So the process before, cut off from the
     /// journal, undid its fence; which it does only if it has opened nothing: an `open` begun in
     /// the journal was not taken.
@@ -199,7 +214,13 @@ pub struct Facts {
 
 impl Facts {
     pub fn new(wish: Wish) -> Facts {
-        Facts { wish, trouble: false, unpublish_failed: false, reopened: false }
+        Facts {
+            wish,
+            trouble: false,
+            unpublish_failed: false,
+            takedown_failed: false,
+            reopened: false,
+        }
     }
 }
 
@@ -227,6 +248,8 @@ pub enum Stop {
     Unopened,
     /// The from-shards serve; a target still has the new routing.
     Unpublished,
+    /// The from-shards serve; a to-shard still has triggers, and takes no rows until it has not.
+    HandedOver,
 }
 
 /// May a to-shard have been opened?
@@ -258,16 +281,22 @@ pub fn next(journal: &Journal, facts: &Facts) -> Action {
 }
 
 /// Clients that know the new routing meet shards that refuse them; those that know the old one must
-/// meet shards that serve. Neither needs the other: whoever undoes does both at once. What could be
-/// undone of the routing is written before what was undone of the fence.
+/// meet shards that serve. Neither needs the other, nor do they need a to-shard that does not answer:
+/// its applier takes no rows while its triggers are up. So whoever undoes does all at once. What could
+/// be undone of routing and triggers is written before what was undone of the fence.
 fn undo(journal: &Journal, facts: &Facts) -> Action {
     let published = journal.stands(Step::Publish);
+    let handed_over = journal.stands(Step::Handover);
     if published && !facts.unpublish_failed {
         Action::Undo(Step::Publish)
+    } else if handed_over && !facts.takedown_failed {
+        Action::Undo(Step::Handover)
     } else if journal.stands(Step::Fence) {
         Action::Undo(Step::Fence)
     } else if published {
         Action::Stop(Stop::Unpublished)
+    } else if handed_over {
+        Action::Stop(Stop::HandedOver)
     } else {
         Action::End(End::From)
     }
@@ -381,9 +410,11 @@ pub struct Since {
     pub paused: Option<Duration>,
 }
 
-/// Clients are kept out of the from-shards, or led away from them.
+/// Clients are kept out of the from-shards, or led away from them; or rows have to wait since
+/// triggers are where they do not belong.
 fn waits(journal: &Journal) -> bool {
-    journal.ended.is_none() && (journal.stands(Step::Fence) || journal.stands(Step::Publish))
+    let steps = [Step::Fence, Step::Publish, Step::Handover];
+    journal.ended.is_none() && steps.into_iter().any(|step| journal.stands(step))
 }
 
 /// Is a run for a daemon to go on with, if its operator's lock is free? Not where writes were stopped

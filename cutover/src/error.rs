@@ -53,6 +53,9 @@ pub enum CutoverError {
         "{server} is the server of {other} too: auto_increment_offset can be that of one of them"
     )]
     SharedOffset { server: String, other: String },
+    /// A trigger or event.
+    #[error("{server}: {what}")]
+    Programs { server: String, what: String },
     #[error("{server}: {what}")]
     Unfit { server: String, what: String },
     #[error("applier of {server} has stopped: {why}")]
@@ -152,6 +155,10 @@ impl CutoverError {
             CutoverError::SharedOffset { .. } => {
                 "set cutover.auto_increment = \"keep\", and see to it that the application gives \
                  out keys of its own"
+            }
+            CutoverError::Programs { .. } => {
+                "modshift check names each trigger and event that cannot be handed over, with what \
+                 mends it"
             }
             CutoverError::Leak { .. } => {
                 "an account with READ ONLY ADMIN or SUPER rights wrote, or read_only was reset: \

@@ -2,7 +2,8 @@
 //! by a command of its own.
 //!
 //! What stays: the journal with what the servers were (on new shard 0), the audit table there, and
-//! `modshift_routing`, which applications may read; and on every shard `modshift_finished`, which
+//! `modshift_routing`, which applications may read; on the old shards `modshift_handover` with their
+//! triggers and events, which come back with `unfence`; and on every shard `modshift_finished`, which
 //! keeps its streams from starting again: to a reader that finds no token the old shard would be
 //! new, and its rows would be copied over newer ones.
 
@@ -10,12 +11,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use modshift_changelog::stage;
-use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE};
+use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE, HANDOVER};
 use modshift_proto::plan::Plan;
 
 use crate::decide::{Ask, Entry};
 use crate::error::CutoverError;
 use crate::fence::{self, Release};
+use crate::handover;
 use crate::register::{FENCE, JOURNAL, OPERATOR, Register, quote};
 use crate::server::Guard;
 use crate::shard::{self, Shard};
@@ -64,6 +66,9 @@ pub async fn unfence(
     let released = join_all(shards.iter_mut().map(async |shard| {
         // Tables of ours that a finish could not remove, the shard being away.
         retire(plan, shard).await?;
+        handover::put_back(handover::Scope::new(plan, "unfence"), shard).await?;
+        let sql = format!("DROP TABLE IF EXISTS {HANDOVER}");
+        shard.primary.run("removing modshift's tables", &sql).await?;
         fence::release(shard, Release::Restore).await
     }))
     .await;
@@ -154,7 +159,8 @@ async fn retire(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverError> {
     shard.primary.run(doing, &sql).await?;
     stage::reached("finish_marked", 1).await;
     let doing = "removing modshift's tables";
-    let kept: Vec<String> = KEPT.iter().map(|name| quote(name)).collect();
+    let of_old = [HANDOVER].into_iter().filter(|_| shard.side == Side::Old);
+    let kept: Vec<String> = KEPT.into_iter().chain(of_old).map(quote).collect();
     let sql = format!(
         "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = \
          DATABASE() AND TABLE_NAME LIKE 'modshift\\_%' AND TABLE_NAME NOT IN ({})",

@@ -9,6 +9,7 @@
 //! | [`shard`], [`fence`], [`accounts`], [`counters`], [`drain`] | what is done to shards |
 //! | `held` | who else keeps a server closed: several shards and plans may share it |
 //! | `peers` | what a fenced server replicates from: applied before the marker |
+//! | `handover` | triggers and events: where applications write, and nowhere else |
 //! | [`outside`] | what is asked of gate, verification and routing |
 //! | [`keep`] | looks after a fence once nobody is at it any more |
 //! | [`watch`] | ends a run whose operator is gone |
@@ -28,6 +29,7 @@ mod drain;
 pub mod error;
 pub mod fence;
 pub mod finish;
+mod handover;
 mod held;
 pub mod keep;
 pub mod metrics;

@@ -28,6 +28,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a connection with its lock, and for the journal's word on whose run it is.
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connections beside the first, for work that can be spread.
+pub(crate) const LANES: usize = 3;
+
 /// Which server one speaks to, whatever name it is reached by.
 pub(crate) const PLACE: &str = "SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir)";
 
@@ -64,6 +67,18 @@ impl Server {
         let of = format!("{plan}\0{name}");
         let lock = format!("modshift.server.{:08x}", crc32fast::hash(of.as_bytes()));
         Server { name, endpoint, lock, guard, conn: None, spent: false, script: Vec::new() }
+    }
+
+    /// A connection beside this one, with a lock of its own: who takes over ends it, too.
+    pub(crate) fn lane(&self, lane: usize) -> Server {
+        Server {
+            name: self.name.clone(),
+            endpoint: self.endpoint.clone(),
+            lock: lane_lock(&self.lock, lane),
+            guard: self.guard.clone(),
+            conn: None,
+            script: Vec::new(),
+        }
     }
 
     pub fn is_dry(&self) -> bool {
@@ -104,6 +119,24 @@ impl Server {
         }
         let conn = self.reached().await?;
         self.send(conn, doing, async |conn: &mut Conn| conn.query(sql).await).await
+    }
+
+    /// Several statements that belong together and only read, or leave no transaction open.
+    pub(crate) async fn talk<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut Conn) -> Result<T, ServerError>,
+    ) -> Result<T, CutoverError> {
+        let mut conn = self.reached().await?;
+        let at = label(&self.endpoint);
+        let Ok(answer) = tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut conn)).await else {
+            let detail = format!("no answer in {} s", STATEMENT_TIMEOUT.as_secs());
+            return Err(ServerError::Lost { at, doing, detail }.into());
+        };
+        if !answer.as_ref().is_err_and(ServerError::is_connection_lost) {
+            self.conn = Some(conn);
+        }
+        Ok(answer?)
     }
 
     /// The connection is out of its place meanwhile: if this future is dropped, or no answer comes,
@@ -178,21 +211,30 @@ impl Server {
         let of = |error| error::of(&at, "locking it for this operator", error);
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            if self.try_lock(conn).await? {
+            let ours = self.try_lock(conn).await?;
+            // With its lanes: none of them gets its lock again, for the journal has another owner.
+            let locks = (0..LANES).map(|lane| lane_lock(&self.lock, lane));
+            let locks = std::iter::once(self.lock.clone()).filter(|_| !ours).chain(locks);
+            let used = locks.map(|lock| format!("SELECT IS_USED_LOCK('{lock}')"));
+            let sql = used.collect::<Vec<_>>().join(" UNION ALL ");
+            let holders: Vec<Option<u64>> = conn.query(sql).await.map_err(of)?;
+            if ours && holders.iter().all(Option::is_none) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
                 let detail = "another operator's connection does not end".to_owned();
                 return Err(ServerError::Unreachable { at, detail });
             }
-            let sql = format!("SELECT IS_USED_LOCK('{}')", self.lock);
-            let holder: Option<Option<u64>> = conn.query_first(sql).await.map_err(of)?;
-            if let Some(Some(id)) = holder {
+            for id in holders.into_iter().flatten() {
                 kill(conn, id).await.map_err(of)?;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+fn lane_lock(lock: &str, lane: usize) -> String {
+    format!("{lock}.{lane}")
 }
 
 /// Fine if it is gone already.

@@ -18,6 +18,8 @@ pub enum Step {
     Drain,
     /// Counters and sequences are carried over.
     Counters,
+    /// Triggers and events go down on the from-shards and up on the to-shards.
+    Handover,
     /// The routing that names the to-shards, to every target.
     Publish,
     /// A second marker, applied everywhere: nothing was written between the two.
@@ -27,12 +29,13 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Step; 8] = [
+    pub const ALL: [Step; 9] = [
         Step::Close,
         Step::Gate,
         Step::Fence,
         Step::Drain,
         Step::Counters,
+        Step::Handover,
         Step::Publish,
         Step::Seal,
         Step::Open,
@@ -46,6 +49,7 @@ impl Step {
             Step::Fence => "fence",
             Step::Drain => "drain",
             Step::Counters => "counters",
+            Step::Handover => "handover",
             Step::Publish => "publish",
             Step::Seal => "seal",
             Step::Open => "open",
@@ -73,11 +77,13 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const fn order(self) -> [Step; 8] {
-        use Step::{Close, Counters, Drain, Fence, Gate, Open, Publish, Seal};
+    pub const fn order(self) -> [Step; 9] {
+        use Step::{Close, Counters, Drain, Fence, Gate, Handover, Open, Publish, Seal};
         match self {
-            Mode::Online => [Close, Gate, Fence, Drain, Counters, Publish, Seal, Open],
-            Mode::StopWrites => [Close, Fence, Gate, Drain, Counters, Publish, Seal, Open],
+            Mode::Online => [Close, Gate, Fence, Drain, Counters, Handover, Publish, Seal, Open],
+            Mode::StopWrites => {
+                [Close, Fence, Gate, Drain, Counters, Handover, Publish, Seal, Open]
+            }
         }
     }
 

@@ -12,15 +12,16 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Session, connect};
 use modshift_proto::plan::Plan;
 use tokio::sync::watch;
 
-use crate::cutover::undo::{lead_back_alone, let_go};
+use crate::cutover::undo::{lead_back_alone, let_go, take_back};
 use crate::error::CutoverError;
 use crate::fence::{self, Phase};
+use crate::handover::Scope;
 use crate::outside::Outside;
 use crate::register::newest;
 use crate::server::Guard;
@@ -168,9 +169,11 @@ pub async fn abort(
     }
     let held = watch::Sender::new(false);
     let now = Instant::now();
-    let (routed, let_go) = join(
+    let scope = Scope::new(plan, &run);
+    let (routed, let_go, lowered) = join3(
         Box::pin(lead_back_alone(outside, direction.from())),
-        Box::pin(let_go(&mut answering, &run, now, &held, outside)),
+        Box::pin(let_go(&mut answering, scope, now, &held, outside)),
+        Box::pin(take_back(&mut to, scope)),
     )
     .await;
     outside.tell(
@@ -178,6 +181,13 @@ pub async fn abort(
          journal alone: START SLAVE and SET GLOBAL event_scheduler = ON where they are missed; \
          replicas stay in read_only; an account of the plan that was locked before the fence is unlocked now",
     );
+    if let Err(error) = lowered {
+        outside.tell(&format!(
+            "note: triggers that were handed over to the {} shards are still there, and rows wait \
+             until the next {direction} takes them down: {error}",
+            direction.to()
+        ));
+    }
     silent.extend([routed, let_go].into_iter().filter_map(Result::err));
     CutoverError::all(silent)
 }

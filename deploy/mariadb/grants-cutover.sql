@@ -44,6 +44,13 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON modshi
 -- AUTO_INCREMENT takes ALTER, CREATE and INSERT, SETVAL takes INSERT.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, CREATE, ALTER ON ', @in_pattern, '.* TO ', @account);
 
+-- Hand over triggers and events, exactly as they are: with the definer that they have.
+EXECUTE IMMEDIATE CONCAT('GRANT TRIGGER, EVENT ON ', @in_pattern, '.* TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT SET USER ON *.* TO ', @account);
+-- And see beforehand that the definer may run them.
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Db, Trigger_priv) ON mysql.db TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Db, Table_priv) ON mysql.tables_priv TO ', @account);
+
 -- Modshift's own tables: markers, journal, routing; `modshift finish` removes them.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_token TO ', @account);
@@ -53,6 +60,8 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON 
     '.modshift_watermark TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_parked TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_handover TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_repair TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,

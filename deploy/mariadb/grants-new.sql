@@ -21,7 +21,7 @@ EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, UPDATE, DELETE ON ', @in_pattern
 
 -- CREATE for `modshift schema --apply` and modshift's own tables, REFERENCES for foreign keys of
 -- the tables it creates, TRIGGER because the server shows triggers to nobody else: one on a
--- planned table would change what is applied, and `modshift check` refuses it.
+-- planned table would change what is applied, and `modshift check` refuses it until this side serves.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, REFERENCES, TRIGGER ON ', @in_pattern, '.* TO ', @account);
 
 -- The way back reads the binlog of the new shards, and sees whether it leaves schemas out. Left out

@@ -32,7 +32,7 @@ EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);
 
 -- Copy rows and read definitions. TRIGGER only because the server shows triggers to nobody else:
--- `modshift check` must see what would be left behind. Modshift creates none.
+-- `modshift check` compares them. The daemons create none; the cutover hands them over.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, TRIGGER ON ', @in_pattern, '.* TO ', @account);
 
 -- Its own tables: it writes nowhere else on an old shard before the cutover.
@@ -44,6 +44,8 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
     '.modshift_watermark TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_parked TO ', @account);
+-- Whether the application's triggers are here: then nothing is applied.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT ON ', @in_schema, '.modshift_handover TO ', @account);
 
 -- Rows that `modshift verify --repair` asks the reader to copy again.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,

@@ -16,6 +16,7 @@
 //! | `modshift_mismatch` | new | rows that are known to differ, or never stand still to be compared |
 //! | `modshift_settled` | new | up to which fence everything that changed has been compared |
 //! | `modshift_verifier` | new | one row: what the verifier beside the applier says of itself |
+//! | `modshift_handover` | each | triggers and events taken down there, and whether they are up |
 //! | `modshift_repair` | old | rows to be copied again through the change log |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
@@ -39,6 +40,7 @@ pub const TOKEN: &str = "modshift_token";
 pub const PROGRESS: &str = "modshift_progress";
 pub const WATERMARK: &str = "modshift_watermark";
 pub const PARKED: &str = "modshift_parked";
+pub const HANDOVER: &str = "modshift_handover";
 pub const AUDIT: &str = "modshift_audit";
 
 pub const VERIFY: &str = "modshift_verify";
@@ -50,11 +52,12 @@ pub const FINISHED: &str = "modshift_finished";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 14] = [
+pub const OWN_TABLES: [&str; 15] = [
     TOKEN,
     PROGRESS,
     WATERMARK,
     PARKED,
+    HANDOVER,
     REPAIR,
     VERIFY,
     SETTLED,
@@ -75,7 +78,7 @@ pub const OWN_REMAINS: [&str; 2] = ["modshift_check", "modshift_trial"];
 pub const RESUME_ROW: &str = "@resume";
 
 /// Of each shard, old or new, in order; safe to repeat. [`create`] sends them where needed.
-pub const SHARD_TABLES: [&str; 4] = [
+pub const SHARD_TABLES: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS modshift_token (
         id TINYINT UNSIGNED NOT NULL PRIMARY KEY,
         epoch BIGINT UNSIGNED NOT NULL,
@@ -122,7 +125,21 @@ pub const SHARD_TABLES: [&str; 4] = [
         parked_clock_us BIGINT NOT NULL COMMENT 'clock of the source''s newest token then',
         blocked_by TEXT NOT NULL COMMENT 'key that was taken, or why it cannot be stored'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    "CREATE TABLE IF NOT EXISTS modshift_handover (
+        id INT UNSIGNED NOT NULL PRIMARY KEY COMMENT '0: the state; else programs, in order',
+        what ENUM('down','raising','up','had','wanted') NOT NULL,
+        name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'of the program',
+        about LONGTEXT NULL COMMENT 'JSON: the program without its body',
+        body LONGBLOB NULL COMMENT 'in the character set of who wrote it',
+        run VARCHAR(64) NULL COMMENT 'that wrote this row',
+        at DATETIME(6) NOT NULL COMMENT 'UTC, by this server'
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
 ];
+
+/// A row in `modshift_handover` with which no planned row may be applied: the application's triggers
+/// are there, or come. Reads it under a lock where it stands in an UPDATE.
+pub const HANDED_OVER: &str =
+    "SELECT 1 FROM modshift_handover WHERE id = 0 AND what IN ('raising', 'up')";
 
 /// What earlier versions of modshift did not have.
 const LATER_COLUMNS: [(&str, &str); 5] = [
@@ -185,8 +202,8 @@ pub async fn create(
     let columns: Vec<(String, String)> = conn
         .exec(
             "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS
-             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?)",
-            (schema, TOKEN, PROGRESS, WATERMARK, PARKED),
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?)",
+            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, HANDOVER),
         )
         .await
         .map_err(failed)?;
@@ -197,7 +214,8 @@ pub async fn create(
             return Err(ServerError::EarlierTable { at: at.to_owned(), table, column });
         }
     }
-    for (name, sql) in [TOKEN, PROGRESS, WATERMARK, PARKED].into_iter().zip(SHARD_TABLES) {
+    for (name, sql) in [TOKEN, PROGRESS, WATERMARK, PARKED, HANDOVER].into_iter().zip(SHARD_TABLES)
+    {
         if !present(name) {
             conn.query_drop(sql).await.map_err(failed)?;
         }

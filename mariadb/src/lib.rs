@@ -10,6 +10,7 @@ pub mod grants;
 mod literal;
 mod order;
 pub mod pace;
+pub mod program;
 pub mod server;
 pub mod session;
 mod socket;

@@ -14,9 +14,10 @@ pub use cut::{Applied, Begin, Cut, Road};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use modshift_mariadb::{Conn, ServerError, Session, catalog, connect, server};
+use modshift_mariadb::{Conn, ServerError, Session, catalog, connect, control, error, server};
 use modshift_proto::NewShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
+use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -86,6 +87,7 @@ impl Keeper {
         }
         let target = Target::new(plan, shard, schemas)
             .map_err(|error| ApplyError::Target { new: shard, error })?;
+        no_triggers(&mut conn, plan, shard).await?;
         let sources = plan.old_modulus.get();
         let random = Backoff::random() as u16;
         let (versions, kept) = watermark::take_over(&mut conn, &at, shard, sources, random).await?;
@@ -290,6 +292,36 @@ impl Keeper {
         if let Some(conn) = self.conn.take() {
             // Everything is durable; the server closes what we cannot.
             let _ = timeout(Duration::from_secs(1), conn.disconnect()).await;
+        }
+    }
+}
+
+/// A trigger of the application runs for rows that are written here, too: it may be there only while
+/// applications write here, when no rows come.
+async fn no_triggers(conn: &mut Conn, plan: &Plan, shard: NewShard) -> Result<(), ApplyError> {
+    let endpoint = &plan.new[usize::from(shard.0)];
+    let mut triggers = catalog::triggers(conn, &endpoint.schema).await?;
+    triggers.retain(|trigger| plan.tables.iter().any(|table| table.name == trigger.table));
+    if triggers.is_empty() {
+        return Ok(());
+    }
+    // An old shard serves until something has fenced it; a new one does not until it is opened.
+    let serves = match plan.direction() {
+        Direction::Forward => "EXISTS (SELECT 1 FROM modshift_token WHERE phase = 'serving')",
+        Direction::Back => "NOT EXISTS (SELECT 1 FROM modshift_token WHERE phase = 'fenced')",
+    };
+    let at = modshift_mariadb::connect::label(endpoint);
+    let of = |error| error::of(&at, "asking whether it serves", error);
+    let sql = format!("SELECT {serves} OR EXISTS ({})", control::HANDED_OVER);
+    let serves: Option<bool> = conn.query_first(sql).await.map_err(of)?;
+    match serves {
+        Some(true) => Ok(()),
+        _ => {
+            let of = |trigger: catalog::TriggerInfo| {
+                format!("{} on table {}", trigger.name, trigger.table)
+            };
+            let triggers = triggers.into_iter().map(of).collect::<Vec<_>>().join(", ");
+            Err(ApplyError::Triggers { new: shard, triggers })
         }
     }
 }

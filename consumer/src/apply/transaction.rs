@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use modshift_changelog::stage;
+use modshift_mariadb::control::HANDED_OVER;
 use modshift_mariadb::{Conn, ServerError, error};
 use mysql_async::prelude::Queryable;
 use tracing::debug;
@@ -13,6 +14,7 @@ use crate::error::ApplyError;
 use crate::merge::{MergeError, Placed, exact_road, fast_road};
 use crate::parked::ParkedChanges;
 use crate::places::SqlPlaces;
+use crate::watermark::Outcome;
 
 /// One bulk statement: more does not pay, and a packet must never be split (the driver sends
 /// parameter types with the first part only).
@@ -68,7 +70,13 @@ impl Keeper {
     /// BEGIN and the compare-and-set, in one round trip.
     async fn compare_and_set(&self, conn: &mut Conn, cut: &Cut) -> Result<(), ApplyError> {
         let of = |error| error::of(&self.at, "moving the watermark", error);
-        let statements = self.versions.compare_and_set(&cut.moves, cut.offset);
+        let mut statements = self.versions.compare_and_set(&cut.moves, cut.offset);
+        if !cut.batch.is_empty() {
+            // Not where triggers of the application are. The rows read stay locked to the end.
+            for update in statements.iter_mut().filter(|text| text.starts_with("UPDATE")) {
+                update.push_str(&format!(" AND NOT EXISTS ({HANDED_OVER})"));
+            }
+        }
         let expected = statements.len();
         let text = format!("BEGIN; {}", statements.join("; "));
         let mut hit = 0;
@@ -88,15 +96,20 @@ impl Keeper {
         match outcome.map_err(of) {
             Ok(()) if hit == expected => Ok(()),
             // Inserted by another applier, or raised.
-            Err(error) if error.code() == Some(1062) => self.taken_over(conn).await,
+            Err(error) if error.code() == Some(1062) => self.refused(conn, cut).await,
             Err(error) => Err(error.into()),
-            Ok(()) => self.taken_over(conn).await,
+            Ok(()) => self.refused(conn, cut).await,
         }
     }
 
-    async fn taken_over(&self, conn: &mut Conn) -> Result<(), ApplyError> {
+    /// By another owner, or by the triggers that were handed over to this shard.
+    async fn refused(&self, conn: &mut Conn, cut: &Cut) -> Result<(), ApplyError> {
         query(conn, &self.at, "rolling back", "ROLLBACK").await?;
-        Err(ApplyError::TakenOver { new: self.shard })
+        let ours = self.versions.resolve(conn, &self.at, &cut.moves).await?;
+        match ours == Outcome::NotCommitted && !cut.batch.is_empty() {
+            true => Err(ApplyError::HandedOver { new: self.shard }),
+            false => Err(ApplyError::TakenOver { new: self.shard }),
+        }
     }
 
     fn merge(&self, error: MergeError<ApplyError>) -> Failure {

@@ -13,7 +13,7 @@ use crate::outside::Outside;
 use crate::register::WATCHDOG;
 use crate::shard::{self, Shard};
 use crate::step::{Direction, Mode, Side, Step};
-use crate::{counters, drain};
+use crate::{counters, drain, handover};
 
 /// How often the fence is looked at while waiting.
 const FENCE_CHECK: Duration = Duration::from_millis(200);
@@ -88,7 +88,15 @@ impl<O: Outside> Cutover<O> {
             }
             counters::interleave(&plan, shard).await
         })
-        .await
+        .await?;
+        let run = self.register.name.clone();
+        let scope = handover::Scope::new(&plan, &run);
+        let carried = handover::prepare(scope, &mut self.from, &mut self.to).await?;
+        if !carried.is_empty() {
+            let line = format!("{} will be handed over", handover::words(&carried));
+            self.outside.tell(&line);
+        }
+        Ok(())
     }
 
     pub(super) async fn remember(&mut self) -> Result<(), CutoverError> {
@@ -166,8 +174,16 @@ impl<O: Outside> Cutover<O> {
 
     /// Fences all from-shards and takes down their markers.
     pub(super) async fn mark_all(&mut self) -> Result<(), CutoverError> {
-        let run = self.register.name.clone();
-        let marked = join_all(self.from.iter_mut().map(|shard| fence::fence(shard, &run))).await;
+        let (plan, run) = (self.plan.clone(), self.register.name.clone());
+        let scope = handover::Scope::new(&plan, &run);
+        let marked = join_all(self.from.iter_mut().map(async |shard| {
+            if shard.accounts_only {
+                // The event scheduler goes on, for others.
+                handover::silence(scope, shard).await?;
+            }
+            fence::fence(shard, &run).await
+        }))
+        .await;
         let mut errors = Vec::new();
         self.markers.clear();
         for (shard, marker) in self.from.iter().zip(marked) {
@@ -237,6 +253,13 @@ impl<O: Outside> Cutover<O> {
             self.outside.tell(&format!("note: {note}"));
         }
         Ok(())
+    }
+
+    pub(super) async fn hand_over(&mut self) -> Result<(), CutoverError> {
+        self.waiting = "triggers to be put up".to_owned();
+        let (plan, run) = (self.plan.clone(), self.register.name.clone());
+        let scope = handover::Scope::new(&plan, &run);
+        handover::hand_over(scope, &mut self.from, &mut self.to).await
     }
 
     pub(super) async fn publish(&mut self) -> Result<(), CutoverError> {

@@ -215,6 +215,7 @@ const fn stages(step: Step) -> (&'static str, &'static str) {
         Step::Fence => ("before_fence", "after_fence"),
         Step::Drain => ("before_drain", "after_drain"),
         Step::Counters => ("before_counters", "after_counters"),
+        Step::Handover => ("before_handover", "after_handover"),
         Step::Publish => ("before_publish", "after_publish"),
         Step::Seal => ("before_seal", "after_seal"),
         Step::Open => ("before_open", "after_open"),

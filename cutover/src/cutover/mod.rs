@@ -192,6 +192,7 @@ impl<O: Outside> Cutover<O> {
         self.step(Step::Fence, Self::fence).await?;
         self.step(Step::Drain, Self::drain).await?;
         self.step(Step::Counters, Self::carry_counters).await?;
+        self.step(Step::Handover, Self::hand_over).await?;
         self.step(Step::Publish, Self::publish).await?;
         self.step(Step::Seal, Self::seal).await?;
         self.step(Step::Open, Self::open).await

@@ -13,6 +13,7 @@ use super::shared::Away;
 use crate::decide::version_to_publish;
 use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
+use crate::handover::{self, Scope};
 use crate::outside::Outside;
 use crate::shard::Shard;
 use crate::step::{Direction, Mode};
@@ -23,6 +24,8 @@ const RETRY: Duration = Duration::from_millis(300);
 struct Opening {
     /// From-shards that were started again are closed again.
     closed: bool,
+    /// Triggers are up, whatever another process did to them.
+    raised: bool,
     /// Every to-shard has its serving marker.
     marked: bool,
     /// Index = to-shard: its primary takes writes; and its replicas are as they were.
@@ -30,6 +33,8 @@ struct Opening {
     replicas: Vec<bool>,
     told: bool,
     routed: bool,
+    /// The events that were handed over are there.
+    complete: bool,
 }
 
 impl<O: Outside> Cutover<O> {
@@ -37,10 +42,12 @@ impl<O: Outside> Cutover<O> {
         let count = self.to.len();
         let mut opening = Opening {
             closed: !self.resumed,
+            raised: !self.resumed,
             marked: !self.plan.back.enabled && self.direction() == Direction::Cutover,
             primaries: vec![false; count],
             replicas: vec![false; count],
             told: false,
+            complete: false,
             routed: !self.resumed || self.published,
         };
         let mut interrupt = self.interrupt.clone();
@@ -81,7 +88,18 @@ impl<O: Outside> Cutover<O> {
             }
             opening.closed = true;
         }
-        let (run, direction) = (self.register.name.clone(), self.direction());
+        let (plan, run) = (self.plan.clone(), self.register.name.clone());
+        let direction = self.direction();
+        let scope = Scope::new(&plan, &run);
+        if !opening.raised {
+            let raised = self.to.iter_mut().map(|shard| handover::put_up_again(scope, shard));
+            let errors: Vec<_> =
+                join_all(raised).await.into_iter().filter_map(Result::err).collect();
+            if !errors.is_empty() {
+                return errors;
+            }
+            opening.raised = true;
+        }
         // All markers before anything is opened: shards may have a server in common, and where one
         // is fenced none can have been opened.
         if !opening.marked {
@@ -106,6 +124,13 @@ impl<O: Outside> Cutover<O> {
                 Ok(()) => opening.routed = true,
                 Err(error) => errors.push(error),
             }
+        }
+        if opening.told && !opening.complete {
+            let completed = self.to.iter_mut().map(|shard| handover::complete(scope, shard));
+            let failed: Vec<_> =
+                join_all(completed).await.into_iter().filter_map(Result::err).collect();
+            opening.complete = failed.is_empty();
+            errors.extend(failed);
         }
         if errors.is_empty() {
             let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();

@@ -1,11 +1,12 @@
-//! Undoing: the routing names the from-shards again, and they serve again. Both at once, each target
-//! and each shard for itself: the application waits, and none of them needs another.
+//! Undoing: the routing names the from-shards again, they serve again with their triggers, and the
+//! to-shards have none. All at once, each target and each shard for itself: the application waits,
+//! and none of them needs another.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use modshift_changelog::stage;
 use tokio::sync::watch;
 
@@ -13,6 +14,7 @@ use super::Cutover;
 use crate::decide::{Action, Entry, Mark, next, next_version};
 use crate::error::CutoverError;
 use crate::fence::{self, Phase, Release};
+use crate::handover::{self, Scope};
 use crate::outside::Outside;
 use crate::register::Claim;
 use crate::shard::Shard;
@@ -20,20 +22,37 @@ use crate::step::{Side, Step};
 
 /// Between two attempts on a shard that does not answer.
 const RETRY: Duration = Duration::from_millis(300);
+/// For triggers of a to-shard to go.
+const TAKE_BACK: Duration = Duration::from_secs(10);
+
+/// What is to be undone, and what came of it.
+struct Each<T> {
+    publish: T,
+    handover: T,
+    fence: T,
+}
+
+type Undone = Each<Option<Result<(), CutoverError>>>;
 
 impl<O: Outside> Cutover<O> {
     pub(super) async fn undo(&mut self) -> Result<(), CutoverError> {
         let publishes = next(self.register.journal(), &self.facts) == Action::Undo(Step::Publish);
+        let lowers = self.register.journal().stands(Step::Handover);
         let fences = self.register.journal().stands(Step::Fence);
         if publishes {
             stage::reached("before_undo_publish", 1).await;
             self.show("undo publish");
         }
+        if lowers {
+            stage::reached("before_undo_handover", 1).await;
+            self.show("undo handover");
+        }
         if fences {
             stage::reached("before_undo_fence", 1).await;
             self.show("undo fence");
         }
-        let (routed, let_go) = self.undo_both(publishes, fences).await;
+        let due = Each { publish: publishes, handover: lowers, fence: fences };
+        let Each { publish: routed, handover: lowered, fence: let_go } = self.undo_all(due).await;
         self.show("");
         match routed {
             None => {}
@@ -45,6 +64,19 @@ impl<O: Outside> Cutover<O> {
             Some(Err(error)) => {
                 self.outside.tell(&format!("the routing was not taken back everywhere: {error}"));
                 self.facts.unpublish_failed = true;
+                self.lost.get_or_insert(error);
+            }
+        }
+        match lowered {
+            None => {}
+            Some(Ok(())) => {
+                self.note(Entry::Undone(Step::Handover)).await?;
+                self.outside.tell("handover undone");
+            }
+            Some(Err(error @ CutoverError::Superseded { .. })) => return Err(error),
+            Some(Err(error)) => {
+                self.outside.tell(&format!("triggers were not taken down everywhere: {error}"));
+                self.facts.takedown_failed = true;
                 self.lost.get_or_insert(error);
             }
         }
@@ -75,16 +107,14 @@ impl<O: Outside> Cutover<O> {
         }
     }
 
-    /// What came of the routing, and of the shards, where they were to be undone.
-    async fn undo_both(
-        &mut self,
-        publishes: bool,
-        fences: bool,
-    ) -> (Option<Result<(), CutoverError>>, Option<Result<(), CutoverError>>) {
+    /// What came of each that was to be undone.
+    async fn undo_all(&mut self, due: Each<bool>) -> Undone {
+        let Each { publish: publishes, handover: lowers, fence: fences } = due;
         let (side, published) = (self.direction().from(), self.published_version());
         // Else nobody came further than the journal.
         let begun = self.published || self.published_before;
-        let run = self.register.name.clone();
+        let (plan, run) = (self.plan.clone(), self.register.name.clone());
+        let scope = Scope::new(&plan, &run);
         let claim = (!self.settings.dry).then(|| self.register.claim());
         // No new connection can prove whose run it is.
         let once = matches!(self.lost, Some(CutoverError::JournalLost(_)));
@@ -92,7 +122,7 @@ impl<O: Outside> Cutover<O> {
             true => Instant::now(),
             false => Instant::now() + self.settings.patience,
         };
-        let (outside, from) = (&self.outside, &mut self.from);
+        let (outside, from, to) = (&self.outside, &mut self.from, &mut self.to);
         let (held, holds) = watch::channel(false);
         let routing = async {
             let outcome = match publishes {
@@ -107,7 +137,7 @@ impl<O: Outside> Cutover<O> {
         };
         let letting_go = async {
             let outcome = match fences {
-                true => let_go(from, &run, deadline, &held, outside).await,
+                true => let_go(from, scope, deadline, &held, outside).await,
                 false => {
                     drop(held);
                     return None;
@@ -120,7 +150,19 @@ impl<O: Outside> Cutover<O> {
             }
             Some(outcome)
         };
-        join(Box::pin(routing), Box::pin(letting_go)).await
+        let lowering = async {
+            if !lowers {
+                return None;
+            }
+            let outcome = take_back(to, scope).await;
+            if outcome.is_ok() {
+                stage::reached("after_undo_handover", 1).await;
+            }
+            Some(outcome)
+        };
+        let (publish, handover, fence) =
+            join3(Box::pin(routing), Box::pin(lowering), Box::pin(letting_go)).await;
+        Each { publish, handover, fence }
     }
 
     /// What the from-shards' servers were is remembered no longer.
@@ -177,10 +219,24 @@ pub(crate) async fn lead_back_alone(
     outside.publish_alone(side, version).await.map_err(CutoverError::Publish)
 }
 
+/// Triggers of the to-shards. One that does not answer holds up nobody: its applier takes no rows as
+/// long as they are there.
+pub(crate) async fn take_back(to: &mut [Shard], scope: Scope<'_>) -> Result<(), CutoverError> {
+    let each = to.iter_mut().map(async |shard| {
+        let server = shard.name().to_owned();
+        let taken = tokio::time::timeout(TAKE_BACK, handover::take_back(scope, shard)).await;
+        taken.unwrap_or_else(|_| {
+            let what = format!("no answer within {} s", TAKE_BACK.as_secs());
+            Err(CutoverError::Unfit { server, what })
+        })
+    });
+    CutoverError::all(join_all(each).await.into_iter().filter_map(Result::err).collect())
+}
+
 /// Each shard as soon as it answers; those that do not by the deadline are named.
 pub(crate) async fn let_go(
     from: &mut [Shard],
-    run: &str,
+    scope: Scope<'_>,
     deadline: Instant,
     held: &watch::Sender<bool>,
     outside: &impl Outside,
@@ -193,7 +249,7 @@ pub(crate) async fn let_go(
             None => servers.push(vec![shard]),
         }
     }
-    let each = servers.into_iter().map(|shards| server(shards, run, deadline, held, outside));
+    let each = servers.into_iter().map(|shards| server(shards, scope, deadline, held, outside));
     let mut errors: Vec<CutoverError> = join_all(each).await.into_iter().flatten().collect();
     match errors.iter().position(|error| matches!(error, CutoverError::Superseded { .. })) {
         Some(superseded) => Err(errors.swap_remove(superseded)),
@@ -204,14 +260,19 @@ pub(crate) async fn let_go(
 /// The shards of one server: all have their markers before the server takes writes.
 async fn server(
     mut shards: Vec<&mut Shard>,
-    run: &str,
+    scope: Scope<'_>,
     deadline: Instant,
     held: &watch::Sender<bool>,
     outside: &impl Outside,
 ) -> Vec<CutoverError> {
     let serves = Mutex::new(BTreeSet::new());
     loop {
-        let marked = join_all(shards.iter_mut().map(|shard| undo_marker(shard, run, held))).await;
+        let marked = join_all(shards.iter_mut().map(async |shard| {
+            undo_marker(shard, scope.run(), held).await?;
+            // Before anyone writes there.
+            handover::put_back(scope, shard).await
+        }))
+        .await;
         let mut errors: Vec<CutoverError> = marked.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() {
             let released =

@@ -50,8 +50,8 @@ fn a_run_takes_every_step_in_order_and_ends() {
 }
 
 #[test]
-fn trouble_before_the_opening_takes_back_routing_then_fence() {
-    use Step::{Drain, Fence, Publish, Seal};
+fn trouble_before_the_opening_takes_back_routing_then_triggers_then_fence() {
+    use Step::{Drain, Fence, Handover, Publish, Seal};
     let trouble = Facts { trouble: true, ..Facts::new(Wish::Forward) };
     let check = |at: Step, undone: &[Step]| {
         let mut expected = vec![Action::TurnBack];
@@ -65,8 +65,9 @@ fn trouble_before_the_opening_takes_back_routing_then_fence() {
     check(Step::Gate, &[]);
     check(Fence, &[Fence]);
     check(Drain, &[Fence]);
-    check(Publish, &[Publish, Fence]);
-    check(Seal, &[Publish, Fence]);
+    check(Handover, &[Handover, Fence]);
+    check(Publish, &[Publish, Handover, Fence]);
+    check(Seal, &[Publish, Handover, Fence]);
 }
 
 #[test]
@@ -99,9 +100,39 @@ fn a_target_that_does_not_answer_does_not_hold_up_the_fence() {
     journal.apply(Entry::TurnedBack);
     let failed = Facts { unpublish_failed: true, ..Facts::new(Wish::Back) };
     let (actions, journal) = follow(journal, failed);
-    assert_eq!(actions, [Action::Undo(Step::Fence), Action::Stop(Stop::Unpublished)]);
+    let undone = [Step::Handover, Step::Fence].map(Action::Undo);
+    assert_eq!(actions[..2], undone);
+    assert_eq!(actions[2..], [Action::Stop(Stop::Unpublished)]);
     let (actions, _) = follow(journal, Facts::new(Wish::Back));
     assert_eq!(actions[..2], [Action::Undo(Step::Publish), Action::End(End::From)]);
+}
+
+#[test]
+fn a_shard_that_keeps_its_triggers_does_not_hold_up_the_fence() {
+    let mut journal = begun(Step::Handover);
+    journal.apply(Entry::TurnedBack);
+    let failed = Facts { takedown_failed: true, ..Facts::new(Wish::Back) };
+    let (actions, journal) = follow(journal, failed);
+    assert_eq!(actions, [Action::Undo(Step::Fence), Action::Stop(Stop::HandedOver)]);
+    assert_eq!(serving(&journal), Serving::From);
+    let (actions, _) = follow(journal, Facts::new(Wish::Back));
+    assert_eq!(actions[..2], [Action::Undo(Step::Handover), Action::End(End::From)]);
+}
+
+#[test]
+fn the_journal_of_a_run_that_knew_no_handover_can_be_read() {
+    let mut journal = begun(Step::Handover);
+    let mut earlier = begun(Step::Counters);
+    earlier.apply(Entry::Done(Step::Counters));
+    assert!(!legal(&earlier, Entry::Begun(Step::Publish)));
+    earlier.without_handover();
+    assert!(legal(&earlier, Entry::Begun(Step::Publish)));
+    // Who resumes it before the opening takes the step.
+    earlier.apply(Entry::Begun(Step::Publish));
+    earlier.apply(Entry::Resumed);
+    assert!(follow(earlier, Facts::new(Wish::Forward)).0.contains(&Action::Take(Step::Handover)));
+    journal.without_handover();
+    assert_eq!(journal, begun(Step::Handover));
 }
 
 #[test]
@@ -111,7 +142,7 @@ fn what_a_dead_process_found_out_is_found_out_again() {
     assert!(journal.stands(Step::Publish) && journal.stands(Step::Fence));
     let (actions, _) = follow(journal, Facts::new(Wish::Forward));
     let again = Mode::Online.order().into_iter().filter(|&step| step != Step::Gate);
-    assert_eq!(actions[..7], again.map(Action::Take).collect::<Vec<_>>());
+    assert_eq!(actions[..8], again.map(Action::Take).collect::<Vec<_>>());
 }
 
 #[test]
@@ -287,7 +318,7 @@ fn what_is_owed_makes_a_journal_that_can_be_read() {
         let mut journal = begun(step);
         assert_eq!(owed(Entry::Begun(step)), step != Step::Open);
         journal.apply(Entry::TurnedBack);
-        for undone in [Step::Publish, Step::Fence] {
+        for undone in [Step::Publish, Step::Handover, Step::Fence] {
             if journal.stands(undone) {
                 entries.push(Entry::Undone(undone));
                 journal.apply(Entry::Undone(undone));

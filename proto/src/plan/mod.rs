@@ -287,6 +287,26 @@ pub struct Check {
     pub accept_meeting: Vec<String>,
 }
 
+impl Check {
+    /// Is an object of this name left behind on purpose?
+    pub fn ignores(&self, name: &str) -> bool {
+        self.ignore.iter().any(|pattern| matches(pattern, name))
+    }
+}
+
+/// `*` stands for any run of characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
 /// Where the daemons listen. `None`: loopback and the default port of the command.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Http {
@@ -342,5 +362,23 @@ impl Plan {
 
     pub fn new_shards(&self) -> impl Iterator<Item = NewShard> + use<> {
         (0..self.new_modulus.get()).map(NewShard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name) in
+            [("a", "a"), ("*", "x"), ("tmp_*", "tmp_1"), ("*_old", "a_old"), ("a*b*c", "axxbyc")]
+        {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("a", "ab"), ("tmp_*", "xtmp_1"), ("*_old", "a_old2"), ("a*a", "a")]
+        {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
     }
 }

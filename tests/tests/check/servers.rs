@@ -79,7 +79,12 @@ async fn settings_of_a_new_shard_are_checked_for_its_time_as_a_source() -> Resul
     let event =
         report.has("fault", "events", &["shard 0: ", "enabled events e"], "ALTER EVENT `e`")?;
     let trigger = report.has("fault", "triggers", &["shard 0: table t"], "DROP TRIGGER `tr`")?;
-    report.has("warning", "back", &["old shard 0: table t: has trigger tr"], "DROP TRIGGER tr")?;
+    report.has(
+        "fault",
+        "handover",
+        &["old shard 1: ", "trigger tr is on the one only"],
+        "drop the one",
+    )?;
     report.has_no("disk", &["new shard 0:", "has"])?;
     report.has("note", "disk", &["new shard 0", "SQL cannot tell"], "SONAME 'disks'")?;
 

@@ -12,7 +12,7 @@ use mysql_async::prelude::Queryable;
 use crate::site::{LIMIT, Site, sample, says, seed};
 
 /// Before and after each step, in order. From the last two on there is only forward.
-const POINTS: [&str; 18] = [
+const POINTS: [&str; 21] = [
     "before_close",
     "after_close",
     "before_gate",
@@ -23,6 +23,9 @@ const POINTS: [&str; 18] = [
     "after_drain",
     "before_counters",
     "after_counters",
+    "before_handover",
+    "shard_raised",
+    "after_handover",
     "before_publish",
     "after_publish",
     "before_seal",
@@ -34,10 +37,12 @@ const POINTS: [&str; 18] = [
 ];
 const ONLY_FORWARD: [&str; 4] = ["before_open", "mid_open", "after_open", "before_end"];
 /// Of a run that is being undone.
-const UNDO_POINTS: [&str; 6] = [
+const UNDO_POINTS: [&str; 8] = [
     "before_turn",
     "before_undo_publish",
     "after_undo_publish",
+    "before_undo_handover",
+    "after_undo_handover",
     "before_undo_fence",
     "after_undo_fence",
     "before_end",
@@ -54,10 +59,25 @@ async fn kill_at(site: &Site, args: &[&str], point: &'static str) -> Result<()> 
     Ok(())
 }
 
+async fn triggers_are_on(site: &Site, side: &str) -> Result<()> {
+    for (shards, of) in [(&site.estate.old, "old"), (&site.estate.new, "new")] {
+        for shard in shards {
+            let sql = "SELECT COUNT(*) FROM information_schema.TRIGGERS \
+                       WHERE TRIGGER_SCHEMA = DATABASE()";
+            let count: u64 = shard.value(sql).await?;
+            ensure!(count == u64::from(of == side), "{count} triggers on {}", shard.schema);
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_anywhere_leaves_what_can_be_resumed_or_undone() -> Result<()> {
     let mut random = Random::new(seed("killed")?);
     let site = Site::unwatched(2, 3, Log::Direct, random.next(), "120s").await?;
+    for shard in &site.estate.old {
+        shard.run("CREATE TRIGGER kept BEFORE UPDATE ON t_wallet FOR EACH ROW SET @a = 1").await?;
+    }
     let writer = site.writer(random.next(), 100.0).await?;
     let daemons = site.daemons()?;
     let wait = ["--wait", "150s"];
@@ -85,6 +105,7 @@ async fn an_operator_killed_anywhere_leaves_what_can_be_resumed_or_undone() -> R
         };
         let serves = site.serves().await?;
         ensure!(serves == end, "{serves} serves, not {end}; before: {before}; {}", context());
+        triggers_are_on(&site, end).await.with_context(context)?;
         serving = end;
         writer.commits(40, LIMIT).await.with_context(context)?;
     }
@@ -99,6 +120,7 @@ async fn an_operator_killed_anywhere_leaves_what_can_be_resumed_or_undone() -> R
         let code = i32::from(ask == "--resume");
         site.command(&[command, ask], &[code]).await.with_context(context)?;
         ensure!(site.serves().await? == serving, "{}", context());
+        triggers_are_on(&site, serving).await.with_context(context)?;
         writer.commits(40, LIMIT).await.with_context(context)?;
     }
     let ledger = writer.stop().await.with_context(|| says(&daemons))?;

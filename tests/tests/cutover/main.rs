@@ -9,6 +9,7 @@ mod fence;
 mod followed;
 mod glass;
 mod grants;
+mod handover;
 mod kept;
 mod lost;
 mod network;

@@ -165,9 +165,10 @@ fn every_rule_left_out_is_noticed() {
     let told = "who serves is told truly";
     let order = "journal and routing are in order";
     let followed = "what is undone is followed";
+    let triggers = "applications write where their triggers are";
     let ends = "every run ends, or can be gone on with";
     let rules = [
-        (W::EveryFence, kills(), both),
+        (W::EveryFence, kills(), triggers),
         (W::Markers, kills(), missing),
         (W::Seal, leaks(), missing),
         (W::ServingMarker, kills(), followed),
@@ -184,6 +185,11 @@ fn every_rule_left_out_is_noticed() {
         (W::NewVersion, cut_off(), order),
         (W::VersionLeftOut, cut_off(), order),
         (W::PublishedAgain, cut_off(), ends),
+        (W::Interlock, outages(), order),
+        (W::TakenDown, kills(), ends),
+        (W::PutUp, kills(), ends),
+        (W::PutBack, kills(), triggers),
+        (W::RaisedAgain, cut_off(), triggers),
         (W::SecondLook, two_operators(), order),
         (W::Silence, unheard(), both),
         (W::KeeperLock, kept(), told),

@@ -71,33 +71,6 @@ pub fn check_settings(survey: &Survey) -> Vec<Fault> {
     faults
 }
 
-/// The application's triggers have run on the new shard when a row comes back.
-pub fn check_triggers(survey: &Survey) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    if !ahead::way_back(&survey.plan) {
-        return faults;
-    }
-    for (server, facts) in survey.olds() {
-        for trigger in &facts.triggers {
-            if !survey.plan.tables.iter().any(|table| table.name == trigger.table) {
-                continue;
-            }
-            let actual =
-                format!("has trigger {}, which runs again for rows that come back", trigger.name);
-            let subject = format!("{}: table {}", server.side, trigger.table);
-            faults.push(
-                Fault::new(Severity::Warning, RULE, subject, actual)
-                    .expected("none between the cutover and a rollback")
-                    .mend(format!(
-                        "keep SHOW CREATE TRIGGER {0}; once the shard is fenced DROP TRIGGER {0}",
-                        trigger.name
-                    )),
-            );
-        }
-    }
-    faults
-}
-
 /// Several new shards feed one old one when M/gcd(N, M) > 1: keys that the application itself
 /// makes must be unique over all of them, which nothing here can see.
 pub fn check_keys(survey: &Survey) -> Vec<Fault> {

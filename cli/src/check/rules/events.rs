@@ -33,20 +33,17 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             format!("has enabled events {}, and event_scheduler is {state}", some_of(&names));
         let disable: Vec<String> =
             names.iter().map(|name| format!("ALTER EVENT {} DISABLE", quote(name))).collect();
-        if survey.serves(server.side) && !server.side.is_old() {
-            continue;
-        }
-        if server.side.is_old() {
+        if survey.takes_writes(server.side) {
             faults.push(
                 Fault::new(Severity::Note, RULE, server.side, actual)
-                    .expected("to be created anew on the new shards; the cutover stops them here")
-                    .mend("create each as SHOW CREATE EVENT prints it, and enable it there after the cutover"),
+                    .expected("to be handed over by the cutover, which stops them here")
+                    .mend("put the name of one that is to stay behind into check.ignore"),
             );
         } else {
             let severity = if running { Severity::Fault } else { Severity::Warning };
             faults.push(
                 Fault::new(severity, RULE, server.side, actual)
-                    .expected("nobody but modshift to write here before the cutover")
+                    .expected("nobody but modshift to write here while the other side serves")
                     .mend(Mend::run(Way::DisableEvent, disable)),
             );
         }

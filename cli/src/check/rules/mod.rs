@@ -18,6 +18,7 @@ pub mod fence_accounts;
 pub mod finished;
 pub mod foreign_keys;
 pub mod grants;
+pub mod handover;
 pub mod left_behind;
 pub mod needs;
 pub mod others;
@@ -83,6 +84,7 @@ pub const ALL: [Rule; 46] = [
     foreign_keys::check,
     triggers::check,
     events::check,
+    handover::check,
     left_behind::check,
     targets::check,
     collisions::refuse,
@@ -92,7 +94,6 @@ pub const ALL: [Rule; 46] = [
     auto_increment::check,
     sequences::check,
     back::check_settings,
-    back::check_triggers,
     back::check_keys,
     rehearsal::check,
 ];

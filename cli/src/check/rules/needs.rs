@@ -36,6 +36,11 @@ const ROWS: [&str; 5] = ["CREATE", "SELECT", "INSERT", "UPDATE", "DELETE"];
 const ROWS_AND_DROP: [&str; 6] = ["CREATE", "SELECT", "INSERT", "UPDATE", "DELETE", "DROP"];
 const ROUTINES: On = On::System("proc", &["db", "name", "type", "definer", "security_type"]);
 const EVENTS: On = On::System("event", &["db", "name", "status", "definer"]);
+/// What an account may do on a schema and on tables of it.
+const DEFINERS: [On; 2] = [
+    On::System("db", &["User", "Host", "Db", "Trigger_priv"]),
+    On::System("tables_priv", &["User", "Host", "Db", "Table_priv"]),
+];
 const LOCKED: On = On::System("global_priv", &["User", "Host", "Priv"]);
 const PROXIES: On = On::System("proxies_priv", &["User", "Host", "Proxied_user"]);
 const OTHERS: On = On::System("innodb_table_stats", &["database_name", "table_name"]);
@@ -57,6 +62,12 @@ pub fn forward(old: bool) -> Vec<Need> {
             need(Fault, On::Global, &["REPLICATION SLAVE"], "needed to read the binlog"),
             need(Fault, On::Global, &["BINLOG MONITOR"], FILTERS),
             need(Fault, On::Schema, &["SELECT"], "needed to copy tables"),
+            need(
+                Fault,
+                On::Own(control::HANDOVER),
+                &["CREATE", "SELECT"],
+                "needed to see whether triggers were handed over",
+            ),
             need(Fault, On::Own(control::TOKEN), &ROWS, "needed for modshift's own rows"),
             need(Fault, On::Own(control::PROGRESS), &ROWS, "needed for modshift's own rows"),
             need(Warning, On::Own(control::REPAIR), &ROWS, "needed by modshift verify --repair"),
@@ -129,6 +140,10 @@ pub fn cutover(plan: &Plan, old: bool, facts: &Facts) -> Vec<Need> {
             "needed at the cutover to carry counters and sequences over",
         ),
     ];
+    let why = "needed at the cutover to hand over triggers and events";
+    needs.push(warning(On::Schema, &["TRIGGER", "EVENT"], why));
+    needs.push(warning(On::Global, &["SET USER"], why));
+    needs.extend(DEFINERS.map(|on| warning(on, &["SELECT"], why)));
     if facts.is_replica() == Some(true) {
         let why = "needed at the cutover to stop inbound replication";
         needs.push(warning(On::Global, &["REPLICATION SLAVE ADMIN"], why));

@@ -7,7 +7,7 @@ use modshift_mariadb::Grants;
 use modshift_mariadb::catalog::{self, TableKind};
 use modshift_mariadb::connect::{Session, connect, label, label_of};
 use modshift_mariadb::value::quote;
-use modshift_mariadb::{control, error, whole_log};
+use modshift_mariadb::{control, error, program, whole_log};
 use modshift_proto::plan::{Endpoint, Plan, Secret};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -46,6 +46,12 @@ pub async fn ask(
     }
     let tables = planned_tables(&mut conn, plan, schema).await?;
     let whole = extent == Extent::Whole;
+    let names: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
+    let programs = match whole {
+        true => program::read(&mut conn, schema, &names).await?,
+        false => Vec::new(),
+    };
+    let collation = program::schema_collation(&mut conn, schema).await?;
     let login = plan.cutover.login.as_ref().filter(|_| whole);
     let fencing = match login {
         Some((user, password)) => Some(fencing(endpoint, user, password).await),
@@ -79,6 +85,7 @@ pub async fn ask(
             xa: prepared(&mut conn).await?,
             has_watermark: !old && has_watermark(&mut conn).await?,
             finished: finished(&mut conn, plan).await?,
+            handed_over: handed_over(&mut conn).await?,
             room: room::of(&mut conn, variables.text("datadir"), whole).await?,
             sequences: sequence::all(&mut conn, &sequences).await?,
             collisions: if old { None } else { record::read(&mut conn).await? },
@@ -97,6 +104,8 @@ pub async fn ask(
             objects,
             unseen,
             triggers,
+            programs,
+            collation,
         })
     };
     rest.await.map_err(of)
@@ -207,6 +216,11 @@ pub(super) async fn prepared(conn: &mut Conn) -> mysql_async::Result<Vec<String>
 async fn has_watermark(conn: &mut Conn) -> mysql_async::Result<bool> {
     let row: mysql_async::Result<Option<u8>> =
         conn.query_first("SELECT 1 FROM modshift_watermark LIMIT 1").await;
+    Ok(if_allowed(row)?.flatten().is_some())
+}
+
+async fn handed_over(conn: &mut Conn) -> mysql_async::Result<bool> {
+    let row: mysql_async::Result<Option<u8>> = conn.query_first(control::HANDED_OVER).await;
     Ok(if_allowed(row)?.flatten().is_some())
 }
 

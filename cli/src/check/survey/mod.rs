@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 use modshift_mariadb::catalog::{CatalogError, EventInfo, TriggerInfo};
 use modshift_mariadb::error::ServerError;
+use modshift_mariadb::program::{Named, Program};
 use modshift_mariadb::whole_log::Settings;
 use modshift_mariadb::{Class, Grants};
 use modshift_proto::TableSchema;
@@ -117,6 +118,13 @@ pub struct Facts {
     pub unseen: Vec<&'static str>,
     pub triggers: Vec<TriggerInfo>,
     pub events: Option<Vec<EventInfo>>,
+    /// Triggers of planned tables, and events as far as the account may see them, with their whole
+    /// definitions; or the name of one whose definition has an unknown form.
+    pub programs: Vec<Result<Program, Named>>,
+    /// The schema's default.
+    pub collation: String,
+    /// The application's triggers were handed over to this shard.
+    pub handed_over: bool,
     /// Stored code of the schema and in whose name it runs.
     pub bodies: Option<Vec<Body>>,
     pub sequences: BTreeMap<String, Sequence>,
@@ -265,6 +273,13 @@ impl Survey {
     /// reader first read it?
     pub fn serves(&self, side: Side) -> bool {
         self.has_phase(side, TokenPhase::Serving)
+    }
+
+    /// Do applications write there? An old shard without a token was never fenced.
+    pub fn takes_writes(&self, side: Side) -> bool {
+        let Some((_, facts)) = self.primary(side) else { return side.is_old() };
+        let serving = |token: Token| token.phase == TokenPhase::Serving;
+        facts.handed_over || facts.token.map_or(side.is_old(), serving)
     }
 
     /// Is it closed by a fence, or not opened yet?

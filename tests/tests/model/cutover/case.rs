@@ -47,6 +47,16 @@ pub enum Without {
     KeeperLock,
     /// Who keeps fences up does not look again once it has the lock.
     KeeperLook,
+    /// Rows are applied where the application's triggers are.
+    Interlock,
+    /// Triggers stay where applications no longer write.
+    TakenDown,
+    /// A run that is undone leaves them where they were put up.
+    PutUp,
+    /// It does not bring back those that it took down.
+    PutBack,
+    /// Who resumes a run amid its opening takes the triggers to be up.
+    RaisedAgain,
     /// A run is taken over without a look at what was written meanwhile.
     SecondLook,
     /// A daemon undoes whatever it finds.

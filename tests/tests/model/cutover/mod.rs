@@ -11,6 +11,9 @@
 //! a target cannot be reached; an entry is written and nobody hears of it; a step fails or takes
 //! too long (the pause budget is any such moment); somebody writes through a fence.
 //!
+//! Triggers of the application are taken down and put up, shard by shard; a stream's rows wait where
+//! they are there.
+//!
 //! A daemon keeps fences up: it sees a fence that a restart has opened, and closes it later than it
 //! looked. (What is written in between is not modelled, only whom such a closing may hit.)
 //!
@@ -152,14 +155,17 @@ impl Cutovers {
             None => return false,
         };
         let told = world.targets.iter().flatten().all(|routed| routed.side == side);
-        world.all_open(side) && !world.any_open(side.other()) && told
+        let triggers = world.side(side).iter().all(|shard| shard.triggers)
+            && !world.any_triggers(side.other());
+        world.all_open(side) && !world.any_open(side.other()) && told && triggers
     }
 
     /// Of a case that is watched: a run that has kept nobody from the from-shards yet is left to a
     /// person.
     fn nobody_waits(&self, world: &World) -> bool {
         let Some(run) = &world.store.run else { return false };
-        let kept = run.journal.stands(Step::Fence) || run.journal.stands(Step::Publish);
+        let steps = [Step::Fence, Step::Publish, Step::Handover];
+        let kept = steps.into_iter().any(|step| run.journal.stands(step));
         self.case.budget.watches > 0 && !kept && world.all_open(run.direction.from())
     }
 
@@ -221,7 +227,8 @@ impl Model for Cutovers {
         let sealing = world.store.run.as_ref().is_some_and(|run| run.journal.stands(Step::Seal));
         for (side, index) in self.shards() {
             let shard = &world.side(side)[index];
-            if shard.can_stream() {
+            let waits = self.case.without != Without::Interlock;
+            if world.may_stream(side, index) || !waits && shard.can_stream() {
                 out.push(Action::Stream(side, index));
             }
             if shard.down {
@@ -378,7 +385,12 @@ impl Model for Cutovers {
                     shard.session = None;
                 }
             }
-            Action::Stream(side, index) => world.shard(side, index).stream(),
+            Action::Stream(side, index) => {
+                if !world.may_stream(side, index) {
+                    world.fault("a trigger runs for a row that modshift applies");
+                }
+                world.shard(side, index).stream();
+            }
         }
         Some(next)
     }
@@ -396,6 +408,10 @@ impl Model for Cutovers {
             }),
             Property::always("journal and routing are in order", |_, state: &State| {
                 state.world.broken.is_none()
+            }),
+            Property::always("applications write where their triggers are", |_, state: &State| {
+                let mut shards = state.world.old.iter().chain(&state.world.new);
+                shards.all(|shard| shard.triggers || !shard.open)
             }),
             Property::always("no stream halts but for a leak", |_, state: &State| {
                 let mut shards = state.world.old.iter().chain(&state.world.new);

@@ -152,7 +152,7 @@ impl Operator {
     /// Is it about to undo routing and fence?
     pub fn undoes_both(&self, case: &Case) -> bool {
         self.at == At::Back
-            && self.next(case) == Action::Undo(Step::Publish)
+            && matches!(self.next(case), Action::Undo(Step::Publish | Step::Handover))
             && self.run.journal.stands(Step::Fence)
     }
 
@@ -387,10 +387,11 @@ impl Operator {
                 Action::End(end) => {
                     self.led_back(world);
                     self.note(Entry::Ended(end), world, case, unheard)?;
-                    let whole = !self.lost && !self.facts.unpublish_failed;
+                    let facts = &self.facts;
+                    let whole = !self.lost && !facts.unpublish_failed && !facts.takedown_failed;
                     return Ok(Came::Over(if whole { Why::Ended } else { Why::Outside }));
                 }
-                Action::Stop(Stop::Unpublished) => {
+                Action::Stop(Stop::Unpublished | Stop::HandedOver) => {
                     self.led_back(world);
                     return Ok(Came::Over(Why::Outside));
                 }
@@ -398,6 +399,9 @@ impl Operator {
             },
             At::Undoing(Step::Publish, piece, missed) => {
                 self.publish_back(piece, missed, world, case)?;
+            }
+            At::Undoing(Step::Handover, piece, failed) => {
+                self.take_back(piece, failed, world, case)?;
             }
             At::Undoing(step, pieces, failed) => {
                 return self.unfence(step, pieces, failed, world, case);

@@ -25,6 +25,8 @@ pub enum Event {
 pub struct Shard {
     /// Applications can write.
     pub open: bool,
+    /// The application's triggers are there, as its record says.
+    pub triggers: bool,
     pub log: Vec<Event>,
     /// Events that the other side has applied.
     pub applied: usize,
@@ -44,6 +46,7 @@ impl Shard {
         let open = side == Side::Old;
         Shard {
             open,
+            triggers: open,
             log: Vec::new(),
             applied: 0,
             begin: if open { Phase::Serving } else { Phase::Fenced },
@@ -202,6 +205,18 @@ impl World {
 
     pub fn any_down(&self, side: Side) -> bool {
         self.side(side).iter().any(|shard| shard.down)
+    }
+
+    pub fn any_triggers(&self, side: Side) -> bool {
+        self.side(side).iter().any(|shard| shard.triggers)
+    }
+
+    /// May what comes next in this log be applied on the other side? Rows wait while triggers are
+    /// there.
+    pub fn may_stream(&self, side: Side, index: usize) -> bool {
+        let shard = &self.side(side)[index];
+        let row = shard.log.get(shard.applied) == Some(&Event::Write);
+        shard.can_stream() && !(row && self.any_triggers(side.other()))
     }
 
     pub fn any_open(&self, side: Side) -> bool {

@@ -23,10 +23,13 @@ impl Operator {
                 let (side, run) = (self.to(), self.number);
                 let shard = world.shard(side, piece);
                 shard.barred = false;
+                // Of a process before this one.
+                shard.triggers = false;
                 if shard.phase() == Phase::Serving {
                     shard.log.push(Event::Marker(Phase::Fenced, run));
                 }
             }),
+            Step::Handover => self.hand_over(piece, world, case),
             Step::Gate
                 if world.side(self.from()).iter().any(|shard| shard.halted || shard.held()) =>
             {
@@ -73,6 +76,7 @@ impl Operator {
             Step::Gate => 2 + world.targets.len(),
             Step::Publish => 1 + world.targets.len(),
             Step::Fence => 2 * from,
+            Step::Handover => from + to,
             Step::Seal => 2 * from + 1,
             Step::Drain | Step::Counters => 1,
             Step::Open => from + 2 * to + if self.resumed { 2 + world.targets.len() } else { 0 },
@@ -158,6 +162,48 @@ impl Operator {
         if target == TABLE && missed { Err(Failed::Unreachable) } else { Ok(()) }
     }
 
+    /// Down on the from-shards, up on the to-shards.
+    fn hand_over(&self, piece: usize, world: &mut World, case: &Case) -> Result<(), Failed> {
+        let from = world.side(self.from()).len();
+        if piece >= from {
+            self.session(self.to(), piece - from, world, case)?;
+            world.shard(self.to(), piece - from).triggers = true;
+        } else {
+            self.session(self.from(), piece, world, case)?;
+            world.shard(self.from(), piece).triggers = case.without == Without::TakenDown;
+        }
+        Ok(())
+    }
+
+    /// Triggers of the to-shards; one that does not answer keeps them, and takes no rows.
+    pub(super) fn take_back(
+        &mut self,
+        piece: usize,
+        failed: bool,
+        world: &mut World,
+        case: &Case,
+    ) -> Result<(), Failed> {
+        let (side, shards) = (self.to(), world.side(self.to()).len());
+        let outcome = self.session(side, piece, world, case);
+        match outcome {
+            Err(Failed::Superseded) => return Err(Failed::Superseded),
+            Ok(()) if case.without != Without::PutUp => {
+                world.shard(side, piece).triggers = false;
+            }
+            _ => {}
+        }
+        let failed = failed || outcome.is_err();
+        self.at = match (piece + 1 < shards, failed) {
+            (true, _) => At::Undoing(Step::Handover, piece + 1, failed),
+            (false, false) => At::Undone(Step::Handover),
+            (false, true) => {
+                self.facts.takedown_failed = true;
+                At::Back
+            }
+        };
+        Ok(())
+    }
+
     fn serving_marker(&self, side: Side, index: usize, world: &mut World, case: &Case) {
         let shard = world.shard(side, index);
         if shard.phase() == Phase::Fenced && case.without != Without::ServingMarker {
@@ -189,6 +235,10 @@ impl Operator {
             return Err(Failed::Unreachable);
         }
         if piece < from + to {
+            if self.resumed && case.without != Without::RaisedAgain {
+                // A process that lost the journal may have taken them down.
+                world.shard(side, index).triggers = true;
+            }
             self.serving_marker(side, index, world, case);
         } else {
             world.shard(side, index).open = true;
@@ -312,6 +362,9 @@ impl Operator {
         let outcome = self.session(side, index, world, case).map(|()| {
             if piece < shards {
                 self.serving_marker(side, index, world, case);
+                if case.without != Without::PutBack {
+                    world.shard(side, index).triggers = true;
+                }
             } else if world.shard(side, index).phase() == Phase::Serving
                 || case.without == Without::ServingMarker
             {
