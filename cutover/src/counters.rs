@@ -2,11 +2,15 @@
 //!
 //! Whatever any from-shard would give out next, every to-shard gives out that or more. New shards
 //! give out keys in steps of their number, each from a residue of its own, so that what they
-//! generate does not meet on the way back.
+//! generate does not meet on the way back. The residue of shard `j` of `M` is `j`: where the key
+//! that is given out is the shard key, too, it is at home where it is given out.
+
+mod sequences;
 
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use modshift_mariadb::value::quote as identifier;
 use modshift_proto::plan::{AutoIncrement, Plan};
 
 use crate::error::CutoverError;
@@ -24,7 +28,8 @@ pub async fn interleave(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverErr
         return Ok(());
     }
     let doing = "setting the step of generated keys";
-    let (step, offset) = (u64::from(plan.new_modulus.get()), u64::from(shard.number) + 1);
+    let step = u64::from(plan.new_modulus.get());
+    let offset = offset(step, shard.number);
     let sql = "SELECT @@GLOBAL.auto_increment_increment, @@GLOBAL.auto_increment_offset";
     let is: Vec<(u64, u64)> = shard.primary.ask(doing, sql).await?;
     if is.first() != Some(&(step, offset)) {
@@ -49,7 +54,15 @@ pub async fn gives_out(plan: &Plan, shard: &mut Shard) -> Result<bool, CutoverEr
     Ok(!found.is_empty())
 }
 
-/// What is given out next, by table or sequence.
+/// The server knows no offset of 0; its own size as offset is the same residue.
+fn offset(step: u64, number: u16) -> u64 {
+    match number {
+        0 => step,
+        number => u64::from(number),
+    }
+}
+
+/// What is given out next, by table.
 type Next = BTreeMap<String, u64>;
 
 pub async fn carry(
@@ -59,38 +72,31 @@ pub async fn carry(
 ) -> Result<Vec<String>, CutoverError> {
     let mut notes = Vec::new();
     let tables: Vec<String> = plan.tables.iter().map(|table| quote(&table.name)).collect();
-    let read = join_all(from.iter_mut().map(|shard| next(shard, &tables))).await;
-    let (mut counters, mut sequences) = (Next::new(), Sequences::new());
+    let read = join_all(from.iter_mut().map(async |shard| {
+        Ok::<_, CutoverError>((next(shard, &tables).await?, sequences::read(shard).await?))
+    }))
+    .await;
+    let (mut counters, mut furthest) = (Next::new(), sequences::Sequences::new());
     for read in read {
         let (of_tables, of_sequences) = read?;
         for (name, next) in of_tables {
             let most = counters.entry(name).or_default();
             *most = next.max(*most);
         }
-        for (name, next) in of_sequences {
-            let most = sequences.entry(name).or_insert(next);
-            *most = if next.1 > 0 { next.max(*most) } else { next.min(*most) };
+        for (name, sequence) in of_sequences {
+            let most = furthest.entry(name).or_insert(sequence);
+            *most = most.furthest(sequence);
         }
     }
     let raised = join_all(to.iter_mut().map(async |shard| {
-        let (has, has_sequences) = next(shard, &tables).await?;
+        let has = next(shard, &tables).await?;
         for (table, &most) in &counters {
             if has.get(table).is_some_and(|&has| has < most) {
-                let sql = format!("ALTER TABLE {} AUTO_INCREMENT = {most}", name(table));
+                let sql = format!("ALTER TABLE {} AUTO_INCREMENT = {most}", identifier(table));
                 shard.primary.run("carrying over counters", &sql).await?;
             }
         }
-        let mut missing = Vec::new();
-        for (sequence, &(most, _)) in &sequences {
-            if has_sequences.contains_key(sequence) {
-                // Never goes back: then it answers NULL.
-                let sql = format!("DO SETVAL({}, {most}, 0)", name(sequence));
-                shard.primary.run("carrying over sequences", &sql).await?;
-            } else {
-                missing.push(format!("{} has no sequence {sequence}", shard.name()));
-            }
-        }
-        Ok::<_, CutoverError>(missing)
+        sequences::carry(shard, &furthest).await
     }))
     .await;
     for missing in raised {
@@ -99,32 +105,30 @@ pub async fn carry(
     Ok(notes)
 }
 
-/// Next value, and by how much it grows.
-type Sequences = BTreeMap<String, (i64, i64)>;
-
-async fn next(shard: &mut Shard, tables: &[String]) -> Result<(Next, Sequences), CutoverError> {
-    let doing = "reading counters";
+async fn next(shard: &mut Shard, tables: &[String]) -> Result<Next, CutoverError> {
     let schema = quote(&shard.primary.endpoint.schema);
     let sql = format!(
         "SELECT TABLE_NAME, AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = \
          {schema} AND AUTO_INCREMENT IS NOT NULL AND TABLE_NAME IN ({})",
         tables.join(", ")
     );
-    let counters: Vec<(String, u64)> = shard.primary.ask(doing, &sql).await?;
-    let sql = format!(
-        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = {schema} \
-         AND TABLE_TYPE = 'SEQUENCE'"
-    );
-    let names: Vec<String> = shard.primary.ask(doing, &sql).await?;
-    let mut sequences = Sequences::new();
-    for sequence in names {
-        let sql = format!("SELECT next_not_cached_value, increment FROM {}", name(&sequence));
-        let row: Vec<(i64, i64)> = shard.primary.ask(doing, &sql).await?;
-        sequences.extend(row.into_iter().map(|row| (sequence.clone(), row)));
-    }
-    Ok((counters.into_iter().collect(), sequences))
+    let counters: Vec<(String, u64)> = shard.primary.ask("reading counters", &sql).await?;
+    Ok(counters.into_iter().collect())
 }
 
-fn name(identifier: &str) -> String {
-    format!("`{}`", identifier.replace('`', "``"))
+#[cfg(test)]
+mod tests {
+    use super::offset;
+
+    #[test]
+    fn a_shard_gives_out_keys_that_are_at_home_there() {
+        for modulus in 1..=9u64 {
+            for number in 0..modulus as u16 {
+                let offset = offset(modulus, number);
+                // As the server counts: an offset above the step would not count.
+                assert!((1..=modulus).contains(&offset));
+                assert_eq!(offset % modulus, u64::from(number));
+            }
+        }
+    }
 }

@@ -69,6 +69,11 @@ impl Server {
         Server { name, endpoint, lock, guard, conn: None, spent: false, script: Vec::new() }
     }
 
+    /// Who cannot ask whose run it is has one connection, and whoever only prints needs none.
+    pub(crate) fn may_have_lanes(&self) -> bool {
+        matches!(self.guard, Guard::Owner(_))
+    }
+
     /// A connection beside this one, with a lock of its own: who takes over ends it, too.
     pub(crate) fn lane(&self, lane: usize) -> Server {
         Server {

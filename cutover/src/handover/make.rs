@@ -98,9 +98,9 @@ async fn spread<G: Sync>(
             queue.push_back(group);
         }
     };
-    let help = match shard.primary.is_dry() {
-        true => 0,
-        false => LANES.min(count.saturating_sub(1)),
+    let help = match shard.primary.may_have_lanes() {
+        false => 0,
+        true => LANES.min(count.saturating_sub(1)),
     };
     let mut lanes: Vec<Server> = (0..help).map(|lane| shard.primary.lane(lane)).collect();
     let beside = join_all(lanes.iter_mut().map(async |lane| {

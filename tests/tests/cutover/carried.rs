@@ -103,9 +103,33 @@ async fn keys_given_out_after_a_cutover_are_fresh_and_interleaved() -> Result<()
             "id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, accountNo BIGINT NOT NULL";
         shard.run(&format!("CREATE TABLE t_note ({table}) ENGINE=InnoDB")).await?;
         shard.run("CREATE SEQUENCE numbers CACHE 10").await?;
+        // What is given out is the shard key.
+        let table = "accountNo BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY";
+        shard.run(&format!("CREATE TABLE t_key ({table}) ENGINE=InnoDB")).await?;
     }
-    let rule = TableRule::new("t_note", Rule::floor_mod("accountNo"));
-    let plan = estate.plan().replace("[gate]", &format!("{}[gate]", rule.rule.plan_toml("t_note")));
+    // In steps, each shard from a residue of its own: as check advises, up, down and round.
+    for (shards, first) in [(&estate.old, 500), (&estate.new, 702)] {
+        let step = shards.len();
+        for (number, shard) in shards.iter().enumerate() {
+            let (up, down) = (first + number, first - step + number);
+            let low = 1 + number;
+            for sql in [
+                format!("CREATE SEQUENCE up START WITH {up} INCREMENT BY {step} CACHE 7"),
+                format!(
+                    "CREATE SEQUENCE down START WITH -{down} INCREMENT BY -{step} MINVALUE -9000000"
+                ),
+                format!(
+                    "CREATE SEQUENCE round START WITH {low} INCREMENT BY {step} MINVALUE {low} \
+                     MAXVALUE 5000 CACHE 3 CYCLE"
+                ),
+            ] {
+                shard.run(&sql).await?;
+            }
+        }
+    }
+    let rules = ["t_note", "t_key"]
+        .map(|name| TableRule::new(name, Rule::floor_mod("accountNo")).rule.plan_toml(name));
+    let plan = estate.plan().replace("[gate]", &format!("{}[gate]", rules.concat()));
     std::fs::write(estate.plan_path(), plan)?;
     // Of a plan without that table.
     std::fs::remove_file(&site.routing)?;
@@ -124,8 +148,25 @@ async fn keys_given_out_after_a_cutover_are_fresh_and_interleaved() -> Result<()
             given.push(shard.value::<i64>("SELECT NEXTVAL(numbers)").await?);
         }
     }
+    let mut stepped = Stepped::default();
+    for number in 0..estate.old.len() {
+        estate.old[number].run(&format!("INSERT INTO t_key VALUES ({})", 90 + number)).await?;
+        // One is far ahead of the other.
+        for _ in 0..30 + 90 * number {
+            stepped.take(&estate.old, number).await?;
+        }
+    }
     let daemons = site.daemons()?;
     site.command(&["cutover", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    for number in 0..estate.new.len() {
+        for _ in 0..3 {
+            stepped.take(&estate.new, number).await?;
+        }
+        let app =
+            Address { user: APP.into(), password: APP.into(), ..estate.new[number].address() };
+        let key: usize = app.value("INSERT INTO t_key VALUES (NULL) RETURNING accountNo").await?;
+        ensure!(key > 91 && key % estate.new.len() == number, "key {key} on new shard {number}");
+    }
     let (modulus, most) = (estate.new.len() as u64, *given.iter().max().context("none given")?);
     for (number, shard) in estate.new.iter().enumerate() {
         let app = Address { user: APP.into(), password: APP.into(), ..shard.address() };
@@ -133,7 +174,7 @@ async fn keys_given_out_after_a_cutover_are_fresh_and_interleaved() -> Result<()
         for _ in 0..2 {
             let id: u64 = app.value(format!("{insert} RETURNING id")).await?;
             ensure!(id > 2_050, "{id} on new shard {number} was given out before");
-            ensure!((id - 1) % modulus == number as u64, "{id} on new shard {number}");
+            ensure!(id % modulus == number as u64, "{id} on new shard {number}");
         }
         let next: i64 = shard.value("SELECT NEXTVAL(numbers)").await?;
         ensure!(next > most, "sequence value {next} on new shard {number} was given out before");
@@ -148,6 +189,11 @@ async fn keys_given_out_after_a_cutover_are_fresh_and_interleaved() -> Result<()
     };
     modshift_tests::drained_back(estate, LIMIT).await?;
     site.command(&["rollback", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    for number in 0..estate.old.len() {
+        for _ in 0..3 {
+            stepped.take(&estate.old, number).await?;
+        }
+    }
     for (number, shard) in estate.old.iter().enumerate() {
         let app = Address { user: APP.into(), password: APP.into(), ..shard.address() };
         let insert = format!("INSERT INTO t_note (accountNo) VALUES ({number}) RETURNING id");
@@ -157,4 +203,28 @@ async fn keys_given_out_after_a_cutover_are_fresh_and_interleaved() -> Result<()
         ensure!(rows >= 2, "{rows} rows came back to old shard {number}");
     }
     Ok(())
+}
+
+/// What sequences in steps have given out so far, on both sides.
+#[derive(Default)]
+struct Stepped {
+    given: std::collections::BTreeSet<(&'static str, i64)>,
+    /// The residue of each shard's, by the number of shards of its side.
+    residues: std::collections::BTreeMap<(&'static str, usize, usize), i64>,
+}
+
+impl Stepped {
+    /// The next of each: never one that was given out, and of its own residue for ever.
+    async fn take(&mut self, shards: &[Shard], number: usize) -> Result<()> {
+        for name in ["up", "down", "round"] {
+            let next: i64 =
+                shards[number].value(format!("SELECT NEXTVAL({name})").as_str()).await?;
+            let new = self.given.insert((name, next));
+            ensure!(new, "{name} of shard {number} of {} gives {next} again", shards.len());
+            let residue = next.rem_euclid(shards.len() as i64);
+            let before = *self.residues.entry((name, shards.len(), number)).or_insert(residue);
+            ensure!(before == residue, "{name} of shard {number} gives {next}, not its own");
+        }
+        Ok(())
+    }
 }

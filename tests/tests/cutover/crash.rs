@@ -222,7 +222,7 @@ async fn a_dry_run_shows_every_statement_and_changes_nothing() -> Result<()> {
         "old shard 1: ALTER USER 'app'@'127.0.0.%' ACCOUNT LOCK;",
         "old shard 1: XA RECOVER;",
         "phase = 'fenced'",
-        "new shard 2: SET GLOBAL auto_increment_increment = 3, GLOBAL auto_increment_offset = 3;",
+        "new shard 2: SET GLOBAL auto_increment_increment = 3, GLOBAL auto_increment_offset = 2;",
         "new shard 0: SET GLOBAL read_only = 0;",
         "phase = 'serving'",
     ] {

@@ -8,7 +8,7 @@ use modshift_proto::schema::DataType;
 
 use super::foreign_keys;
 use crate::check::ahead;
-use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::fault::{Fault, Severity, Side, some_of};
 use crate::check::mend::{Mend, Way};
 use crate::check::rows::matrix::gcd;
 use crate::check::survey::Survey;
@@ -30,7 +30,63 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         faults.extend(steps(survey, &counted));
     }
     faults.extend(one_step_for_several(survey));
+    faults.extend(strays(survey));
     faults.extend(headroom(survey));
+    faults
+}
+
+/// `auto_increment_offset` of a shard: keys at home there. 0 is written as the modulus.
+fn residue(number: u16, modulus: u16) -> u16 {
+    if number == 0 { modulus } else { number }
+}
+
+/// Tables whose shard key is what AUTO_INCREMENT gives out.
+fn keyed_by_counter(survey: &Survey) -> Vec<&str> {
+    let tables = survey.plan.tables.iter().filter(|planned| {
+        let Placement::Sharded { key, .. } = &planned.placement else { return false };
+        let table = survey.olds().find_map(|(_, facts)| facts.tables.get(&planned.name));
+        let counter = table.and_then(|table| table.counter.as_ref());
+        counter.is_some_and(|(counter, _)| counter.eq_ignore_ascii_case(key))
+    });
+    tables.map(|planned| planned.name.as_str()).collect()
+}
+
+/// There a row without a key gets one from its server, and must be at home on it.
+fn strays(survey: &Survey) -> Vec<Fault> {
+    let tables = keyed_by_counter(survey);
+    if tables.is_empty() {
+        return Vec::new();
+    }
+    let plan = &survey.plan;
+    let mut faults = Vec::new();
+    for (server, facts) in survey.reached() {
+        let (number, modulus) = match server.side {
+            Side::Old(shard) => (shard.0, plan.old_modulus.get()),
+            Side::New(shard) => (shard.0, plan.new_modulus.get()),
+        };
+        let (step, offset) = step_of(facts);
+        let (own, all) = (u64::from(number), u64::from(modulus));
+        // The cutover sets it on the others.
+        let counts =
+            facts.serves(server.side) || !server.side.is_old() && !ahead::interleaves(plan);
+        if !counts || step.is_multiple_of(all) && offset % all == own {
+            continue;
+        }
+        let actual = format!(
+            "gives out keys of {} that belong to other shards (auto_increment_increment {step}, \
+             offset {offset})",
+            some_of(&tables)
+        );
+        faults.push(
+            Fault::new(Severity::Warning, RULE, server.side, actual)
+                .expected("keys that are at home there, or rows that bring their key with them")
+                .mend(format!(
+                    "SET GLOBAL auto_increment_increment = {modulus}, auto_increment_offset = {}, and \
+                     the same in my.cnf",
+                    residue(number, modulus)
+                )),
+        );
+    }
     faults
 }
 
@@ -81,7 +137,8 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
         let shares = survey
             .reached()
             .any(|(other, facts)| other.side != server.side && facts.variables.identity() == id);
-        let (scale, first) = (plan.new_modulus.get(), own + 1);
+        let scale = plan.new_modulus.get();
+        let first = residue(own, scale);
         let actual = format!(
             "gives out the same keys as {} (auto_increment_increment {step}, offset {offset}) for {}",
             other.side,

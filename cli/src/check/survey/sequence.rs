@@ -12,9 +12,11 @@ use super::ask::if_allowed;
 pub struct Sequence {
     /// Nothing at or beyond it has been given out.
     pub next: i64,
+    pub minimum: i64,
     pub maximum: i64,
     /// 0: `auto_increment_increment` and `auto_increment_offset` of the session.
     pub increment: i64,
+    pub cycles: bool,
 }
 
 /// Those of the names that the account may read.
@@ -24,11 +26,15 @@ pub(super) async fn all(
 ) -> mysql_async::Result<BTreeMap<String, Sequence>> {
     let mut found = BTreeMap::new();
     for name in names {
-        let sql =
-            format!("SELECT next_not_cached_value, maximum_value, increment FROM {}", quote(name));
-        let row: mysql_async::Result<Option<(i64, i64, i64)>> = conn.query_first(sql).await;
-        if let Some((next, maximum, increment)) = if_allowed(row)?.flatten() {
-            found.insert(name.clone(), Sequence { next, maximum, increment });
+        let sql = format!(
+            "SELECT next_not_cached_value, minimum_value, maximum_value, increment, cycle_option \
+             FROM {}",
+            quote(name)
+        );
+        let row: mysql_async::Result<Option<(i64, i64, i64, i64, bool)>> =
+            conn.query_first(sql).await;
+        if let Some((next, minimum, maximum, increment, cycles)) = if_allowed(row)?.flatten() {
+            found.insert(name.clone(), Sequence { next, minimum, maximum, increment, cycles });
         }
     }
     Ok(found)
