@@ -82,6 +82,7 @@ impl Server {
             lock: lane_lock(&self.lock, lane),
             guard: self.guard.clone(),
             conn: None,
+            spent: false,
             script: Vec::new(),
         }
     }

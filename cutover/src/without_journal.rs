@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join_all, join3};
+use futures_util::future::{join, join_all, join3};
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Session, connect};
 use modshift_proto::plan::Plan;

@@ -68,7 +68,7 @@ fn strays(survey: &Survey) -> Vec<Fault> {
         let (own, all) = (u64::from(number), u64::from(modulus));
         // The cutover sets it on the others.
         let counts =
-            facts.serves(server.side) || !server.side.is_old() && !ahead::interleaves(plan);
+            survey.takes_writes(server.side) || !server.side.is_old() && !ahead::interleaves(plan);
         if !counts || step.is_multiple_of(all) && offset % all == own {
             continue;
         }

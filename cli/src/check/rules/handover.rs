@@ -10,7 +10,7 @@ use crate::check::survey::{Facts, Server, Survey};
 const RULE: &str = "handover";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    let new_serve = survey.news().any(|(server, facts)| survey.takes_writes(server.side));
+    let new_serve = survey.news().any(|(server, _)| survey.takes_writes(server.side));
     let (from, to): (Vec<_>, Vec<_>) =
         survey.reached().partition(|(server, _)| server.side.is_old() != new_serve);
     let Some(&(first, facts)) = from.first() else { return Vec::new() };

@@ -366,6 +366,7 @@ impl Model for Cutovers {
                     let shard = world.shard(direction.to(), index);
                     shard.session = None;
                     shard.barred = self.case.without != Without::Bar;
+                    shard.triggers = false;
                 }
                 for (index, run) in from {
                     world.shard(direction.from(), index).session = Some(ALONE);
@@ -379,6 +380,7 @@ impl Model for Cutovers {
                     shard.session == Some(ALONE) || self.case.without == Without::OneConnection;
                 if held && !shard.down && shard.phase() == Phase::Fenced {
                     shard.log.push(Event::Marker(Phase::Serving, run));
+                    shard.triggers = true;
                     shard.open = true;
                 }
                 if shard.session == Some(ALONE) {
