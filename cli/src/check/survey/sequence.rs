@@ -19,6 +19,8 @@ pub struct Sequence {
     pub cycles: bool,
 }
 
+type Row = (i64, i64, i64, i64, bool);
+
 /// Those of the names that the account may read.
 pub(super) async fn all(
     conn: &mut Conn,
@@ -31,8 +33,7 @@ pub(super) async fn all(
              FROM {}",
             quote(name)
         );
-        let row: mysql_async::Result<Option<(i64, i64, i64, i64, bool)>> =
-            conn.query_first(sql).await;
+        let row: mysql_async::Result<Option<Row>> = conn.query_first(sql).await;
         if let Some((next, minimum, maximum, increment, cycles)) = if_allowed(row)?.flatten() {
             found.insert(name.clone(), Sequence { next, minimum, maximum, increment, cycles });
         }
