@@ -26,7 +26,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// What the login of a cutover holds on every server, whatever the plan; see
 /// deploy/mariadb/grants-cutover.sql.
-const NEEDED: [&str; 4] = ["READ_ONLY ADMIN", "CREATE USER", "CONNECTION ADMIN", "PROCESS"];
+const NEEDED: [&str; 5] =
+    ["READ_ONLY ADMIN", "CREATE USER", "CONNECTION ADMIN", "PROCESS", "SET USER"];
+/// And on the schema: triggers that a run has taken down must come back before anyone writes.
+const NEEDED_THERE: [&str; 2] = ["TRIGGER", "EVENT"];
 
 /// Never ends.
 pub async fn run(plan: &Arc<Plan>) -> Infallible {
@@ -121,8 +124,12 @@ async fn lacking(endpoint: Endpoint) -> Option<String> {
         }
         Err(_) => return None,
     };
-    let missing: Vec<&str> =
-        NEEDED.into_iter().filter(|privilege| !grants.has_global(privilege)).collect();
+    let there = |privilege: &&str| !grants.has_on_schema(&endpoint.schema, privilege);
+    let missing: Vec<&str> = NEEDED
+        .into_iter()
+        .filter(|privilege| !grants.has_global(privilege))
+        .chain(NEEDED_THERE.into_iter().filter(there))
+        .collect();
     (!missing.is_empty()).then(|| format!("user {user} lacks {} on {at}", missing.join(", ")))
 }
 

@@ -173,7 +173,7 @@ async fn make_ready(
     for there in live(scope, shard).await? {
         if there.kind == Kind::Trigger {
             let what = format!(
-                "trigger {} on table {} has run for rows that modshift applied",
+                "has trigger {} on table {}, which runs for rows that modshift applies",
                 there.name, there.table
             );
             return refuse(shard.name(), what);
@@ -270,7 +270,8 @@ async fn may_make(shard: &mut Shard, carried: &[Program]) -> Result<(), CutoverE
         "TRIGGER on the schema"
     } else if !has(Kind::Event, "EVENT") {
         "EVENT on the schema"
-    } else if !grants.has_global("SET USER") && !grants.has_global("SUPER") {
+    } else if !grants.has_global("SET USER") {
+        // SUPER alone does it no longer on servers of later versions.
         "SET USER"
     } else {
         return Ok(());

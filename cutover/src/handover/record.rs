@@ -6,6 +6,7 @@ use modshift_mariadb::program::Program;
 
 use crate::error::CutoverError;
 use crate::register::quote;
+use crate::server::Server;
 use crate::shard::Shard;
 
 const NO_SUCH_TABLE: u16 = 1146;
@@ -80,7 +81,7 @@ async fn read(shard: &mut Shard, which: &str) -> Result<Vec<Program>, CutoverErr
     rows.into_iter().map(of).collect()
 }
 
-/// One transaction. The rows of that kind are these from now on; once a shard is up nothing needs to
+/// One transaction, of which nothing stays open. The rows of that kind are these from now on; once a shard is up nothing needs to
 /// be remembered.
 pub async fn write(
     shard: &mut Shard,
@@ -89,7 +90,21 @@ pub async fn write(
     first: u32,
     programs: &[Program],
 ) -> Result<(), CutoverError> {
-    let server = &mut shard.primary;
+    let outcome = transaction(&mut shard.primary, run, state, first, programs).await;
+    if outcome.is_err() && shard.primary.is_live() {
+        // What comes next on this connection must not be part of it.
+        drop(shard.primary.run(WRITING, "ROLLBACK").await);
+    }
+    outcome
+}
+
+async fn transaction(
+    server: &mut Server,
+    run: &str,
+    state: State,
+    first: u32,
+    programs: &[Program],
+) -> Result<(), CutoverError> {
     server.run(WRITING, "START TRANSACTION").await?;
     if state == State::Raising {
         // After whatever the applier has under way: see the module.

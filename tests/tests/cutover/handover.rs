@@ -251,7 +251,7 @@ async fn triggers_that_cannot_be_handed_over_are_named_before_anyone_waits() -> 
     refused("trigger extra is on the other only").await?;
     old[1].run("DROP TRIGGER extra").await?;
     new[2].run("CREATE TRIGGER early BEFORE DELETE ON t_note FOR EACH ROW SET @a = 1").await?;
-    refused("trigger early on table t_note has run").await?;
+    refused("has trigger early on table t_note, which runs").await?;
     new[2].run("DROP TRIGGER early").await?;
     grant(&new[1], "REVOKE TRIGGER", "FROM").await?;
     refused("app@127.0.0.%, in whose name trigger n_first runs, lacks TRIGGER on the schema")
