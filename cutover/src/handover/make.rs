@@ -19,7 +19,14 @@ use crate::shard::Shard;
 const DROPPING: &str = "taking down triggers and events";
 const MAKING: &str = "putting up triggers and events";
 
-pub(super) async fn drop_all(shard: &mut Shard, named: &[Named]) -> Result<(), CutoverError> {
+/// `kept_out`: only where the shard's token says fenced. Who undoes a run without its journal lets a
+/// shard serve under the locks of all these connections, so what is asked on one of them holds until
+/// that connection ends.
+pub(super) async fn drop_all(
+    shard: &mut Shard,
+    named: &[Named],
+    kept_out: bool,
+) -> Result<(), CutoverError> {
     let mut groups: VecDeque<Vec<&Named>> = VecDeque::new();
     for one in named {
         match groups.back_mut().filter(|group| group[0].table == one.table) {
@@ -28,12 +35,25 @@ pub(super) async fn drop_all(shard: &mut Shard, named: &[Named]) -> Result<(), C
         }
     }
     spread(shard, groups, async |server: &mut Server, group: &Vec<&Named>| {
+        if kept_out {
+            still_fenced(server).await?;
+        }
         for one in group {
             server.run(DROPPING, &one.drop()).await?;
         }
         Ok(())
     })
     .await
+}
+
+pub(super) async fn still_fenced(server: &mut Server) -> Result<(), CutoverError> {
+    let sql = "SELECT 1 FROM modshift_token WHERE id = 1 AND phase = 'serving'";
+    let serves: Vec<u8> = server.ask(DROPPING, sql).await?;
+    if serves.is_empty() || server.is_dry() {
+        return Ok(());
+    }
+    let what = "it serves by now: somebody has undone this run".to_owned();
+    Err(CutoverError::Unfit { server: server.name.clone(), what })
 }
 
 /// Those of one table in their order.

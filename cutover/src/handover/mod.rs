@@ -288,6 +288,7 @@ async fn may_make(shard: &mut Shard, carried: &[Program]) -> Result<(), CutoverE
 
 /// Nothing of the application runs there any more. What it had is written down first.
 async fn take_down(scope: Scope<'_>, shard: &mut Shard) -> Result<(), CutoverError> {
+    make::still_fenced(&mut shard.primary).await?;
     let state = record::state(shard).await?;
     if matches!(state, State::None | State::Up) {
         let had = live(scope, shard).await?;
@@ -297,7 +298,7 @@ async fn take_down(scope: Scope<'_>, shard: &mut Shard) -> Result<(), CutoverErr
         record::write(shard, scope.run, State::Down, record::HAD, &had).await?;
     }
     let there = named(scope, shard).await?;
-    make::drop_all(shard, &there).await
+    make::drop_all(shard, &there, true).await
 }
 
 /// Of a to-shard whose run is undone. Only triggers: its events are not made before it serves, those
@@ -308,7 +309,7 @@ pub async fn take_back(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cutove
     }
     let mut there = named(scope, shard).await?;
     there.retain(|named| named.kind == Kind::Trigger);
-    make::drop_all(shard, &there).await?;
+    make::drop_all(shard, &there, false).await?;
     // Not before: rows may be applied again from here on.
     record::lower(shard, scope.run).await
 }
@@ -324,7 +325,7 @@ pub async fn silence(scope: Scope<'_>, shard: &mut Shard) -> Result<(), CutoverE
         let had = live(scope, shard).await?;
         record::write(shard, scope.run, State::Down, record::HAD, &had).await?;
     }
-    make::drop_all(shard, &there).await
+    make::drop_all(shard, &there, false).await
 }
 
 /// Triggers of a shard that is about to serve. Its events come once it does: they are in no
@@ -385,7 +386,7 @@ async fn triggers(
         // Of a process before this one: one that is there is whole.
         return Ok(());
     }
-    make::drop_all(shard, &there).await?;
+    make::drop_all(shard, &there, false).await?;
     make::create_all(shard, &wanted).await
 }
 

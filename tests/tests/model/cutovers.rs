@@ -195,8 +195,8 @@ fn every_rule_left_out_is_noticed() {
         (W::KeeperLock, kept(), told),
         (W::KeeperLook, kept(), told),
         (W::WatchWay, watched(), ends),
-        (W::Bar, without_the_journal(), triggers),
-        (W::OneConnection, without_the_journal(), triggers),
+        (W::Bar, without_the_journal(), both),
+        (W::OneConnection, without_the_journal(), both),
         (W::OwnerOfServers, watched_while_still(), told),
     ];
     let mut wrong = Vec::new();

@@ -170,6 +170,10 @@ impl Operator {
             world.shard(self.to(), piece - from).triggers = true;
         } else {
             self.session(self.from(), piece, world, case)?;
+            if world.shard(self.from(), piece).phase() == Phase::Serving {
+                // Undone without the journal.
+                return Err(Failed::Unreachable);
+            }
             world.shard(self.from(), piece).triggers = case.without == Without::TakenDown;
         }
         Ok(())
