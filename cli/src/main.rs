@@ -15,6 +15,7 @@ mod daemon;
 #[cfg(test)]
 mod deploy_tests;
 mod exit;
+mod fits;
 mod gate;
 mod http;
 mod logs;
@@ -69,6 +70,16 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 
 async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     let plan = Arc::new(plan(&cli)?);
+    let by_plan = match &cli.command {
+        Command::Verify(_) | Command::Rearm(_) => true,
+        // A run that was begun is ended with whatever plan is at hand.
+        Command::Cutover(args) => !(args.common.resume || args.common.abort),
+        Command::Rollback(args) => !(args.resume || args.abort),
+        _ => false,
+    };
+    if by_plan {
+        fits::tables(&plan).await?;
+    }
     match &cli.command {
         Command::Check(args) => check::run(plan, args).await,
         Command::Schema(args) => schema::run(plan, args).await,

@@ -86,6 +86,18 @@ impl Batch {
         });
     }
 
+    /// Drops what was taken in of a table of a source: all its rows go before this batch.
+    pub fn forget(&mut self, source: OldShard, table: u32) {
+        self.entries.retain(|entry| (entry.source, entry.table) != (source, table));
+        self.index.clear();
+        let (entries, keys, hasher) = (&self.entries, &self.keys, &self.hasher);
+        let hash =
+            |entry: &Entry| hasher.hash_one((entry.source, entry.table, &keys[entry.key.clone()]));
+        for (at, entry) in entries.iter().enumerate() {
+            self.index.insert_unique(hash(entry), at as u32, |&at| hash(&entries[at as usize]));
+        }
+    }
+
     /// Rows to be changed.
     pub fn len(&self) -> usize {
         self.entries.len()

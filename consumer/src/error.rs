@@ -28,6 +28,8 @@ pub enum ApplyError {
     Change { new: NewShard, error: ChangeError },
     #[error("{new}: {error}")]
     Target { new: NewShard, error: TargetError },
+    #[error("{new}: table {table} is not defined as it is applied: {differences}")]
+    Drift { new: NewShard, table: String, differences: String },
     #[error("{new}: table {table}: {error}")]
     Value { new: NewShard, table: String, error: ValueError },
     /// The compare-and-set found another version.
@@ -140,6 +142,7 @@ impl ApplyError {
             | ApplyError::Sequence { .. }
             | ApplyError::Change { .. }
             | ApplyError::Target { .. }
+            | ApplyError::Drift { .. }
             | ApplyError::Value { .. }
             | ApplyError::TakenOver { .. }
             | ApplyError::Triggers { .. }
@@ -161,6 +164,7 @@ impl ApplyError {
             ApplyError::Sequence { error, .. } => error.reason(),
             ApplyError::Change { error, .. } => error.reason(),
             ApplyError::Target { .. } => "target",
+            ApplyError::Drift { .. } => "drift",
             ApplyError::Value { .. } => "value",
             ApplyError::TakenOver { .. } => "taken_over",
             ApplyError::Triggers { .. } => "triggers",
@@ -188,6 +192,10 @@ impl ApplyError {
             ApplyError::Sequence { error, .. } => error.hint(),
             ApplyError::Change { error, .. } => error.hint(),
             ApplyError::Target { .. } => "correct the plan or the table, see modshift check",
+            ApplyError::Drift { .. } => {
+                "it was altered while rows were applied (perhaps with sql_log_bin = 0): undo that in \
+                 the way it was made, start the daemons, and modshift verify"
+            }
             ApplyError::Value { .. } => "run replicator and consumer in the same version",
             ApplyError::TakenOver { .. } => "stop one of the two",
             ApplyError::Triggers { .. } => {

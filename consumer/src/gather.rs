@@ -6,7 +6,7 @@ use modshift_changelog::{Delivery, Offset};
 use modshift_proto::message::{Body, decode};
 use modshift_proto::{NewShard, OldShard};
 
-use crate::apply::Cut;
+use crate::apply::{Cut, numbers};
 use crate::batch::{Batch, Limits, RowChange};
 use crate::error::ApplyError;
 use crate::metrics;
@@ -31,6 +31,7 @@ pub struct Gather {
     moved: Vec<bool>,
     /// Index = old shard: a token was among it.
     tokens: Vec<bool>,
+    anew: Vec<(OldShard, u32)>,
     dropped: Vec<[u64; 3]>,
     next_offset: Option<Offset>,
     /// Index = old shard: where its watermark stood at the last cut, or in the beginning.
@@ -60,6 +61,7 @@ impl Gather {
             batch: Batch::default(),
             moved: vec![false; count],
             tokens: vec![false; count],
+            anew: Vec::new(),
             dropped: vec![[0; 3]; count],
             next_offset: offset,
             cut_at: (0..sources).map(OldShard).map(mark).collect(),
@@ -91,7 +93,7 @@ impl Gather {
     pub fn take(&mut self, delivery: Delivery, target: &Target) -> Result<(), ApplyError> {
         let new = self.shard;
         let Delivery { message, offset } = delivery;
-        let (envelope, body) =
+        let (envelope, mut body) =
             decode(&message).map_err(|error| ApplyError::Message { new, error })?;
         let old = envelope.source;
         let index = usize::from(old.0);
@@ -99,6 +101,9 @@ impl Gather {
             let shards = self.streams.len() as u16;
             return Err(ApplyError::UnknownSource { new, old, shards });
         };
+        if let Body::Change(change) = &mut body {
+            change.table = target.numbered(change);
+        }
         if let Body::Change(change) = &body
             && !stream.has(&envelope, change.position)
         {
@@ -108,6 +113,12 @@ impl Gather {
                 .check(old, change, &mut self.key)
                 .map_err(|error| ApplyError::Change { new, error })?;
         }
+        // Found before the stream moves, for the same reason; empty for everything but a marker.
+        let anew = match &body {
+            Body::Start(start) => numbers(target, old, &start.anew)
+                .map_err(|error| ApplyError::Change { new, error })?,
+            Body::Change(_) | Body::Token(_) => Vec::new(),
+        };
         let verdict =
             stream.accept(&envelope, &body).map_err(|error| ApplyError::Sequence { new, error })?;
         match (verdict, &body) {
@@ -127,6 +138,10 @@ impl Gather {
                 }
             }
             (Verdict::Progress, Body::Token(_)) => self.tokens[index] = true,
+            (Verdict::Progress, Body::Start(_)) => {
+                anew.iter().for_each(|&(source, table)| self.batch.forget(source, table));
+                self.anew.extend(anew);
+            }
             (Verdict::Drop(why), _) => self.dropped[index][why as usize] += 1,
             (Verdict::Apply | Verdict::Progress, _) => {}
         }
@@ -167,7 +182,8 @@ impl Gather {
             return None;
         }
         let batch = std::mem::take(&mut self.batch);
-        Some(Cut { batch, moves, tokens, offset: self.next_offset })
+        let anew = std::mem::take(&mut self.anew);
+        Some(Cut { batch, moves, anew, tokens, offset: self.next_offset })
     }
 
     fn report_dropped(&mut self) {
@@ -245,7 +261,7 @@ mod tests {
         let digest = GroupDigest { gtid: gtid(10 + number), checksum: 0 };
         match what.split_once(' ') {
             None if what == "start" => {
-                let start = Start { gtids, digest: None, initial: true };
+                let start = Start { gtids, digest: None, initial: true, anew: vec![] };
                 encode_start(&envelope, &start, &mut message);
             }
             None => {

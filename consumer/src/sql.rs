@@ -22,6 +22,8 @@ pub struct Statements {
     /// Deletes a row that the source owns. Parameters: see `key_params`, then the
     /// source (sharded tables).
     pub delete: String,
+    /// Deletes every row that a source owns. Parameter: the source (sharded tables).
+    pub clear: String,
     /// For each parameter of the key condition, the primary key column (by place in the key) that
     /// it takes.
     pub key_params: Vec<usize>,
@@ -49,10 +51,13 @@ impl Statements {
         let insert = format!("INSERT INTO {table} ({}) VALUES ({values})", columns.join(", "));
         let (condition, key_params) = key_condition(schema);
         let mut delete = format!("DELETE FROM {table} WHERE {condition}");
+        let mut clear = format!("DELETE FROM {table}");
         if let Some(owner) = owner {
             let _ = write!(delete, " AND {owner} = ?");
+            let _ = write!(clear, " WHERE {owner} = ?");
         }
         Statements {
+            clear,
             upsert: upsert(schema, sent, owner, &insert),
             insert,
             delete,

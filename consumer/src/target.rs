@@ -68,6 +68,8 @@ pub enum TargetError {
 pub enum ChangeError {
     #[error("a change of table number {table}, the plan has {tables}")]
     UnknownTable { table: u32, tables: usize },
+    #[error("a table that the plan does not have, {table}, is copied from its beginning")]
+    UnplannedTable { table: String },
     #[error(
         "table {table} is defined otherwise on {old} (fingerprint {sent:08x}) than on {new} \
          ({own:08x})"
@@ -89,16 +91,15 @@ impl ChangeError {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            ChangeError::Misrouted { .. }
-                | ChangeError::Feeder { .. }
-                | ChangeError::UnknownTable { .. }
-                | ChangeError::Row { .. }
+            ChangeError::Misrouted { .. } | ChangeError::Feeder { .. } | ChangeError::Row { .. }
         )
     }
 
     pub fn reason(&self) -> &'static str {
         match self {
-            ChangeError::UnknownTable { .. } => "unknown_table",
+            ChangeError::UnknownTable { .. } | ChangeError::UnplannedTable { .. } => {
+                "unknown_table"
+            }
             ChangeError::Definition { .. } => "definition",
             ChangeError::Misrouted { .. } => "misrouted",
             ChangeError::Stray { .. } => "stray",
@@ -109,9 +110,11 @@ impl ChangeError {
 
     pub fn hint(&self) -> &'static str {
         match self {
-            ChangeError::UnknownTable { .. } | ChangeError::Feeder { .. } => {
-                "run replicator and consumer with the same plan"
+            ChangeError::UnknownTable { .. } | ChangeError::UnplannedTable { .. } => {
+                "start the consumer with the plan of the replicator; where the change log still has \
+                 changes of a table that was taken out, with the former one until it has caught up"
             }
+            ChangeError::Feeder { .. } => "run replicator and consumer with the same plan",
             ChangeError::Definition { .. } => {
                 "make the table the same on both sides (modshift schema shows the differences), \
                  then start again"
@@ -167,6 +170,18 @@ impl Target {
 
     pub fn tables(&self) -> impl Iterator<Item = &TargetTable> {
         self.tables.iter()
+    }
+
+    /// The number under which this plan has the table of a change: a plan to which tables were added
+    /// numbers the others anew, and the change log may hold what was sent before. The fingerprint
+    /// has the table's name in it.
+    pub fn numbered(&self, change: &Change<'_>) -> u32 {
+        let same = |table: &TargetTable| table.fingerprint == change.fingerprint;
+        if self.tables.get(change.table as usize).is_some_and(same) {
+            return change.table;
+        }
+        let found = self.tables.iter().position(same);
+        found.map_or(change.table, |index| index as u32)
     }
 
     /// Checks that a change belongs here and writes the wire form of its primary key to `key`.

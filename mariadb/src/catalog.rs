@@ -3,6 +3,8 @@
 //!
 //! Read from information_schema, which shows only what the account may see.
 
+use std::collections::HashMap;
+
 use modshift_proto::schema::{Column, TableSchema, UniqueKey};
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, FromRowError, Params, Row};
@@ -371,6 +373,22 @@ pub async fn foreign_keys(conn: &mut Conn, schema: &str) -> Result<Vec<ForeignKe
     Ok(keys)
 }
 
+/// Numbers of collations by name. The same name may stand for one of each character set (from
+/// 10.10 on): those have longer names too.
+pub async fn collations(conn: &mut Conn) -> Result<HashMap<String, u16>, CatalogError> {
+    const DOING: &str = "listing collations";
+    const UNKNOWN_COLUMN: u16 = 1054;
+    let sql = "SELECT COLLATION_NAME, ID FROM information_schema.COLLATIONS WHERE ID IS NOT NULL";
+    let short: Vec<(String, u16)> = query(conn, DOING, sql, ()).await?;
+    let sql = "SELECT FULL_COLLATION_NAME, ID FROM \
+               information_schema.COLLATION_CHARACTER_SET_APPLICABILITY WHERE ID IS NOT NULL";
+    let long: Vec<(String, u16)> = match query(conn, DOING, sql, ()).await {
+        Err(CatalogError::Server(error)) if error.code() == Some(UNKNOWN_COLUMN) => Vec::new(),
+        long => long?,
+    };
+    Ok(short.into_iter().chain(long).collect())
+}
+
 /// The statement that makes the table.
 pub async fn show_create_table(
     conn: &mut Conn,
@@ -390,6 +408,19 @@ pub async fn show_create_table(
     })?;
     row.and_then(|row| take(&row, 1))
         .ok_or_else(|| CatalogError::Form { at: label_of(conn), doing: DOING })
+}
+
+/// The same without the counter of AUTO_INCREMENT, which moves with the rows: while this text stays
+/// the same, so does the table's definition. One small question. The text depends on the session
+/// (sql_mode), so it is compared with what a session of the same kind was told.
+pub async fn made(conn: &mut Conn, schema: &str, table: &str) -> Result<String, CatalogError> {
+    let text = show_create_table(conn, schema, table).await?;
+    let counter = |word: &&str| !word.starts_with("AUTO_INCREMENT=");
+    let line = |line: &str| match line.starts_with(')') {
+        true => line.split(' ').filter(counter).collect::<Vec<_>>().join(" "),
+        false => line.to_owned(),
+    };
+    Ok(text.lines().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// The column at `index`, if it is there and of that type.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `modshift_token` | source | one row: epoch, count of own event groups, clock, phase |
 //! | `modshift_progress` | source | the resume point, and per table how far it has been copied |
+//! | `modshift_tables` | source | the plan's tables, each with the definition that its log is read by |
 //! | `modshift_watermark` | target | a row per source: what of it has been applied |
 //! | `modshift_parked` | target | rows that wait for their place |
 //! | `modshift_finished` | any | the reshard is over: nobody starts it anew |
@@ -27,6 +28,8 @@
 //! from there on; a *marker* is an UPDATE of that row by a cutover, which names its run in `fence`.
 //! The row's present phase says nothing about an older position: the resume point has its own.
 
+use std::collections::BTreeMap;
+
 use modshift_proto::plan::Plan;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -38,6 +41,7 @@ pub const PREFIX: &str = "modshift_";
 
 pub const TOKEN: &str = "modshift_token";
 pub const PROGRESS: &str = "modshift_progress";
+pub const TABLES: &str = "modshift_tables";
 pub const WATERMARK: &str = "modshift_watermark";
 pub const PARKED: &str = "modshift_parked";
 pub const HANDOVER: &str = "modshift_handover";
@@ -52,9 +56,10 @@ pub const FINISHED: &str = "modshift_finished";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 15] = [
+pub const OWN_TABLES: [&str; 16] = [
     TOKEN,
     PROGRESS,
+    TABLES,
     WATERMARK,
     PARKED,
     HANDOVER,
@@ -78,7 +83,7 @@ pub const OWN_REMAINS: [&str; 2] = ["modshift_check", "modshift_trial"];
 pub const RESUME_ROW: &str = "@resume";
 
 /// Of each shard, old or new, in order; safe to repeat. [`create`] sends them where needed.
-pub const SHARD_TABLES: [&str; 5] = [
+pub const SHARD_TABLES: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS modshift_token (
         id TINYINT UNSIGNED NOT NULL PRIMARY KEY,
         epoch BIGINT UNSIGNED NOT NULL,
@@ -124,6 +129,10 @@ pub const SHARD_TABLES: [&str; 5] = [
         image LONGBLOB NOT NULL COMMENT 'row, wire form',
         parked_clock_us BIGINT NOT NULL COMMENT 'clock of the source''s newest token then',
         blocked_by TEXT NOT NULL COMMENT 'key that was taken, or why it cannot be stored'
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    "CREATE TABLE IF NOT EXISTS modshift_tables (
+        name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
+        definition LONGTEXT NOT NULL COMMENT 'by which its binlog is read'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_handover (
         id INT UNSIGNED NOT NULL PRIMARY KEY COMMENT '0: the state; else programs, in order',
@@ -185,6 +194,50 @@ pub async fn is_finished(conn: &mut Conn, at: &str, plan: &Plan) -> Result<bool,
     }
 }
 
+/// The tables that the log of this shard is read for, each with its definition. Empty where no
+/// reader was ever started, or none of a version that kept them.
+pub async fn kept_tables(
+    conn: &mut Conn,
+    at: &str,
+) -> Result<BTreeMap<String, String>, ServerError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    let rows: Result<Vec<(String, String)>, _> =
+        conn.query(format!("SELECT name, definition FROM {TABLES}")).await;
+    match rows.map_err(|error| error::of(at, "reading which tables are read", error)) {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(BTreeMap::new()),
+        rows => Ok(rows?.into_iter().collect()),
+    }
+}
+
+/// How a plan's tables differ from those that were kept, in words; `None` where they do not.
+pub fn changed_tables<'a>(
+    kept: impl Iterator<Item = &'a str> + Clone,
+    planned: impl Iterator<Item = &'a str> + Clone,
+) -> Option<String> {
+    let beyond = |these: &mut dyn Iterator<Item = &'a str>, those: Vec<&'a str>| {
+        these.filter(|name| !those.contains(name)).collect::<Vec<_>>().join(", ")
+    };
+    let added = beyond(&mut planned.clone(), kept.clone().collect());
+    let gone = beyond(&mut kept.clone(), planned.clone().collect());
+    match (added.is_empty(), gone.is_empty()) {
+        (true, true) => None,
+        (false, true) => Some(format!("has {added} in addition")),
+        (true, false) => Some(format!("lacks {gone}")),
+        (false, false) => Some(format!("has {added} in addition, and lacks {gone}")),
+    }
+}
+
+/// Do applications write to this shard, as far as its token says?
+pub async fn serves(conn: &mut Conn, at: &str) -> Result<bool, ServerError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    let phase: Result<Option<String>, _> =
+        conn.query_first(format!("SELECT phase FROM {TOKEN} WHERE id = 1")).await;
+    match phase.map_err(|error| error::of(at, "asking which side serves", error)) {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(false),
+        phase => Ok(phase?.as_deref() == Some("serving")),
+    }
+}
+
 /// Creates the tables that are missing, and refuses those of an earlier version: the binlog between
 /// their change and the resume point could not be read. An existing table is not touched, since
 /// even `CREATE TABLE IF NOT EXISTS` writes an event group. Refuses a reshard that is finished.
@@ -202,8 +255,8 @@ pub async fn create(
     let columns: Vec<(String, String)> = conn
         .exec(
             "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS
-             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?)",
-            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, HANDOVER),
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?, ?)",
+            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, TABLES, HANDOVER),
         )
         .await
         .map_err(failed)?;
@@ -214,8 +267,8 @@ pub async fn create(
             return Err(ServerError::EarlierTable { at: at.to_owned(), table, column });
         }
     }
-    for (name, sql) in [TOKEN, PROGRESS, WATERMARK, PARKED, HANDOVER].into_iter().zip(SHARD_TABLES)
-    {
+    let names = [TOKEN, PROGRESS, WATERMARK, PARKED, TABLES, HANDOVER];
+    for (name, sql) in names.into_iter().zip(SHARD_TABLES) {
         if !present(name) {
             conn.query_drop(sql).await.map_err(failed)?;
         }

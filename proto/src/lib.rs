@@ -14,5 +14,5 @@ pub mod shard;
 pub mod wire;
 
 pub use gtid::{GroupDigest, Gtid, GtidSet, Position};
-pub use schema::{Column, DataType, TableSchema, UniqueKey};
+pub use schema::{Column, DataType, TableSchema, UniqueKey, differences};
 pub use shard::{Modulus, NewShard, OldShard};

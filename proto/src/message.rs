@@ -105,6 +105,8 @@ pub struct Start {
     pub gtids: GtidSet,
     pub digest: Option<GroupDigest>,
     pub initial: bool,
+    /// Tables copied from their beginning: the receiver drops what it has of them from this source.
+    pub anew: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,6 +295,7 @@ pub fn encode_start(envelope: &Envelope, start: &Start, out: &mut Vec<u8>) {
         gtids: gtids_to_wire(&start.gtids),
         digest: start.digest.as_ref().map(digest_to_wire),
         initial: start.initial,
+        anew: start.anew.clone(),
     });
     encode_body(envelope, body, out);
 }
@@ -419,7 +422,8 @@ fn decode_start(bytes: &[u8]) -> Result<Start, MessageError> {
             some => some,
         },
     };
-    Ok(Start { gtids: gtids_from_wire(&start.gtids), digest, initial: start.initial })
+    let gtids = gtids_from_wire(&start.gtids);
+    Ok(Start { gtids, digest, initial: start.initial, anew: start.anew })
 }
 
 fn gtids_to_wire(set: &GtidSet) -> Vec<wire::Gtid> {

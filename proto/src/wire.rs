@@ -121,6 +121,10 @@ pub struct Start {
     /// Nothing was ever recorded for this source: its first epoch.
     #[prost(bool, tag = "3")]
     pub initial: bool,
+    /// Tables that this epoch copies from their beginning, though there were epochs before: what the
+    /// receiver has of them from this source goes first, for the source may have lost rows unsent.
+    #[prost(string, repeated, tag = "4")]
+    pub anew: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Whether applications may write to the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -68,8 +68,10 @@ fn kind() -> impl Strategy<Value = Kind> {
             Kind::Token(Token { gtids, digest, writes, clock_us, copied, phase, fence })
         },
     );
-    let start = (gtids(), proptest::option::of(digest()), any::<bool>())
-        .prop_map(|(gtids, digest, initial)| Kind::Start(Start { gtids, digest, initial }));
+    let anew = proptest::collection::vec("[a-z]{1,9}", 0..3);
+    let start = (gtids(), proptest::option::of(digest()), any::<bool>(), anew).prop_map(
+        |(gtids, digest, initial, anew)| Kind::Start(Start { gtids, digest, initial, anew }),
+    );
     prop_oneof![3 => change, 1 => token, 1 => start]
 }
 
@@ -157,6 +159,7 @@ fn to_prost(envelope: &Envelope, kind: &Kind) -> wire::Message {
             gtids: start.gtids.iter().map(gtid).collect(),
             digest: start.digest.as_ref().map(digest),
             initial: start.initial,
+            anew: start.anew.clone(),
         }),
     };
     wire::Message {
@@ -195,7 +198,8 @@ fn what_is_written_is_read_and_is_what_prost_writes() {
 
 fn a_start() -> wire::Message {
     let envelope = Envelope { source: OldShard(2), epoch: 7, number: 0 };
-    let start = Start { gtids: "0-1-5".parse().unwrap(), digest: None, initial: true };
+    let start =
+        Start { gtids: "0-1-5".parse().unwrap(), digest: None, initial: true, anew: vec![] };
     to_prost(&envelope, &Kind::Start(start))
 }
 
@@ -333,7 +337,7 @@ fn a_million_odd_messages_are_read_or_refused() {
             phase: TokenPhase::Fenced,
             fence: Some("run".to_owned()),
         }),
-        Kind::Start(Start { gtids, digest: Some(digest), initial: false }),
+        Kind::Start(Start { gtids, digest: Some(digest), initial: false, anew: vec![] }),
     ];
     let envelope = Envelope { source: OldShard(300), epoch: 1 << 50, number: 77 };
     let seeds: Vec<Vec<u8>> = kinds.iter().map(|kind| write(&envelope, kind)).collect();

@@ -127,10 +127,11 @@ fn a_token_of_a_fenced_shard() {
 
 #[test]
 fn start_markers() {
-    let initial = Start { gtids: "0-1-5".parse().unwrap(), digest: None, initial: true };
+    let initial =
+        Start { gtids: "0-1-5".parse().unwrap(), digest: None, initial: true, anew: vec![] };
     check("start-initial.hex", envelope(0), Body::Start(initial));
     let gtids = "0-1-5,1-3311-1234567890123".parse().unwrap();
-    let resumed = Start { gtids, digest: Some(DIGEST), initial: false };
+    let resumed = Start { gtids, digest: Some(DIGEST), initial: false, anew: vec![] };
     check("start-resumed.hex", envelope(0), Body::Start(resumed));
 }
 

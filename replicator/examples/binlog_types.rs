@@ -301,7 +301,10 @@ async fn read_group(
         let decoded = decoder.decode(event).unwrap();
         match decoded {
             Event::Gtid(header) => assert!(end.covers(header.gtid)),
-            Event::Control("TABLE_MAP") | Event::Rows(_) | Event::Query { .. } => {}
+            Event::Control("TABLE_MAP")
+            | Event::NewId(_)
+            | Event::Rows(_)
+            | Event::Query { .. } => {}
             Event::Xid => {
                 group.push(event.to_vec());
                 return group;

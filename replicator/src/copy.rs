@@ -13,6 +13,7 @@ use modshift_proto::{GtidSet, OldShard};
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
+use crate::definitions::Definitions;
 use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
 use crate::metrics;
@@ -36,6 +37,7 @@ pub struct Copying {
     endpoint: Endpoint,
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
+    definitions: Arc<Definitions>,
     schedule: Schedule,
     keys_max: usize,
     reading: JoinSet<ReadOutcome>,
@@ -55,10 +57,12 @@ pub struct Copying {
 
 impl Copying {
     /// What is left to copy of this shard's tables, given what the predecessors have done.
+    #[allow(clippy::too_many_arguments, reason = "wiring: each part is used once, here")]
     pub fn new(
         plan: &Plan,
         moduli: Moduli,
         tables: Arc<Vec<RoutedTable>>,
+        definitions: Arc<Definitions>,
         epoch: &Epoch,
         estimates: HashMap<String, u64>,
         xa_grace: Duration,
@@ -85,6 +89,7 @@ impl Copying {
             endpoint: plan.old[usize::from(shard.0)].tailed(),
             moduli,
             tables,
+            definitions,
             schedule: Schedule::new(open, &plan.snapshot),
             keys_max: plan.snapshot.touched_keys_max,
             reading: JoinSet::new(),
@@ -146,7 +151,8 @@ impl Copying {
         while let Some(request) = self.schedule.next() {
             self.opened_at.push((request.table, seen));
             let mut reader = self.idle.pop().unwrap_or_else(|| {
-                ChunkReader::new(self.endpoint.clone(), self.moduli, Arc::clone(&self.tables))
+                let (tables, definitions) = (self.tables.clone(), self.definitions.clone());
+                ChunkReader::new(self.endpoint.clone(), self.moduli, tables, definitions)
             });
             self.reading.spawn(async move {
                 let outcome = reader.read(request.clone()).await;

@@ -2,14 +2,17 @@
 //! writes there take effect.
 
 use modshift_mariadb::{Conn, Session, control};
+use modshift_proto::differences;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::row::{RowView, RowWriter};
 use modshift_proto::{GroupDigest, GtidSet, OldShard};
 use mysql_async::prelude::Queryable;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use crate::definitions;
 use crate::error::{ReadError, server_error};
+use crate::route::{RoutedTable, Target};
 use crate::snapshot::TableProgress;
 
 /// Where a reader starts, and under which epoch.
@@ -22,6 +25,11 @@ pub struct Epoch {
     /// Nothing was recorded before: no group acknowledged, no chunk done.
     pub initial: bool,
     pub tables: HashMap<String, TableProgress>,
+    /// The definitions by which the log is read, see [`definitions::kept`].
+    pub kept: BTreeMap<String, String>,
+    /// Tables that are copied from their beginning, though earlier epochs may have sent some of
+    /// their rows.
+    pub anew: Vec<String>,
 }
 
 /// Complete groups: all of `before`, then the group of `last`. The split lets the reader ask for
@@ -45,12 +53,17 @@ impl ResumePoint {
 pub async fn open(
     shard: OldShard,
     primary: &Endpoint,
-    planned: &[String],
     plan: &Plan,
+    tables: &[RoutedTable],
 ) -> Result<Epoch, ReadError> {
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
     let at = modshift_mariadb::connect::label(primary);
     control::create(&mut conn, &at, &primary.schema, plan).await?;
+    // Before the epoch is raised: what does not fit must not end a reader that works.
+    let mut kept = control::kept_tables(&mut conn, &at).await?;
+    same(shard, plan, tables, &kept)?;
+    allowed(shard, plan, &mut conn, &at, &kept).await?;
+    let planned = described(plan, tables);
     let failed = |error| server_error(primary, "opening a reader epoch", error);
     conn.query_drop("START TRANSACTION").await.map_err(failed)?;
     // The row is inserted first, so that two first starts wait for each other here.
@@ -81,7 +94,7 @@ pub async fn open(
     let (number, writes) = row.ok_or(ReadError::ProgressLost { shard })?;
     let recorded = load(shard, primary, &mut conn).await?;
     let first = writes == 1;
-    let (resume, tables) = match recorded {
+    let (resume, progress) = match recorded {
         Some(recorded) => recorded,
         None if first => {
             let gtids: Option<String> =
@@ -102,15 +115,93 @@ pub async fn open(
     conn.exec_drop("UPDATE modshift_progress SET epoch = ?", (number,)).await.map_err(failed)?;
     // A table that the plan left out for a while has changes that nobody sent: should it come back,
     // it is copied anew.
-    for name in tables.keys().filter(|name| !planned.contains(name)) {
+    for name in progress.keys().filter(|name| !planned.contains_key(*name)) {
         conn.exec_drop("DELETE FROM modshift_progress WHERE name = ?", (name,))
             .await
             .map_err(failed)?;
     }
+    for name in kept.keys().filter(|name| !planned.contains_key(*name)) {
+        conn.exec_drop("DELETE FROM modshift_tables WHERE name = ?", (name,))
+            .await
+            .map_err(failed)?;
+    }
+    for (name, definition) in planned.iter().filter(|(name, _)| !kept.contains_key(*name)) {
+        let insert = "INSERT INTO modshift_tables (name, definition) VALUES (?, ?)";
+        conn.exec_drop(insert, (name, definition)).await.map_err(failed)?;
+    }
+    kept = planned;
+    // Nothing of theirs is recorded as copied. An earlier epoch may have sent rows all the same:
+    // before the table was taken out of the plan, or of chunks that nobody had acknowledged.
+    let sends = |table: &&RoutedTable| !matches!(table.target, Target::Nowhere);
+    let copies = plan.direction() == Direction::Forward && !first;
+    let anew = tables.iter().filter(sends).map(|table| table.schema.name.clone());
+    let anew = anew.filter(|name| copies && !progress.contains_key(name)).collect();
     conn.query_drop("COMMIT").await.map_err(failed)?;
     let initial = resume.last.is_none();
     conn.disconnect().await.map_err(failed)?;
-    Ok(Epoch { number, writes, resume, initial, tables })
+    Ok(Epoch { number, writes, resume, initial, tables: progress, kept, anew })
+}
+
+fn described(plan: &Plan, tables: &[RoutedTable]) -> BTreeMap<String, String> {
+    let of = |(index, table): (usize, &RoutedTable)| {
+        (table.schema.name.clone(), definitions::kept(plan, index, table))
+    };
+    tables.iter().enumerate().map(of).collect()
+}
+
+/// What was written between the resume point and now was written under what is kept: a table that
+/// is defined otherwise by now was altered without a trace, or by what is still to be read.
+pub fn same(
+    shard: OldShard,
+    plan: &Plan,
+    tables: &[RoutedTable],
+    kept: &BTreeMap<String, String>,
+) -> Result<(), ReadError> {
+    for (name, found) in described(plan, tables) {
+        let differ = kept.get(&name).map(|kept| differences(kept, &found)).unwrap_or_default();
+        if !differ.is_empty() {
+            let primary = &plan.old[usize::from(shard.0)];
+            return Err(definitions::drift(shard, primary, &name, &differ));
+        }
+    }
+    Ok(())
+}
+
+/// Before a cutover tables may come and go. After it a table that was not in the plan stands on
+/// both sides, and nobody knows which rows are newer.
+async fn allowed(
+    shard: OldShard,
+    plan: &Plan,
+    conn: &mut Conn,
+    at: &str,
+    kept: &BTreeMap<String, String>,
+) -> Result<(), ReadError> {
+    let planned = plan.tables.iter().map(|table| table.name.as_str());
+    let changed = control::changed_tables(kept.keys().map(String::as_str), planned);
+    let Some(changed) = changed.filter(|_| !kept.is_empty()) else { return Ok(()) };
+    let served = match plan.direction() {
+        Direction::Back => control::serves(conn, at).await?,
+        Direction::Forward => {
+            let mut any = false;
+            for new in &plan.new {
+                let mut conn = modshift_mariadb::connect(new, Session::Plain).await?;
+                any |= control::serves(&mut conn, &modshift_mariadb::connect::label(new)).await?;
+                // What it said is known; the server closes what we cannot.
+                let _ = conn.disconnect().await;
+            }
+            any
+        }
+    };
+    match served {
+        true => Err(ReadError::PlanChanged { shard, changed }),
+        false => {
+            tracing::warn!(
+                shard = shard.0,
+                "the plan {changed}, compared with what was read so far"
+            );
+            Ok(())
+        }
+    }
 }
 
 type Recorded = (ResumePoint, HashMap<String, TableProgress>);

@@ -116,6 +116,13 @@ pub enum ReadError {
     )]
     Unpageable { shard: OldShard, table: String, condition: String },
 
+    #[error("{shard}: table {table} on {at} is not defined as its binlog is read: {differences}")]
+    Drift { shard: OldShard, at: String, table: String, differences: String },
+    #[error(
+        "{shard}: the plan {changed}, but the reshard has been cut over with the tables it had then"
+    )]
+    PlanChanged { shard: OldShard, changed: String },
+
     #[error("{shard}: group {gtid} changes table {table}, but the shard is fenced")]
     ForeignWrite { shard: OldShard, gtid: Gtid, table: String },
     #[error("{shard}: table {table} is being copied while changes from the other side are applied")]
@@ -183,6 +190,8 @@ impl ReadError {
             | ReadError::NoPrimaryKey { .. }
             | ReadError::Engine { .. }
             | ReadError::Unpageable { .. }
+            | ReadError::Drift { .. }
+            | ReadError::PlanChanged { .. }
             | ReadError::ForeignWrite { .. }
             | ReadError::CopyWhileApplying { .. }
             | ReadError::Statement { .. }
@@ -213,6 +222,8 @@ impl ReadError {
             | ReadError::NoPrimaryKey { .. }
             | ReadError::Engine { .. }
             | ReadError::Unpageable { .. } => "schema",
+            ReadError::Drift { .. } => "drift",
+            ReadError::PlanChanged { .. } => "plan",
             ReadError::Statement { .. } | ReadError::RollbackInGroup { .. } => "statement",
             ReadError::ForeignWrite { .. } => "foreign_write",
             ReadError::CopyWhileApplying { .. } => "copy",
@@ -244,6 +255,9 @@ impl ReadError {
                 )
         );
         match direction {
+            Direction::Back if matches!(self, ReadError::Drift { .. }) => {
+                Some(format!("{WITHOUT_BINLOG}, and verify --back; {LOST_BACK}"))
+            }
             Direction::Forward => self.hint(),
             Direction::Back if lost => Some(LOST_BACK.to_owned()),
             Direction::Back => self.hint().map(|hint| direction.words(&hint)),
@@ -286,7 +300,18 @@ impl ReadError {
                  this shard, start them again, and verify"
             }
             ReadError::CopyWhileApplying { .. } => {
-                "a table can only be added to the plan before the cutover"
+                "tables can be added to the plan before the cutover only"
+            }
+            ReadError::Drift { .. } => {
+                return Some(format!(
+                    "{WITHOUT_BINLOG}, and modshift verify; otherwise make the table the same on \
+                     all shards, take it out of the plan, start the daemons, stop them, and put it \
+                     back: it alone is copied anew"
+                ));
+            }
+            ReadError::PlanChanged { .. } => {
+                "start the daemons with the tables that the plan had at the cutover; others are \
+                 for another reshard, after modshift finish"
             }
             ReadError::ReplicaBehind { .. } => {
                 "wait for the replica, or take read_from out of the plan"
@@ -301,6 +326,10 @@ impl ReadError {
         Some(text.to_owned())
     }
 }
+
+const WITHOUT_BINLOG: &str = "it was changed without the binlog (sql_log_bin = 0), or by a DDL \
+     further on in it, at which the reader would halt as well; undo the change in the way it was \
+     made, start the daemons";
 
 /// The driver's error with where and what.
 pub(crate) fn server_error(

@@ -9,6 +9,7 @@
 mod backoff;
 pub mod binlog;
 mod copy;
+mod definitions;
 mod durable;
 mod epoch;
 mod error;

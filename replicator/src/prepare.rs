@@ -9,7 +9,7 @@ use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use mysql_async::prelude::Queryable;
 
-use crate::binlog::whole;
+use crate::binlog::{Collations, whole};
 use crate::error::{ReadError, server_error};
 use crate::route::RoutedTable;
 use crate::token::within;
@@ -20,6 +20,8 @@ pub struct Prepared {
     pub estimates: HashMap<String, u64>,
     /// The schema as the server spells it, which is how the binlog does.
     pub schema_name: String,
+    /// Numbers of the server's collations by their names.
+    pub collations: Collations,
     /// The server has committed XA transactions since it started.
     pub xa_seen: bool,
 }
@@ -55,12 +57,13 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
         .query_first("SHOW GLOBAL STATUS LIKE 'Com_xa_commit'")
         .await
         .map_err(|error| server_error(endpoint, "looking for XA transactions", error))?;
+    let collations = catalog::collations(&mut conn).await?;
     let failed = |error| server_error(endpoint, "closing a connection", error);
     conn.disconnect().await.map_err(failed)?;
     Box::pin(whole_logs(endpoint)).await?;
     let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
-    Ok(Prepared { tables, estimates, schema_name, xa_seen })
+    Ok(Prepared { tables, estimates, schema_name, collations, xa_seen })
 }
 
 /// The binlogs that everything comes through leave nothing out: the primary's, and that of the

@@ -25,6 +25,7 @@ use modshift_proto::{GtidSet, NewShard};
 use mysql_async::prelude::Queryable;
 use tokio::task::JoinSet;
 
+use crate::definitions::Definitions;
 use crate::error::{Class, ReadError, server_error};
 use crate::metrics;
 use crate::publish::Publisher;
@@ -70,6 +71,7 @@ pub struct Repairs {
     tailed: Endpoint,
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
+    definitions: Arc<Definitions>,
     keys_max: usize,
     /// At most one step under way.
     work: JoinSet<Result<Step, ReadError>>,
@@ -90,6 +92,7 @@ impl Repairs {
         primary: Endpoint,
         moduli: Moduli,
         tables: Arc<Vec<RoutedTable>>,
+        definitions: Arc<Definitions>,
         keys_max: usize,
     ) -> Repairs {
         Repairs {
@@ -97,6 +100,7 @@ impl Repairs {
             primary,
             moduli,
             tables,
+            definitions,
             keys_max,
             work: JoinSet::new(),
             conn: None,
@@ -234,7 +238,9 @@ impl Repairs {
 
     fn read(&mut self, requests: Vec<Request>) {
         let (tailed, moduli, tables) = (self.tailed.clone(), self.moduli, Arc::clone(&self.tables));
-        let open = move || ChunkReader::new(tailed.clone(), moduli, Arc::clone(&tables));
+        let definitions = Arc::clone(&self.definitions);
+        let open =
+            move || ChunkReader::new(tailed.clone(), moduli, tables.clone(), definitions.clone());
         let mut reader = self.reader.take().unwrap_or_else(&open);
         self.work.spawn(async move {
             let (mut chunks, mut refused) = (VecDeque::new(), Vec::new());
@@ -250,6 +256,7 @@ impl Repairs {
                 match reader.read(chunk).await {
                     Ok(chunk) => chunks.push_back((request, chunk)),
                     // A fact about this row or its table; the others may have better luck.
+                    Err(error @ ReadError::Drift { .. }) => return Err(error),
                     Err(error) if error.class() == Class::Halt => {
                         refused.push(Refused { id: request.id, why: error.to_string() });
                         reader = open();

@@ -127,6 +127,7 @@ fn show(decoder: &mut Decoder, event: &[u8]) -> String {
         Ok(Event::Query { sql, .. }) => format!("query {:?}", classify(&sql)),
         Ok(Event::Xid) => "xid".to_owned(),
         Ok(Event::Rotate { .. }) => "rotate".to_owned(),
+        Ok(Event::NewId(_)) => "TABLE_MAP".to_owned(),
         Ok(Event::Control(name)) => name.to_owned(),
         Err(error) => {
             assert_eq!(error.class(), Class::Halt);

@@ -13,6 +13,8 @@ use crate::watermark::{Kept, Move};
 pub struct Cut {
     pub batch: Batch,
     pub moves: Vec<Move>,
+    /// Of these tables nothing that came from that old shard stays; it goes before the batch.
+    pub anew: Vec<(OldShard, u32)>,
     /// Old shards of which a token is in it.
     pub tokens: Vec<OldShard>,
     /// To resume the partition from.

@@ -5,10 +5,13 @@
 //! was done. The keeper owns the connection, the versions of the watermark rows and the list of
 //! parked rows; nothing else writes to the new shard.
 
+mod anew;
 mod cut;
 mod parked;
+mod standing;
 mod transaction;
 
+pub use anew::numbers;
 pub use cut::{Applied, Begin, Cut, Road};
 
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::parked::load_parked;
+use self::standing::Standing;
 use self::transaction::query;
 use crate::backoff::Backoff;
 use crate::error::{ApplyError, Class};
@@ -51,6 +55,7 @@ pub struct Keeper {
     /// Clock of each old shard's newest token that has been applied; 0 before the first.
     clocks: Vec<i64>,
     conn: Option<Conn>,
+    standing: Standing,
     packet_bytes_max: usize,
 }
 
@@ -82,7 +87,9 @@ impl Keeper {
         let mut conn = connect(&endpoint, Session::Exact).await?;
         let packet_bytes_max = server::max_allowed_packet(&mut conn).await? as usize;
         let mut schemas = Vec::with_capacity(plan.tables.len());
+        let mut texts = Vec::with_capacity(plan.tables.len());
         for table in &plan.tables {
+            texts.push(catalog::made(&mut conn, &endpoint.schema, &table.name).await?);
             schemas.push(catalog::table(&mut conn, &endpoint.schema, &table.name).await?);
         }
         let target = Target::new(plan, shard, schemas)
@@ -113,6 +120,7 @@ impl Keeper {
             parked_age_us: plan.apply.parked_age_max.as_micros() as i64,
             clocks,
             conn: Some(conn),
+            standing: Standing::new(texts),
             packet_bytes_max,
         };
         metrics::parked(shard, keeper.parked.len());
@@ -211,7 +219,10 @@ impl Keeper {
                 }
             }
         }
-        let result = self.transaction(&mut conn, cut, *exact).await;
+        self.clear(&mut conn, cut).await?;
+        let mut standing = std::mem::take(&mut self.standing);
+        let result = self.transaction(&mut conn, cut, *exact, &mut standing).await;
+        self.standing = standing;
         self.conn = Some(conn);
         let (applied, changes) = match result? {
             Some(done) => done,

@@ -9,6 +9,7 @@ use modshift_mariadb::{Conn, ServerError, error};
 use mysql_async::prelude::Queryable;
 use tracing::debug;
 
+use super::standing::Standing;
 use super::{Applied, Cut, Failure, Keeper, Road};
 use crate::error::ApplyError;
 use crate::merge::{MergeError, Placed, exact_road, fast_road};
@@ -26,6 +27,7 @@ impl Keeper {
         conn: &mut Conn,
         cut: &Cut,
         exact: bool,
+        standing: &mut Standing,
     ) -> Result<Option<(Applied, ParkedChanges)>, Failure> {
         self.compare_and_set(conn, cut).await?;
         let mut places = SqlPlaces {
@@ -58,6 +60,10 @@ impl Keeper {
         }
         let changes = places.changes;
         let rows = cut.batch.len() as u64;
+        let mut written: Vec<u32> = cut.batch.rows().map(|row| row.table).collect();
+        written.sort_unstable();
+        written.dedup();
+        Box::pin(standing.check(conn, &self.endpoint, &self.target, &written)).await?;
         stage::reached("after_apply_before_commit", rows).await;
         // Whatever goes wrong from here on, COMMIT may have been heard.
         let began = Instant::now();

@@ -188,6 +188,9 @@ fn old_shard(old: u16, facts: &OldFacts, gate: &Gate, reasons: &mut Vec<Reason>)
     if !facts.unrecorded.is_empty() {
         reasons.push(Reason::CopyUnrecorded { old, tables: facts.unrecorded.clone() });
     }
+    if let Some(changed) = &facts.plan_changed {
+        reasons.push(Reason::PlanChanged { old, changed: changed.clone() });
+    }
     if facts.repairs_refused > 0 {
         reasons.push(Reason::RepairsRefused { old, requests: facts.repairs_refused });
     }

@@ -65,14 +65,15 @@ impl Evaluator {
         let proofs = join_all(proofs).await;
         outside.verification = proof::join(&plan, &proofs);
         let copied = |shard| copied_tables(&plan, shard);
-        let old = sources(&mut self.old, &plan.old, copied).await;
+        let planned: Vec<&str> = plan.tables.iter().map(|table| table.name.as_str()).collect();
+        let old = sources(&mut self.old, &plan.old, &planned, copied).await;
         let beside = proof::beside(&plan, &proofs, &old);
         if !plan.back.enabled {
             return Facts { old, new, back: None, beside, outside };
         }
         let targets = targets(&mut self.old, &plan.old, plan.new_modulus).await;
         // Nothing is copied by the streams that run the other way.
-        let sources = sources(&mut self.new, &plan.new, |_| Vec::new()).await;
+        let sources = sources(&mut self.new, &plan.new, &planned, |_| Vec::new()).await;
         Facts { old, new, back: Some(BackFacts { sources, targets }), beside, outside }
     }
 }
@@ -81,9 +82,11 @@ impl Evaluator {
 async fn sources<'a>(
     conns: &mut [Option<Conn>],
     endpoints: &[Endpoint],
+    planned: &[&str],
     copied: impl Fn(OldShard) -> Vec<&'a str>,
 ) -> Vec<Result<OldFacts, String>> {
-    let ask = |((conn, endpoint), shard)| old_shard(conn, endpoint, copied(OldShard(shard)));
+    let ask =
+        |((conn, endpoint), shard)| old_shard(conn, endpoint, copied(OldShard(shard)), planned);
     join_all(conns.iter_mut().zip(endpoints).zip(0..).map(ask)).await
 }
 
@@ -101,6 +104,7 @@ async fn old_shard(
     slot: &mut Option<Conn>,
     endpoint: &Endpoint,
     copied: Vec<&str>,
+    planned: &[&str],
 ) -> Result<OldFacts, String> {
     // Taken out: a connection whose answer did not come in time is not used again.
     let conn = slot.take();
@@ -109,7 +113,7 @@ async fn old_shard(
             Some(conn) => conn,
             None => connect(endpoint, Session::Plain).await?,
         };
-        let facts = read_old(&mut conn, endpoint, &copied).await?;
+        let facts = read_old(&mut conn, endpoint, &copied, planned).await?;
         Ok((conn, facts))
     };
     let (conn, facts) = answer(ask).await?;

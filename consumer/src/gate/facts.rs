@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use modshift_mariadb::control::{PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, TOKEN};
+use modshift_mariadb::control::{
+    PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, TOKEN, changed_tables, kept_tables,
+};
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Endpoint, Placement, Plan};
@@ -50,6 +52,8 @@ pub struct OldFacts {
     pub unrecorded: Vec<String>,
     /// Requests for a repair that its reader can never serve.
     pub repairs_refused: u64,
+    /// How the tables of the plan differ from those that its log is read for.
+    pub plan_changed: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +147,7 @@ pub async fn read_old(
     conn: &mut Conn,
     endpoint: &Endpoint,
     copied: &[&str],
+    planned: &[&str],
 ) -> Result<OldFacts, ServerError> {
     type TokenRow = (u64, u64, i64, Option<String>, String, Option<String>);
     let at = modshift_mariadb::connect::label(endpoint);
@@ -189,6 +194,13 @@ pub async fn read_old(
         .map_err(|error| error::of(&at, "counting refused repairs", error));
     // Nobody has ever asked for a repair.
     let refused: Option<u64> = if_there(refused)?;
+    // Empty where its reader is of a version that kept none.
+    let kept = kept_tables(conn, &at).await?;
+    let names = kept.keys().map(String::as_str);
+    let plan_changed = match kept.is_empty() {
+        true => None,
+        false => changed_tables(names, planned.iter().copied()),
+    };
     let recorded = |name: &&&str| tables.iter().any(|table| table.done && table.table == ***name);
     let unrecorded = copied.iter().filter(|name| !recorded(name));
     Ok(OldFacts {
@@ -206,6 +218,7 @@ pub async fn read_old(
         }),
         tables,
         repairs_refused: refused.unwrap_or_default(),
+        plan_changed,
     })
 }
 

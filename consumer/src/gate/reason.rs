@@ -53,6 +53,11 @@ pub enum Reason {
         old: u16,
         tables: Vec<String>,
     },
+    /// The streams that run are of another plan than the one that is asked for.
+    PlanChanged {
+        old: u16,
+        changed: String,
+    },
     /// Rows that somebody wanted copied again were not.
     RepairsRefused {
         old: u16,
@@ -152,7 +157,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 32] = [
+    pub const KINDS: [&'static str; 33] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -164,6 +169,7 @@ impl Reason {
         "proof_pending",
         "copying",
         "copy_unrecorded",
+        "plan_changed",
         "repairs_refused",
         "time_lag",
         "position_lag",
@@ -200,6 +206,7 @@ impl Reason {
             Reason::ProofPending { .. } => "proof_pending",
             Reason::Copying { .. } => "copying",
             Reason::CopyUnrecorded { .. } => "copy_unrecorded",
+            Reason::PlanChanged { .. } => "plan_changed",
             Reason::RepairsRefused { .. } => "repairs_refused",
             Reason::TimeLag { .. } => "time_lag",
             Reason::PositionLag { .. } => "position_lag",
@@ -276,6 +283,11 @@ impl fmt::Display for Reason {
                 f,
                 "old shard {old} has not recorded yet that it is copied: {}",
                 tables.join(", ")
+            ),
+            Reason::PlanChanged { old, changed } => write!(
+                f,
+                "the plan {changed}, compared with the one by which old shard {old} is read: start the \
+                 daemons with this plan, or ask with theirs"
             ),
             Reason::RepairsRefused { old, requests } => write!(
                 f,

@@ -41,6 +41,7 @@ fn well() -> Facts {
             tables: Vec::new(),
             unrecorded: Vec::new(),
             repairs_refused: 0,
+            plan_changed: None,
         })],
         new: vec![Ok(NewFacts {
             marks: vec![Kept {

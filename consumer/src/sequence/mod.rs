@@ -232,6 +232,13 @@ fn open_epoch(
     }
     if let Some(partial) = &mut mark.partial {
         partial.awaited = true;
+        // Groups before it may have changes of a table that was not in the plan then, so that they
+        // were not sent; its rows come by the copy. Of all other tables they are in.
+        let gtid = partial.position.gtid;
+        let before = Gtid { seq: gtid.seq.saturating_sub(1), ..gtid };
+        if !start.anew.is_empty() && !mark.gtids.covers(before) {
+            mark.gtids.set(before);
+        }
     }
     mark.epoch = envelope.epoch;
     mark.number = 0;

@@ -23,6 +23,7 @@ fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
                 gtids,
                 digest: digest.map(|text| text.parse().unwrap()),
                 initial: rest.contains(&"initial"),
+                anew: rest.iter().filter(|word| **word == "anew").map(|_| "t".to_owned()).collect(),
             })
         }
         "token" => {
@@ -93,6 +94,21 @@ fn numbers_have_no_gap_and_no_repeat() {
          6.1 row 0-1-9:0 => no_marker
          5.4 chunk => gap",
     );
+}
+
+#[test]
+fn what_a_table_new_to_the_plan_had_before_the_last_change_is_dropped() {
+    let begin = "5.0 start 0-1-8 initial => progress
+         5.1 row 0-1-9:0 => apply
+         5.2 row 0-1-12:4 => apply\n";
+    let new_table = "6.0 start 0-1-8 anew => progress
+         6.1 row 0-1-10:0 => drop position
+         6.2 row 0-1-12:2 => drop position
+         6.3 row 0-1-12:4 => drop position
+         6.4 row 0-1-13:0 => apply";
+    check(&format!("{begin}{new_table}"));
+    // Without one it is a server that gives out its sequence numbers again.
+    check(&format!("{begin}6.0 start 0-1-8 => progress\n6.1 row 0-1-10:0 => backwards"));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::compress::UNCOMPRESSED_MAX;
 use super::error::BinlogError;
 use super::event::{self, GtidEvent, SKIP_REPLICATION_F};
 use super::input::{Fault, Input};
+use super::metadata::Collations;
 use super::row::{Layout, PlannedTable};
 use super::rows::{Mapped, RowsEvent, RowsHead};
 use super::table_map::TableMap;
@@ -30,6 +31,9 @@ pub enum Event<'a> {
     Xid,
     /// The events that follow are in another file. For display.
     Rotate { file: String, position: u64 },
+    /// A planned table comes under an id that this file has not shown yet: the server has opened it
+    /// anew, perhaps after a change of its definition.
+    NewId(usize),
     /// Something without data, by its name.
     Control(&'static str),
 }
@@ -45,6 +49,7 @@ pub struct Decoder {
     /// By schema, then table.
     planned: HashMap<Vec<u8>, HashMap<Vec<u8>, usize>>,
     maps: HashMap<u64, Arc<Mapped>>,
+    collations: Arc<Collations>,
 }
 
 impl Decoder {
@@ -59,7 +64,12 @@ impl Decoder {
             }
             layouts.push(Layout::new(table)?);
         }
-        Ok(Decoder { layouts, planned, maps: HashMap::new() })
+        Ok(Decoder { layouts, planned, maps: HashMap::new(), collations: Arc::default() })
+    }
+
+    /// With the server's numbers of collations, by which table maps name character sets.
+    pub fn with_collations(self, collations: Arc<Collations>) -> Decoder {
+        Decoder { collations, ..self }
     }
 
     /// One event: header and body, without checksum.
@@ -138,15 +148,20 @@ impl Decoder {
             .copied();
         let mut version = 0;
         if let Some(layout) = planned.and_then(|index| self.layouts.get_mut(index)) {
-            layout.fit(&map)?;
+            layout.fit(&map, &self.collations)?;
             version = layout.version();
         }
         if self.maps.len() >= TABLE_MAPS_MAX {
             return Err(BinlogError::TooManyTables { max: TABLE_MAPS_MAX });
         }
         let mapped = Mapped { body: body.to_vec(), map, planned, version };
-        self.maps.insert(table_id, Arc::new(mapped));
-        Ok(done)
+        let had = self.maps.insert(table_id, Arc::new(mapped));
+        match planned {
+            // The same once more, since maps of other ids of this table came between.
+            Some(_) if had.is_some_and(|had| had.body == body) => Ok(done),
+            Some(table) => Ok(Event::NewId(table)),
+            None => Ok(done),
+        }
     }
 
     fn is_current(&self, table: usize, version: u64) -> bool {

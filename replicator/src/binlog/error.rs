@@ -148,8 +148,9 @@ impl BinlogError {
                 "the server may have failed to log changes: start over from a fresh copy"
             }
             BinlogError::ColumnCount { .. } | BinlogError::SchemaMismatch { .. } => {
-                "the table was altered after the catalog was read: make the same change on the \
-                 new shards, and start over from a fresh copy"
+                "the table was altered after these rows were written, or without the binlog \
+                 (sql_log_bin = 0): make it the same on all shards, take it out of the plan, start \
+                 the daemons, stop them, and put it back: it alone is copied anew"
             }
             BinlogError::IncompleteImage { .. } => {
                 "SET GLOBAL binlog_row_image = FULL, also in my.cnf, let every session reconnect, \

@@ -137,7 +137,7 @@ impl Target {
                 Ok(Event::Rows(rows)) => {
                     rows_head = event.get(..event.len() - rows.data().len())?.to_vec();
                 }
-                Ok(Event::Control("TABLE_MAP")) => table_map = event.to_vec(),
+                Ok(Event::NewId(_)) => table_map = event.to_vec(),
                 _ => {}
             }
         }

@@ -19,6 +19,7 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 mod input;
+mod metadata;
 mod query;
 mod row;
 mod rows;
@@ -30,6 +31,7 @@ pub use decode::{Decoder, Event};
 pub use digest::GroupHash;
 pub use error::{BinlogError, Class};
 pub use event::{GtidEvent, HEADER_LEN};
+pub use metadata::Collations;
 pub use query::{QueryKind, classify, mentions, without_values};
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};

@@ -11,6 +11,7 @@ use modshift_proto::row::{RowWriter, first_cell};
 
 use super::error::BinlogError;
 use super::input::{Fault, Input};
+use super::metadata::Collations;
 use super::table_map::{Extent, TableMap, column};
 use super::value::Conversion;
 
@@ -81,7 +82,11 @@ impl Layout {
     }
 
     /// Holds the catalog against what the server logs now.
-    pub(super) fn fit(&mut self, map: &TableMap) -> Result<(), BinlogError> {
+    pub(super) fn fit(
+        &mut self,
+        map: &TableMap,
+        collations: &Collations,
+    ) -> Result<(), BinlogError> {
         let schema = &self.planned.table;
         if map.columns.len() != schema.columns.len() {
             return Err(BinlogError::ColumnCount {
@@ -103,6 +108,11 @@ impl Layout {
             let key = schema.primary_key.contains(&index) || self.planned.shard_key == Some(index);
             let sent = !column.generated;
             columns.push(ColumnPlan { extent: logged.extent, conversion, sent, key });
+        }
+        let differs = map.metadata.difference(&map.columns, schema, collations);
+        if let Some((column, logged, catalog)) = differs {
+            let table = schema.name.clone();
+            return Err(BinlogError::SchemaMismatch { table, column, logged, catalog });
         }
         self.columns = columns;
         self.sent = self.columns.iter().filter(|column| column.sent).count();

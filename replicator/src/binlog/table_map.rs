@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::code;
 use super::error::BinlogError;
 use super::input::{Fault, Input};
+use super::metadata::Metadata;
 
 /// A column as the binlog describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +123,7 @@ impl std::fmt::Display for TableName {
 pub(super) struct TableMap {
     pub name: Arc<TableName>,
     pub columns: Vec<LoggedColumn>,
+    pub metadata: Metadata,
 }
 
 impl TableMap {
@@ -139,8 +141,9 @@ impl TableMap {
         .map_err(fault)?;
         let len = input.lenenc().map_err(fault)?;
         let mut metadata = Input::new(input.take(len).map_err(fault)?);
-        // The NULL bitmap, then optional metadata: the catalog knows both better.
+        // The NULL bitmap: the catalog knows it better.
         input.take(count.div_ceil(8)).map_err(fault)?;
+        let optional = Metadata::parse(&mut input).map_err(fault)?;
         let mut columns = Vec::with_capacity(count);
         for (index, &kind) in types.iter().enumerate() {
             match logged_column(kind, &mut metadata).map_err(fault)? {
@@ -154,7 +157,7 @@ impl TableMap {
         if !metadata.is_empty() {
             return Err(fault(Fault("more column metadata than columns")));
         }
-        Ok(TableMap { name, columns })
+        Ok(TableMap { name, columns, metadata: optional })
     }
 }
 

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogWriter, stage};
-use modshift_mariadb::control;
 use modshift_mariadb::pace::Throttle;
+use modshift_mariadb::{Conn, control};
 use modshift_proto::message::Start;
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
@@ -28,8 +28,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::binlog::{Decoder, EventStream, PlannedTable};
+use crate::binlog::{Collations, Decoder, EventStream, PlannedTable};
 use crate::copy::Copying;
+use crate::definitions::Definitions;
 use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
 use crate::metrics;
@@ -65,6 +66,10 @@ struct Reader<W> {
     publisher: Publisher<W>,
     tokens: TokenWriter,
     watch: Watch,
+    definitions: Arc<Definitions>,
+    collations: Arc<Collations>,
+    /// For looking tables up where they are read.
+    looking: Option<Conn>,
     start: Start,
     /// An answer of the token task that is still to come.
     saving: Option<oneshot::Receiver<()>>,
@@ -117,6 +122,8 @@ impl<W: LogWriter> Reader<W> {
             }])
             .collect::<Vec<_>>();
         let tables = Arc::new(prepared.tables);
+        let definitions = Arc::new(Definitions::new(shard, Arc::clone(&tables)));
+        let collations = Arc::new(prepared.collations);
         let moduli = Moduli { source: shard, old: plan.old_modulus, new: plan.new_modulus };
         let xa_grace = if prepared.xa_seen { plan.snapshot.xa_grace } else { Duration::ZERO };
         if prepared.xa_seen {
@@ -132,17 +139,25 @@ impl<W: LogWriter> Reader<W> {
             plan,
             moduli,
             Arc::clone(&tables),
+            Arc::clone(&definitions),
             &epoch,
             prepared.estimates,
             xa_grace,
             throttle.lane(&[shard], &new_shards, plan.snapshot.parallel),
         );
         let keys_max = plan.snapshot.touched_keys_max;
-        let repairs = Repairs::new(primary.clone(), moduli, Arc::clone(&tables), keys_max);
+        let repairs = Repairs::new(
+            primary.clone(),
+            moduli,
+            Arc::clone(&tables),
+            Arc::clone(&definitions),
+            keys_max,
+        );
         let start = Start {
             gtids: epoch.resume.gtids(),
             digest: epoch.resume.last,
             initial: epoch.initial,
+            anew: epoch.anew.clone(),
         };
         let mut tail = Tail::new(TailParts {
             shard,
@@ -151,11 +166,11 @@ impl<W: LogWriter> Reader<W> {
             moduli,
             tables,
             token_columns,
-            decoder: Decoder::new(planned.clone())?,
+            decoder: Decoder::new(planned.clone())?.with_collations(collations.clone()),
             resume: epoch.resume,
         });
         tail.copied = copying.finished();
-        let watch = Watch::new(shard, primary.clone());
+        let watch = Watch::new(shard, primary.clone(), Arc::clone(&definitions));
         Ok(Reader {
             shard,
             tailed: primary.tailed(),
@@ -167,6 +182,9 @@ impl<W: LogWriter> Reader<W> {
             publisher,
             tokens,
             watch,
+            definitions,
+            collations,
+            looking: None,
             start,
             saving: None,
             unsaved: None,
@@ -245,7 +263,9 @@ impl<W: LogWriter> Reader<W> {
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
         Box::pin(whole_logs(&self.primary)).await?;
-        let start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
+        let decoder = Decoder::new(self.planned.clone())?;
+        let start = self.tail.reconnect(decoder.with_collations(self.collations.clone()));
+        self.looking = None;
         let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
         let opened = Box::pin(opening).await;
         let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
@@ -256,7 +276,7 @@ impl<W: LogWriter> Reader<W> {
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
                 let Some(event) = stream.here()? else { break };
-                self.tail.event(event, &mut self.publisher).await?;
+                self.take(event).await?;
                 taken += 1;
             }
             if taken > 0 {
@@ -274,12 +294,20 @@ impl<W: LogWriter> Reader<W> {
                     Ok(outcome) => self.copying.was_read(outcome)?,
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
-                event = stream.next() => {
-                    self.tail.event(event?, &mut self.publisher).await?;
-                }
+                event = stream.next() => self.take(event?).await?,
                 outcome = self.publisher.acknowledged() => outcome?,
                 _ = tick.tick() => {}
             }
+        }
+    }
+
+    /// One event; and the table that it names under a new id is looked up before the next.
+    #[inline]
+    async fn take(&mut self, event: &[u8]) -> Result<(), ReadError> {
+        self.tail.event(event, &mut self.publisher).await?;
+        match self.tail.unlooked() {
+            Some(table) => Box::pin(self.look_up(table)).await,
+            None => Ok(()),
         }
     }
 

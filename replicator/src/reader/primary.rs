@@ -40,6 +40,31 @@ impl<W: LogWriter> Reader<W> {
         ReadError::ReplicaBehind { shard: self.shard, at, start }
     }
 
+    /// Is a table that came under a new id still what its rows are decoded by? On the server that is
+    /// read: what was written there up to now was written under what it shows now.
+    pub(super) async fn look_up(&mut self, table: usize) -> Result<(), ReadError> {
+        let doing = "looking up a table under its new id";
+        let failed = |error| server_error(&self.tailed, doing, error);
+        let kept = self.looking.take();
+        let asking = async {
+            let mut conn = match kept {
+                Some(conn) => conn,
+                None => modshift_mariadb::connect(&self.tailed, Session::Plain).await?,
+            };
+            let high: Option<String> =
+                conn.query_first("SELECT @@gtid_binlog_pos").await.map_err(failed)?;
+            self.definitions.hold(&mut conn, Session::Plain, &self.tailed, table).await?;
+            Ok((conn, high.unwrap_or_default()))
+        };
+        let (conn, high) = within(&self.tailed, doing, asking).await?;
+        let shard = self.shard;
+        let high =
+            high.parse().map_err(|source| ReadError::ProgressUnreadable { shard, source })?;
+        self.looking = Some(conn);
+        self.tail.looked(table, high);
+        Ok(())
+    }
+
     /// G of the design's invariant 5.
     pub(super) async fn primary_position(&self) -> Result<GtidSet, ReadError> {
         let failed = |error| server_error(&self.primary, "reading the primary's position", error);

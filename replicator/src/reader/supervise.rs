@@ -92,12 +92,11 @@ where
 {
     let primary = plan.old[usize::from(shard.0)].clone();
     // Before the epoch is raised: a plan that does not fit must not end a reader that works.
-    if retrying(shard, "start", cancel, || prepare(plan, shard)).await?.is_none() {
+    let Some(found) = retrying(shard, "start", cancel, || prepare(plan, shard)).await? else {
         return Ok(());
-    }
-    let planned: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
+    };
     let open_epoch = || {
-        let opening = epoch::open(shard, &primary, &planned, plan);
+        let opening = Box::pin(epoch::open(shard, &primary, plan, &found.tables));
         within(&primary, "opening an epoch", opening)
     };
     let Some(epoch) = retrying(shard, "epoch", cancel, open_epoch).await? else {
@@ -113,6 +112,7 @@ where
     let Some(prepared) = retrying(shard, "start", cancel, || prepare(plan, shard)).await? else {
         return Ok(());
     };
+    epoch::same(shard, plan, &prepared.tables, &epoch.kept)?;
     let Some(token_table) = retrying(shard, "start", cancel, || token_table(&primary)).await?
     else {
         return Ok(());

@@ -1,14 +1,18 @@
 //! What must stay true while a shard is read, and shows in no event: asked now and then, beside the
 //! tail.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use modshift_mariadb::Session;
 use modshift_proto::OldShard;
 use modshift_proto::plan::Endpoint;
 use tokio::task::JoinSet;
 
+use crate::definitions::Definitions;
 use crate::error::{Class, ReadError};
 use crate::prepare::whole_logs;
+use crate::token::within;
 
 /// A change of these settings that comes with no event is noticed so soon. A handful of small
 /// questions for each shard.
@@ -17,14 +21,16 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Watch {
     shard: OldShard,
     primary: Endpoint,
+    definitions: Arc<Definitions>,
     due: Instant,
     /// At most one round under way.
     work: JoinSet<Result<(), ReadError>>,
 }
 
 impl Watch {
-    pub(super) fn new(shard: OldShard, primary: Endpoint) -> Watch {
-        Watch { shard, primary, due: Instant::now() + INTERVAL, work: JoinSet::new() }
+    pub(super) fn new(shard: OldShard, primary: Endpoint, definitions: Arc<Definitions>) -> Watch {
+        let due = Instant::now() + INTERVAL;
+        Watch { shard, primary, definitions, due, work: JoinSet::new() }
     }
 
     /// Begins a round when it is time, and says what the last one found. A server that does not
@@ -43,9 +49,28 @@ impl Watch {
         }
         if self.work.is_empty() && Instant::now() >= self.due {
             self.due = Instant::now() + INTERVAL;
-            let primary = self.primary.clone();
-            self.work.spawn(async move { whole_logs(&primary).await });
+            let (primary, definitions) = (self.primary.clone(), self.definitions.clone());
+            self.work.spawn(async move {
+                whole_logs(&primary).await?;
+                let replica = primary.read_from.as_ref().map(|_| primary.tailed());
+                for server in [primary.clone()].into_iter().chain(replica) {
+                    let asking = tables(&definitions, &server);
+                    within(&server, "looking at the tables", asking).await?;
+                }
+                Ok(())
+            });
         }
         Ok(())
     }
+}
+
+/// Are all tables there what they are read as?
+async fn tables(definitions: &Definitions, server: &Endpoint) -> Result<(), ReadError> {
+    let mut conn = modshift_mariadb::connect(server, Session::Plain).await?;
+    for table in 0..definitions.tables() {
+        definitions.hold(&mut conn, Session::Plain, server, table).await?;
+    }
+    // What it said is known; the server closes what we cannot.
+    let _ = conn.disconnect().await;
+    Ok(())
 }

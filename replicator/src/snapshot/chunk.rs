@@ -11,8 +11,10 @@ use modshift_proto::schema::Column;
 use modshift_proto::{GtidSet, OldShard};
 use mysql_async::prelude::Queryable;
 
+use crate::definitions::Definitions;
 use crate::error::{ReadError, place as position_text, server_error};
 use crate::route::{self, Cells, Moduli, Place, RouteError, RoutedTable};
+use crate::token::within;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -81,12 +83,18 @@ pub struct ChunkReader {
     endpoint: Endpoint,
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
+    definitions: Arc<Definitions>,
     conn: Option<Conn>,
 }
 
 impl ChunkReader {
-    pub fn new(endpoint: Endpoint, moduli: Moduli, tables: Arc<Vec<RoutedTable>>) -> ChunkReader {
-        ChunkReader { shard: moduli.source, endpoint, moduli, tables, conn: None }
+    pub fn new(
+        endpoint: Endpoint,
+        moduli: Moduli,
+        tables: Arc<Vec<RoutedTable>>,
+        definitions: Arc<Definitions>,
+    ) -> ChunkReader {
+        ChunkReader { shard: moduli.source, endpoint, moduli, tables, definitions, conn: None }
     }
 
     /// Reads the chunk. After an error the connection is dropped, and the snapshot with it.
@@ -135,6 +143,9 @@ impl ChunkReader {
             }
         }
         drop(result);
+        // What this transaction has read nobody can alter before it ends.
+        let asking = self.definitions.hold(conn, Session::Exact, &self.endpoint, request.table);
+        within(&self.endpoint, "looking at the table of a chunk", asking).await?;
         let high: Option<String> =
             self.answer(conn.query_first("SELECT @@gtid_binlog_pos")).await?;
         self.answer(conn.query_drop("COMMIT")).await?;

@@ -76,6 +76,11 @@ pub struct Tail {
     undone: bool,
     /// By table; present while the table is being copied.
     touched: Vec<Option<Touched>>,
+    /// By table: up to where its definition is known to have been the same.
+    looked: Vec<GtidSet>,
+    /// A table that came under a new id behind that: nothing more is taken in before it is looked
+    /// up.
+    unlooked: Option<usize>,
     /// Newest token of this epoch that the log has shown.
     token_seen: Option<u64>,
     /// Every chunk has entered: said by each token from now on.
@@ -111,6 +116,8 @@ impl Tail {
             token_table: parts.tables.len(),
             token_columns: parts.token_columns,
             touched: parts.tables.iter().map(|_| None).collect(),
+            looked: vec![GtidSet::default(); parts.tables.len()],
+            unlooked: None,
             counts: Counts {
                 rows: vec![0; parts.tables.len() * 2 * partitions],
                 ..Counts::default()
@@ -165,6 +172,9 @@ impl Tail {
     /// The connection is gone: where the next one starts. Events before that come again.
     pub fn reconnect(&mut self, decoder: Decoder) -> GtidSet {
         self.decoder = decoder;
+        // It may be another server.
+        self.looked.fill(GtidSet::default());
+        self.unlooked = None;
         let partial = self.group.take().and_then(|group| match group.opening {
             Opening::Proof => None,
             // Cut before its first event that counts: nothing was sent, nothing can be compared.
@@ -177,6 +187,18 @@ impl Tail {
             }),
         });
         self.history.reconnect(partial).clone()
+    }
+
+    /// The table that must be looked up on the server before the next event.
+    pub fn unlooked(&self) -> Option<usize> {
+        self.unlooked
+    }
+
+    /// The table was looked up after everything in `up_to` had been written, and is what its rows
+    /// are decoded by.
+    pub fn looked(&mut self, table: usize, up_to: GtidSet) {
+        self.looked[table] = up_to;
+        self.unlooked = None;
     }
 
     /// Remember the keys touched in a table from now on. Needs a token of this epoch to count
@@ -240,6 +262,15 @@ impl Tail {
                     return Err(ReadError::NoGroup { shard: self.shard, what: "a commit" });
                 }
                 self.close(out).await
+            }
+            Event::NewId(table) => {
+                let group = self.group.as_ref().map(|group| group.gtid);
+                let known = |looked: &GtidSet| group.is_some_and(|gtid| looked.covers(gtid));
+                // Of the token's own table nobody keeps a definition.
+                if self.looked.get(table).is_some_and(|looked| !known(looked)) {
+                    self.unlooked = Some(table);
+                }
+                Ok(())
             }
             Event::Control(_) | Event::Rotate { .. } => Ok(()),
         }

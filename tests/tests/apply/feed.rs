@@ -105,7 +105,7 @@ impl Shard {
             fingerprints: self.fingerprints.clone(),
         };
         let gtids = [source.gtid()].into_iter().collect();
-        source.start(Start { gtids, digest: None, initial: true }).await?;
+        source.start(Start { gtids, digest: None, initial: true, anew: vec![] }).await?;
         Ok(source)
     }
 

@@ -72,7 +72,7 @@ async fn a_finish_that_died_is_finished_by_another() -> Result<()> {
     for shard in estate.old.iter().chain(&estate.new) {
         let sql = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
                    AND TABLE_NAME IN ('modshift_token', 'modshift_progress', 'modshift_watermark', \
-                   'modshift_parked')";
+                   'modshift_parked', 'modshift_tables')";
         ensure!(shard.value::<u64>(sql).await? == 0, "tables are left on {}", shard.schema);
         let marks: u64 = shard.value("SELECT COUNT(*) FROM modshift_finished").await?;
         ensure!(marks == 1, "{marks} marks on {}", shard.schema);

@@ -20,4 +20,5 @@ mod round_trip;
 mod shared;
 mod site;
 mod stop_writes;
+mod tables;
 mod watchdog;

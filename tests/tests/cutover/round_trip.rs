@@ -88,7 +88,7 @@ async fn round_trip(log: Log, seed: u64, continuous: bool) -> Result<()> {
     for shard in estate.old.iter().chain(&estate.new) {
         let sql = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
                    AND TABLE_NAME IN ('modshift_token', 'modshift_progress', 'modshift_watermark', \
-                   'modshift_parked')";
+                   'modshift_parked', 'modshift_tables')";
         ensure!(shard.value::<u64>(sql).await? == 0, "tables are left on {}", shard.schema);
     }
     for shard in &estate.old {

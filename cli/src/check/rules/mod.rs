@@ -24,6 +24,7 @@ pub mod needs;
 pub mod others;
 pub mod packet;
 pub mod reach;
+pub mod read_as;
 pub mod read_only;
 pub mod rehearsal;
 pub mod rehearsal_grants;
@@ -49,7 +50,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 46] = [
+pub const ALL: [Rule; 47] = [
     reach::check,
     reach::check_further,
     same_place::check,
@@ -81,6 +82,7 @@ pub const ALL: [Rule; 46] = [
     others::check,
     tables::check,
     drift::check,
+    read_as::check,
     foreign_keys::check,
     triggers::check,
     events::check,
@@ -101,7 +103,7 @@ pub const ALL: [Rule; 46] = [
 /// What correct rows depend on: the gate asks it again and again, and a cutover right before its
 /// fence. Not here: what only a way forward for people (grants, clocks, versions) depends on, and
 /// what streams find out by themselves and halt for.
-pub const OF_GATE: [Rule; 14] = [
+pub const OF_GATE: [Rule; 15] = [
     same_place::check,
     finished::check,
     binlog::check,
@@ -110,6 +112,7 @@ pub const OF_GATE: [Rule; 14] = [
     durability::check,
     alike::check,
     tables::check,
+    read_as::check,
     foreign_keys::check,
     triggers::check,
     events::check,

@@ -70,6 +70,7 @@ pub fn forward(old: bool) -> Vec<Need> {
             ),
             need(Fault, On::Own(control::TOKEN), &ROWS, "needed for modshift's own rows"),
             need(Fault, On::Own(control::PROGRESS), &ROWS, "needed for modshift's own rows"),
+            need(Fault, On::Own(control::TABLES), &ROWS, "needed for modshift's own rows"),
             need(Warning, On::Own(control::REPAIR), &ROWS, "needed by modshift verify --repair"),
             need(Warning, ROUTINES, &["SELECT"], "without which routines there cannot be seen"),
         ]

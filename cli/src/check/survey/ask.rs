@@ -45,6 +45,8 @@ pub async fn ask(
         unseen.push("triggers");
     }
     let tables = planned_tables(&mut conn, plan, schema).await?;
+    let kept_tables = control::kept_tables(&mut conn, &label(endpoint)).await;
+    let serves = control::serves(&mut conn, &label(endpoint)).await;
     let whole = extent == Extent::Whole;
     let names: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
     let programs = match whole {
@@ -91,6 +93,9 @@ pub async fn ask(
             collisions: if old { None } else { record::read(&mut conn).await? },
             token: token::read(&mut conn).await?,
             beside: beside::ask(&mut conn, schema, whole).await?,
+            // What may not be read is as good as missing: `grants` tells.
+            kept_tables: kept_tables.unwrap_or_default(),
+            serves: serves.unwrap_or_default(),
             binlog: Binlog {
                 written_bytes: status("Binlog_bytes_written"),
                 uptime: Duration::from_secs(status("Uptime")),

@@ -186,6 +186,8 @@ pub fn facts() -> Facts {
             oldest: None,
         },
         collisions: None,
+        kept_tables: BTreeMap::new(),
+        serves: false,
         token: None,
         beside: super::Beside::default(),
     }

@@ -143,6 +143,10 @@ pub struct Facts {
     pub binlog: Binlog,
     /// What the last `check --deep` found. New shards only.
     pub collisions: Option<Record>,
+    /// What its binlog is read by, table by table; empty where it never was.
+    pub kept_tables: BTreeMap<String, String>,
+    /// Applications write here, as its token says.
+    pub serves: bool,
     pub token: Option<Token>,
     pub beside: Beside,
 }

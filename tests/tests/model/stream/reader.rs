@@ -173,6 +173,7 @@ impl Reader {
             gtids: self.resume.gtids(),
             digest: self.resume.last,
             initial: self.resume.last.is_none(),
+            anew: Vec::new(),
         };
         self.sender.send_all(log, |envelope| Message::start(envelope, &start));
     }
