@@ -132,7 +132,8 @@ pub const SHARD_TABLES: [&str; 6] = [
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_tables (
         name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
-        definition LONGTEXT NOT NULL COMMENT 'by which its binlog is read'
+        definition LONGTEXT NOT NULL COMMENT 'by which its binlog is read',
+        added TINYINT NOT NULL COMMENT 'came into the plan after the first start'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_handover (
         id INT UNSIGNED NOT NULL PRIMARY KEY COMMENT '0: the state; else programs, in order',

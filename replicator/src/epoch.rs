@@ -126,16 +126,21 @@ pub async fn open(
             .map_err(failed)?;
     }
     for (name, definition) in planned.iter().filter(|(name, _)| !kept.contains_key(*name)) {
-        let insert = "INSERT INTO modshift_tables (name, definition) VALUES (?, ?)";
-        conn.exec_drop(insert, (name, definition)).await.map_err(failed)?;
+        let insert = "INSERT INTO modshift_tables (name, definition, added) VALUES (?, ?, ?)";
+        conn.exec_drop(insert, (name, definition, !first)).await.map_err(failed)?;
     }
+    let added: Vec<String> =
+        conn.query("SELECT name FROM modshift_tables WHERE added = 1").await.map_err(failed)?;
     kept = planned;
-    // Nothing of theirs is recorded as copied. An earlier epoch may have sent rows all the same:
-    // before the table was taken out of the plan, or of chunks that nobody had acknowledged.
+    // Nothing of theirs is recorded as copied, and before the table was taken out of the plan an
+    // earlier epoch may have sent rows all the same. Of a table that was there from the start every
+    // change is in the log: what was sent stays.
     let sends = |table: &&RoutedTable| !matches!(table.target, Target::Nowhere);
-    let copies = plan.direction() == Direction::Forward && !first;
+    let copies = plan.direction() == Direction::Forward;
     let anew = tables.iter().filter(sends).map(|table| table.schema.name.clone());
-    let anew = anew.filter(|name| copies && !progress.contains_key(name)).collect();
+    let anew = anew
+        .filter(|name| copies && added.contains(name) && !progress.contains_key(name))
+        .collect();
     conn.query_drop("COMMIT").await.map_err(failed)?;
     let initial = resume.last.is_none();
     conn.disconnect().await.map_err(failed)?;
