@@ -74,7 +74,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Verify(_) | Command::Rearm(_) => true,
         // A run that was begun is ended with whatever plan is at hand.
         Command::Cutover(args) => !(args.common.resume || args.common.abort),
-        Command::Rollback(args) => !(args.resume || args.abort),
+        Command::Rollback(args) => !(args.common.resume || args.common.abort),
         _ => false,
     };
     if by_plan {
