@@ -261,6 +261,7 @@ mod tests {
                 .into(),
             unrecorded: Vec::new(),
             repairs_refused: 0,
+            plan_changed: None,
         })];
         let ask = |shards: [Proof; 2]| beside(&plan, &shards.map(Ok), &old).unwrap();
         let with = |said, t, s| Proof { verifier: Some(said), ..proof(t, s) };
