@@ -1,21 +1,26 @@
 //! What rows do not carry, what is fenced beside the shard's own server, and what is put back.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
-    Address, Log, MariaDbOptions, MariaDbServer,
+    Address, EstateOptions, Log, MariaDbOptions, MariaDbServer,
     estate::Shard,
     rule::{Rule, TableRule},
     server::{ADMIN, PASSWORD},
     wait_until,
 };
 
-use crate::site::{APP, LIMIT, Site, says};
+use crate::site::{APP, APP_ACCOUNT, LIMIT, Site, options, says};
 
 /// Old shard 0 has events, a replica, and what it replicates from elsewhere under a name; nothing
 /// of that runs behind the fence, and all of it again after an undoing.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_replication_and_replicas_are_fenced_and_put_back() -> Result<()> {
-    let site = Site::start(2, 3, Log::Direct, 51, "60s").await?;
+    // What reaches it from elsewhere is in its own binlog too: without that it is refused.
+    let usual = options(Log::Direct, 51, "60s", &format!("\"{APP_ACCOUNT}\""));
+    let logs = Arc::new(|_, usual: MariaDbOptions| usual.arg("--log-slave-updates=ON"));
+    let site = Site::open(2, 3, EstateOptions { old_options: logs, ..usual }).await?;
     let shard = &site.estate.old[0];
     let options = MariaDbOptions::with_server_id(301).arg("--event-scheduler=ON");
     let (replica, elsewhere) = tokio::try_join!(
