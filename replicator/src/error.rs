@@ -305,8 +305,8 @@ impl ReadError {
             ReadError::Drift { .. } => {
                 return Some(format!(
                     "{WITHOUT_BINLOG}, and modshift verify; otherwise make the table the same on \
-                     all shards, take it out of the plan, start the daemons, stop them, and put it \
-                     back: it alone is copied anew"
+                     all shards, move it from the plan to check.ignore, start the daemons, stop \
+                     them, and move it back: it alone is copied anew"
                 ));
             }
             ReadError::PlanChanged { .. } => {

@@ -40,7 +40,11 @@ fn plan(estate: &mut Estate, with: bool) -> Result<()> {
         estate.rules.retain(|rule| rule.table != TABLE);
         ensure!(estate.rules.len() + 1 == all.len(), "no {TABLE} in the plan");
     }
-    std::fs::write(estate.plan_path(), estate.plan())?;
+    // The gate wants every table planned or ignored by name.
+    let ignored = format!("[check]\nignore = [\"{TABLE}\"]");
+    let text = estate.plan();
+    let text = if with { text } else { text.replace("[check]", &ignored) };
+    std::fs::write(estate.plan_path(), text)?;
     estate.rules = all;
     Ok(())
 }
