@@ -15,6 +15,12 @@ use crate::check::differences;
 use crate::exit::Exit;
 use crate::{answer, args, audit};
 
+/// A definition that one server has made another takes: whatever defaults (zero dates), row sizes and
+/// names in it this one would refuse from an application; and a child may come before its parent in
+/// the plan.
+const AS_PRINTED: &str = "SET SESSION foreign_key_checks = 0, innodb_strict_mode = 0, \
+     sql_mode = 'NO_ENGINE_SUBSTITUTION'";
+
 /// What a new shard's table is to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Finding {
@@ -87,8 +93,7 @@ async fn one_shard(
     let mut conn = connect(endpoint, Session::Plain).await?;
     let failed = |error| error::of(&label(endpoint), "creating tables", error);
     if apply {
-        // A child may come before its parent in the plan.
-        conn.query_drop("SET foreign_key_checks = 0").await.map_err(failed)?;
+        conn.query_drop(AS_PRINTED).await.map_err(failed)?;
         control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await?;
     }
     let present = catalog::tables(&mut conn, &endpoint.schema).await?;

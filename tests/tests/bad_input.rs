@@ -90,6 +90,8 @@ impl Case {
 
     async fn create(&self, server: &MariaDbServer, which: usize) -> Result<()> {
         let schema = self.schema(which);
+        let account = if which < 2 { "app_before" } else { "app_after" };
+        server.run(format!("CREATE USER IF NOT EXISTS {account}@'%'")).await?;
         server.run(format!("CREATE DATABASE {schema}; CREATE TABLE {schema}.t ({TABLE})")).await?;
         if which < 2 {
             // Two rows where their key places them.
@@ -129,7 +131,7 @@ impl Case {
              [defaults]\nuser = \"{}\"\npassword = \"${{MODSHIFT_PASSWORD}}\"\ntls = \"off\"\n\
              [[old]]\n{}[[old]]\n{}[[new]]\n{}\
              [[table]]\nname = \"{}\"\nkey = \"uid\"\nrule = \"floor_mod\"\n\
-             [cutover]\nold_accounts = [\"before@%\"]\nnew_accounts = [\"after@%\"]\n\
+             [cutover]\nold_accounts = [\"app_before@%\"]\nnew_accounts = [\"app_after@%\"]\n\
              [check]\naccept_unsafe_durability = true\n{}",
             self.name,
             self.log,

@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 use modshift_tests::MariaDbServer;
+use modshift_tests::process::Launch;
+use modshift_tests::server::PASSWORD;
 
-use crate::case::{Case, NEW, OLD, TABLE, options, shared};
+use crate::case::{Case, LIMIT, NEW, OLD, TABLE, options, shared};
 
 #[tokio::test]
 async fn tables_that_differ_are_mended_by_the_statements_that_check_prints() -> Result<()> {
@@ -101,5 +103,24 @@ async fn keys_given_out_after_the_cutover_do_not_meet() -> Result<()> {
     case.run(4, "CREATE OR REPLACE SEQUENCE s START WITH 999999 INCREMENT BY 1").await?;
     let report = case.quick().await?;
     report.has("warning", "sequences", &["new shard 2: sequence s: gives out the same"], "BY 3")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_schema_under_two_names_of_its_server_is_found() -> Result<()> {
+    let case = Case::new(shared().await?, TABLE).await?;
+    let path = case.plan()?;
+    let plan = std::fs::read_to_string(&path)?;
+    let last = format!("schema = \"{}\"\n", case.schema(4));
+    let twin = format!("host = \"localhost\"\nschema = \"{}\"\n", case.schema(3));
+    ensure!(plan.contains(&last), "{plan}");
+    std::fs::write(&path, plan.replace(&last, &twin))?;
+    for (args, code) in [(&["check", "--quick"][..], 1), (&["run", "--listen", "127.0.0.1:0"], 3)] {
+        let launch =
+            Launch::new(args.iter().copied()).arg("--plan").arg(path.display().to_string());
+        let (found, output) = launch.env("MODSHIFT_PASSWORD", PASSWORD).finish(LIMIT).await?;
+        let words = "is the server of new shard 1, and schema";
+        ensure!(found == code && output.contains(words), "{found}: {output}");
+    }
     Ok(())
 }

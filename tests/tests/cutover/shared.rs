@@ -36,7 +36,7 @@ fn write_plan(site: &Site, accounts: &str) -> Result<()> {
     let plan = site.estate.plan().replace(&port(new.server.port()), &port(old.server.port()));
     let all = format!("accounts = [\"{APP_ACCOUNT}\"]\n");
     ensure!(plan.contains(&all), "{plan}");
-    let plan = plan.replace(&all, &format!("{accounts}\nauto_increment = \"keep\"\n"));
+    let plan = plan.replace(&all, &format!("{accounts}\n"));
     std::fs::write(site.estate.plan_path(), plan).context("writing the plan")
 }
 
@@ -47,7 +47,21 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
     let shared = &site.estate.old[0];
     let old_app = Address { user: APP.into(), password: APP.into(), ..shared.address() };
     let write = "UPDATE t_wallet SET ver = ver + 1 ORDER BY id LIMIT 1";
+    // One server gives out keys by one offset: refused where a table has keys from it, and only there.
+    let apart = format!("old_accounts = [\"{APP_ACCOUNT}\"]\nnew_accounts = [\"{NEW_APP}@%\"]");
+    write_plan(&site, &apart)?;
+    let new = Address::admin(shared.server.port(), &site.estate.new[0].schema);
+    new.run("ALTER TABLE t_wallet MODIFY id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT").await?;
+    let refused = site.command(&["cutover", "--dry-run"], &[1, 3]).await?;
+    ensure!(refused.contains("auto_increment_offset can be that of one"), "{refused}");
+    let checked = site.command(&["check", "--quick"], &[1]).await?;
+    ensure!(checked.contains("one auto_increment_offset for both"), "{checked}");
+    new.run("ALTER TABLE t_wallet MODIFY id BIGINT UNSIGNED NOT NULL").await?;
+    let checked = site.command(&["check", "--quick"], &[0, 1]).await?;
+    ensure!(!checked.contains("auto_increment_offset"), "{checked}");
     write_plan(&site, &format!("accounts = [\"{APP_ACCOUNT}\"]"))?;
+    let checked = site.command(&["check", "--quick"], &[1]).await?;
+    ensure!(checked.contains("so that the fence can only lock accounts"), "{checked}");
     let daemons = site.daemons()?;
     let refused = site.command(&["cutover", "--wait", "100s"], &[1, 3]).await?;
     ensure!(refused.contains("give each side accounts of its own"), "{refused}");
@@ -59,7 +73,6 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
     let refused = site.command(&["cutover", "--wait", "100s"], &[1, 3]).await?;
     ensure!(refused.contains("no user name in both"), "{refused}");
 
-    let apart = format!("old_accounts = [\"{APP_ACCOUNT}\"]\nnew_accounts = [\"{NEW_APP}@%\"]");
     write_plan(&site, &apart)?;
     // What a refused client would log in by next.
     for (door, found) in [

@@ -20,6 +20,7 @@ pub mod foreign_keys;
 pub mod grants;
 pub mod handover;
 pub mod left_behind;
+pub mod locked;
 pub mod needs;
 pub mod others;
 pub mod packet;
@@ -77,6 +78,7 @@ pub const ALL: [Rule; 47] = [
     fence::check,
     exposed::check,
     fence_accounts::check,
+    locked::check,
     replica_fence::check,
     watchdog::check,
     others::check,

@@ -37,6 +37,10 @@ fn of_sequence(survey: &Survey, name: &str) -> Vec<Fault> {
     };
     let placed: Vec<_> = survey.news().map(|at| (number(at.0.side), at)).collect();
     for &(index, (server, facts)) in &placed {
+        // It serves: made anew, its sequence would give out what it has given out.
+        if survey.serves(server.side) {
+            continue;
+        }
         let subject = format!("{}: sequence {name}", server.side);
         let create = create(name, first, (highest, end), index as i64, shards);
         let Some(own) = facts.sequences.get(name) else {

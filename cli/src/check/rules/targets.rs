@@ -43,3 +43,28 @@ fn exchanged(survey: &Survey) -> bool {
     survey.olds().count() == survey.plan.old.len()
         && survey.olds().all(|(_, facts)| facts.tables.values().all(|table| table.empty))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::survey::made::{lines, survey};
+
+    #[test]
+    fn no_rows_are_ever_to_be_thrown_away() {
+        let found = |old_empty: bool| {
+            let survey = survey(|which, facts| {
+                facts.tables.get_mut("t").unwrap().empty =
+                    if which < 2 { old_empty } else { which != 3 };
+            });
+            lines(&check(&survey))
+        };
+        for (old_empty, words) in
+            [(true, "exchange [[old]] and [[new]]"), (false, "find out whose")]
+        {
+            let found = found(old_empty);
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert!(found[0].starts_with("fault  new shard 1: table t: holds rows"), "{found:?}");
+            assert!(found[0].contains(words) && !found[0].contains("TRUNCATE"), "{found:?}");
+        }
+    }
+}

@@ -33,3 +33,45 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     }
     faults
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use modshift_mariadb::catalog::TriggerInfo;
+    use modshift_proto::message::TokenPhase;
+
+    use super::*;
+    use crate::check::rules::{events, read_only};
+    use crate::check::survey::Token;
+    use crate::check::survey::made::{lines, survey};
+    use modshift_mariadb::Grants;
+    use modshift_mariadb::catalog::EventInfo;
+
+    #[test]
+    fn nothing_is_taken_from_shards_that_serve_and_none_is_opened_by_hand() {
+        let found = |serving: &str| {
+            let survey = survey(|which, facts| {
+                let name = "tr".to_owned();
+                let when = "BEFORE INSERT".to_owned();
+                facts.triggers = vec![TriggerInfo { name, table: "t".to_owned(), when }];
+                facts.events = Some(vec![EventInfo { name: "e".into(), status: "ENABLED".into() }]);
+                let serves = (which < 2) == (serving == "old");
+                let phase = if serves { TokenPhase::Serving } else { TokenPhase::Fenced };
+                facts.token = Some(Token { epoch: 1, clock: Duration::ZERO, phase });
+                facts.grants = Grants::parse(["GRANT ALL PRIVILEGES ON *.* TO `u`@`%`"]);
+                facts.variables.set("read_only", if serves { "OFF" } else { "ON" });
+            });
+            let mut found = check(&survey);
+            found.extend(
+                events::check(&survey).into_iter().filter(|f| f.subject.starts_with("new")),
+            );
+            found.extend(read_only::check(&survey));
+            lines(&found)
+        };
+        let before = found("old");
+        assert_eq!(before.len(), 6, "{before:#?}");
+        assert!(before[0].ends_with("mend: DROP TRIGGER `tr`;"), "{before:#?}");
+        assert!(found("new").is_empty(), "{:#?}", found("new"));
+    }
+}

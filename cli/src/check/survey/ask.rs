@@ -59,6 +59,14 @@ pub async fn ask(
         Some((user, password)) => Some(fencing(endpoint, user, password).await),
         None => None,
     };
+    let named = match side.is_old() {
+        true => &plan.cutover.old_accounts,
+        false => &plan.cutover.new_accounts,
+    };
+    let lockable = match whole && !named.is_empty() {
+        true => lockable(plan, endpoint).await,
+        false => None,
+    };
     let rest = async {
         let old = side.is_old();
         let more = extent != Extent::Start;
@@ -106,6 +114,7 @@ pub async fn ask(
             tables,
             grants,
             fencing,
+            lockable,
             objects,
             unseen,
             triggers,
@@ -128,6 +137,19 @@ pub(super) async fn fencing(
     let of = |error| Unreached::from(error::of(&label(&endpoint), "taking stock", error));
     let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
     Ok(Grants::parse(grants.iter().map(String::as_str)))
+}
+
+/// Accounts that the login of the cutover can find and lock there; `None` where it may not see them,
+/// which is another finding.
+async fn lockable(plan: &Plan, endpoint: &Endpoint) -> Option<Vec<String>> {
+    let mut endpoint = endpoint.clone();
+    if let Some((user, password)) = &plan.cutover.login {
+        (endpoint.user, endpoint.password) = (user.clone(), password.clone());
+    }
+    let mut conn = connect(&endpoint, Session::Plain).await.ok()?;
+    // With the columns that grants-cutover.sql gives.
+    let sql = "SELECT CONCAT(User, '@', Host) FROM mysql.global_priv WHERE Host <> ''";
+    conn.query(sql).await.ok()
 }
 
 async fn clock_ahead(conn: &mut Conn) -> mysql_async::Result<i64> {

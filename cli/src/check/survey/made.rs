@@ -159,6 +159,7 @@ pub fn facts() -> Facts {
             .collect(),
         grants: Grants::default(),
         fencing: None,
+        lockable: None,
         accounts: None,
         writers: None,
         replica_ids: None,

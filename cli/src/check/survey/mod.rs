@@ -101,6 +101,8 @@ pub struct Facts {
     /// Of the login that the plan has for the cutover, where that is another; or why it may not
     /// come in.
     pub fencing: Option<Result<Grants, Unreached>>,
+    /// Accounts that the cutover finds here, `user@host`, where the plan names some to lock.
+    pub lockable: Option<Vec<String>>,
     /// Every account and role with its global privileges, and modshift's own.
     pub accounts: Option<Vec<Account>>,
     /// Accounts that may write in the schema, `user@host`; those that may write everywhere are

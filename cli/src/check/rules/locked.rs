@@ -1,0 +1,76 @@
+//! Accounts that the plan has the fence lock: the cutover refuses one that a server does not have, and
+//! one of modshift's own would lock it out of its own fence.
+
+use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::survey::Survey;
+
+const RULE: &str = "locked";
+
+pub fn check(survey: &Survey) -> Vec<Fault> {
+    let cutover = &survey.plan.cutover;
+    let mut faults = Vec::new();
+    for (server, facts) in survey.reached() {
+        let named = match server.side.is_old() {
+            true => &cutover.old_accounts,
+            false => &cutover.new_accounts,
+        };
+        let Some(there) = &facts.lockable else { continue };
+        let names = named.iter().map(ToString::to_string);
+        let absent: Vec<String> = names.filter(|name| !there.contains(name)).collect();
+        if absent.is_empty() {
+            continue;
+        }
+        let actual = format!("has no account {}, which the fence is to lock", some_of(absent));
+        faults.push(
+            Fault::new(Severity::Fault, RULE, server.side, actual)
+                .expected("every account of the plan: the cutover refuses without")
+                .mend("create it there, or correct cutover.accounts in the plan (or old_accounts, new_accounts)"),
+        );
+    }
+    let all = cutover.old_accounts.iter().chain(&cutover.new_accounts);
+    let mut ours: Vec<String> =
+        all.filter(|account| survey.is_ours(&account.user)).map(ToString::to_string).collect();
+    ours.sort();
+    ours.dedup();
+    if !ours.is_empty() {
+        let actual = format!("has the fence lock {}, of modshift itself", some_of(ours));
+        faults.push(
+            Fault::new(Severity::Fault, RULE, "the plan", actual)
+                .expected("accounts of the application only")
+                .mend("take it out of cutover.accounts, or give modshift a login of its own"),
+        );
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use modshift_proto::plan::Account;
+
+    use super::*;
+    use crate::check::survey::made::{lines, survey};
+
+    #[test]
+    fn what_a_fence_cannot_or_must_not_lock_is_named() {
+        let mut survey = survey(|which, facts| {
+            let there =
+                if which == 1 { vec![] } else { vec!["app@%".to_owned(), "u@%".to_owned()] };
+            facts.lockable = Some(there);
+        });
+        let account = |user: &str| Account { user: user.into(), host: "%".into() };
+        let plan = Arc::make_mut(&mut survey.plan);
+        plan.cutover.old_accounts = vec![account("app")];
+        plan.cutover.new_accounts = vec![account("app")];
+        let found = lines(&check(&survey));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(
+            found[0].starts_with("fault  old shard 1: has no account app@%, which"),
+            "{found:?}"
+        );
+        Arc::make_mut(&mut survey.plan).cutover.new_accounts = vec![account("u")];
+        let found = lines(&check(&survey));
+        assert!(found[1].starts_with("fault  the plan: has the fence lock u@%, of"), "{found:?}");
+    }
+}
