@@ -11,14 +11,17 @@
 //! up to the serving marker.
 
 mod counts;
+mod forward;
 mod rows;
 mod statement;
 mod token;
 
+pub use forward::{Forwarded, forwards};
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::control;
@@ -83,6 +86,9 @@ pub struct Tail {
     unlooked: Option<usize>,
     /// Newest token of this epoch that the log has shown.
     token_seen: Option<u64>,
+    /// Newest token that went to the partitions.
+    forwarded: Option<Forwarded>,
+    heartbeat: Duration,
     /// Every chunk has entered: said by each token from now on.
     pub copied: bool,
     /// Row messages sent so far; for stages and the status.
@@ -103,6 +109,8 @@ pub struct TailParts {
     pub token_columns: TokenColumns,
     pub decoder: Decoder,
     pub resume: ResumePoint,
+    /// Of the log's own clock; how often partitions get a token that says nothing new.
+    pub heartbeat: Duration,
 }
 
 impl Tail {
@@ -129,6 +137,8 @@ impl Tail {
             history: History::new(parts.shard, parts.resume),
             group: None,
             token_seen: None,
+            forwarded: None,
+            heartbeat: parts.heartbeat,
             copied: false,
             rows_sent: 0,
             before: DecodedRow::default(),
