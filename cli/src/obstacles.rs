@@ -2,7 +2,8 @@
 //! stay open, `LOCK TABLES`, `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE`.
 //!
 //! The server lists transactions. Locks it does not list without a plugin: so each is tried for, with
-//! statements that read and change nothing, and that do not wait.
+//! statements that read and change nothing, and that wait no longer than [`LOCK_WAIT_S`]. Only locks on
+//! planned tables are found, and those on the whole server.
 
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
 
+/// An application may lock a table for a moment all day long; that holds up no fence.
+const LOCK_WAIT_S: u32 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 
 /// On the shards that are to be fenced, one line each. The error is a shard that does not answer.
@@ -66,7 +69,7 @@ async fn of_server(plan: &Plan, endpoint: &Endpoint) -> Result<Vec<String>, Serv
 
 /// Would this statement have to wait for a lock?
 async fn waits(conn: &mut Conn, endpoint: &Endpoint, sql: &str) -> Result<bool, ServerError> {
-    let sql = format!("SET STATEMENT lock_wait_timeout = 0 FOR {sql}");
+    let sql = format!("SET STATEMENT lock_wait_timeout = {LOCK_WAIT_S} FOR {sql}");
     let tried = conn.query_drop(sql).await;
     match tried.map_err(|error| error::of(&label(endpoint), "looking for locks", error)) {
         Err(error) if error.code() == Some(LOCK_WAIT_TIMEOUT) => Ok(true),

@@ -90,7 +90,7 @@ fn every_fault_of_a_target_is_named() {
             "routing[0].name: expected 1 to 64 characters of a-z, 0-9, _ and -, found \"A\"",
             "routing[0].timeout: expected a duration such as \"200ms\" or \"1h\", 1ms to 1m, \
              found \"0s\"",
-            "routing[0].url: unknown key, expected one of kind, name, timeout, path",
+            "routing[0].url: unknown key, expected one of kind, name, timeout, follow_symlinks, path",
         ],
     );
     check(

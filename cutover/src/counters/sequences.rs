@@ -39,6 +39,15 @@ impl Sequence {
         self.next > self.maximum || self.next < self.minimum
     }
 
+    /// It counts in steps, and what it gives out next is none of its own values: it ran out and its
+    /// bounds were widened, say. Which values are its own is then anybody's guess.
+    fn strayed(&self) -> bool {
+        let step = self.increment.abs().max(1);
+        let cycled = if self.descends() { self.maximum } else { self.minimum };
+        let own = |from: i128| (self.next - from).rem_euclid(step) == 0;
+        !self.used_up() && !own(self.start) && !(self.cycles && own(cycled))
+    }
+
     /// Which of the two has come further.
     pub(super) fn furthest(self, other: Sequence) -> Sequence {
         let ahead = |a: &Sequence| (a.round, if self.descends() { -a.next } else { a.next });
@@ -54,10 +63,15 @@ enum Then {
     Set(u64, i128),
     /// Its bounds leave no value.
     UsedUp(i128),
+    /// It has left its own values: see [`Sequence::strayed`].
+    Strayed,
 }
 
 /// `most`: the furthest of the from-shards.
 fn carried(own: &Sequence, most: &Sequence) -> Then {
+    if own.strayed() {
+        return Then::Strayed;
+    }
     let step = own.increment.abs().max(1);
     // A value beyond the bounds is none of its own.
     let one = if own.used_up() { own.start } else { own.next };
@@ -137,6 +151,19 @@ pub(super) async fn carry(
                 let sql = format!("DO SETVAL({}, {value}, 0, {round})", identifier(name));
                 shard.primary.run("carrying over sequences", &sql).await?;
             }
+            Then::Strayed => {
+                let name = identifier(name);
+                return Err(CutoverError::Unfit {
+                    server: shard.name().to_owned(),
+                    what: format!(
+                        "sequence {name} gives out {} next, which is none of the values that it \
+                         counts from {} in steps of {}: ALTER SEQUENCE {name} RESTART WITH one of \
+                         them, or ALTER SEQUENCE {name} START WITH {} if that is what it shall \
+                         count from",
+                        own.next, own.start, own.increment, own.next
+                    ),
+                });
+            }
             Then::UsedUp(value) => {
                 return Err(CutoverError::Unfit {
                     server: shard.name().to_owned(),
@@ -204,11 +231,14 @@ mod tests {
         assert_eq!(carried(&own, &further), Then::Set(2, 12));
         assert_eq!(carried(&further, &up(801, 1)), Then::AsItIs);
         assert_eq!(up(900, 1).furthest(further), further);
-        // What it gives out next is no value of its own: its start says which those are.
+        // What it gives out next is beyond its bounds: its start says which values are its own.
         let used_up = Sequence { next: 9_001, start: 2, ..up(2, 3) };
+        assert_eq!(carried(&used_up, &up(9_000, 1)), Then::UsedUp(9_002));
+        // With wider bounds it would go on from there, and so would its neighbours.
         let wider = Sequence { maximum: 20_000, ..used_up };
-        assert_eq!(carried(&wider, &up(9_500, 1)), Then::Set(0, 9_501));
-        assert_eq!(carried(&used_up, &up(9_000, 1)), Then::AsItIs);
+        assert_eq!(carried(&wider, &up(9_500, 1)), Then::Strayed);
+        let begun_anew = Sequence { next: 4, start: 702, cycles: true, ..up(702, 3) };
+        assert_eq!(carried(&begun_anew, &up(9, 1)), Then::Set(0, 10));
     }
 
     #[test]

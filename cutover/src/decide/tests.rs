@@ -184,6 +184,8 @@ fn a_daemon_goes_on_with_a_run_once_its_budget_is_over_or_no_choice_is_left() {
     check(&turned, since(3, Some(4)), true);
     turned.apply(Entry::Undone(Step::Fence));
     check(&turned, since(3, None), true);
+    turned.apply(Entry::Undone(Step::Handover));
+    check(&turned, since(3, None), true);
     turned.apply(Entry::Undone(Step::Publish));
     check(&turned, since(900, None), false);
     let mut copying = Journal::new(Mode::StopWrites);

@@ -112,8 +112,11 @@ fn the_way_back_is_open_unless_the_plan_closes_it() {
     assert_eq!(given_up.gate.verify_age, None);
     assert!(given_up.render_redacted().contains("\nverify_age = \"none\"\n"));
     for wrong in ["\"\"", "\"never\"", "0", "false"] {
-        let expected = "gate.verify_age: expected a duration such as";
-        check_change("[gate]\n", &format!("[gate]\nverify_age = {wrong}\n"), expected);
+        let text = changed("[gate]\n", &format!("[gate]\nverify_age = {wrong}\n"));
+        let errors = parse(&text).expect_err(wrong);
+        assert_eq!(errors.faults.len(), 1, "{errors}");
+        assert_eq!(errors.faults[0].path, "gate.verify_age");
+        assert!(errors.faults[0].message.starts_with("expected a duration such as"), "{errors}");
     }
     check_change(
         "[gate]\n",
