@@ -192,7 +192,14 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
             Ok((code == 503 && page.contains("way back: new shard 1")).then_some(()))
         })
         .await?;
-        let halts = counted(&daemons, "modshift_halts_total", "reason=\"foreign_write\"").await?;
+        // A counter shows 0 at its first scrape, so that its first event counts as an increase.
+        let halts =
+            async || counted(&daemons, "modshift_halts_total", "reason=\"foreign_write\"").await;
+        wait_until("the halt to be counted", LIMIT, || async {
+            Ok((halts().await? > 0.0).then_some(()))
+        })
+        .await?;
+        let halts = halts().await?;
         ensure!(halts == 1.0, "{halts} halts");
     }
     let (code, output) = estate.modshift(["status"]).finish(LIMIT).await?;

@@ -183,8 +183,7 @@ fn said(output: &str, words: &[&str]) -> Result<()> {
 #[tokio::test]
 async fn a_wrong_password_is_told_and_not_shown() -> Result<()> {
     let case = Case { password: "not-the-password", ..Case::new().await? };
-    let words =
-        ["refused the login: Access denied for user", "mend: check user and password in the plan"];
+    let words = ["refused the login: ", "mend: check user and password in the plan"];
     case.refused(&words).await?;
     case.says(&["check"], 1, &["old shard 1: 127.0.0.1:", words[0], words[1]]).await?;
     case.says(&["schema"], 2, &words[..1]).await?;
