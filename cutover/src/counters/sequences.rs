@@ -45,7 +45,8 @@ impl Sequence {
         let step = self.increment.abs().max(1);
         let cycled = if self.descends() { self.maximum } else { self.minimum };
         let own = |from: i128| (self.next - from).rem_euclid(step) == 0;
-        !self.used_up() && !own(self.start) && !(self.cycles && own(cycled))
+        let known = own(self.start) || (self.cycles && own(cycled));
+        !(known || self.used_up())
     }
 
     /// Which of the two has come further.
