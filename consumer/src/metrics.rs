@@ -133,8 +133,8 @@ pub(crate) fn parked(target: NewShard, rows: usize) {
 /// A token has been applied. `age_us` by the consumer's clock.
 pub(crate) fn token(target: NewShard, source: OldShard, age_us: i64) {
     let seconds = age_us as f64 / 1e6;
-    // Not by source as well: on many shards a scrape would be megabytes of buckets.
-    histogram!(LATENCY, "target" => shard(target)).record(seconds.max(0.0));
+    histogram!(LATENCY, "target" => shard(target), "source" => source.0.to_string())
+        .record(seconds.max(0.0));
     lag(target, source, age_us);
 }
 

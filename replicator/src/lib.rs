@@ -37,6 +37,5 @@ pub mod pure {
     pub use crate::snapshot::admit::{self, Admission};
     pub use crate::snapshot::touched::Verdict;
     pub use crate::snapshot::{ChunkRequest, Schedule, TableProgress, Touched};
-    pub use crate::tail::{Forwarded, forwards};
     pub use crate::token::SavedTable;
 }

@@ -7,7 +7,6 @@ const EVENTS: &str = "modshift_read_events_total";
 const BYTES: &str = "modshift_read_bytes_total";
 const OWN_ROWS: &str = "modshift_read_own_rows_total";
 const ROWS: &str = "modshift_routed_rows_total";
-const STREAM_ROWS: &str = "modshift_stream_rows_total";
 const SNAPSHOT_ROWS: &str = "modshift_snapshot_rows";
 const SNAPSHOT_ESTIMATED: &str = "modshift_snapshot_rows_estimated";
 const SNAPSHOT_DONE: &str = "modshift_snapshot_done";
@@ -28,8 +27,7 @@ pub fn describe() {
         Unit::Count,
         "Row changes read that modshift itself had applied: never sent back"
     );
-    describe_counter!(ROWS, Unit::Count, "Row changes sent, by table and operation");
-    describe_counter!(STREAM_ROWS, Unit::Count, "Row changes sent, by new shard");
+    describe_counter!(ROWS, Unit::Count, "Row changes sent, by table, operation and new shard");
     describe_gauge!(SNAPSHOT_ROWS, Unit::Count, "Rows of a table copied so far");
     describe_gauge!(
         SNAPSHOT_ESTIMATED,
@@ -76,15 +74,10 @@ pub fn own_rows(shard: OldShard, rows: u64) {
     counter!(OWN_ROWS, "source" => source(shard)).increment(rows);
 }
 
-/// By table here and by new shard in [`streamed`]: by both, a plan of 16 to 24 shards with 20 tables
-/// would have 15,000 series.
-pub fn routed(shard: OldShard, table: &str, op: &'static str, rows: u64) {
-    counter!(ROWS, "source" => source(shard), "table" => table.to_owned(), "op" => op)
-        .increment(rows);
-}
-
-pub fn streamed(shard: OldShard, to: NewShard, rows: u64) {
-    counter!(STREAM_ROWS, "source" => source(shard), "target" => to.0.to_string()).increment(rows);
+pub fn routed(shard: OldShard, to: NewShard, table: &str, op: &'static str, rows: u64) {
+    counter!(ROWS, "source" => source(shard), "target" => to.0.to_string(),
+        "table" => table.to_owned(), "op" => op)
+    .increment(rows);
 }
 
 pub fn snapshot(shard: OldShard, table: &str, rows: u64, estimated: u64) {

@@ -168,8 +168,6 @@ impl<W: LogWriter> Reader<W> {
             token_columns,
             decoder: Decoder::new(planned.clone())?.with_collations(collations.clone()),
             resume: epoch.resume,
-            // A resume point is the position of a token that was forwarded.
-            heartbeat: plan.reader.heartbeat.min(plan.reader.progress_interval),
         });
         tail.copied = copying.finished();
         let watch = Watch::new(shard, primary.clone(), Arc::clone(&definitions));

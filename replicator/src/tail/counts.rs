@@ -1,6 +1,5 @@
 //! What the tail has counted since it last told the metrics.
 
-use modshift_proto::NewShard;
 use modshift_proto::message::Op;
 
 use super::Tail;
@@ -39,20 +38,13 @@ impl Tail {
         metrics::own_rows(self.shard, self.counts.own_rows);
         (self.counts.events, self.counts.bytes, self.counts.own_rows) = (0, 0, 0);
         let partitions = usize::from(self.moduli.new.get());
-        let mut streams = vec![0; partitions];
-        for (index, counts) in self.counts.rows.chunks_mut(partitions).enumerate() {
-            let mut rows = 0;
-            for (stream, count) in streams.iter_mut().zip(counts) {
-                *stream += *count;
-                rows += std::mem::take(count);
+        for (index, count) in self.counts.rows.iter_mut().enumerate() {
+            if *count > 0 {
+                let to = modshift_proto::NewShard((index % partitions) as u16);
+                let op = if (index / partitions) % 2 == 0 { "upsert" } else { "delete" };
+                let table = &self.tables[index / partitions / 2].schema.name;
+                metrics::routed(self.shard, to, table, op, std::mem::take(count));
             }
-            if rows > 0 {
-                let op = if index % 2 == 0 { "upsert" } else { "delete" };
-                metrics::routed(self.shard, &self.tables[index / 2].schema.name, op, rows);
-            }
-        }
-        for (to, rows) in streams.into_iter().enumerate().filter(|&(_, rows)| rows > 0) {
-            metrics::streamed(self.shard, NewShard(to as u16), rows);
         }
     }
 }

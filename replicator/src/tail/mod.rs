@@ -11,17 +11,14 @@
 //! up to the serving marker.
 
 mod counts;
-mod forward;
 mod rows;
 mod statement;
 mod token;
 
-pub use forward::{Forwarded, forwards};
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::control;
@@ -86,9 +83,6 @@ pub struct Tail {
     unlooked: Option<usize>,
     /// Newest token of this epoch that the log has shown.
     token_seen: Option<u64>,
-    /// Newest token that went to the partitions.
-    forwarded: Option<Forwarded>,
-    heartbeat: Duration,
     /// Every chunk has entered: said by each token from now on.
     pub copied: bool,
     /// Row messages sent so far; for stages and the status.
@@ -109,8 +103,6 @@ pub struct TailParts {
     pub token_columns: TokenColumns,
     pub decoder: Decoder,
     pub resume: ResumePoint,
-    /// Of the log's own clock; how often partitions get a token that says nothing new.
-    pub heartbeat: Duration,
 }
 
 impl Tail {
@@ -137,8 +129,6 @@ impl Tail {
             history: History::new(parts.shard, parts.resume),
             group: None,
             token_seen: None,
-            forwarded: None,
-            heartbeat: parts.heartbeat,
             copied: false,
             rows_sent: 0,
             before: DecodedRow::default(),

@@ -1,5 +1,5 @@
 //! Token rows in the log: what the newest one of a group says goes to every partition when the
-//! group is complete, unless it says nothing new.
+//! group is complete.
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::control;
@@ -8,7 +8,6 @@ use modshift_proto::message::{Token, TokenPhase};
 use modshift_proto::row::{RowError, cell_datetime, cell_uint};
 
 use super::Tail;
-use super::forward::{Forwarded, forwards};
 use crate::binlog::{DecodedRow, RowKind, RowsEvent, Want};
 use crate::error::ReadError;
 use crate::publish::Publisher;
@@ -80,17 +79,6 @@ impl Tail {
         if token.epoch == self.epoch {
             self.token_seen = Some(token.writes);
         }
-        let forward = Forwarded {
-            epoch: token.epoch,
-            clock_us: token.clock_us,
-            phase: token.phase,
-            fence: token.fence.clone(),
-            copied: self.copied,
-        };
-        if !forwards(self.forwarded.as_ref(), &forward, self.heartbeat) {
-            return Ok(());
-        }
-        self.forwarded = Some(forward);
         let message = Token {
             gtids: self.history.done().clone(),
             digest,

@@ -182,18 +182,9 @@ fn three_readers() -> Case {
     }
 }
 
-/// Most tokens stay with the reader.
-fn few_tokens(name: &'static str, case: Case) -> Case {
-    Case { name, heartbeat: 3, ..case }
-}
-
 fn all() -> Vec<Case> {
     vec![
         chunks(),
-        few_tokens("chunks between few tokens", chunks()),
-        few_tokens("restart between few tokens", restart()),
-        few_tokens("losses between few tokens", losses()),
-        few_tokens("failover between few tokens", failover()),
         small_chunks(),
         unique_values(),
         touched_keys(),

@@ -106,8 +106,6 @@ pub struct Case {
     pub touched_keys_max: usize,
     /// Groups by which a snapshot may lag behind the binlog.
     pub lag: usize,
-    /// Groups between two tokens that are forwarded for the time alone; 0: all tokens are.
-    pub heartbeat: u64,
     /// Readers tail a replica, which may be behind.
     pub replica: bool,
     /// Batches, commits and owners are tried in every way, once everything is in the log. Otherwise
@@ -133,7 +131,6 @@ impl Case {
             parallel: 1,
             touched_keys_max: 100,
             lag: 0,
-            heartbeat: 0,
             replica: false,
             appliers: false,
             every_loss: false,

@@ -16,8 +16,8 @@ use modshift_proto::row::RowWriter;
 use modshift_proto::{GtidSet, NewShard, Position};
 use modshift_replicator::ReadError;
 use modshift_replicator::pure::{
-    ChunkRequest, Forwarded, History, Opening, Partial, ResumePoint, SavedTable, Schedule,
-    SentTokens, TableProgress, Touched, forwards,
+    ChunkRequest, History, Opening, Partial, ResumePoint, SavedTable, Schedule, SentTokens,
+    TableProgress, Touched,
 };
 use modshift_replicator::route::{self, Image, Place};
 
@@ -70,10 +70,6 @@ pub struct Reader {
     progress: TableProgress,
     guard: Option<GtidSet>,
     tokens: SentTokens,
-    /// What the partitions know, where not every token is forwarded.
-    forwarded: Option<Forwarded>,
-    /// The newest token was not forwarded.
-    withheld: bool,
     unsaved: Option<(ResumePoint, Vec<SavedTable>)>,
     copied: bool,
     /// The newest token says all that there is to say.
@@ -132,8 +128,6 @@ impl Reader {
             progress,
             guard: None,
             tokens: SentTokens::default(),
-            forwarded: None,
-            withheld: false,
             unsaved: None,
             copied: schedule.finished(),
             copied_said: false,
@@ -222,7 +216,6 @@ impl Reader {
             && (old.rows_since_token()
                 || (successors && self.entered)
                 || self.copied != self.copied_said
-                || self.withheld
                 || (!self.schedule.finished() && recording.is_some_and(|t| !enters(t, writes))))
     }
 
@@ -325,21 +318,6 @@ impl Reader {
                 }
                 let early = case.without == Without::CopiedAfterEntry && self.requests.is_empty();
                 let copied = self.copied || (early && !self.waiting.is_empty());
-                if case.heartbeat > 0 {
-                    let token = Forwarded {
-                        epoch,
-                        clock_us: seq as i64,
-                        phase: TokenPhase::Serving,
-                        fence: None,
-                        copied,
-                    };
-                    let heartbeat = Duration::from_micros(case.heartbeat);
-                    self.withheld = !forwards(self.forwarded.as_ref(), &token, heartbeat);
-                    if self.withheld {
-                        return Ok(());
-                    }
-                    self.forwarded = Some(token);
-                }
                 let token = Token {
                     gtids: self.history.done().clone(),
                     digest,
