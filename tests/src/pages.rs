@@ -52,12 +52,19 @@ pub async fn address(daemon: &Modshift) -> Result<String> {
     Ok(address.context("no address in the line")?.to_owned())
 }
 
-/// What its appliers have dropped so far.
-pub async fn dropped(daemon: &Modshift) -> Result<Dropped> {
+/// `/metrics` of a daemon. A counter that is new shows 0 at its first scrape, so that its first event
+/// counts as an increase: what it counts is on the second page.
+pub async fn metrics(daemon: &Modshift) -> Result<String> {
     let url = format!("http://{}/metrics", address(daemon).await?);
+    http_get(&url).await?;
     let (code, page) = http_get(&url).await?;
     ensure!(code == 200, "{url} answered {code}:\n{page}");
-    Ok(Dropped::parse(&page))
+    Ok(page)
+}
+
+/// What its appliers have dropped so far.
+pub async fn dropped(daemon: &Modshift) -> Result<Dropped> {
+    Ok(Dropped::parse(&metrics(daemon).await?))
 }
 
 /// `/status` of a daemon.

@@ -91,6 +91,8 @@ impl Daemon {
 
     /// Attempts after an error, of readers and appliers.
     async fn retries(&self) -> Result<f64> {
+        // A new counter shows 0 at its first scrape.
+        self.get("metrics").await?;
         let (_, page) = self.get("metrics").await?;
         let retries = page.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;

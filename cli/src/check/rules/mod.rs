@@ -51,7 +51,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 47] = [
+pub const ALL: [Rule; 48] = [
     reach::check,
     reach::check_further,
     same_place::check,
