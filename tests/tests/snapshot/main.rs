@@ -21,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// The sum of a metric over its labels.
 async fn metric(pages: &str, name: &str) -> Result<f64> {
+    // A new counter shows 0 at its first scrape.
+    http_get(&format!("{pages}/metrics")).await?;
     let (status, page) = http_get(&format!("{pages}/metrics")).await?;
     ensure!(status == 200, "/metrics answers {status}");
     let samples = page.lines().filter_map(|line| {
