@@ -170,8 +170,9 @@ impl Operator {
             world.shard(self.to(), piece - from).triggers = true;
         } else {
             self.session(self.from(), piece, world, case)?;
-            if world.shard(self.from(), piece).phase() == Phase::Serving {
-                // Undone without the journal.
+            let serving = world.shard(self.from(), piece).phase() == Phase::Serving;
+            if serving && case.without != Without::EveryFence {
+                // Undone without the journal. (It would hide that a fence is missing.)
                 return Err(Failed::Unreachable);
             }
             world.shard(self.from(), piece).triggers = case.without == Without::TakenDown;
