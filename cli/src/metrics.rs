@@ -25,6 +25,8 @@ const THROTTLE_WAITED: &str = "modshift_throttle_waited_seconds";
 /// A commit every 20 ms is the usual pace and 10 s is past every alert: powers of about two.
 const SECONDS: [f64; 16] =
     [0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0];
+/// Of what is measured on every new shard: a line for each of them.
+const END_TO_END: [f64; 9] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 60.0];
 const ROWS: [f64; 10] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5];
 const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1e6, 4e6, 16e6];
 
@@ -37,6 +39,10 @@ const THROTTLE_INTERVAL: Duration = Duration::from_secs(1);
 pub fn install() -> anyhow::Result<Exported> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .and_then(|b| {
+            let of = Matcher::Full("modshift_end_to_end_seconds".into());
+            b.set_buckets_for_metric(of, &END_TO_END)
+        })
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS))
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES))
         .map(PrometheusBuilder::build_recorder)

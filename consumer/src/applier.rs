@@ -94,7 +94,7 @@ where
         offset = begin.offset,
         "applier owns its shard"
     );
-    metrics::begin(shard, plan.old_modulus.get());
+    metrics::begin(shard);
     status.lock().parked = keeper.parked_rows() as u64;
     for row in &begin.kept {
         status.lock().streams[usize::from(row.source.0)] = Some(StreamView::from(&row.mark));

@@ -187,11 +187,11 @@ impl Gather {
     }
 
     fn report_dropped(&mut self) {
-        for (source, counts) in self.dropped.iter_mut().enumerate() {
+        for counts in &mut self.dropped {
             for why in [Dropped::Position, Dropped::Number, Dropped::Epoch] {
                 let count = std::mem::take(&mut counts[why as usize]);
                 if count > 0 {
-                    metrics::dropped(self.shard, OldShard(source as u16), why, count);
+                    metrics::dropped(self.shard, why, count);
                 }
             }
         }

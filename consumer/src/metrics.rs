@@ -1,4 +1,7 @@
 //! All metric names of this crate, described with their unit.
+//!
+//! With N old and M new shards there are N × M streams, twice with the way back: a gauge for each is
+//! all that is affordable (the lag). No histogram is by stream, no counter by shard and table.
 
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use crate::sequence::Dropped;
 use crate::target::Target;
 
 const APPLIED_ROWS: &str = "modshift_applied_rows_total";
+const APPLIED_TABLE_ROWS: &str = "modshift_applied_table_rows_total";
 const APPLIED_CHANGES: &str = "modshift_applied_changes_total";
 const DROPPED: &str = "modshift_apply_dropped_total";
 const BATCH_ROWS: &str = "modshift_apply_batch_rows";
@@ -30,7 +34,16 @@ const GATE_REASON: &str = "modshift_gate_closed_by";
 
 /// Tells the recorder what the metrics of the consumer mean; call it once a recorder is there.
 pub fn describe() {
-    describe_counter!(APPLIED_ROWS, Unit::Count, "rows written to or deleted from a new shard");
+    describe_counter!(
+        APPLIED_ROWS,
+        Unit::Count,
+        "rows written to or deleted from a new shard, all tables together"
+    );
+    describe_counter!(
+        APPLIED_TABLE_ROWS,
+        Unit::Count,
+        "rows of a table written or deleted, all new shards of this process together"
+    );
     describe_counter!(
         APPLIED_CHANGES,
         Unit::Count,
@@ -41,9 +54,13 @@ pub fn describe() {
         Unit::Count,
         "messages dropped: position (replayed), number (repeated) or epoch (of a replaced reader)"
     );
-    describe_histogram!(BATCH_ROWS, Unit::Count, "rows in a batch");
-    describe_histogram!(BATCH_BYTES, Unit::Bytes, "bytes of messages in a batch");
-    describe_histogram!(BATCH_SECONDS, Unit::Seconds, "time to apply a batch, retries included");
+    describe_histogram!(BATCH_ROWS, Unit::Count, "rows in a batch, of any new shard");
+    describe_histogram!(BATCH_BYTES, Unit::Bytes, "bytes of messages in a batch, of any new shard");
+    describe_histogram!(
+        BATCH_SECONDS,
+        Unit::Seconds,
+        "time to apply a batch on any new shard, retries included, by how it was written"
+    );
     describe_counter!(RETRIES, Unit::Count, "transactions on a new shard that were tried again");
     describe_counter!(HALTS, Unit::Count, "appliers that stopped, by reason");
     describe_gauge!(
@@ -60,7 +77,8 @@ pub fn describe() {
     describe_histogram!(
         LATENCY,
         Unit::Seconds,
-        "from a token's writing on the old shard to its application, an estimate as the lag is"
+        "from a token's writing on any old shard to its application on a new one, an estimate as \
+         the lag is"
     );
     describe_gauge!(BACKLOG_BYTES, Unit::Bytes, "waiting in the in-process change log");
     describe_gauge!(BACKLOG_MESSAGES, Unit::Count, "waiting in the partition of the change log");
@@ -74,11 +92,9 @@ fn shard(shard: NewShard) -> String {
 
 /// What seldom happens is there from the start: a counter that appears with its first event hides
 /// that event from `increase()`.
-pub(crate) fn begin(target: NewShard, old_shards: u16) {
-    for source in (0..old_shards).map(OldShard) {
-        for why in [Dropped::Position, Dropped::Number, Dropped::Epoch] {
-            dropped(target, source, why, 0);
-        }
+pub(crate) fn begin(target: NewShard) {
+    for why in [Dropped::Position, Dropped::Number, Dropped::Epoch] {
+        dropped(target, why, 0);
     }
 }
 
@@ -92,30 +108,28 @@ pub(crate) fn batch(target: NewShard, tables: &Target, cut: &Cut, road: Road, to
     for row in cut.batch.rows() {
         counts[row.table as usize][usize::from(row.op == Op::Delete)] += 1;
     }
-    for (table, [upserts, deletes]) in tables.tables().zip(counts) {
-        for (op, count) in [("upsert", upserts), ("delete", deletes)] {
-            if count > 0 {
-                let table = table.schema.name.clone();
-                counter!(APPLIED_ROWS, "target" => label.clone(), "table" => table, "op" => op)
-                    .increment(count);
-            }
+    for (index, op) in ["upsert", "delete"].into_iter().enumerate() {
+        let mut all = 0;
+        for (table, counts) in tables.tables().zip(&counts).filter(|(_, of)| of[index] > 0) {
+            let table = table.schema.name.clone();
+            counter!(APPLIED_TABLE_ROWS, "table" => table, "op" => op).increment(counts[index]);
+            all += counts[index];
         }
+        counter!(APPLIED_ROWS, "target" => label.clone(), "op" => op).increment(all);
     }
     let road = match road {
         Road::Marks => "marks",
         Road::Fast => "fast",
         Road::Exact => "exact",
     };
-    counter!(APPLIED_CHANGES, "target" => label.clone()).increment(cut.batch.changes());
-    histogram!(BATCH_ROWS, "target" => label.clone()).record(cut.batch.len() as f64);
-    histogram!(BATCH_BYTES, "target" => label.clone()).record(cut.batch.bytes() as f64);
-    histogram!(BATCH_SECONDS, "target" => label, "road" => road).record(took);
+    counter!(APPLIED_CHANGES, "target" => label).increment(cut.batch.changes());
+    histogram!(BATCH_ROWS).record(cut.batch.len() as f64);
+    histogram!(BATCH_BYTES).record(cut.batch.bytes() as f64);
+    histogram!(BATCH_SECONDS, "road" => road).record(took);
 }
 
-pub(crate) fn dropped(target: NewShard, source: OldShard, why: Dropped, count: u64) {
-    let source = source.0.to_string();
-    counter!(DROPPED, "target" => shard(target), "source" => source, "reason" => why.name())
-        .increment(count);
+pub(crate) fn dropped(target: NewShard, why: Dropped, count: u64) {
+    counter!(DROPPED, "target" => shard(target), "reason" => why.name()).increment(count);
 }
 
 pub(crate) fn retry(target: NewShard, reason: &'static str) {
@@ -133,8 +147,7 @@ pub(crate) fn parked(target: NewShard, rows: usize) {
 /// A token has been applied. `age_us` by the consumer's clock.
 pub(crate) fn token(target: NewShard, source: OldShard, age_us: i64) {
     let seconds = age_us as f64 / 1e6;
-    histogram!(LATENCY, "target" => shard(target), "source" => source.0.to_string())
-        .record(seconds.max(0.0));
+    histogram!(LATENCY, "target" => shard(target)).record(seconds.max(0.0));
     lag(target, source, age_us);
 }
 

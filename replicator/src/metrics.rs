@@ -1,12 +1,13 @@
 //! Names of the reader's metrics.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
-use modshift_proto::{NewShard, OldShard};
+use modshift_proto::OldShard;
 
 const EVENTS: &str = "modshift_read_events_total";
 const BYTES: &str = "modshift_read_bytes_total";
 const OWN_ROWS: &str = "modshift_read_own_rows_total";
 const ROWS: &str = "modshift_routed_rows_total";
+const MESSAGES: &str = "modshift_sent_messages_total";
 const SNAPSHOT_ROWS: &str = "modshift_snapshot_rows";
 const SNAPSHOT_ESTIMATED: &str = "modshift_snapshot_rows_estimated";
 const SNAPSHOT_DONE: &str = "modshift_snapshot_done";
@@ -27,7 +28,16 @@ pub fn describe() {
         Unit::Count,
         "Row changes read that modshift itself had applied: never sent back"
     );
-    describe_counter!(ROWS, Unit::Count, "Row changes sent, by table, operation and new shard");
+    describe_counter!(
+        ROWS,
+        Unit::Count,
+        "Row changes sent, by table and operation, of all old shards of this process together"
+    );
+    describe_counter!(
+        MESSAGES,
+        Unit::Count,
+        "Messages sent to the change log: changes, and tokens to each partition"
+    );
     describe_gauge!(SNAPSHOT_ROWS, Unit::Count, "Rows of a table copied so far");
     describe_gauge!(
         SNAPSHOT_ESTIMATED,
@@ -41,7 +51,7 @@ pub fn describe() {
         "Chunks read again: token too old or too many keys"
     );
     describe_counter!(STALE, Unit::Count, "Rows of chunks left out: the tail had something newer");
-    describe_gauge!(UNACKED, Unit::Bytes, "Bytes sent to a partition and not acknowledged yet");
+    describe_gauge!(UNACKED, Unit::Bytes, "Bytes sent and not acknowledged yet, of all partitions");
     describe_gauge!(HEAD, Unit::Seconds, "Age of the newest token the tail has read");
     describe_counter!(RETRIES, Unit::Count, "Attempts after an error of the outside world");
     describe_counter!(HALTS, Unit::Count, "Streams stopped by a fact that a retry cannot change");
@@ -74,10 +84,12 @@ pub fn own_rows(shard: OldShard, rows: u64) {
     counter!(OWN_ROWS, "source" => source(shard)).increment(rows);
 }
 
-pub fn routed(shard: OldShard, to: NewShard, table: &str, op: &'static str, rows: u64) {
-    counter!(ROWS, "source" => source(shard), "target" => to.0.to_string(),
-        "table" => table.to_owned(), "op" => op)
-    .increment(rows);
+pub fn routed(table: &str, op: &'static str, rows: u64) {
+    counter!(ROWS, "table" => table.to_owned(), "op" => op).increment(rows);
+}
+
+pub fn sent(shard: OldShard, messages: u64) {
+    counter!(MESSAGES, "source" => source(shard)).increment(messages);
 }
 
 pub fn snapshot(shard: OldShard, table: &str, rows: u64, estimated: u64) {
@@ -98,8 +110,8 @@ pub fn superseded_rows(shard: OldShard, rows: u64) {
     counter!(STALE, "source" => source(shard)).increment(rows);
 }
 
-pub fn unacknowledged(shard: OldShard, to: NewShard, bytes: u64) {
-    gauge!(UNACKED, "source" => source(shard), "target" => to.0.to_string()).set(bytes as f64);
+pub fn unacknowledged(shard: OldShard, bytes: u64) {
+    gauge!(UNACKED, "source" => source(shard)).set(bytes as f64);
 }
 
 pub fn head_age(shard: OldShard, seconds: f64) {

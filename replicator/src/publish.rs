@@ -22,6 +22,8 @@ pub struct Publisher<W> {
     bytes: Vec<u64>,
     message: Vec<u8>,
     tokens: SentTokens,
+    /// Messages of all partitions that the metrics know of.
+    counted: u64,
 }
 
 impl<W: LogWriter> Publisher<W> {
@@ -34,6 +36,7 @@ impl<W: LogWriter> Publisher<W> {
             bytes: vec![0; partitions.into()],
             message: Vec::new(),
             tokens: SentTokens::default(),
+            counted: 0,
         }
     }
 
@@ -172,10 +175,11 @@ impl<W: LogWriter> Publisher<W> {
     pub fn durable(&mut self) -> Option<(ResumePoint, Vec<SavedTable>)> {
         let acked: Vec<u64> = self.partitions().map(|to| self.writer.acked(to)).collect();
         let durable = self.tokens.durable(&acked)?;
-        for (to, bytes) in durable.bytes.iter().enumerate() {
-            let waiting = self.bytes[to].saturating_sub(*bytes);
-            metrics::unacknowledged(self.source, NewShard(to as u16), waiting);
-        }
+        let waiting = self.bytes.iter().zip(&durable.bytes);
+        let waiting = waiting.map(|(sent, acked)| sent.saturating_sub(*acked)).sum();
+        metrics::unacknowledged(self.source, waiting);
+        let sent = self.numbers.iter().sum();
+        metrics::sent(self.source, sent - std::mem::replace(&mut self.counted, sent));
         Some((durable.resume, durable.tables))
     }
 

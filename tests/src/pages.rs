@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn drops_are_added_up_by_reason() {
         let page = "# TYPE modshift_apply_dropped_total counter\n\
-            modshift_apply_dropped_total{target=\"0\",source=\"1\",reason=\"position\"} 12\n\
-            modshift_apply_dropped_total{target=\"1\",source=\"1\",reason=\"position\"} 3\n\
-            modshift_apply_dropped_total{target=\"1\",source=\"0\",reason=\"epoch\"} 1\n\
+            modshift_apply_dropped_total{target=\"0\",reason=\"position\"} 12\n\
+            modshift_apply_dropped_total{target=\"1\",reason=\"position\"} 3\n\
+            modshift_apply_dropped_total{target=\"1\",reason=\"epoch\"} 1\n\
             modshift_applied_changes_total{target=\"0\"} 99\n";
         let dropped = Dropped::parse(page);
         assert_eq!((dropped.of("position"), dropped.of("epoch"), dropped.total()), (15, 1, 16));

@@ -290,6 +290,18 @@ fn series(job: &str, text: &str) -> Vec<(String, f64)> {
     lines.filter_map(of).collect()
 }
 
+/// What grows with the shards, the streams or the tables must not grow with their product: a gauge
+/// for each stream, or each table of a shard, is the most.
+fn affordable(text: &str) -> Result<()> {
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let has = |label: &&&str| line.contains(&format!("{label}=\""));
+        let by = ["source", "target", "table"].iter().filter(has).count();
+        let several = line.contains("le=\"") || line.contains("_total{");
+        ensure!(by <= if several { 1 } else { 2 }, "a product of labels: {line}");
+    }
+    Ok(())
+}
+
 /// What each alert is about: a metric that goes bad, and how, after five quiet minutes in steps of 15 s.
 const GOES_BAD: [(&str, &str, &str); 17] = [
     ("ModshiftDown", "up", "1x20 0x100"),
@@ -433,6 +445,7 @@ async fn all_series(daemons: &[(&str, &Modshift)]) -> Result<Vec<(String, f64)>>
     for (job, daemon) in daemons {
         let (status, text) = http_get(&format!("{}/metrics", address(daemon).await?)).await?;
         ensure!(status == 200, "/metrics answered {status}");
+        affordable(&text)?;
         found.extend(series(job, &text));
     }
     // What no rule asks for only makes the test slow.

@@ -12,24 +12,18 @@ pub(super) struct Counts {
     pub(super) events: u64,
     pub(super) bytes: u64,
     pub(super) own_rows: u64,
-    /// By table, operation and partition.
+    /// By table and operation.
     pub(super) rows: Vec<u64>,
 }
 
 impl Tail {
     pub(super) fn count(&mut self, table: usize, routed: Routed) {
-        let partitions = usize::from(self.moduli.new.get());
-        let op = usize::from(routed.op == Op::Delete);
-        let base = (table * 2 + op) * partitions;
-        match routed.to {
-            route::Place::One(to) => self.counts.rows[base + usize::from(to.0)] += 1,
-            route::Place::All => {
-                for count in &mut self.counts.rows[base..base + partitions] {
-                    *count += 1;
-                }
-            }
-            route::Place::Nowhere => {}
-        }
+        let rows = match routed.to {
+            route::Place::One(_) => 1,
+            route::Place::All => u64::from(self.moduli.new.get()),
+            route::Place::Nowhere => 0,
+        };
+        self.counts.rows[table * 2 + usize::from(routed.op == Op::Delete)] += rows;
     }
 
     /// Hands what was counted to the metrics.
@@ -37,13 +31,11 @@ impl Tail {
         metrics::read(self.shard, self.counts.events, self.counts.bytes);
         metrics::own_rows(self.shard, self.counts.own_rows);
         (self.counts.events, self.counts.bytes, self.counts.own_rows) = (0, 0, 0);
-        let partitions = usize::from(self.moduli.new.get());
         for (index, count) in self.counts.rows.iter_mut().enumerate() {
             if *count > 0 {
-                let to = modshift_proto::NewShard((index % partitions) as u16);
-                let op = if (index / partitions) % 2 == 0 { "upsert" } else { "delete" };
-                let table = &self.tables[index / partitions / 2].schema.name;
-                metrics::routed(self.shard, to, table, op, std::mem::take(count));
+                let op = if index % 2 == 0 { "upsert" } else { "delete" };
+                let table = &self.tables[index / 2].schema.name;
+                metrics::routed(table, op, std::mem::take(count));
             }
         }
     }

@@ -107,7 +107,6 @@ pub struct TailParts {
 
 impl Tail {
     pub fn new(parts: TailParts) -> Tail {
-        let partitions = usize::from(parts.moduli.new.get());
         Tail {
             shard: parts.shard,
             schema: Schema(parts.schema),
@@ -118,10 +117,7 @@ impl Tail {
             touched: parts.tables.iter().map(|_| None).collect(),
             looked: vec![GtidSet::default(); parts.tables.len()],
             unlooked: None,
-            counts: Counts {
-                rows: vec![0; parts.tables.len() * 2 * partitions],
-                ..Counts::default()
-            },
+            counts: Counts { rows: vec![0; parts.tables.len() * 2], ..Counts::default() },
             tables: parts.tables,
             decoder: parts.decoder,
             phase: parts.resume.phase,
