@@ -71,6 +71,10 @@ impl GtidSet {
         self.0.insert(gtid.domain, gtid);
     }
 
+    pub fn remove(&mut self, domain: u32) {
+        self.0.remove(&domain);
+    }
+
     /// Is the event group at or before the end of its domain?
     pub fn covers(&self, gtid: Gtid) -> bool {
         self.0.get(&gtid.domain).is_some_and(|last| gtid.seq <= last.seq)

@@ -56,6 +56,12 @@ impl History {
         &self.done
     }
 
+    /// The last complete group, and those before it; `None` while a proof is due.
+    pub fn stands_behind(&self) -> Option<(Gtid, &GtidSet)> {
+        let last = self.last.filter(|_| !self.proof_due && self.partial.is_none())?;
+        Some((last.gtid, &self.before))
+    }
+
     /// Behind the last complete group, after which the shard is in this phase.
     pub fn resume_point(&self, phase: TokenPhase) -> ResumePoint {
         ResumePoint { before: self.before.clone(), last: self.last, phase }

@@ -4,7 +4,8 @@
 //! routes each change (`route`) to the new shards' partitions (`publish`); `snapshot` and `copy`
 //! bring in the rows that were there before, chunk by chunk, beside the running tail; `epoch`,
 //! `token` and `history` make sure that there is one reader, that its log is the log it was, and
-//! that a restart goes on where every partition had acknowledged. `reader` wires them up.
+//! that a restart goes on where every partition had acknowledged. `feed` is one connection for all
+//! readers of a server. `reader` wires them up.
 
 mod backoff;
 pub mod binlog;
@@ -13,6 +14,7 @@ mod definitions;
 mod durable;
 mod epoch;
 mod error;
+pub mod feed;
 mod history;
 pub mod metrics;
 mod prepare;

@@ -29,7 +29,8 @@ pub fn plan_tail(more: &str) -> String {
 /// With the rights that an application has: on the rows of its schema, and no others.
 pub async fn create_account(server: &MariaDbServer, schema: &str) -> Result<()> {
     let mut conn = server.connect().await?;
-    conn.query_drop(format!("CREATE USER {APP}@'{APP_HOST}' IDENTIFIED BY '{APP}'")).await?;
+    conn.query_drop(format!("CREATE USER IF NOT EXISTS {APP}@'{APP_HOST}' IDENTIFIED BY '{APP}'"))
+        .await?;
     let schema = schema.replace('_', "\\_");
     let grant =
         format!("GRANT SELECT, INSERT, UPDATE, DELETE ON `{schema}`.* TO {APP}@'{APP_HOST}'");

@@ -42,6 +42,8 @@ pub struct EstateOptions {
     pub proxies: bool,
     /// Creates the tables on the new shards, where the test does not let the product do it.
     pub create_new_tables: bool,
+    /// All shards of a side are schemas of one server.
+    pub one_server_a_side: bool,
     /// Turns the usual options of an old server into others.
     pub old_options: Adjust,
     pub new_options: Adjust,
@@ -64,6 +66,7 @@ impl Default for EstateOptions {
             seed: 1,
             proxies: false,
             create_new_tables: true,
+            one_server_a_side: false,
             old_options: Arc::new(|_, options| options),
             new_options: Arc::new(|_, options| options),
             gate: ("1s".to_owned(), "2s".to_owned()),
@@ -129,8 +132,8 @@ impl Estate {
             }
         };
         let (old, new, broker) = tokio::try_join!(
-            start_shards(old, OLD_ID, "old", &options.old_options, options.proxies),
-            start_shards(new, NEW_ID, "new", &options.new_options, options.proxies),
+            start_shards(old, OLD_ID, "old", &options.old_options, &options),
+            start_shards(new, NEW_ID, "new", &options.new_options, &options),
             broker,
         )?;
         let rules = case::rules();
@@ -167,9 +170,11 @@ impl Estate {
     /// The application's account on every server, with the few rights that it has anywhere, and the
     /// neighbours.
     async fn settle_others(&mut self) -> Result<()> {
-        for shard in self.old.iter().chain(&self.new) {
+        let shards: Vec<_> = self.old.iter().chain(&self.new).collect();
+        for (index, shard) in shards.iter().enumerate() {
             create_account(&shard.server, &shard.schema).await?;
-            if self.options.neighbours {
+            let met = shards[..index].iter().any(|met| Arc::ptr_eq(&met.server, &shard.server));
+            if self.options.neighbours && !met {
                 self.neighbours.push(Neighbour::start(&shard.server).await?);
             }
         }
@@ -277,16 +282,22 @@ async fn start_shards(
     first_id: usize,
     kind: &str,
     adjust: &Adjust,
-    proxies: bool,
+    options: &EstateOptions,
 ) -> Result<Vec<Shard>> {
-    let starts = (0..count).map(|index| async move {
+    let start = |index: usize| async move {
         let usual = MariaDbOptions::with_server_id((first_id + index) as u32);
         let server = Arc::new(MariaDbServer::start(adjust(index, usual)).await?);
-        let proxy = match proxies {
+        let proxy = match options.proxies {
             true => Some(Proxy::start(server.host(), server.port()).await?),
             false => None,
         };
-        Ok(Shard { server, proxy, schema: format!("shard_{kind}_{index}") })
-    });
-    futures_util::future::try_join_all(starts).await
+        Ok::<_, anyhow::Error>((server, proxy))
+    };
+    let servers = if options.one_server_a_side { 1 } else { count };
+    let servers = futures_util::future::try_join_all((0..servers).map(start)).await?;
+    let shard = |index: usize| {
+        let (server, proxy) = servers[index % servers.len()].clone();
+        Shard { server, proxy, schema: format!("shard_{kind}_{index}") }
+    };
+    Ok((0..count).map(shard).collect())
 }

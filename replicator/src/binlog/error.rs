@@ -23,6 +23,10 @@ pub enum BinlogError {
     Ended { at: String },
     #[error("{at} has sent nothing for {seconds} s, not even a heartbeat")]
     Silent { at: String, seconds: u64 },
+    #[error("{at}: the binlog connection that its readers share has ended: {detail}")]
+    FeedEnded { at: String, detail: String },
+    #[error("{at}: this reader fell behind those that it shares a binlog connection with")]
+    FellBehind { at: String },
     #[error("{at}: {setting} is {value}; modshift needs {wanted}")]
     Setting { at: String, setting: &'static str, value: String, wanted: &'static str },
     #[error("{at}: {gap}")]
@@ -82,7 +86,11 @@ impl BinlogError {
                 modshift_mariadb::Class::Retry => Class::Retry,
                 modshift_mariadb::Class::Halt => Class::Halt,
             },
-            BinlogError::Ended { .. } | BinlogError::Silent { .. } => Class::Retry,
+            BinlogError::Ended { .. }
+            | BinlogError::Silent { .. }
+            // What is wrong with the log itself the reader's own connection will tell.
+            | BinlogError::FeedEnded { .. }
+            | BinlogError::FellBehind { .. } => Class::Retry,
             BinlogError::Setting { .. }
             | BinlogError::NotWhole { .. }
             | BinlogError::UnknownDomain { .. }

@@ -35,6 +35,37 @@ pub(super) fn split(event: &[u8]) -> Result<(EventHeader, &[u8]), BinlogError> {
     Ok((header, body))
 }
 
+/// What an event is to somebody who only passes it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Begins this group.
+    Group(Gtid),
+    /// How the events of the file are written.
+    Format,
+    /// The server has nothing to say.
+    Heartbeat,
+    Other,
+}
+
+/// Offset of the type code within the header.
+const TYPE_AT: usize = 4;
+
+pub fn kind(event: &[u8]) -> Result<EventKind, BinlogError> {
+    match event.get(TYPE_AT) {
+        Some(&code::GTID) => {
+            let (header, body) = split(event)?;
+            let malformed = |fault| BinlogError::malformed(code::GTID, fault);
+            GtidEvent::parse(&header, body)
+                .map(|begun| EventKind::Group(begun.gtid))
+                .map_err(malformed)
+        }
+        Some(&code::FORMAT_DESCRIPTION) => Ok(EventKind::Format),
+        Some(&code::HEARTBEAT) => Ok(EventKind::Heartbeat),
+        // The decoder of each reader says what is wrong with one that has no header.
+        Some(_) | None => Ok(EventKind::Other),
+    }
+}
+
 /// Begins an event group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GtidEvent {

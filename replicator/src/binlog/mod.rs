@@ -30,7 +30,7 @@ mod value;
 pub use decode::{Decoder, Event};
 pub use digest::GroupHash;
 pub use error::{BinlogError, Class};
-pub use event::{GtidEvent, HEADER_LEN};
+pub use event::{EventKind, GtidEvent, HEADER_LEN, kind};
 pub use metadata::Collations;
 pub use query::{QueryKind, classify, mentions, without_values};
 pub use row::{DecodedRow, Layout, PlannedTable, Want};

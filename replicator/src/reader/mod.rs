@@ -33,6 +33,7 @@ use crate::copy::Copying;
 use crate::definitions::Definitions;
 use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
+use crate::feed::{Feeds, Seat, Source};
 use crate::metrics;
 use crate::prepare::{Prepared, whole_logs};
 use crate::publish::Publisher;
@@ -53,12 +54,16 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 const REPLICA_ID_TAKEN_MAX: u32 = 10;
 /// Heartbeats of the binlog connection while the server has nothing to send.
 const BINLOG_HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often a reader on a connection of its own looks whether it can share one.
+const JOIN_INTERVAL: Duration = Duration::from_millis(250);
 
 struct Reader<W> {
     shard: OldShard,
     primary: Endpoint,
     /// Binlog and rows come from here; tokens are written on the primary.
     tailed: Endpoint,
+    /// Among the readers of the server that is tailed.
+    seat: Seat,
     planned: Vec<PlannedTable>,
     tail: Tail,
     copying: Copying,
@@ -92,6 +97,7 @@ impl<W: LogWriter> Reader<W> {
         publisher: Publisher<W>,
         tokens: TokenWriter,
         throttle: &Throttle,
+        feeds: &Feeds,
     ) -> Result<Reader<W>, ReadError> {
         let column = |name: &str| {
             token_schema.column(name).ok_or_else(|| ReadError::NoKeyColumn {
@@ -173,6 +179,7 @@ impl<W: LogWriter> Reader<W> {
         let watch = Watch::new(shard, primary.clone(), Arc::clone(&definitions));
         Ok(Reader {
             shard,
+            seat: feeds.enter(&primary.tailed()),
             tailed: primary.tailed(),
             primary,
             planned,
@@ -268,7 +275,9 @@ impl<W: LogWriter> Reader<W> {
         self.looking = None;
         let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
         let opened = Box::pin(opening).await;
-        let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
+        let opened = opened.map_err(|error| self.replica_behind(error, start))?;
+        let mut stream = Source::Own(Box::new(opened));
+        let mut join_due = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -286,6 +295,11 @@ impl<W: LogWriter> Reader<W> {
                 // With a backlog on one side and room on the other nothing here ever waits, and
                 // neither cancellation nor the other tasks of this thread would get their turn.
                 tokio::task::yield_now().await;
+            } else if stream.is_own() && Instant::now() >= join_due {
+                join_due = Instant::now() + JOIN_INTERVAL;
+                if let Some(shared) = self.join()? {
+                    stream = shared;
+                }
             }
             self.look_after(plan, status).await?;
             tokio::select! {
@@ -299,6 +313,21 @@ impl<W: LogWriter> Reader<W> {
                 _ = tick.tick() => {}
             }
         }
+    }
+
+    /// Nothing more is here: the binlog connection that the server's readers share takes over at the
+    /// group that was read last, as a new connection would.
+    fn join(&mut self) -> Result<Option<Source>, ReadError> {
+        let Some((last, before)) = self.tail.stands_behind() else { return Ok(None) };
+        let Some(joined) = self.seat.join(last, before, BINLOG_HEARTBEAT) else { return Ok(None) };
+        tracing::debug!(shard = self.shard.0, %last, "shares the server's binlog connection");
+        // It may lead to another server than the last one did.
+        self.copying.connection_lost();
+        self.repairs.connection_lost();
+        let decoder = Decoder::new(self.planned.clone())?;
+        self.tail.reconnect(decoder.with_collations(self.collations.clone()));
+        self.looking = None;
+        Ok(Some(Source::Joined(joined)))
     }
 
     /// One event; and the table that it names under a new id is looked up before the next.

@@ -13,6 +13,7 @@ use super::Reader;
 use crate::backoff::Backoff;
 use crate::epoch;
 use crate::error::{Class, ReadError};
+use crate::feed::Feeds;
 use crate::metrics;
 use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
@@ -20,13 +21,14 @@ use crate::status::{Phase, ReaderState, ReaderStatus};
 use crate::token::{self, TokenWriter, within};
 
 /// Reads one old shard until cancelled (`Ok`) or halted (`Err`). `open_log` is asked for the writer
-/// of each epoch. `throttle` slows the copy down, never the tail.
+/// of each epoch. `throttle` slows the copy down, never the tail; `feeds` are those of the process.
 pub async fn run_reader<W, F>(
     plan: Arc<Plan>,
     shard: OldShard,
     mut open_log: impl FnMut(u64) -> F + Send,
     status: ReaderStatus,
     throttle: Throttle,
+    feeds: Feeds,
     cancel: CancellationToken,
 ) -> Result<(), ReadError>
 where
@@ -35,8 +37,9 @@ where
 {
     let mut epoch_number = 0;
     let mut backoff = Backoff::default();
+    let process = Process { throttle, feeds, cancel: cancel.clone() };
     let outcome = loop {
-        let run = run(&plan, shard, &mut open_log, &status, &throttle, &cancel, &mut epoch_number);
+        let run = run(&plan, shard, &mut open_log, &status, &process, &mut epoch_number);
         match run.await {
             Err(error) if error.ends_epoch() => {
                 metrics::retry(shard, "log");
@@ -77,13 +80,19 @@ where
     outcome
 }
 
+/// What the readers of a process have in common.
+struct Process {
+    throttle: Throttle,
+    feeds: Feeds,
+    cancel: CancellationToken,
+}
+
 async fn run<W, F>(
     plan: &Plan,
     shard: OldShard,
     open_log: &mut (impl FnMut(u64) -> F + Send),
     status: &ReaderStatus,
-    throttle: &Throttle,
-    cancel: &CancellationToken,
+    Process { throttle, feeds, cancel }: &Process,
     epoch_number: &mut u64,
 ) -> Result<(), ReadError>
 where
@@ -134,6 +143,7 @@ where
         publisher,
         tokens,
         throttle,
+        feeds,
     )?;
     // Both end together: a reader without its token, or the other way round, is of no use.
     tokio::pin!(token_task);

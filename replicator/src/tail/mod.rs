@@ -139,6 +139,12 @@ impl Tail {
         self.history.done()
     }
 
+    /// Between groups: the last one, and those before it. `None` also while the server has still to
+    /// show that its log is the one that was read before.
+    pub fn stands_behind(&self) -> Option<(Gtid, &GtidSet)> {
+        self.history.stands_behind().filter(|_| self.group.is_none())
+    }
+
     pub fn between_groups(&self) -> bool {
         self.group.is_none()
     }

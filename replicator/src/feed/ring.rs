@@ -1,0 +1,242 @@
+//! The newest events of a binlog, in memory, for several readers at places of their own. Pure.
+//!
+//! Events come in chunks, so that neither they nor their readers pay for a lock each. What is older
+//! than the bound on bytes is let go, whoever has not read it yet: a reader that is behind goes on
+//! over a connection of its own, and none waits for another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use modshift_proto::{Gtid, GtidSet};
+
+/// A few thousand transactions of an ordinary application; a reader that is further behind has
+/// stood still for a moment.
+pub const BYTES_MAX: usize = 16 << 20;
+
+/// Where a group begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct GroupStart {
+    /// Its first event's place in the chunk.
+    event: usize,
+    gtid: Gtid,
+    /// What its domain ended with before it.
+    before: Option<Gtid>,
+}
+
+/// Events that arrived together.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    /// Where each event ends in `bytes`.
+    ends: Vec<usize>,
+    groups: Vec<GroupStart>,
+}
+
+impl Chunk {
+    pub fn event(&self, index: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous]);
+        Some(&self.bytes[start..end])
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// A place in the ring: the chunk, and the event in it, that come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub chunk: u64,
+    pub event: usize,
+}
+
+/// What the ring has at a place.
+#[derive(Debug)]
+pub enum Held {
+    Chunk(Arc<Chunk>),
+    /// Not there yet.
+    Coming,
+    /// Not there any more.
+    Gone,
+}
+
+/// Fills the next chunk, and knows which groups came before.
+#[derive(Debug)]
+pub struct Filling {
+    chunk: Chunk,
+    /// Groups that have begun, since the log was asked for.
+    begun: GtidSet,
+}
+
+impl Filling {
+    /// The log is asked for everything after `start`.
+    pub fn new(start: GtidSet) -> Filling {
+        Filling { chunk: Chunk::default(), begun: start }
+    }
+
+    /// `gtid`: the event begins this group.
+    pub fn push(&mut self, event: &[u8], gtid: Option<Gtid>) {
+        if let Some(gtid) = gtid {
+            let before = self.begun.get(gtid.domain);
+            self.chunk.groups.push(GroupStart { event: self.chunk.ends.len(), gtid, before });
+            self.begun.set(gtid);
+        }
+        self.chunk.bytes.extend_from_slice(event);
+        self.chunk.ends.push(self.chunk.bytes.len());
+    }
+
+    pub fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
+    /// What has come together, and the groups that have begun by its end.
+    pub fn take(&mut self) -> (Chunk, GtidSet) {
+        (std::mem::take(&mut self.chunk), self.begun.clone())
+    }
+}
+
+#[derive(Debug)]
+pub struct Ring {
+    chunks: VecDeque<Arc<Chunk>>,
+    /// Number of the first of them.
+    first: u64,
+    bytes: usize,
+    /// Groups that have begun by the end of the newest chunk.
+    begun: GtidSet,
+}
+
+impl Ring {
+    pub fn new(start: GtidSet) -> Ring {
+        Ring { chunks: VecDeque::new(), first: 0, bytes: 0, begun: start }
+    }
+
+    pub fn push(&mut self, chunk: Chunk, begun: GtidSet) {
+        self.bytes += chunk.bytes();
+        self.chunks.push_back(Arc::new(chunk));
+        self.begun = begun;
+        // The newest stays, however large: an event may be.
+        while self.bytes > BYTES_MAX && self.chunks.len() > 1 {
+            if let Some(oldest) = self.chunks.pop_front() {
+                self.bytes -= oldest.bytes();
+                self.first += 1;
+            }
+        }
+    }
+
+    pub fn held(&self, chunk: u64) -> Held {
+        match chunk.checked_sub(self.first).map(usize::try_from) {
+            None => Held::Gone,
+            Some(index) => match index.ok().and_then(|index| self.chunks.get(index)) {
+                Some(chunk) => Held::Chunk(Arc::clone(chunk)),
+                None => Held::Coming,
+            },
+        }
+    }
+
+    /// Where the group `gtid` begins, provided that exactly the groups of `before` came before it:
+    /// who has read those elsewhere goes on from here without a gap.
+    pub fn find(&self, gtid: Gtid, before: &GtidSet) -> Option<Place> {
+        let mut begun = self.begun.clone();
+        for (index, chunk) in self.chunks.iter().enumerate().rev() {
+            for group in chunk.groups.iter().rev() {
+                match group.before {
+                    Some(before) => begun.set(before),
+                    None => begun.remove(group.gtid.domain),
+                }
+                if group.gtid == gtid {
+                    let place = Place { chunk: self.first + index as u64, event: group.event };
+                    return (begun == *before).then_some(place);
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gtid(domain: u32, seq: u64) -> Gtid {
+        Gtid { domain, server: 1, seq }
+    }
+
+    fn set(text: &str) -> GtidSet {
+        text.parse().expect("a set")
+    }
+
+    /// A ring from 0-1-4 on, with these groups of two events in a chunk each.
+    fn ring(groups: &[Gtid]) -> Ring {
+        let mut filling = Filling::new(set("0-1-4"));
+        let mut ring = Ring::new(set("0-1-4"));
+        for gtid in groups {
+            filling.push(b"begins", Some(*gtid));
+            filling.push(b"ends", None);
+            let (chunk, begun) = filling.take();
+            ring.push(chunk, begun);
+        }
+        ring
+    }
+
+    #[test]
+    fn events_come_out_as_they_went_in() {
+        let ring = ring(&[gtid(0, 5), gtid(0, 6)]);
+        let Held::Chunk(chunk) = ring.held(1) else { panic!("not held") };
+        assert_eq!(chunk.event(0), Some(b"begins".as_slice()));
+        assert_eq!(chunk.event(1), Some(b"ends".as_slice()));
+        assert_eq!(chunk.event(2), None);
+        assert!(matches!(ring.held(2), Held::Coming));
+    }
+
+    #[test]
+    fn a_place_is_found_only_behind_the_very_same_groups() {
+        let ring = ring(&[gtid(0, 5), gtid(7, 1), gtid(0, 6), gtid(7, 2)]);
+        let place = |chunk| Some(Place { chunk, event: 0 });
+        assert_eq!(ring.find(gtid(0, 5), &set("0-1-4")), place(0));
+        assert_eq!(ring.find(gtid(7, 1), &set("0-1-5")), place(1));
+        assert_eq!(ring.find(gtid(0, 6), &set("0-1-5,7-1-1")), place(2));
+        assert_eq!(ring.find(gtid(7, 2), &set("0-1-6,7-1-1")), place(3));
+        // Another history: a domain not read, one more read, another server's group.
+        assert_eq!(ring.find(gtid(0, 6), &set("0-1-5")), None);
+        assert_eq!(ring.find(gtid(7, 1), &set("0-1-5,9-1-1")), None);
+        assert_eq!(ring.find(Gtid { server: 2, ..gtid(0, 5) }, &set("0-1-4")), None);
+        assert_eq!(ring.find(gtid(0, 9), &set("0-1-8")), None, "not there yet");
+    }
+
+    #[test]
+    fn groups_of_one_chunk_have_places_of_their_own() {
+        let mut filling = Filling::new(set(""));
+        filling.push(b"format", None);
+        filling.push(b"a", Some(gtid(0, 1)));
+        filling.push(b"b", Some(gtid(0, 2)));
+        let mut ring = Ring::new(set(""));
+        let (chunk, begun) = filling.take();
+        ring.push(chunk, begun);
+        assert_eq!(ring.find(gtid(0, 1), &set("")), Some(Place { chunk: 0, event: 1 }));
+        assert_eq!(ring.find(gtid(0, 2), &set("0-1-1")), Some(Place { chunk: 0, event: 2 }));
+    }
+
+    #[test]
+    fn what_is_beyond_the_bound_is_gone_but_never_the_newest() {
+        let mut filling = Filling::new(set(""));
+        let mut ring = Ring::new(set(""));
+        for seq in 1..=3 {
+            filling.push(&vec![0; BYTES_MAX / 2 + 1], Some(gtid(0, seq)));
+            let (chunk, begun) = filling.take();
+            ring.push(chunk, begun);
+        }
+        assert!(matches!(ring.held(1), Held::Gone));
+        assert!(matches!(ring.held(2), Held::Chunk(_)));
+        assert_eq!(ring.find(gtid(0, 2), &set("0-1-1")), None);
+        filling.push(&vec![0; BYTES_MAX * 2], None);
+        let (chunk, begun) = filling.take();
+        ring.push(chunk, begun);
+        assert!(matches!(ring.held(3), Held::Chunk(_)));
+        assert_eq!(ring.bytes, BYTES_MAX * 2);
+    }
+}
