@@ -5,7 +5,7 @@
 //! generate does not meet on the way back. The residue of shard `j` of `M` is `j`: where the key
 //! that is given out is the shard key, too, it is at home where it is given out.
 
-mod sequences;
+pub mod sequences;
 
 use std::collections::BTreeMap;
 

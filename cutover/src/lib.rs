@@ -42,6 +42,7 @@ pub mod step;
 pub mod watch;
 pub mod without_journal;
 
+pub use counters::sequences;
 pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{
     Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Mark, Opening, Refusal, Run,

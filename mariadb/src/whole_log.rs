@@ -15,6 +15,7 @@ use mysql_async::{Conn, Row};
 
 use crate::error::{self, ServerError};
 
+const SHOW_SOURCES: &str = "SHOW ALL SLAVES STATUS";
 const DOING: &str = "asking what its binlog leaves out";
 
 /// What the server is to the reader.
@@ -35,7 +36,28 @@ pub struct Gap {
     /// What the binlog then lacks.
     pub lost: &'static str,
     pub wanted: &'static str,
-    pub mend: String,
+    /// Statements that mend it, if there are some.
+    pub statements: Vec<String>,
+    /// What else is to be done, or all that is.
+    pub advice: String,
+}
+
+impl Gap {
+    /// For people.
+    pub fn mend(&self) -> String {
+        let parts = self.statements.iter().chain([&self.advice]);
+        parts.filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Is it only that nobody may look?
+    pub fn is_of_rights(&self) -> bool {
+        self.setting == SHOW_SOURCES
+    }
+
+    /// Does it concern what new sessions begin with?
+    pub fn is_of_sessions(&self) -> bool {
+        self.setting.starts_with("init_")
+    }
 }
 
 /// Names and values of settings, as the server prints them.
@@ -58,7 +80,7 @@ pub async fn read(conn: &mut Conn, at: &str) -> Result<LogFacts, ServerError> {
     let variables: Vec<(String, String)> =
         conn.query("SHOW GLOBAL VARIABLES").await.map_err(failed)?;
     let filters = filters(conn).await.map_err(failed)?;
-    let sources: Option<Vec<Row>> = match conn.query("SHOW ALL SLAVES STATUS").await {
+    let sources: Option<Vec<Row>> = match conn.query(SHOW_SOURCES).await {
         Ok(rows) => Some(rows),
         Err(error) => match failed(error) {
             ServerError::Privilege { .. } => None,
@@ -103,8 +125,12 @@ pub fn gaps(facts: &LogFacts, part: Part) -> Vec<Gap> {
 }
 
 const IN_CNF: &str = "under [mariadbd] in my.cnf, and restart the server";
-const AND_RESTART_REPLICATION: &str = "with STOP ALL SLAVES before and START ALL SLAVES after it, \
-                                       and the same in my.cnf";
+const IN_CNF_TOO: &str = "and the same in my.cnf";
+
+/// Settings of replication are changed while it stands.
+fn while_stopped(statement: String) -> Vec<String> {
+    vec!["STOP ALL SLAVES".to_owned(), statement, "START ALL SLAVES".to_owned()]
+}
 
 struct Found<'a> {
     facts: &'a LogFacts,
@@ -123,18 +149,34 @@ impl Found<'_> {
         value: &str,
         lost: &'static str,
         wanted: &'static str,
-        mend: String,
+        advice: String,
+    ) {
+        self.add_with(setting, value, lost, wanted, (Vec::new(), advice));
+    }
+
+    fn add_with(
+        &mut self,
+        setting: &str,
+        value: &str,
+        lost: &'static str,
+        wanted: &'static str,
+        (statements, advice): (Vec<String>, String),
     ) {
         let (setting, value) = (setting.to_owned(), value.to_owned());
-        self.gaps.push(Gap { setting, value, lost, wanted, mend });
+        self.gaps.push(Gap { setting, value, lost, wanted, statements, advice });
     }
 
     /// A variable that has another value than the harmless one; unknown ones are harmless.
     fn unless(&mut self, name: &str, harmless: &str, lost: &'static str, wanted: &'static str) {
         let value = self.value(name).to_owned();
         if !value.is_empty() && !value.eq_ignore_ascii_case(harmless) {
-            let mend = format!("SET GLOBAL {name} = '{harmless}', {AND_RESTART_REPLICATION}");
-            self.add(name, &value, lost, wanted, mend);
+            // A number is no text to the server.
+            let literal = match harmless.parse::<u64>() {
+                Ok(number) => number.to_string(),
+                Err(_) => format!("'{harmless}'"),
+            };
+            let statements = while_stopped(format!("SET GLOBAL {name} = {literal}"));
+            self.add_with(name, &value, lost, wanted, (statements, IN_CNF_TOO.to_owned()));
         }
     }
 
@@ -162,8 +204,9 @@ impl Found<'_> {
         if WORDS.iter().any(|word| value.to_ascii_lowercase().contains(word)) {
             let lost = "sessions begin with their changes kept out of the binlog";
             let wanted = "none that touches sql_log_bin or skip_replication";
-            let mend = format!("SET GLOBAL {name} = '', the same in my.cnf, and new sessions");
-            self.add(name, &value, lost, wanted, mend);
+            let statements = vec![format!("SET GLOBAL {name} = ''")];
+            let advice = format!("{IN_CNF_TOO}; sessions that are open keep what they began with");
+            self.add_with(name, &value, lost, wanted, (statements, advice));
         }
     }
 
@@ -207,7 +250,7 @@ impl Found<'_> {
             let mend = "GRANT SLAVE MONITOR ON *.* to the account of the plan".to_owned();
             let lost = "nobody knows what it leaves out of the primary's changes";
             let wanted = "an account that may see them";
-            return self.add("SHOW ALL SLAVES STATUS", "not allowed", lost, wanted, mend);
+            return self.add(SHOW_SOURCES, "not allowed", lost, wanted, mend);
         };
         // A filter of a connection that is yet to be made stands in the variables only.
         let harmless = ["replicate_annotate_row_events", "replicate_events_marked_for_skip"];
@@ -228,18 +271,20 @@ impl Found<'_> {
         for (name, value) in filters {
             let lost = "changes of the primary are left out here, and so are statements of \
                         sessions in other schemas";
-            let mend = match name.as_str() {
+            let statement = match name.as_str() {
                 "replicate_ignore_server_ids" => {
-                    "STOP SLAVE; CHANGE MASTER TO IGNORE_SERVER_IDS = (); START SLAVE".to_owned()
+                    "CHANGE MASTER TO IGNORE_SERVER_IDS = ()".to_owned()
                 }
                 "replicate_do_domain_ids" | "replicate_ignore_domain_ids" => {
                     let option = name.trim_start_matches("replicate_").to_ascii_uppercase();
-                    format!("STOP SLAVE; CHANGE MASTER TO {option} = (); START SLAVE")
+                    format!("CHANGE MASTER TO {option} = ()")
                 }
-                _ => format!("SET GLOBAL {name} = '', {AND_RESTART_REPLICATION}"),
+                _ => format!("SET GLOBAL {name} = ''"),
             };
-            let mend = format!("{mend}; build the replica anew, if changes were left out already");
-            self.add(&name, &value, lost, "no filter on a replica that is read", mend);
+            let advice =
+                format!("{IN_CNF_TOO}; build the replica anew, if changes were left out already");
+            let mend = (while_stopped(statement), advice);
+            self.add_with(&name, &value, lost, "no filter on a replica that is read", mend);
         }
         let skipped = "events that it cannot apply are passed over, and it is no copy any more";
         let skip_errors = self.value("slave_skip_errors").to_owned();

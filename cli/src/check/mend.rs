@@ -17,9 +17,16 @@ pub enum Way {
     /// What makes a table like that of another shard.
     AlterTable,
     ChangeEngine,
+    /// One that no other new shard's meets.
+    CreateSequence,
+    CreateView,
     /// Stores DATETIME, TIME and TIMESTAMP as the other shards do.
     RebuildTable,
+    /// Back to its own values.
+    RestartSequence,
     RestrictForeignKey,
+    RevokeBinlogControl,
+    RevokeReadOnlyAdmin,
     WidenCounter,
     DisableEvent,
     DropTrigger,
@@ -36,11 +43,18 @@ pub enum Way {
     SetBinlogRowImage,
     SetFlush,
     SetGtidStrictMode,
+    /// So that every change comes into the binlog.
+    SetInitConnect,
     SetPacket,
     SetReadOnly,
     SetReplicaBinlogFormat,
+    /// What a server leaves out of what it replicates.
+    SetReplication,
     SetStep,
     SetSyncBinlog,
+    /// Its own values are those that it gives out now.
+    StartSequence,
+    WidenSequence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +80,14 @@ impl Mend {
     /// `SET GLOBAL name = value`, the value as a literal.
     pub fn set(way: Way, name: &str, value: impl fmt::Display) -> Mend {
         Mend::run(way, [format!("SET GLOBAL {name} = {value}")])
+    }
+
+    /// What is to be done before.
+    pub fn first(mut self, statement: &str) -> Mend {
+        if let Mend::Run { statements, .. } = &mut self {
+            statements.insert(0, statement.to_owned());
+        }
+        self
     }
 
     pub fn note(mut self, words: impl Into<String>) -> Mend {

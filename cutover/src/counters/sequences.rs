@@ -4,6 +4,8 @@
 //! Sequences of one side that count in steps, each from a residue of its own, keep it: a to-shard goes
 //! on with the first of its own values at or beyond what the from-shards have reached. So the other
 //! side's residues do not matter, and those of a side that comes back are what they were.
+//!
+//! What is judged here is public: `modshift check` and the gate find with it what a run would refuse.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +17,23 @@ use crate::shard::Shard;
 
 /// Where a sequence stands. As numbers of 128 bits: a sequence may be of BIGINT UNSIGNED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sequence {
+pub struct Sequence {
     /// Nothing at or beyond it has been given out in this round.
-    next: i128,
-    minimum: i128,
-    maximum: i128,
-    start: i128,
+    pub next: i128,
+    pub minimum: i128,
+    pub maximum: i128,
+    pub start: i128,
     /// 0: as the server's AUTO_INCREMENT does.
-    increment: i128,
-    cycles: bool,
+    pub increment: i128,
+    pub cycles: bool,
     /// How often it has begun anew.
-    round: u64,
+    pub round: u64,
 }
 
 pub(super) type Sequences = BTreeMap<String, Sequence>;
 
 impl Sequence {
-    fn descends(&self) -> bool {
+    pub fn descends(&self) -> bool {
         self.increment < 0
     }
 
@@ -41,7 +43,7 @@ impl Sequence {
 
     /// It counts in steps, and what it gives out next is none of its own values: it ran out and its
     /// bounds were widened, say. Which values are its own is then anybody's guess.
-    fn strayed(&self) -> bool {
+    pub fn strayed(&self) -> bool {
         let step = self.increment.abs().max(1);
         let cycled = if self.descends() { self.maximum } else { self.minimum };
         let own = |from: i128| (self.next - from).rem_euclid(step) == 0;
@@ -50,15 +52,26 @@ impl Sequence {
     }
 
     /// Which of the two has come further.
-    pub(super) fn furthest(self, other: Sequence) -> Sequence {
+    pub fn furthest(self, other: Sequence) -> Sequence {
         let ahead = |a: &Sequence| (a.round, if self.descends() { -a.next } else { a.next });
         if ahead(&other) > ahead(&self) { other } else { self }
+    }
+
+    /// The first of its own values, counted from its start, that is not short of this one; `None`
+    /// where its bounds leave none.
+    pub fn own_from(&self, value: i128) -> Option<i128> {
+        let step = self.increment.abs().max(1);
+        let first = match self.descends() {
+            true => value - (value - self.start).rem_euclid(step),
+            false => value + (self.start - value).rem_euclid(step),
+        };
+        (self.minimum..=self.maximum).contains(&first).then_some(first)
     }
 }
 
 /// What a to-shard's sequence gives out next: round and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+pub enum Then {
     /// It is there already, or beyond.
     AsItIs,
     Set(u64, i128),
@@ -69,7 +82,7 @@ enum Then {
 }
 
 /// `most`: the furthest of the from-shards.
-fn carried(own: &Sequence, most: &Sequence) -> Then {
+pub fn carried(own: &Sequence, most: &Sequence) -> Then {
     if own.strayed() {
         return Then::Strayed;
     }
@@ -108,13 +121,7 @@ pub(super) async fn read(shard: &mut Shard) -> Result<Sequences, CutoverError> {
     let names: Vec<String> = shard.primary.ask(READING, &sql).await?;
     let mut sequences = Sequences::new();
     for name in names {
-        // In one text: a value above those of BIGINT would be no number to the driver.
-        let sql = format!(
-            "SELECT CONCAT_WS(' ', next_not_cached_value, minimum_value, maximum_value, \
-             start_value, increment, cycle_option, cycle_count) FROM {}",
-            identifier(&name)
-        );
-        let row: Vec<String> = shard.primary.ask(READING, &sql).await?;
+        let row: Vec<String> = shard.primary.ask(READING, &select(&name)).await?;
         let sequence = row.first().and_then(|row| parse(row));
         let sequence = sequence.ok_or_else(|| CutoverError::Unfit {
             server: shard.name().to_owned(),
@@ -125,7 +132,17 @@ pub(super) async fn read(shard: &mut Shard) -> Result<Sequences, CutoverError> {
     Ok(sequences)
 }
 
-fn parse(row: &str) -> Option<Sequence> {
+/// In one text: a value above those of BIGINT would be no number to the driver.
+pub fn select(name: &str) -> String {
+    format!(
+        "SELECT CONCAT_WS(' ', next_not_cached_value, minimum_value, maximum_value, start_value, \
+         increment, cycle_option, cycle_count) FROM {}",
+        identifier(name)
+    )
+}
+
+/// What [`select`] has of it.
+pub fn parse(row: &str) -> Option<Sequence> {
     let numbers: Vec<i128> = row.split(' ').map(|n| n.parse().ok()).collect::<Option<_>>()?;
     let &[next, minimum, maximum, start, increment, cycles, round] = numbers.as_slice() else {
         return None;
@@ -240,6 +257,21 @@ mod tests {
         assert_eq!(carried(&wider, &up(9_500, 1)), Then::Strayed);
         let begun_anew = Sequence { next: 4, start: 702, cycles: true, ..up(702, 3) };
         assert_eq!(carried(&begun_anew, &up(9, 1)), Then::Set(0, 10));
+    }
+
+    #[test]
+    fn one_that_has_strayed_finds_its_own_values_again() {
+        let strayed = Sequence { next: 9_001, maximum: 20_000, start: 2, ..up(2, 3) };
+        assert!(strayed.strayed());
+        assert_eq!(strayed.own_from(9_001), Some(9_002));
+        assert_eq!(strayed.own_from(9_002), Some(9_002));
+        assert_eq!(strayed.own_from(20_000), Some(20_000));
+        assert_eq!(strayed.own_from(20_001), None);
+        let back = Sequence { next: 9_002, ..strayed };
+        assert!(!back.strayed());
+        let down = Sequence { minimum: -20_000, maximum: -1, start: -2, ..up(-9_001, -3) };
+        assert!(down.strayed());
+        assert_eq!(down.own_from(-9_001), Some(-9_002));
     }
 
     #[test]

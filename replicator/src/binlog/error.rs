@@ -132,7 +132,7 @@ impl BinlogError {
                 return Some(format!(
                     "{}; what was left out meanwhile no log can bring: start the daemons again, \
                      and run modshift verify, or start over from a fresh copy if it finds much",
-                    gap.mend
+                    gap.mend()
                 ));
             }
             BinlogError::UnknownDomain { .. } | BinlogError::BehindStart { .. } => {
@@ -157,8 +157,9 @@ impl BinlogError {
             }
             BinlogError::ColumnCount { .. } | BinlogError::SchemaMismatch { .. } => {
                 "the table was altered after these rows were written, or without the binlog \
-                 (sql_log_bin = 0): make it the same on all shards, take it out of the plan, start \
-                 the daemons, stop them, and put it back: it alone is copied anew"
+                 (sql_log_bin = 0): make it the same on all shards and, before the cutover, move it \
+                 from the plan to check.ignore, start the daemons, stop them, and move it back: it \
+                 alone is copied anew"
             }
             BinlogError::IncompleteImage { .. } => {
                 "SET GLOBAL binlog_row_image = FULL, also in my.cnf, let every session reconnect, \

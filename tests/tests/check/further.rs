@@ -158,7 +158,7 @@ async fn every_fault_of_a_replica_and_of_a_rehearsal_is_found_at_once() -> Resul
         ("fault", "server_id", ["replica_server_id 71", tailed], "replica_server_id"),
         ("warning", "fence", [tailed, "has enabled events local_event"], "DISABLE ON SLAVE"),
         ("warning", "fence", [tailed, "local_boss@% may write"], "REVOKE READ_ONLY ADMIN"),
-        ("warning", "fence", [tailed, "routine local_p of local_boss@%"], "DROP"),
+        ("warning", "fence", [tailed, "routine local_p of local_boss@%"], "take each down there"),
         ("warning", "xa", [tailed, "has prepared XA transactions"], "XA ROLLBACK"),
         ("fault", "grants", [tailed_user, "REPLICATION SLAVE"], "GRANT REPLICATION SLAVE"),
         ("warning", "grants", [tailed_user, "READ_ONLY ADMIN"], "GRANT READ_ONLY ADMIN"),

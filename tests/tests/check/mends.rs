@@ -118,6 +118,8 @@ async fn every_mend_that_is_printed_mends_what_it_is_printed_for() -> Result<()>
     tables(&server, &mut ways).await.context("tables")?;
     settings(&mut ways).await.context("settings")?;
     grants(&server, &mut ways).await.context("grants")?;
+    sequences(&server, &mut ways).await.context("sequences")?;
+    accounts(&mut ways).await.context("accounts")?;
     let named = named()?;
     ensure!(named.len() > 20, "{named:?}");
     let untested: Vec<&String> = named.difference(&ways).collect();
@@ -273,5 +275,107 @@ async fn grants(server: &MariaDbServer, ways: &mut Ways) -> Result<()> {
     let report = mend(&case, "poor", ways).await?;
     let left = report.of_rule("grants")?;
     ensure!(left.is_empty(), "{left:#?}");
+    Ok(())
+}
+
+/// Sequences that a run would refuse, and such as give out what others have given out.
+async fn sequences(server: &MariaDbServer, ways: &mut Ways) -> Result<()> {
+    let tail =
+        "[check]\nignore = [\"apart\", \"narrow\", \"odd\", \"down\", \"round\"]\n".to_owned();
+    let case = Case { tail, ..Case::new(server, TABLE).await? };
+    for which in 0..OLD {
+        for sql in [
+            "CREATE SEQUENCE apart START WITH 500",
+            "CREATE SEQUENCE narrow START WITH 995 MAXVALUE 1000",
+            "CREATE SEQUENCE odd START WITH 700 INCREMENT BY 2",
+            "CREATE SEQUENCE down START WITH -500 INCREMENT BY -1",
+            "CREATE SEQUENCE round START WITH 90 MAXVALUE 5000 CYCLE",
+        ] {
+            case.run(which, sql).await?;
+        }
+    }
+    // It gives out values that are none of its own: a rollback would refuse it.
+    case.run(1, "ALTER SEQUENCE odd RESTART WITH 801").await?;
+    // One has run out; it has wider bounds now, and goes on beside its own values.
+    case.run(3, "CREATE SEQUENCE apart START WITH 1 INCREMENT BY 3 MAXVALUE 8").await?;
+    for _ in 0..3 {
+        case.run(3, "SELECT NEXTVAL(apart)").await?;
+    }
+    let out = case.run(3, "SELECT NEXTVAL(apart)").await;
+    ensure!(out.is_err(), "it has not run out");
+    case.run(3, "ALTER SEQUENCE apart MAXVALUE 100000").await?;
+    // Behind; and beside its own, with no room to go on.
+    case.run(4, "CREATE SEQUENCE apart START WITH 9 INCREMENT BY 3").await?;
+    case.run(4, "CREATE SEQUENCE narrow START WITH 1 INCREMENT BY 3 MAXVALUE 900").await?;
+    case.run(4, "ALTER SEQUENCE narrow RESTART WITH 6").await?;
+    case.run(4, "CREATE SEQUENCE odd START WITH 1 INCREMENT BY 3 MAXVALUE 700").await?;
+    let report = mend(&case, ADMIN, ways).await?;
+    let left = report.of_rule("sequences")?;
+    ensure!(left.is_empty(), "{left:#?}");
+    // What applications draw from was not moved.
+    let old = case.servers[1].address().with_schema(&case.schema(1));
+    ensure!(old.value::<i64>("SELECT NEXTVAL(odd)").await? == 801);
+    let new = case.servers[3].address().with_schema(&case.schema(3));
+    ensure!(new.value::<i64>("SELECT NEXTVAL(apart)").await? == 502);
+    Ok(())
+}
+
+/// Accounts that write through a fence or past the binlog, a login that cannot see them, and what
+/// else keeps changes out of a log.
+async fn accounts(ways: &mut Ways) -> Result<()> {
+    let servers = [86, 87].map(|id| options(id).arg("--log-slave-updates=ON").calm());
+    let started = MariaDbServer::start_all(servers).await?;
+    let [server, replica] = [&*started[0], &*started[1]];
+    let case = Case::new(server, TABLE).await?;
+    let poor = format!("CREATE USER 'poor'@'127.0.0.%' IDENTIFIED BY '{PASSWORD}'");
+    for sql in [
+        &*poor,
+        "CREATE USER `ba``tch`@'10.%', chief@'%'",
+        "CREATE ROLE keeper",
+        "GRANT SUPER, BINLOG ADMIN, READ_ONLY ADMIN ON *.* TO `ba``tch`@'10.%'",
+        "GRANT READ_ONLY ADMIN, BINLOG ADMIN ON *.* TO keeper",
+        "GRANT ALL PRIVILEGES ON *.* TO chief@'%' WITH GRANT OPTION",
+        // No more than the words: of an account that lacks the right the server ends the session.
+        "SET GLOBAL init_connect = 'SET @meant = \"sql_log_bin = 0\"'",
+    ] {
+        server.run(sql).await.with_context(|| sql.to_owned())?;
+    }
+    for which in 0..OLD + NEW {
+        let grant = format!("GRANT SELECT ON `{}`.* TO poor@'127.0.0.%'", case.schema(which));
+        server.run(grant.replace('_', "\\_")).await?;
+    }
+    replica.follow(server).await?;
+    replica.catch_up(server).await?;
+    for sql in [
+        "SET SESSION sql_log_bin = 0; CREATE USER local@'%'; GRANT READ_ONLY ADMIN ON *.* TO local@'%'",
+        "STOP ALL SLAVES",
+        "SET GLOBAL replicate_ignore_table = 'x.y'",
+        "SET GLOBAL slave_exec_mode = 'IDEMPOTENT'",
+        "SET GLOBAL slave_run_triggers_for_rbr = 'YES'",
+        "SET GLOBAL slave_type_conversions = 'ALL_LOSSY'",
+        "SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'",
+        "CHANGE MASTER TO IGNORE_SERVER_IDS = (77)",
+        "CHANGE MASTER TO IGNORE_DOMAIN_IDS = (78)",
+        "START ALL SLAVES",
+    ] {
+        replica.run(sql).await.with_context(|| sql.to_owned())?;
+    }
+    let at = format!("127.0.0.1:{}", replica.port());
+    let of_old_0 = format!("replicas = [\"{at}\"]\nread_from = \"{at}\"\n");
+    let tail = "[cutover]\nold_accounts = [\"app@%\"]\nnew_accounts = [\"other@%\"]\n";
+    let case = Case { of_old_0, tail: tail.to_owned(), ..case };
+    let report = mend(&case, "poor", ways).await?;
+    ensure!(report.of_rule("whole_log")?.is_empty(), "{:#}", report.json);
+    // What is left is for people: administrators, and what the plan says of accounts.
+    for rule in ["accounts", "fence"] {
+        for finding in report.of_rule(rule)? {
+            let named = ["administrators", "are not in cutover.accounts"];
+            ensure!(named.iter().any(|words| finding.text.contains(words)), "{finding:#?}");
+            ensure!(!finding.text.contains("tch@10.%"), "{finding:#?}");
+        }
+    }
+    let chief = "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = \
+                 '\\'chief\\'@\\'%\\'' AND PRIVILEGE_TYPE = 'BINLOG ADMIN'";
+    ensure!(server.value::<u64>(chief).await? == 1, "an administrator was locked out");
     Ok(())
 }

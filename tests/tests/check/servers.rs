@@ -36,7 +36,7 @@ async fn what_could_write_through_the_fence_is_named() -> Result<()> {
     let shard = "old shard 0: ";
     report.has("warning", "fence", &[shard, "boss@% may write"], "REVOKE READ_ONLY ADMIN")?;
     report.has("warning", "fence", &[shard, "routines p of boss@%"], "unprivileged DEFINER")?;
-    report.has("warning", "fence", &[shard, "events e of boss@%"], "EVENT each of them")?;
+    report.has("warning", "fence", &[shard, "events e of boss@%"], "ALTER DEFINER")?;
     report.has("note", "fence", &[shard, "views w of boss@%"], "unprivileged DEFINER")?;
     report.has_no("fence", &["q of"])?;
     let mend = "cutover.accounts = [..., \"batch@%\"]";

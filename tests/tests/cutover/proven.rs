@@ -103,7 +103,15 @@ async fn after_a_yes_the_pause_keeps_its_budget() -> Result<()> {
     unlogged(old, &["ALTER TABLE t_currency DROP FOREIGN KEY self", "CREATE SEQUENCE s_order"])
         .await?;
     refuses(&site, "new shard 2: sequence s_order: is missing").await?;
-    unlogged(old, &["DROP SEQUENCE s_order"]).await?;
+    // One that is there and has left its own values would be refused within the pause.
+    for shard in &estate.new {
+        let create = "CREATE SEQUENCE s_order START WITH 3 INCREMENT BY 3";
+        unlogged(shard, &[create, "ALTER SEQUENCE s_order RESTART WITH 7"]).await?;
+    }
+    refuses(&site, "new shard 2: sequence s_order: gives out 7 next, which is none of").await?;
+    for shard in estate.new.iter().chain([old]) {
+        unlogged(shard, &["DROP SEQUENCE s_order"]).await?;
+    }
     unlogged(new, &["CREATE TRIGGER early BEFORE INSERT ON t_user FOR EACH ROW SET @a = 1"])
         .await?;
     refuses(&site, "has trigger early").await?;

@@ -1,54 +1,60 @@
 //! Accounts other than ours that can write without leaving a trace in the binlog.
 
+use super::views;
 use crate::check::fault::{Fault, Severity, some_of};
-use crate::check::survey::Survey;
+use crate::check::mend::{self, Mend, Way};
+use crate::check::survey::{Account, Survey};
+
+const RULE: &str = "accounts";
+const HIDING: [&str; 2] = ["BINLOG ADMIN", "SUPER"];
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    const RULE: &str = "accounts";
     let mut faults = Vec::new();
+    let severity = match survey.plan.check.accept_session_binlog_control {
+        true => Severity::Note,
+        false => Severity::Warning,
+    };
+    let accept = "check.accept_session_binlog_control = true in the plan";
     for (server, facts) in survey.olds() {
-        let severity = match survey.plan.check.accept_session_binlog_control {
-            true => Severity::Note,
-            false => Severity::Warning,
+        let fault = |actual: String| Fault::new(severity, RULE, server.side, actual);
+        let Some(accounts) = &facts.accounts else {
+            let account = mend::account(&facts.grants, &server.endpoint.user);
+            let actual = "cannot see which accounts may switch binlog_format or sql_log_bin in their \
+                          session";
+            faults.push(
+                fault(actual.to_owned())
+                    .expected("to know them")
+                    .mend(views::mend("accounts", &account)),
+            );
+            continue;
         };
-        let accept = "or set check.accept_session_binlog_control = true";
-        let hiding = facts.accounts.as_ref().map(|accounts| {
-            let others = accounts
-                .iter()
-                .filter(|account| !survey.is_ours(&account.user) && !account.is_servers_own());
-            others.filter(|account| account.may_hide_from_binlog()).collect::<Vec<_>>()
-        });
-        match hiding {
-            None => faults.push(
-                Fault::new(
-                    severity,
-                    RULE,
-                    server.side,
-                    "cannot see which accounts may switch binlog_format or sql_log_bin in their \
-                     session",
-                )
-                .expected("to know them")
-                .mend(format!(
-                    "create the view modshift.accounts as in deploy/mariadb/grants-old.sql, {accept}"
-                )),
-            ),
-            Some(accounts) if accounts.is_empty() => {}
-            Some(accounts) => faults.push(
-                Fault::new(
-                    severity,
-                    RULE,
-                    server.side,
-                    format!(
-                        "{} may switch binlog_format or sql_log_bin in their session and so write \
-                         what no reader sees",
-                        some_of(accounts.iter().map(|account| account.shown()))
-                    ),
-                )
-                .expected("nobody but modshift")
-                .mend(format!(
-                        "REVOKE BINLOG ADMIN, SUPER ON *.* FROM each of them, {accept}"
-                    )),
-            ),
+        let (administrators, others): (Vec<&Account>, Vec<&Account>) = accounts
+            .iter()
+            .filter(|account| !survey.is_ours(&account.user) && !account.is_servers_own())
+            .filter(|account| account.may_hide_from_binlog())
+            .partition(|account| account.administrates());
+        let may = |accounts: &[&Account]| {
+            format!(
+                "{} may switch binlog_format or sql_log_bin in their session and so write what no \
+                 reader sees",
+                some_of(accounts.iter().map(|account| account.shown()))
+            )
+        };
+        if !others.is_empty() {
+            let revoke = others.iter().map(|account| account.revoke(&HIDING));
+            faults.push(
+                fault(may(&others)).expected("nobody but modshift and administrators").mend(
+                    Mend::run(Way::RevokeBinlogControl, revoke)
+                        .note(format!("or {accept}, if they do not")),
+                ),
+            );
+        }
+        if !administrators.is_empty() {
+            faults.push(
+                fault(format!("administrators {}", may(&administrators)))
+                    .expected("none of them to write to planned tables in that way")
+                    .mend(format!("{accept} says that they do not")),
+            );
         }
     }
     faults

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use super::views;
 use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{Account, Facts, Server, Survey};
 
 const RULE: &str = "fence";
@@ -39,11 +41,11 @@ fn of_server(
 ) -> Vec<Fault> {
     let Some(accounts) = &facts.accounts else {
         let actual = "cannot see which accounts read_only does not stop";
-        let mend = "create the view modshift.accounts as in deploy/mariadb/grants-old.sql";
+        let account = mend::account(&facts.grants, &server.endpoint.user);
         return vec![
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("to know what writes through the fence")
-                .mend(mend),
+                .mend(views::mend("accounts", &account)),
         ];
     };
     let mut faults = Vec::new();
@@ -52,22 +54,27 @@ fn of_server(
         .iter()
         .filter(|a| !a.is_servers_own() && a.may_write_when_read_only(super_suffices))
         .collect();
-    let others: Vec<&&Account> =
-        privileged.iter().filter(|account| !survey.is_ours(&account.user)).collect();
+    let (administrators, others): (Vec<&Account>, Vec<&Account>) = privileged
+        .iter()
+        .filter(|account| !survey.is_ours(&account.user) && !account.locked)
+        .partition(|account| account.administrates());
+    let may = |accounts: &[&Account]| {
+        let names = some_of(accounts.iter().map(|account| account.shown()));
+        format!("{names} may write while the server is read-only")
+    };
+    let warning = |actual: String| Fault::new(Severity::Warning, RULE, server.side, actual);
     if !others.is_empty() {
-        let names = some_of(others.iter().map(|account| account.shown()));
-        let revoke = if super_suffices { "READ_ONLY ADMIN, SUPER" } else { "READ_ONLY ADMIN" };
         faults.push(
-            Fault::new(
-                Severity::Warning,
-                RULE,
-                server.side,
-                format!("{names} may write while the server is read-only"),
-            )
-            .expected("nobody but modshift, or accounts that nobody uses during the cutover")
-            .mend(format!(
-                "REVOKE {revoke} ON *.* FROM each of them, or ALTER USER ... ACCOUNT LOCK"
-            )),
+            warning(may(&others))
+                .expected("nobody but modshift, or accounts that nobody uses during the cutover")
+                .mend(revoked(&others, super_suffices)),
+        );
+    }
+    if !administrators.is_empty() {
+        faults.push(
+            warning(format!("administrators {}", may(&administrators)))
+                .expected("nobody to write by them during the cutover")
+                .mend("keep jobs and people that log in by them away until the cutover has ended"),
         );
     }
     faults.extend(of_bodies(server, facts, &privileged));
@@ -75,11 +82,24 @@ fn of_server(
     faults
 }
 
+/// SUPER alone did so before 10.11.
+pub fn revoked(accounts: &[&Account], super_suffices: bool) -> Mend {
+    let privileges = ["READ_ONLY ADMIN", "SUPER"];
+    let privileges = if super_suffices { &privileges[..] } else { &privileges[..1] };
+    let revoke = accounts.iter().map(|account| account.revoke(privileges));
+    Mend::run(Way::RevokeReadOnlyAdmin, revoke).note("or ALTER USER ... ACCOUNT LOCK for each")
+}
+
 fn of_bodies(server: &Server, facts: &Facts, privileged: &[&Account]) -> Vec<Fault> {
     let Some(bodies) = &facts.bodies else {
         let actual = "cannot see in whose name routines and events run";
-        let mend = "GRANT SELECT (db, name, type, definer, security_type) ON mysql.proc and \
-                    SELECT (db, name, status, definer) ON mysql.event, as deploy/mariadb/grants-old.sql does";
+        let account = mend::account(&facts.grants, &server.endpoint.user);
+        let grants = [
+            ("proc", "db, name, type, definer, security_type"),
+            ("event", "db, name, status, definer"),
+        ]
+        .map(|(table, columns)| format!("GRANT SELECT ({columns}) ON mysql.{table} TO {account}"));
+        let mend = Mend::run(Way::GrantColumns, grants);
         return vec![
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("to know what writes through the fence")
@@ -97,12 +117,12 @@ fn of_bodies(server: &Server, facts: &Facts, privileged: &[&Account]) -> Vec<Fau
             "routine" => (
                 Severity::Warning,
                 format!("routines {names} write while the server is read-only, whoever calls them"),
-                "SHOW CREATE of each, DROP it and CREATE it with an unprivileged DEFINER",
+                "each made anew with an unprivileged DEFINER: SHOW CREATE prints it",
             ),
             "event" => (
                 Severity::Warning,
                 format!("events {names} write while the server is read-only"),
-                "ALTER DEFINER = an unprivileged account EVENT each of them",
+                "an unprivileged DEFINER for each: ALTER DEFINER = … EVENT …",
             ),
             other => (
                 Severity::Note,
@@ -110,7 +130,7 @@ fn of_bodies(server: &Server, facts: &Facts, privileged: &[&Account]) -> Vec<Fau
                     "{other}s {names} run with READ_ONLY ADMIN: a routine with SQL SECURITY INVOKER \
                      that one calls writes while the server is read-only"
                 ),
-                "CREATE OR REPLACE each with an unprivileged DEFINER",
+                "each made anew with an unprivileged DEFINER: SHOW CREATE prints it",
             ),
         };
         faults.push(
@@ -134,11 +154,11 @@ fn of_writers(
     let Some(named) = named else { return Vec::new() };
     let Some(writers) = &facts.writers else {
         let actual = "cannot see which accounts may write in the schema";
-        let mend = "create the view modshift.writers as in deploy/mariadb/grants-old.sql";
+        let account = mend::account(&facts.grants, &server.endpoint.user);
         return vec![
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("to compare them with cutover.accounts")
-                .mend(mend),
+                .mend(views::mend("writers", &account)),
         ];
     };
     let everywhere = accounts.iter().filter(|a| a.may_write() && !a.is_servers_own());

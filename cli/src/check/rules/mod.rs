@@ -41,6 +41,7 @@ pub mod tailed;
 pub mod targets;
 pub mod triggers;
 pub mod version;
+pub mod views;
 pub mod watchdog;
 pub mod whole_log;
 pub mod xa;
@@ -127,10 +128,16 @@ pub const OF_GATE: [Rule; 15] = [
 pub const OF_TAILED: Rule = tailed::check;
 
 /// The same for a rollback, over the plan turned around: what its own source and its tables must be.
-/// Triggers, events and sequences of the side that goes on to serve are not judged by it: those are
-/// the application's own.
-pub const OF_GATE_BACK: [Rule; 5] =
-    [binlog::check, whole_log::check, packet::check, tables::check, foreign_keys::check];
+/// Triggers and events of the side that goes on to serve are not judged by it: those are the
+/// application's own; nor are its sequences, but by what the run itself would refuse.
+pub const OF_GATE_BACK: [Rule; 6] = [
+    binlog::check,
+    whole_log::check,
+    packet::check,
+    tables::check,
+    foreign_keys::check,
+    sequences::check_back,
+];
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
 /// what stays true all the way. A server that is only away is no fault then; its streams wait.

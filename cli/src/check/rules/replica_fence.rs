@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::fence::revoked;
 use crate::check::fault::{Fault, Severity, once_each, some_of};
 use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Account, Part, Survey};
@@ -82,20 +83,20 @@ fn accounts(survey: &Survey, part: Part<'_>) -> Option<Fault> {
     let (super_suffices, found) = privileged(accounts, &part.facts.version);
     let others =
         found.filter(|account| !survey.is_ours(&account.user) && !known.contains(&account.name()));
-    let names: Vec<String> = others.map(Account::shown).collect();
-    if names.is_empty() {
+    let others: Vec<&Account> = others.filter(|account| !account.locked).collect();
+    if others.is_empty() {
         return None;
     }
-    let actual = format!("{} may write while the server is read-only", some_of(&names));
-    let revoke = if super_suffices { "READ_ONLY ADMIN, SUPER" } else { "READ_ONLY ADMIN" };
-    Some(
-        Fault::new(Severity::Warning, RULE, part.name(), actual)
-            .expected("nobody but modshift, and whom the primary has")
-            .mend(format!(
-                "SET sql_log_bin = 0; REVOKE {revoke} ON *.* FROM each of them, or ALTER USER ... \
-                 ACCOUNT LOCK"
-            )),
-    )
+    let names = others.iter().map(|account| account.shown());
+    let actual = format!("{} may write while the server is read-only", some_of(names));
+    let fault = Fault::new(Severity::Warning, RULE, part.name(), actual)
+        .expected("nobody but modshift, and whom the primary has");
+    // Not to be locked out: see the same of a primary.
+    if others.iter().any(|account| account.administrates()) {
+        return Some(fault.mend("keep whoever logs in by them away until the cutover has ended"));
+    }
+    let mend = revoked(&others, super_suffices);
+    Some(fault.mend(mend.first("SET SESSION sql_log_bin = 0")))
 }
 
 /// Stored code that the primary has not, or has in another's name.
@@ -119,7 +120,7 @@ fn bodies(survey: &Survey, part: Part<'_>) -> Option<Fault> {
     Some(
         Fault::new(Severity::Warning, RULE, part.name(), actual)
             .expected("a DEFINER without READ_ONLY ADMIN")
-            .mend("SET sql_log_bin = 0; SHOW CREATE of each, DROP it: the primary has none such"),
+            .mend("take each down there, in a session with sql_log_bin = 0: the primary has none such"),
     )
 }
 

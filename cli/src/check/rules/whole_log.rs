@@ -3,10 +3,12 @@
 
 use std::fmt;
 
-use modshift_mariadb::whole_log::{LogFacts, Part, gaps};
+use modshift_mariadb::Grants;
+use modshift_mariadb::whole_log::{Gap, LogFacts, Part, gaps};
 
 use crate::check::ahead;
 use crate::check::fault::{Fault, Severity};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{self, Survey};
 
 const RULE: &str = "whole_log";
@@ -15,12 +17,14 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     let read = |side: crate::check::Side| side.is_old() || ahead::way_back(&survey.plan);
     let mut faults = Vec::new();
     for (server, facts) in survey.reached().filter(|(server, _)| read(server.side)) {
+        let grants = &facts.grants;
         let facts = LogFacts {
             variables: facts.variables.all(),
             filters: facts.log_filters.clone().unwrap_or_default(),
             sources: facts.sources.clone(),
         };
-        faults.extend(found(&server.side, &facts, Part::Primary));
+        let login = (grants, server.endpoint.user.as_str());
+        faults.extend(found(&server.side, &facts, Part::Primary, login));
     }
     for part in survey.replicas().filter(survey::Part::is_tailed) {
         let of_source = |source: &survey::further::Source| source.filters.clone();
@@ -30,17 +34,32 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             filters: part.facts.log_filters.clone().unwrap_or_default(),
             sources: sources.map(|sources| sources.iter().map(of_source).collect()),
         };
-        faults.extend(found(&part.name(), &facts, Part::Replica));
+        let login = (&part.facts.grants, part.further.endpoint.user.as_str());
+        faults.extend(found(&part.name(), &facts, Part::Replica, login));
         faults.extend(several(part));
     }
     faults
 }
 
-fn found(subject: &dyn fmt::Display, facts: &LogFacts, part: Part) -> Vec<Fault> {
-    let fault = |gap: modshift_mariadb::whole_log::Gap| {
-        Fault::new(Severity::Fault, RULE, subject, gap.to_string())
-            .expected(gap.wanted)
-            .mend(gap.mend)
+fn found(
+    subject: &dyn fmt::Display,
+    facts: &LogFacts,
+    part: Part,
+    (grants, user): (&Grants, &str),
+) -> Vec<Fault> {
+    let fault = |gap: Gap| {
+        let fault = Fault::new(Severity::Fault, RULE, subject, gap.to_string());
+        let way = if gap.is_of_sessions() { Way::SetInitConnect } else { Way::SetReplication };
+        let mend = match gap.statements.is_empty() {
+            true if gap.is_of_rights() => {
+                let account = mend::account(grants, user);
+                let grant = format!("GRANT SLAVE MONITOR ON *.* TO {account}");
+                Mend::run(Way::GrantGlobal, [grant])
+            }
+            true => gap.advice.into(),
+            false => Mend::run(way, gap.statements).note(gap.advice),
+        };
+        fault.expected(gap.wanted).mend(mend)
     };
     gaps(facts, part).into_iter().map(fault).collect()
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
+use modshift_cutover::sequences::Sequence;
 use modshift_mariadb::catalog::{CatalogError, EventInfo, TriggerInfo};
 use modshift_mariadb::error::ServerError;
 use modshift_mariadb::program::{Named, Program};
@@ -39,7 +40,6 @@ pub use privileged::{Account, Body};
 #[cfg(test)]
 pub use privileged::{plain_account, privileged_account};
 pub use room::Room;
-pub use sequence::Sequence;
 pub use token::Token;
 pub use variables::Variables;
 

@@ -1,6 +1,7 @@
 //! Who may do what on a server, and which stored code runs in whose name.
 
 use modshift_mariadb::catalog::EventInfo;
+use modshift_mariadb::value::quote;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
@@ -8,6 +9,7 @@ use super::ask::if_allowed;
 
 /// Bits of `access` in `mysql.global_priv`, see sql/privilege.h.
 const INSERT_UPDATE_DELETE: u64 = 0b111 << 1;
+const GRANT_OPTION: u64 = 1 << 10;
 const SUPER: u64 = 1 << 15;
 const READ_ONLY_ADMIN: u64 = 1 << 33;
 const BINLOG_ADMIN: u64 = 1 << 36;
@@ -25,6 +27,12 @@ pub struct Account {
 impl Account {
     pub fn may_hide_from_binlog(&self) -> bool {
         self.access & (SUPER | BINLOG_ADMIN) != 0
+    }
+
+    /// It gives rights to others, so it could give them to itself again; and who takes the last
+    /// administrator's rights away is locked out.
+    pub fn administrates(&self) -> bool {
+        self.access & GRANT_OPTION != 0
     }
 
     /// SUPER alone did so before 10.11, which split READ_ONLY ADMIN from it.
@@ -53,6 +61,29 @@ impl Account {
             "" => self.user.clone(),
             host => format!("{}@{host}", self.user),
         }
+    }
+
+    /// As REVOKE takes it.
+    pub fn quoted(&self) -> String {
+        match self.host.as_str() {
+            "" => quote(&self.user),
+            host => format!("{}@{}", quote(&self.user), quote(host)),
+        }
+    }
+
+    /// Takes away what it has of these.
+    pub fn revoke(&self, privileges: &[&str]) -> String {
+        let has = |name: &&&str| {
+            let bits = match **name {
+                "SUPER" => SUPER,
+                "BINLOG ADMIN" => BINLOG_ADMIN,
+                "READ_ONLY ADMIN" => READ_ONLY_ADMIN,
+                _ => 0,
+            };
+            self.access & bits != 0
+        };
+        let own: Vec<&str> = privileges.iter().filter(has).copied().collect();
+        format!("REVOKE {} ON *.* FROM {}", own.join(", "), self.quoted())
     }
 
     /// For people.
