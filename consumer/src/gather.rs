@@ -14,8 +14,8 @@ use crate::sequence::{Dropped, Stream, Verdict, Watermark};
 use crate::target::{Key, Target};
 use crate::watermark::{Kept, Move};
 
-/// Tokens alone are no hurry: while tables are copied they come every few milliseconds, and a
-/// transaction for each would cost more than the rows. Well below the lag that a gate asks for.
+/// Heartbeats alone are no hurry: old shards send theirs at the same time, nearly, and a transaction
+/// for each would cost more than the rows. Well below the lag that a gate asks for.
 const TOKENS_AGE_MAX: Duration = Duration::from_millis(50);
 
 /// Takes messages in, in the order of the partition. Ahead of what has been applied by the batch
@@ -39,6 +39,8 @@ pub struct Gather {
     /// When the first change, and the first message of all, came.
     first_change: Option<Instant>,
     first_message: Option<Instant>,
+    /// A marker is among it, or another token that is no mere heartbeat: somebody waits for it.
+    urgent: bool,
     key: Key,
 }
 
@@ -67,6 +69,7 @@ impl Gather {
             cut_at: (0..sources).map(OldShard).map(mark).collect(),
             first_change: None,
             first_message: None,
+            urgent: false,
             key: Key::default(),
         }
     }
@@ -83,6 +86,7 @@ impl Gather {
     /// When what is here should be applied, full or not. `None`: there is nothing.
     pub fn due(&self) -> Option<Instant> {
         match (self.first_change, self.first_message) {
+            (_, Some(first)) if self.urgent => Some(first),
             (Some(first), _) => Some(first + self.age),
             (None, Some(first)) => Some(first + self.age.max(TOKENS_AGE_MAX)),
             (None, None) => None,
@@ -137,7 +141,10 @@ impl Gather {
                     self.first_change = Some(Instant::now());
                 }
             }
-            (Verdict::Progress, Body::Token(_)) => self.tokens[index] = true,
+            (Verdict::Progress, Body::Token(token)) => {
+                self.tokens[index] = true;
+                self.urgent |= !token.beat;
+            }
             (Verdict::Progress, Body::Start(_)) => {
                 anew.iter().for_each(|&(source, table)| self.batch.forget(source, table));
                 self.anew.extend(anew);
@@ -177,7 +184,7 @@ impl Gather {
                 moves.push(Move { source: stream.source(), mark: mark.clone() });
             }
         }
-        (self.first_change, self.first_message) = (None, None);
+        (self.first_change, self.first_message, self.urgent) = (None, None, false);
         if moves.is_empty() {
             return None;
         }
@@ -273,6 +280,7 @@ mod tests {
                     copied: false,
                     phase: TokenPhase::Serving,
                     fence: None,
+                    beat: what == "beat",
                 };
                 encode_token(&envelope, &token, &mut message);
             }
@@ -310,6 +318,22 @@ mod tests {
         assert_eq!((cut.moves.len(), cut.moves[0].mark.number), (1, 4));
         assert_eq!(cut.moves[0].mark.gtids.to_string(), "0-1-14");
         assert!(gather.cut().is_none() && gather.due().is_none());
+    }
+
+    #[test]
+    fn heartbeats_wait_for_each_other_and_a_marker_for_nobody() {
+        let (target, mut gather) = (target(), gather());
+        gather.take(delivery(0, "start"), &target).unwrap();
+        gather.take(delivery(1, "beat"), &target).unwrap();
+        let began = gather.first_message.unwrap();
+        assert_eq!(gather.due(), Some(began + TOKENS_AGE_MAX));
+        gather.take(delivery(2, "1 4"), &target).unwrap();
+        assert_eq!(gather.due(), gather.first_change.map(|first| first + gather.age));
+        gather.take(delivery(3, "token"), &target).unwrap();
+        assert_eq!(gather.due(), Some(began));
+        gather.cut().unwrap();
+        gather.take(delivery(4, "beat"), &target).unwrap();
+        assert_eq!(gather.due(), gather.first_message.map(|first| first + TOKENS_AGE_MAX));
     }
 
     #[test]

@@ -24,6 +24,11 @@
 //! a reader adds one to `modshift_token.writes` (a write of progress updates the token in the same
 //! transaction), so that a lag counted in groups can leave them out.
 //!
+//! A write whose number is in `beat` is a plain heartbeat of the reader. A *quiet* one stays with the
+//! reader: a bound for chunks, and nothing that a new shard would miss. The log says so itself, so
+//! that whoever reads it again sends the very same tokens as who read it first. Who changes the row
+//! for another reason raises `writes` alone, and is heard at once.
+//!
 //! The phase travels in the log. Each image of the token's row says whether applications may write
 //! from there on; a *marker* is an UPDATE of that row by a cutover, which names its run in `fence`.
 //! The row's present phase says nothing about an older position: the resume point has its own.
@@ -92,7 +97,9 @@ pub const SHARD_TABLES: [&str; 6] = [
         commit_us INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'what the write before this one took',
         halted TEXT NULL COMMENT 'why the reader stopped',
         phase ENUM('serving','fenced') NOT NULL COMMENT 'may applications write here?',
-        fence VARCHAR(64) NULL COMMENT 'run that wrote the last marker'
+        fence VARCHAR(64) NULL COMMENT 'run that wrote the last marker',
+        beat BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'number of the newest plain heartbeat',
+        quiet TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'new shards need not hear of that one'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     "CREATE TABLE IF NOT EXISTS modshift_progress (
         name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
@@ -152,10 +159,11 @@ pub const HANDED_OVER: &str =
     "SELECT 1 FROM modshift_handover WHERE id = 0 AND what IN ('raising', 'up')";
 
 /// What earlier versions of modshift did not have.
-const LATER_COLUMNS: [(&str, &str); 5] = [
+const LATER_COLUMNS: [(&str, &str); 6] = [
     (TOKEN, "phase"),
     (TOKEN, "fence"),
     (TOKEN, "commit_us"),
+    (TOKEN, "beat"),
     (PROGRESS, "phase"),
     (WATERMARK, "commit_us"),
 ];

@@ -98,6 +98,8 @@ pub struct Token {
     pub phase: TokenPhase,
     /// The run that wrote the last marker; never empty.
     pub fence: Option<String>,
+    /// A heartbeat and no more: nobody waits for it.
+    pub beat: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,6 +287,7 @@ pub fn encode_token(envelope: &Envelope, token: &Token, out: &mut Vec<u8>) {
             TokenPhase::Fenced => wire::Phase::Fenced.into(),
         },
         fence: token.fence.clone().unwrap_or_default(),
+        beat: token.beat,
     });
     encode_body(envelope, body, out);
 }
@@ -409,6 +412,7 @@ fn decode_token(bytes: &[u8]) -> Result<Token, MessageError> {
         clock_us: token.clock_us,
         copied: token.copied,
         phase,
+        beat: token.beat,
         fence: Some(token.fence).filter(|fence| !fence.is_empty()),
     })
 }

@@ -108,6 +108,9 @@ pub struct Token {
     /// The run that wrote the last marker, a change of phase; empty before the first.
     #[prost(string, tag = "7")]
     pub fence: ::prost::alloc::string::String,
+    /// A heartbeat and no more: nobody waits for it.
+    #[prost(bool, tag = "8")]
+    pub beat: bool,
 }
 /// Opens an epoch in every partition.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -63,9 +63,9 @@ fn kind() -> impl Strategy<Value = Kind> {
         "[ -~]{1,64}".prop_map(|fence| (TokenPhase::Serving, Some(fence))),
         "[ -~]{1,64}".prop_map(|fence| (TokenPhase::Fenced, Some(fence))),
     ];
-    let token = (gtids(), digest(), number(), any::<i64>(), any::<bool>(), phase).prop_map(
-        |(gtids, digest, writes, clock_us, copied, (phase, fence))| {
-            Kind::Token(Token { gtids, digest, writes, clock_us, copied, phase, fence })
+    let token = (gtids(), digest(), number(), any::<i64>(), any::<[bool; 2]>(), phase).prop_map(
+        |(gtids, digest, writes, clock_us, [copied, beat], (phase, fence))| {
+            Kind::Token(Token { gtids, digest, writes, clock_us, copied, phase, fence, beat })
         },
     );
     let anew = proptest::collection::vec("[a-z]{1,9}", 0..3);
@@ -154,6 +154,7 @@ fn to_prost(envelope: &Envelope, kind: &Kind) -> wire::Message {
                 TokenPhase::Fenced => wire::Phase::Fenced.into(),
             },
             fence: token.fence.clone().unwrap_or_default(),
+            beat: token.beat,
         }),
         Kind::Start(start) => wire::message::Body::Start(wire::Start {
             gtids: start.gtids.iter().map(gtid).collect(),
@@ -336,6 +337,7 @@ fn a_million_odd_messages_are_read_or_refused() {
             copied: true,
             phase: TokenPhase::Fenced,
             fence: Some("run".to_owned()),
+            beat: true,
         }),
         Kind::Start(Start { gtids, digest: Some(digest), initial: false, anew: vec![] }),
     ];

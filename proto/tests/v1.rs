@@ -107,6 +107,7 @@ fn a_token() {
         // It was written before there were phases.
         phase: TokenPhase::Serving,
         fence: None,
+        beat: false,
     };
     check("token.hex", envelope(44), Body::Token(token));
 }
@@ -121,6 +122,7 @@ fn a_token_of_a_fenced_shard() {
         copied: false,
         phase: TokenPhase::Fenced,
         fence: Some("run-7".to_owned()),
+        beat: false,
     };
     check("token-fenced.hex", envelope(45), Body::Token(token));
 }

@@ -2,6 +2,8 @@
 //!
 //! One task with a connection of its own to the primary. Every write carries the epoch in its
 //! WHERE clause: if it touches no row, a later reader has taken over, and this one must stop.
+//!
+//! While tables are copied most writes are quiet: see [`control`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,17 +58,18 @@ impl TokenWriter {
         shard: OldShard,
         primary: Endpoint,
         epoch: &Epoch,
-        interval: Duration,
+        heartbeat: Duration,
         cancel: CancellationToken,
     ) -> (TokenWriter, impl Future<Output = Result<(), ReadError>> + Send + use<>) {
         let (saves, save_requests) = mpsc::channel(1);
-        let (interval, interval_changes) = watch::channel(interval);
+        let (interval, interval_changes) = watch::channel(heartbeat);
         let times = Arc::new(Mutex::new(VecDeque::new()));
         let task = Task {
             shard,
             primary,
             epoch: epoch.number,
             writes: epoch.writes,
+            beats: Beats { heartbeat, last: None },
             times: Arc::clone(&times),
             conn: None,
             commit_us: 0,
@@ -101,11 +104,28 @@ impl TokenWriter {
     }
 }
 
+/// Which writes the new shards hear of: one for each heartbeat.
+struct Beats {
+    heartbeat: Duration,
+    /// When the last one of them was sent to the server.
+    last: Option<Instant>,
+}
+
+impl Beats {
+    /// May the write of this moment be quiet, when the next one comes after `interval`? Never while
+    /// nothing is copied: so the first write after the end of a copy tells of it.
+    fn quiet(&self, now: Instant, interval: Duration) -> bool {
+        let early = |last| now.saturating_duration_since(last) + interval < self.heartbeat;
+        interval < self.heartbeat && self.last.is_some_and(early)
+    }
+}
+
 struct Task {
     shard: OldShard,
     primary: Endpoint,
     epoch: u64,
     writes: u64,
+    beats: Beats,
     times: Arc<Mutex<VecDeque<(u64, Instant)>>>,
     conn: Option<Conn>,
     /// What the last write took: for the throttle, which may be in another process.
@@ -140,12 +160,18 @@ impl Task {
                     () = tokio::time::sleep_until(due.into()) => {}
                 }
             }
-            due = Instant::now() + *interval.borrow();
+            let now = Instant::now();
+            let until_next = *interval.borrow();
+            due = now + until_next;
+            let quiet = self.beats.quiet(now, until_next);
             let progress = waiting.as_ref().map(|(progress, _)| progress);
             let primary = self.primary.clone();
-            match within(&primary, "writing the token", self.write(progress)).await {
+            match within(&primary, "writing the token", self.write(progress, quiet)).await {
                 Ok(()) => {
                     backoff.reset();
+                    if !quiet {
+                        self.beats.last = Some(now);
+                    }
                     if let Some((_, done)) = waiting.take() {
                         // A reader that went away needs no answer.
                         let _ = done.send(());
@@ -166,7 +192,7 @@ impl Task {
     }
 
     /// One event group on the old shard: the token, and the progress if there is any to record.
-    async fn write(&mut self, progress: Option<&Progress>) -> Result<(), ReadError> {
+    async fn write(&mut self, progress: Option<&Progress>, quiet: bool) -> Result<(), ReadError> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.connect().await?,
@@ -182,11 +208,11 @@ impl Task {
         let began = Instant::now();
         if let Some(progress) = progress {
             self.query(&mut conn, "START TRANSACTION").await?;
-            self.bump(&mut conn).await?;
+            self.bump(&mut conn, quiet).await?;
             self.record(&mut conn, progress).await?;
             self.query(&mut conn, "COMMIT").await?;
         } else {
-            self.bump(&mut conn).await?;
+            self.bump(&mut conn, quiet).await?;
         }
         self.commit_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
         self.writes += 1;
@@ -194,12 +220,13 @@ impl Task {
         Ok(())
     }
 
-    async fn bump(&self, conn: &mut Conn) -> Result<(), ReadError> {
+    async fn bump(&self, conn: &mut Conn, quiet: bool) -> Result<(), ReadError> {
         conn.exec_drop(
             "UPDATE modshift_token
-             SET writes = writes + 1, clock = UTC_TIMESTAMP(6), commit_us = ?
+             SET beat = writes + 1, quiet = ?, writes = writes + 1,
+               clock = UTC_TIMESTAMP(6), commit_us = ?
              WHERE id = 1 AND epoch = ?",
-            (self.commit_us, self.epoch),
+            (quiet, self.commit_us, self.epoch),
         )
         .await
         .map_err(|error| self.failed(error))?;
@@ -326,4 +353,23 @@ pub async fn record_halt(
     .await
     .map_err(failed)?;
     conn.disconnect().await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_shards_hear_of_one_write_in_each_heartbeat_and_of_each_at_rest() {
+        let (heartbeat, copying) = (Duration::from_millis(200), Duration::from_millis(10));
+        let start = Instant::now();
+        let mut beats = Beats { heartbeat, last: None };
+        assert!(!beats.quiet(start, copying), "the first one of an epoch");
+        beats.last = Some(start);
+        let quiet = |ms, interval| beats.quiet(start + Duration::from_millis(ms), interval);
+        assert!(quiet(10, copying) && quiet(189, copying));
+        assert!(!quiet(190, copying), "the next one would come after a heartbeat and more");
+        assert!(!quiet(1000, copying));
+        assert!(!quiet(1, heartbeat), "nothing is copied any more");
+    }
 }

@@ -36,6 +36,10 @@ struct Folded {
     numbers: HashMap<(u64, u16), u64>,
     copied: Vec<bool>,
     clock_us: i64,
+    /// Of new shard 0: tokens that say that not all is copied.
+    while_copying: u64,
+    /// The newest token's count of writes.
+    writes: u64,
 }
 
 impl Folded {
@@ -69,6 +73,8 @@ impl Folded {
             Body::Token(token) => {
                 self.copied[usize::from(to)] = token.copied;
                 self.clock_us = token.clock_us;
+                self.while_copying += u64::from(to == 0 && !token.copied);
+                self.writes = token.writes;
             }
             Body::Start(_) => {}
         }
@@ -166,6 +172,9 @@ async fn a_reader_copies_what_is_there_and_follows_what_changes() -> Result<()> 
         folded.copied.iter().all(|copied| *copied)
     })
     .await?;
+    // Written every few milliseconds, and sent at the pace of heartbeats.
+    let (sent, written) = (folded.while_copying, folded.writes);
+    assert!(sent > 0 && sent * 3 < written, "{sent} of {written} tokens were sent");
     writer.stop().await?;
     let now: i64 =
         estate.old[0].value("SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)").await?;

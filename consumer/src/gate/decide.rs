@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::facts::{BackFacts, Beside, Facts, NewFacts, OldFacts, TokenFacts};
 use super::reason::Reason;
+use crate::sequence::Watermark;
 use crate::watermark::Kept;
 
 /// Between two samples further apart than this anything may have happened: the hold begins anew.
@@ -251,7 +252,7 @@ fn stream(
             limit_ms: gate.max_lag.as_millis() as i64,
         });
     }
-    match groups_behind(&source.gtids, token, &mark.gtids, mark.token_writes) {
+    match groups_behind(&source.gtids, token, mark) {
         None => reasons.push(Reason::PrimaryBehind {
             old,
             new,
@@ -275,12 +276,8 @@ fn beyond(lag_us: i64, gate: &Gate) -> bool {
 
 /// Groups of the primary beyond the watermark, modshift's own left out. `None` where the primary
 /// does not have what was applied.
-fn groups_behind(
-    primary: &GtidSet,
-    token: &TokenFacts,
-    applied: &GtidSet,
-    applied_writes: u64,
-) -> Option<u64> {
+fn groups_behind(primary: &GtidSet, token: &TokenFacts, mark: &Watermark) -> Option<u64> {
+    let applied = &mark.gtids;
     if !primary.contains(applied) {
         return None;
     }
@@ -289,7 +286,13 @@ fn groups_behind(
         .map(|gtid| gtid.seq - applied.get(gtid.domain).map_or(0, |had| had.seq))
         .sum();
     // A count that went back (a failover that lost tokens) leaves nothing out.
-    Some(all.saturating_sub(token.writes.saturating_sub(applied_writes)))
+    let own = token.writes.saturating_sub(mark.token_writes);
+    // The watermark may have passed its token, and quiet ones on the way: as many as there can be
+    // are not left out, for they are not beyond it.
+    let newest = mark.token.map(|newest| newest.digest.gtid);
+    let reached = newest.and_then(|newest| applied.get(newest.domain));
+    let passed = reached.zip(newest).map_or(0, |(now, newest)| now.seq.saturating_sub(newest.seq));
+    Some(all.saturating_sub(own.saturating_sub(passed)))
 }
 
 fn outside(facts: &Facts, gate: &Gate, reasons: &mut Vec<Reason>, notes: &mut Vec<String>) {

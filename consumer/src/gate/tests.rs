@@ -423,6 +423,21 @@ fn only_unreachable_shards_mean_cannot_tell() {
     assert!(!settled(&facts, &gate()).cannot_tell());
 }
 
+#[test]
+fn own_groups_that_the_watermark_has_passed_are_not_left_out() {
+    // Token 55 at 100; rows up to 105 came after it, and among them perhaps quiet tokens.
+    let mut facts = well();
+    mark(&mut facts).gtids = "0-1-105".parse().unwrap();
+    let lag = |facts: &Facts| settled(facts, &gate()).streams[0].groups;
+    assert_eq!(lag(&facts), Some(5));
+    // No more than were passed.
+    mark(&mut facts).gtids = "0-1-102".parse().unwrap();
+    assert_eq!(lag(&facts), Some(5));
+    // A rearmed stream has no token.
+    mark(&mut facts).token = None;
+    assert_eq!(lag(&facts), Some(3));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 

@@ -39,6 +39,7 @@ fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
                 copied: true,
                 phase: TokenPhase::Serving,
                 fence: None,
+                beat: false,
             })
         }
         kind => {

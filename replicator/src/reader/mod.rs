@@ -112,6 +112,8 @@ impl<W: LogWriter> Reader<W> {
             clock: column("clock")?,
             phase: column("phase")?,
             fence: column("fence")?,
+            beat: column("beat")?,
+            quiet: column("quiet")?,
         };
         let planned = prepared
             .tables

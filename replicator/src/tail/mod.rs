@@ -83,7 +83,7 @@ pub struct Tail {
     unlooked: Option<usize>,
     /// Newest token of this epoch that the log has shown.
     token_seen: Option<u64>,
-    /// Every chunk has entered: said by each token from now on.
+    /// Every chunk has entered: said by each token that is sent from now on.
     pub copied: bool,
     /// Row messages sent so far; for stages and the status.
     pub rows_sent: u64,

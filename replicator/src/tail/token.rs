@@ -1,5 +1,8 @@
 //! Token rows in the log: what the newest one of a group says goes to every partition when the
-//! group is complete.
+//! group is complete, unless all of them are quiet.
+//!
+//! Whether a token is sent depends on nothing but the log: a new shard that has applied one must be
+//! shown it again by whoever reads that log anew, or it takes the end of the log to be lost.
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::control;
@@ -20,6 +23,8 @@ pub struct TokenColumns {
     pub clock: usize,
     pub phase: usize,
     pub fence: usize,
+    pub beat: usize,
+    pub quiet: usize,
 }
 
 /// A token row as the log shows it.
@@ -30,6 +35,10 @@ pub(crate) struct TokenRow {
     clock_us: i64,
     pub(crate) phase: TokenPhase,
     pub(crate) fence: Option<String>,
+    /// A heartbeat, and nothing that anybody waits for.
+    beat: bool,
+    /// Of these one that is a bound for this reader's chunks, and no more.
+    quiet: bool,
 }
 
 impl Tail {
@@ -49,12 +58,15 @@ impl Tail {
             if kind == RowKind::Delete {
                 continue; // the operator starts over; the next reader writes a new row
             }
-            let token = read_token(&self.after, columns).map_err(|source| ReadError::Row {
+            let mut token = read_token(&self.after, columns).map_err(|source| ReadError::Row {
                 shard: self.shard,
                 table: control::TOKEN.to_owned(),
                 position: group.gtid.to_string(),
                 source,
             })?;
+            if let Some(had) = &group.token {
+                (token.beat, token.quiet) = (token.beat && had.beat, token.quiet && had.quiet);
+            }
             group.token = Some(token);
         }
     }
@@ -79,6 +91,9 @@ impl Tail {
         if token.epoch == self.epoch {
             self.token_seen = Some(token.writes);
         }
+        if token.quiet {
+            return Ok(());
+        }
         let message = Token {
             gtids: self.history.done().clone(),
             digest,
@@ -87,6 +102,7 @@ impl Tail {
             copied: self.copied,
             phase: token.phase,
             fence: token.fence,
+            beat: token.beat,
         };
         out.token(&message, self.history.resume_point(self.phase)).await?;
         Ok(())
@@ -98,9 +114,13 @@ pub(crate) fn read_token(row: &DecodedRow, columns: TokenColumns) -> Result<Toke
     let uint = |column| cell_uint(row.cell(column).ok_or_else(missing)?);
     let clock = cell_datetime(row.cell(columns.clock).ok_or_else(missing)?)?;
     let fence = row.cell(columns.fence).map(|cell| String::from_utf8_lossy(cell).into_owned());
+    let writes = uint(columns.writes)?;
+    let beat = uint(columns.beat)? == writes;
     Ok(TokenRow {
         epoch: uint(columns.epoch)?,
-        writes: uint(columns.writes)?,
+        writes,
+        beat,
+        quiet: beat && uint(columns.quiet)? != 0,
         clock_us: clock.unix_micros(),
         // Members of an ENUM count from 1, in the order of `control::SHARD_TABLES`.
         phase: match uint(columns.phase)? {

@@ -263,6 +263,7 @@ impl Source {
             copied: true,
             phase: TokenPhase::Serving,
             fence: None,
+            beat: false,
         };
         let mut message = Vec::new();
         encode_token(&self.envelope(), &token, &mut message);

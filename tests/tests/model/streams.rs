@@ -182,9 +182,27 @@ fn three_readers() -> Case {
     }
 }
 
+/// A reader dies amid a copy beside which nobody writes.
+fn copy_again() -> Case {
+    Case { budget: Budget { crashes: 1, ..none() }, ..Case { name: "copy again", ..losses() } }
+}
+
+fn short_failover() -> Case {
+    Case { histories: vec![histories(&[0], &[0], 1, 2)], ..failover() }
+}
+
+/// Some of the tokens stay with the reader.
+fn with_quiet(name: &'static str, case: Case) -> Case {
+    Case { name, budget: Budget { quiet: 1, ..case.budget }, ..case }
+}
+
 fn all() -> Vec<Case> {
     vec![
         chunks(),
+        with_quiet("chunks between quiet tokens", small_chunks()),
+        with_quiet("replay behind quiet tokens", replay()),
+        with_quiet("copy behind quiet tokens", copy_again()),
+        with_quiet("failover behind quiet tokens", short_failover()),
         small_chunks(),
         unique_values(),
         touched_keys(),
@@ -218,6 +236,8 @@ fn larger() -> Vec<Case> {
             ..larger(two_readers(), "two readers, longer", vec![histories(&[0], &[0], 1, 2)])
         },
         Case { budget: Budget { late_steps: 3, ..three_readers().budget }, ..three_readers() },
+        with_quiet("restart behind quiet tokens", restart()),
+        with_quiet("losses behind quiet tokens", losses()),
         larger(losses(), "losses, longer", vec![histories(&[0], &[0], 1, 2)]),
         larger(
             appliers(),
@@ -258,6 +278,8 @@ fn every_rule_left_out_is_noticed() {
         (W::High, unique_values(), halts),
         (W::OwnToken, lagging(), untrue),
         (W::CopiedAfterEntry, chunks(), untrue),
+        (W::QuietByTheLog, with_quiet("copy behind quiet tokens", copy_again()), halts),
+        (W::ResumeAtSentToken, with_quiet("copy behind quiet tokens", copy_again()), halts),
         (W::ChunksOfConnection, failover_of_chunks(), ends),
         (W::HistoryProof, failover(), ends),
         (W::OwnServer, failover(), ends),

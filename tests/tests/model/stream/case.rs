@@ -30,6 +30,10 @@ pub enum Without {
     OwnToken,
     /// Tokens say "copied" when every chunk has been read.
     CopiedAfterEntry,
+    /// A quiet token is sent by the reader that wrote it, and by no later one.
+    QuietByTheLog,
+    /// A quiet token is sent nowhere, and is a resume point all the same.
+    ResumeAtSentToken,
     /// Chunks in flight outlive a lost binlog connection.
     ChunksOfConnection,
     /// The last group is not asked for again.
@@ -80,6 +84,8 @@ pub struct Budget {
     pub late_steps: u8,
     /// Tokens beyond those that something waits for.
     pub tokens: u8,
+    /// Tokens that stay with the reader.
+    pub quiet: u8,
     /// Progress recorded for no need.
     pub saves: u8,
 }

@@ -70,8 +70,9 @@ pub enum Action {
     Crash(usize, [usize; 2]),
     Start(usize),
     Ack(usize, usize),
-    Token(usize),
-    Save(usize),
+    /// A write to the token; a quiet one.
+    Token(usize, bool),
+    Save(usize, bool),
     Read(usize),
     /// The connection breaks after so many changes of the next group.
     Break(usize, usize),
@@ -141,12 +142,13 @@ impl Streams {
             return;
         }
         let successors = self.successors(state);
+        let quiet: &[bool] = if state.left.quiet > 0 { &[false, true] } else { &[false] };
         if state.left.tokens > 0 || reader.wants_token(old, successors) {
-            out.push(Action::Token(r));
+            out.extend(quiet.iter().map(|&quiet| Action::Token(r, quiet)));
         }
         let saves = state.left.saves > 0 && successors;
         if saves && reader.can_save() || successors && reader.wants_save() {
-            out.push(Action::Save(r));
+            out.extend(quiet.iter().map(|&quiet| Action::Save(r, quiet)));
         }
         // One that has been replaced need not go on for long to do harm.
         let replaced = self.replaced(state, r);

@@ -26,6 +26,8 @@ pub enum Kind {
     Token {
         epoch: u64,
         writes: u64,
+        /// It stays with the reader.
+        quiet: bool,
         progress: Option<Progress>,
     },
 }

@@ -72,7 +72,9 @@ pub struct Reader {
     tokens: SentTokens,
     unsaved: Option<(ResumePoint, Vec<SavedTable>)>,
     copied: bool,
-    /// The newest token says all that there is to say.
+    /// The newest token that the tail has seen was a quiet one.
+    withheld: bool,
+    /// The newest token that was sent says all that there is to say.
     copied_said: bool,
     /// A chunk has entered since the last token was sent.
     entered: bool,
@@ -108,7 +110,7 @@ impl Reader {
         };
         let later = first && case.without == Without::PositionWithFirstEpoch;
         let progress = (!later).then(|| recorded.clone());
-        old.log(Kind::Token { epoch, writes: writes + 1, progress }, case.replica);
+        old.log(Kind::Token { epoch, writes: writes + 1, quiet: false, progress }, case.replica);
         let Progress { resume, table: progress } = recorded;
         let todo = (case.copy[usize::from(old.shard)] && !progress.done)
             .then(|| (0, progress.copied_to.clone()));
@@ -130,6 +132,7 @@ impl Reader {
             tokens: SentTokens::default(),
             unsaved: None,
             copied: schedule.finished(),
+            withheld: false,
             copied_said: false,
             entered: false,
             schedule,
@@ -214,6 +217,7 @@ impl Reader {
         let unseen = self.seen != Some(writes);
         !unseen
             && (old.rows_since_token()
+                || self.withheld
                 || (successors && self.entered)
                 || self.copied != self.copied_said
                 || (!self.schedule.finished() && recording.is_some_and(|t| !enters(t, writes))))
@@ -228,7 +232,13 @@ impl Reader {
     }
 
     /// One write to the token, with the progress or without.
-    pub fn token(&mut self, old: &mut Old, save: bool, case: &Case) -> Result<(), Stop> {
+    pub fn token(
+        &mut self,
+        old: &mut Old,
+        save: bool,
+        quiet: bool,
+        case: &Case,
+    ) -> Result<(), Stop> {
         let (epoch, writes) = old.token();
         if epoch != self.epoch && !(save && case.without == Without::EpochOfProgress) {
             return Err(Stop::Superseded);
@@ -238,7 +248,7 @@ impl Reader {
             let table = tables.last().map_or_else(kept, |saved| saved.progress.clone());
             Progress { resume, table }
         });
-        old.log(Kind::Token { epoch, writes: writes + 1, progress }, case.replica);
+        old.log(Kind::Token { epoch, writes: writes + 1, quiet, progress }, case.replica);
         Ok(())
     }
 
@@ -309,12 +319,21 @@ impl Reader {
         self.history.close(digest)?;
         self.at = seq;
         match group.kind {
-            Kind::Token { epoch, writes, .. } if opening != Opening::Proof => {
+            Kind::Token { epoch, writes, quiet, .. } if opening != Opening::Proof => {
                 if epoch > self.epoch {
                     return Err(Stop::Superseded);
                 }
                 if epoch == self.epoch {
                     self.seen = Some(writes);
+                }
+                self.withheld = quiet;
+                if quiet && case.without == Without::ResumeAtSentToken {
+                    let resume = self.history.resume_point(TokenPhase::Serving);
+                    self.tokens.sent(resume, self.sender.sent.clone(), vec![0; log.len()]);
+                }
+                let anyway = case.without == Without::QuietByTheLog && epoch == self.epoch;
+                if quiet && !anyway {
+                    return Ok(());
                 }
                 let early = case.without == Without::CopiedAfterEntry && self.requests.is_empty();
                 let copied = self.copied || (early && !self.waiting.is_empty());
@@ -326,6 +345,7 @@ impl Reader {
                     copied,
                     phase: TokenPhase::Serving,
                     fence: None,
+                    beat: false,
                 };
                 self.sender.send_all(log, |envelope| Message::token(envelope, &token));
                 let sent = self.sender.sent.clone();

@@ -102,7 +102,7 @@ impl Streams {
             if state.readers[r].beyond(&state.old[self.old_of(state, r)]) {
                 return self.halt(state, "position_gone");
             }
-            self.step(state, Action::Token(r));
+            self.step(state, Action::Token(r, false));
             while state.readers.len() == count && state.halted.is_none() {
                 if !state.readers[r].can_read(&state.old[self.old_of(state, r)]) {
                     break;
@@ -187,15 +187,17 @@ impl Streams {
                 let old = &state.old[usize::from(state.readers[r].shard)];
                 state.readers[r].ack(partition, old, case);
             }
-            Action::Token(r) | Action::Save(r) => {
+            Action::Token(r, _) | Action::Save(r, _) => {
                 let old = &mut state.old[usize::from(state.readers[r].shard)];
-                let save = matches!(action, Action::Save(_));
+                let save = matches!(action, Action::Save(..));
+                let quiet = matches!(action, Action::Token(_, true) | Action::Save(_, true));
+                state.left.quiet -= u8::from(quiet);
                 if save && !state.readers[r].wants_save() {
                     state.left.saves -= 1;
                 } else if !save && !state.readers[r].wants_token(old, successors) {
                     state.left.tokens = state.left.tokens.saturating_sub(1);
                 }
-                let outcome = state.readers[r].token(old, save, case);
+                let outcome = state.readers[r].token(old, save, quiet, case);
                 self.stopped(state, r, outcome);
             }
             Action::Read(r) | Action::Break(r, _) => {
