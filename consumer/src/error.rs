@@ -40,6 +40,9 @@ pub enum ApplyError {
     /// The application's triggers are there, or come. Rows wait until they are gone.
     #[error("{new}: rows wait, since the application's triggers were handed over to it")]
     HandedOver { new: NewShard },
+    /// Its rows are the application's own by now.
+    #[error("{new}: table {table} is to be copied anew, but this shard serves")]
+    Serves { new: NewShard, table: String },
     #[error("{new}: control table {table} cannot be read: {detail}")]
     Control { new: NewShard, table: &'static str, detail: String },
     /// A statement on rows of a planned table.
@@ -146,6 +149,7 @@ impl ApplyError {
             | ApplyError::Value { .. }
             | ApplyError::TakenOver { .. }
             | ApplyError::Triggers { .. }
+            | ApplyError::Serves { .. }
             | ApplyError::Control { .. }
             | ApplyError::Duplicate(_)
             | ApplyError::Refused(_)
@@ -169,6 +173,7 @@ impl ApplyError {
             ApplyError::TakenOver { .. } => "taken_over",
             ApplyError::Triggers { .. } => "triggers",
             ApplyError::HandedOver { .. } => "handed_over",
+            ApplyError::Serves { .. } => "serves",
             ApplyError::Control { .. } => "control",
             ApplyError::Duplicate(_) => "duplicate",
             ApplyError::Refused(_) => "refused",
@@ -201,6 +206,10 @@ impl ApplyError {
             ApplyError::Triggers { .. } => {
                 "drop them there, for this shard does not serve: a cutover or rollback hands over \
                  those of the side that does. If rows were applied while they were there, verify"
+            }
+            ApplyError::Serves { .. } => {
+                "give the daemons the tables that the reshard was cut over with; others are for \
+                 another reshard, after modshift finish"
             }
             ApplyError::HandedOver { .. } => {
                 "modshift status shows who serves; where a run was undone and this shard was away, \

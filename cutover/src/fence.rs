@@ -294,6 +294,16 @@ pub async fn mark_opened(
     }
 }
 
+/// The same where no reader was ever started.
+pub async fn mark_first(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
+    let sql = format!(
+        "INSERT INTO modshift_token (id, epoch, writes, clock, phase, fence) \
+         VALUES (1, 0, 1, UTC_TIMESTAMP(6), 'serving', {})",
+        quote(run)
+    );
+    shard.primary.run("writing the marker", &sql).await.map(drop)
+}
+
 /// Bars a shard that is fenced: this run cannot open it any more. No where its token says by now that
 /// it serves.
 pub async fn bar(shard: &mut Shard, run: &str) -> Result<bool, CutoverError> {

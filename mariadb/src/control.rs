@@ -238,12 +238,21 @@ pub fn changed_tables<'a>(
 
 /// Do applications write to this shard, as far as its token says?
 pub async fn serves(conn: &mut Conn, at: &str) -> Result<bool, ServerError> {
+    Ok(phase(conn, at).await?.is_some_and(|(phase, _)| phase == "serving"))
+}
+
+/// Has a cutover or rollback closed this shard, and not opened it since?
+pub async fn is_closed(conn: &mut Conn, at: &str) -> Result<bool, ServerError> {
+    Ok(phase(conn, at).await?.is_some_and(|(phase, by)| phase != "serving" && by.is_some()))
+}
+
+/// What its token says, and the run that wrote the last marker.
+async fn phase(conn: &mut Conn, at: &str) -> Result<Option<(String, Option<String>)>, ServerError> {
     const NO_SUCH_TABLE: u16 = 1146;
-    let phase: Result<Option<String>, _> =
-        conn.query_first(format!("SELECT phase FROM {TOKEN} WHERE id = 1")).await;
-    match phase.map_err(|error| error::of(at, "asking which side serves", error)) {
-        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(false),
-        phase => Ok(phase?.as_deref() == Some("serving")),
+    let asked = conn.query_first(format!("SELECT phase, fence FROM {TOKEN} WHERE id = 1")).await;
+    match asked.map_err(|error| error::of(at, "asking which side serves", error)) {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(None),
+        phase => phase,
     }
 }
 

@@ -187,7 +187,8 @@ async fn allowed(
     let served = match plan.direction() {
         Direction::Back => control::serves(conn, at).await?,
         Direction::Forward => {
-            let mut any = false;
+            // Fenced by a cutover: the other side serves, or will in a moment.
+            let mut any = control::is_closed(conn, at).await?;
             for new in &plan.new {
                 let mut conn = modshift_mariadb::connect(new, Session::Plain).await?;
                 any |= control::serves(&mut conn, &modshift_mariadb::connect::label(new)).await?;

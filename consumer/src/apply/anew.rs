@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use modshift_mariadb::control::{MISMATCH, PARKED, VERIFY, WATERMARK};
+use modshift_mariadb::control::{self, MISMATCH, PARKED, VERIFY, WATERMARK};
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::OldShard;
 use mysql_async::prelude::Queryable;
@@ -54,6 +54,11 @@ impl Keeper {
                 if self.affects(conn, &own).await? != 1 {
                     query(conn, &self.at, "rolling back", "ROLLBACK").await?;
                     return Err(ApplyError::TakenOver { new: self.shard });
+                }
+                // The reader has asked as well. What is removed here nobody could bring again.
+                if control::serves(conn, &self.at).await? {
+                    query(conn, &self.at, "rolling back", "ROLLBACK").await?;
+                    return Err(ApplyError::Serves { new: self.shard, table: name.clone() });
                 }
                 let gone = self.affects(conn, &format!("{rows} LIMIT {ROWS}")).await?
                     + self.affects(conn, &format!("{parked} LIMIT {ROWS}")).await?;

@@ -43,7 +43,7 @@ impl<O: Outside> Cutover<O> {
         let mut opening = Opening {
             closed: !self.resumed,
             raised: !self.resumed,
-            marked: !self.plan.back.enabled && self.direction() == Direction::Cutover,
+            marked: false,
             primaries: vec![false; count],
             replicas: vec![false; count],
             told: false,
@@ -103,8 +103,9 @@ impl<O: Outside> Cutover<O> {
         // All markers before anything is opened: shards may have a server in common, and where one
         // is fenced none can have been opened.
         if !opening.marked {
-            let marked =
-                join_all(self.to.iter_mut().map(|shard| serving_marker(shard, direction, &run)));
+            let unread = !plan.back.enabled && direction == Direction::Cutover;
+            let mark = |shard| serving_marker(shard, direction, &run, unread);
+            let marked = join_all(self.to.iter_mut().map(mark));
             let errors: Vec<_> = marked.await.into_iter().filter_map(Result::err).collect();
             if !errors.is_empty() {
                 return errors;
@@ -221,13 +222,17 @@ impl<O: Outside> Cutover<O> {
     }
 }
 
+/// Everything that must not touch a shard that serves asks its token. A shard that no reader of the
+/// way back has ever read (`unread`) has none yet.
 async fn serving_marker(
     shard: &mut Shard,
     direction: Direction,
     run: &str,
+    unread: bool,
 ) -> Result<(), CutoverError> {
     match fence::phase(shard).await? {
         Some(Phase::Serving) => Ok(()),
+        None if unread => fence::mark_first(shard, run).await,
         _ => fence::mark_opened(shard, direction, run).await,
     }
 }
