@@ -214,17 +214,29 @@ impl Asking {
         self.check_at = Some(Instant::now() + wait);
     }
 
-    /// A look that begins only now, to its end.
+    /// A look that begins only now, to its end. It may take longer than the hold lasts unwatched.
     async fn check_anew(&mut self) {
         // One under way may have begun before the last change: it ends unheard.
         self.checking = JoinSet::new();
         self.look();
-        let found = self.checking.join_next().await.and_then(Result::ok).flatten();
-        self.take(found);
+        let mut every = interval(SAMPLE_INTERVAL);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let found = loop {
+            tokio::select! {
+                found = self.checking.join_next() => break found,
+                _ = every.tick() => {}
+            }
+            self.sample(Vec::new()).await;
+        };
+        self.take(found.and_then(Result::ok).flatten());
     }
 
     async fn ask(&mut self, daemons: Vec<String>) -> Answer {
         self.check().await;
+        self.sample(daemons).await
+    }
+
+    async fn sample(&mut self, daemons: Vec<String>) -> Answer {
         let asked_at = Instant::now();
         let journal = match self.asker {
             Asker::Run => None,

@@ -236,6 +236,17 @@ pub fn changed_tables<'a>(
     }
 }
 
+/// A name as a string in SQL.
+pub fn name_literal(name: &str) -> String {
+    format!("'{}'", name.replace('\\', r"\\").replace('\'', "''"))
+}
+
+/// The plan's tables as literals, for an IN: rows of modshift's own about a table that has left the plan
+/// stay until it comes back, and say nothing meanwhile.
+pub fn planned_names(plan: &Plan) -> String {
+    plan.tables.iter().map(|table| name_literal(&table.name)).collect::<Vec<_>>().join(", ")
+}
+
 /// Do applications write to this shard, as far as its token says?
 pub async fn serves(conn: &mut Conn, at: &str) -> Result<bool, ServerError> {
     Ok(phase(conn, at).await?.is_some_and(|(phase, _)| phase == "serving"))

@@ -26,6 +26,8 @@ pub enum VerifyError {
     Copying { old: u16, new: u16 },
     #[error("the new shards serve: they are no copy of the old shards any more")]
     Switched,
+    #[error("the definitions of table {table} differ too far to compare its rows")]
+    Incomparable { table: String },
     #[error("table {table}: a server gave no answer for a range of rows")]
     Unanswered { table: String },
     #[error("the plan has no table {table}")]
@@ -49,6 +51,8 @@ impl VerifyError {
             | VerifyError::Rule { .. }
             | VerifyError::Unpageable { .. }
             | VerifyError::Control { .. }
+            // The definitions are looked at again each time, and may have been mended.
+            | VerifyError::Incomparable { .. }
             | VerifyError::NoSuchTable { .. } => Class::Halt,
         }
     }
@@ -75,6 +79,9 @@ impl VerifyError {
             }
             VerifyError::Switched => {
                 "modshift verify compares before a cutover, modshift verify --back after one"
+            }
+            VerifyError::Incomparable { .. } => {
+                "modshift check names what differs; once it is mended the verifier goes on by itself"
             }
             VerifyError::Unanswered { .. } => "verify again: nothing was concluded from it",
             VerifyError::Locked { .. } => "wait until it ends, or stop it",

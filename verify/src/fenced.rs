@@ -120,7 +120,10 @@ impl AtFence {
     ) -> Result<Option<Missing>, VerifyError> {
         let plan = self.verifier.plan.clone();
         let said = format!("SELECT source, fence FROM {SETTLED}");
-        let damage = format!("SELECT COUNT(*) FROM {MISMATCH} WHERE kind <> '{KIND_MOVING}'");
+        let damage = format!(
+            "SELECT COUNT(*) FROM {MISMATCH} WHERE kind <> '{KIND_MOVING}' AND table_name IN ({})",
+            modshift_mariadb::control::planned_names(&plan)
+        );
         for (target, shard) in self.verifier.shards.new.iter_mut().enumerate() {
             let rows: Vec<u64> = shard.query("counting rows that differ", &damage).await?;
             if let Some(rows) = rows.first().filter(|rows| **rows > 0) {

@@ -38,9 +38,9 @@ impl Keeper {
             let name = &target.table(table).schema.name;
             let rows = target.table(table).sql.clear.replace('?', &source.0.to_string());
             let parked = format!(
-                "DELETE FROM {PARKED} WHERE source = {} AND table_name = '{}'",
+                "DELETE FROM {PARKED} WHERE source = {} AND table_name = {}",
                 source.0,
-                name.replace('\\', r"\\").replace('\'', "''")
+                control::name_literal(name)
             );
             let mut removed = 0;
             loop {

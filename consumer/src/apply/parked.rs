@@ -97,11 +97,8 @@ pub(super) async fn load_parked(
         .map_err(|error| error::of(at, "reading parked rows", error))?;
     let mut parked = Parked::default();
     for (id, source, name, key, clock_us, blocked_by) in rows {
-        let table = target.number(&name).ok_or_else(|| ApplyError::Control {
-            new: target.shard,
-            table: PARKED,
-            detail: format!("a row of table {name}, which the plan does not have"),
-        })?;
+        // Of a table that has left the plan: should it come back it is copied anew, without them.
+        let Some(table) = target.number(&name) else { continue };
         let key = key.into_boxed_slice();
         let source = OldShard(source);
         parked.insert(ParkedRow { id, source, table, key, clock_us, blocked_by });

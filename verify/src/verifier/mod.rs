@@ -202,7 +202,11 @@ impl Verifier {
         suspects: BTreeSet<Suspect>,
         until: Until,
     ) -> Result<Settled, VerifyError> {
-        let Some(table) = self.tables[index].clone() else { return Ok(Settled::default()) };
+        // Nothing was compared: that must not pass for settled.
+        let Some(table) = self.tables[index].clone() else {
+            let table = self.plan.tables[index].name.clone();
+            return Err(VerifyError::Incomparable { table });
+        };
         let mut settled = settle::settle(&mut self.shards, &table, suspects, until).await?;
         if until == Until::Glance {
             // One look is too short to call a row moving.
