@@ -320,7 +320,12 @@ impl<'a> Drainer<'a> {
             return Ok(false);
         }
         for (source, fence) in left {
-            if !changed.is_waiting(source) {
+            let waits = changed.is_waiting(source);
+            if Some(changed.whole_since()) != self.targets[index].whole_since {
+                // Begun anew since it was looked at: nothing waits there, and nothing was compared.
+                return Ok(false);
+            }
+            if !waits {
                 let keys = counts.get(&source).copied().unwrap_or(0);
                 say_settled(&mut self.verifier, target, source, &fence, keys).await?;
                 self.told.insert((target, source, fence.run));
