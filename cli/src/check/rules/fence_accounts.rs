@@ -20,7 +20,7 @@ fn named(survey: &Survey, side: Side) -> (&[plan::Account], &'static str) {
 }
 
 /// Are locked accounts the whole fence there? So it is where shards of both sides share the server.
-fn accounts_only(survey: &Survey, side: Side) -> bool {
+pub(super) fn accounts_only(survey: &Survey, side: Side) -> bool {
     survey.plan.cutover.scope == FenceScope::Accounts
         || shared(survey).iter().any(|sides| sides.contains(&side))
 }

@@ -1,10 +1,13 @@
 //! Triggers and events go to the other side within the cutover, exactly as they are: so they must be
 //! the same on every shard of the side that serves, and the other side must be able to hold them.
 
+use std::collections::BTreeSet;
+
 use modshift_mariadb::program::{Kind, Program, difference};
 use modshift_mariadb::value::quote;
 
 use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{Facts, Server, Survey};
 
 const RULE: &str = "handover";
@@ -58,12 +61,43 @@ fn unreadable((server, facts): (&Server, &Facts)) -> Vec<Fault> {
     unknown.map(fault).collect()
 }
 
+/// Else the first write of the application would fail on the side that serves: the cutover refuses it.
+fn of_definers(carried: &[Program], (server, facts): (&Server, &Facts)) -> Vec<Fault> {
+    let Some(known) = &facts.definers else { return Vec::new() };
+    // A role has no host.
+    let definers: BTreeSet<&str> =
+        carried.iter().map(|p| p.definer.as_str()).filter(|d| d.contains('@')).collect();
+    let fault = |definer: &str| {
+        let own: Vec<&Program> = carried.iter().filter(|p| p.definer == definer).collect();
+        let triggers = own.iter().any(|p| p.kind == Kind::Trigger);
+        let lacks = match known.get(definer) {
+            None => "does not exist here",
+            Some(false) if triggers => "lacks TRIGGER on the schema here",
+            Some(_) => return None,
+        };
+        let names = own.iter().map(|p| format!("{} {}", p.kind.name(), p.name));
+        let actual = format!("{definer}, in whose name {} run, {lacks}", some_of(names));
+        let mend = match known.contains_key(definer) {
+            true => {
+                let (user, host) = definer.rsplit_once('@').unwrap_or((definer, "%"));
+                let on = mend::on_schema(&server.endpoint.schema);
+                let to = format!("{}@{}", quote(user), quote(host));
+                Mend::run(Way::GrantSchema, [format!("GRANT TRIGGER ON {on} TO {to}")])
+            }
+            false => "make the account here as it is there: SHOW CREATE USER prints it".into(),
+        };
+        let fault = Fault::new(Severity::Fault, RULE, server.side, actual);
+        Some(fault.expected("what runs in its name to be allowed there").mend(mend))
+    };
+    definers.into_iter().filter_map(fault).collect()
+}
+
 fn cannot_hold(
     survey: &Survey,
     carried: &[Program],
     (server, facts): (&Server, &Facts),
 ) -> Vec<Fault> {
-    let mut faults = Vec::new();
+    let mut faults = of_definers(carried, (server, facts));
     if let Some(other) = carried.iter().find(|p| p.database_collation != facts.collation) {
         let actual = format!("the collation of the schema is {}", facts.collation);
         let (name, expected) = (&other.name, &other.database_collation);

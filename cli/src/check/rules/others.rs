@@ -23,6 +23,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         if by_server {
             faults.extend(of_other_plans(survey, server, facts));
             faults.extend(of_restarts(server, facts));
+            faults.extend(of_standing(server, facts));
         }
         faults.extend(of_upstream(survey, server, facts, by_server));
     }
@@ -95,6 +96,20 @@ fn of_restarts(server: &Server, facts: &Facts) -> Option<Fault> {
                  configuration, there and on its replicas (there without skip_slave_start)",
             ),
     )
+}
+
+/// What a source took before the fence has to arrive in it: the cutover waits for that, and gives up.
+fn of_standing(server: &Server, facts: &Facts) -> Vec<Fault> {
+    let standing = facts.beside.upstream.iter().filter_map(|source| {
+        let actual = format!("replicates from {}, which stands: {}", source.at, source.stands.as_ref()?);
+        let fault = Fault::new(Severity::Warning, RULE, server.side, actual);
+        Some(
+            fault
+                .expected("both to be Yes: a fence waits for what the source took, and gives up")
+                .mend("SHOW ALL SLAVES STATUS there names what keeps it; or STOP SLAVE before the cutover"),
+        )
+    });
+    standing.collect()
 }
 
 fn of_upstream(survey: &Survey, server: &Server, facts: &Facts, by_server: bool) -> Option<Fault> {
@@ -187,7 +202,10 @@ mod tests {
         let made = survey_further(
             |which, facts| {
                 if which == 0 {
-                    let source = |at: &str, server_id| Upstream { at: at.to_owned(), server_id };
+                    let source = |at: &str, server_id| {
+                        let stands = (server_id == 11).then(|| "Slave_SQL_Running No".to_owned());
+                        Upstream { at: at.to_owned(), server_id, stands }
+                    };
                     // Server id 11 is that of its replica.
                     facts.beside.upstream = vec![source("tailed:3306", 11), source("far:3306", 99)];
                 }
@@ -195,7 +213,9 @@ mod tests {
             |_, _| {},
         );
         let found = lines(&check(&made));
-        assert_eq!(found.len(), 1, "{found:#?}");
-        assert!(found[0].contains("replicates from far:3306, which the plan"), "{found:?}");
+        assert_eq!(found.len(), 2, "{found:#?}");
+        let standing = "replicates from tailed:3306, which stands: Slave_SQL_Running No";
+        assert!(found[0].contains(standing), "{found:?}");
+        assert!(found[1].contains("replicates from far:3306, which the plan"), "{found:?}");
     }
 }

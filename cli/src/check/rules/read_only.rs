@@ -1,5 +1,6 @@
 //! Servers that are read-only already, and accounts that could not write there.
 
+use super::fence_accounts::accounts_only;
 use crate::check::fault::{Fault, Severity};
 use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::Survey;
@@ -10,6 +11,20 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (server, facts) in survey.reached().filter(|(_, facts)| facts.is_on("read_only")) {
         let user = &server.endpoint.user;
+        if accounts_only(survey, server.side) {
+            let actual = "is read-only, and a fence of accounts neither sets that nor ends it";
+            faults.push(
+                Fault::new(Severity::Fault, RULE, server.side, actual)
+                    .expected(
+                        "OFF, or the cutover refuses it: locked accounts keep the application out",
+                    )
+                    .mend(
+                        Mend::set(Way::SetReadOnly, "read_only", 0)
+                            .note("and out of its server's configuration"),
+                    ),
+            );
+            continue;
+        }
         // Before 10.11 SUPER has it too, which costs no more to grant than what is named here.
         if !facts.grants.has_global("READ_ONLY ADMIN") {
             let actual = format!("is read-only, and user {user} has no READ_ONLY ADMIN");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use modshift_cutover::shard;
 use modshift_mariadb::Grants;
 use modshift_mariadb::catalog::{self, TableKind};
 use modshift_mariadb::connect::{Session, connect, label, label_of};
@@ -67,6 +68,10 @@ pub async fn ask(
         true => lockable(plan, endpoint).await,
         false => None,
     };
+    let definers = match whole {
+        true => definers(plan, endpoint).await,
+        false => None,
+    };
     let rest = async {
         let old = side.is_old();
         let more = extent != Extent::Start;
@@ -119,6 +124,7 @@ pub async fn ask(
             unseen,
             triggers,
             programs,
+            definers,
             collation,
         })
     };
@@ -137,6 +143,29 @@ pub(super) async fn fencing(
     let of = |error| Unreached::from(error::of(&label(&endpoint), "taking stock", error));
     let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
     Ok(Grants::parse(grants.iter().map(String::as_str)))
+}
+
+/// In whose name triggers of the schema may run, as the cutover finds out before it hands them over.
+async fn definers(plan: &Plan, endpoint: &Endpoint) -> Option<BTreeMap<String, bool>> {
+    /// Bit of TRIGGER among an account's global privileges.
+    const TRIGGER: u64 = 1 << 27;
+    let mut conn = connect(&shard::login(plan, endpoint.clone()), Session::Plain).await.ok()?;
+    let of = |table: &str| {
+        format!(
+            "EXISTS (SELECT 1 FROM mysql.{table} h WHERE h.User = g.User AND h.Host = g.Host AND "
+        )
+    };
+    let sql = format!(
+        "SELECT CONCAT(g.User, '@', g.Host), \
+         COALESCE(CAST(JSON_VALUE(g.Priv, '$.access') AS UNSIGNED), 0) & {TRIGGER} > 0 \
+         OR {}DATABASE() LIKE h.Db AND h.Trigger_priv = 'Y') \
+         OR {}h.Db = DATABASE() AND FIND_IN_SET('Trigger', h.Table_priv)) \
+         FROM mysql.global_priv g WHERE g.Host <> ''",
+        of("db"),
+        of("tables_priv")
+    );
+    let rows: Vec<(String, bool)> = conn.query(sql).await.ok()?;
+    Some(rows.into_iter().collect())
 }
 
 /// Accounts that the login of the cutover can find and lock there; `None` where it may not see them,

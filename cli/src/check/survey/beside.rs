@@ -26,6 +26,8 @@ pub struct Beside {
 pub struct Upstream {
     pub at: String,
     pub server_id: u32,
+    /// The one that receives and the one that applies, where one of them does not run.
+    pub stands: Option<String>,
 }
 
 impl Beside {
@@ -80,9 +82,14 @@ async fn upstream(conn: &mut Conn) -> mysql_async::Result<Vec<Upstream>> {
     let runs = |row: &Row| {
         ["Slave_IO_Running", "Slave_SQL_Running"].iter().any(|state| text(row, state) != "No")
     };
-    let upstream = |row: &Row| Upstream {
-        at: format!("{}:{}", text(row, "Master_Host"), text(row, "Master_Port")),
-        server_id: text(row, "Master_Server_Id").parse().unwrap_or_default(),
+    let upstream = |row: &Row| {
+        let (io, sql) = (text(row, "Slave_IO_Running"), text(row, "Slave_SQL_Running"));
+        let stands = format!("Slave_IO_Running {io}, Slave_SQL_Running {sql}");
+        Upstream {
+            at: format!("{}:{}", text(row, "Master_Host"), text(row, "Master_Port")),
+            server_id: text(row, "Master_Server_Id").parse().unwrap_or_default(),
+            stands: (io != "Yes" || sql != "Yes").then_some(stands),
+        }
     };
     Ok(rows.unwrap_or_default().iter().filter(|row| runs(row)).map(upstream).collect())
 }

@@ -170,6 +170,7 @@ pub fn facts() -> Facts {
         triggers: Vec::new(),
         events: None,
         programs: Vec::new(),
+        definers: None,
         collation: String::new(),
         handed_over: false,
         bodies: None,

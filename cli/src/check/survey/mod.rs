@@ -123,6 +123,9 @@ pub struct Facts {
     /// Triggers of planned tables, and events as far as the account may see them, with their whole
     /// definitions; or the name of one whose definition has an unknown form.
     pub programs: Vec<Result<Program, Named>>,
+    /// Accounts there, `user@host`, and whether triggers of the schema may run in their name; `None`
+    /// where the login of the cutover may not see it.
+    pub definers: Option<BTreeMap<String, bool>>,
     /// The schema's default.
     pub collation: String,
     /// The application's triggers were handed over to this shard.
