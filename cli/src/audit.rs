@@ -28,6 +28,10 @@ fn text(row: &Audited) -> String {
         "{:>5}  {} UTC  {} ({})\n       {}",
         row.id, row.began, row.who, row.account, row.what
     );
+    if row.shard != 0 {
+        text +=
+            &format!("\n       written down on new shard {}, new shard 0 being away", row.shard);
+    }
     if !row.detail.is_empty() {
         text += &format!("\n       {}", row.detail);
     }
@@ -66,6 +70,7 @@ mod tests {
     #[test]
     fn an_action_is_shown_with_its_outcome_or_the_lack_of_one() {
         let mut row = Audited {
+            shard: 0,
             id: 7,
             began: "2026-01-02 03:04:05.000006".into(),
             who: "alice@db-1".into(),
@@ -78,6 +83,10 @@ mod tests {
         let expected = "    7  2026-01-02 03:04:05.000006 UTC  alice@db-1 (modshift@%)\n       \
                         modshift pause\n       2026-01-02 03:04:06.000000: paused";
         assert_eq!(text(&row), expected);
+        row.shard = 2;
+        let elsewhere =
+            "modshift pause\n       written down on new shard 2, new shard 0 being away\n";
+        assert!(text(&row).contains(elsewhere));
         row.outcome = None;
         assert!(text(&row).ends_with("no outcome: under way, or its process was killed"));
     }

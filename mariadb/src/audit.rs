@@ -1,11 +1,14 @@
-//! Who did what to this reshard, and what came of it: `modshift_audit` on new shard 0.
+//! Who did what to this reshard, and what came of it: `modshift_audit` on new shard 0; on another new
+//! shard what had to be done while that one was lost.
 //!
 //! An action is written down before it is taken, and refused where that cannot be done; its
 //! outcome follows. A row without an outcome is under way, or its process was killed. Rows are
 //! never changed otherwise, and outlive the reshard: nothing here removes them.
 
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, FromRowError, Row};
@@ -19,6 +22,8 @@ use crate::error::{self, ServerError};
 const TEXT_MAX: usize = 4000;
 const WHO_MAX: usize = 255;
 const NO_SUCH_TABLE: u16 = 1146;
+/// For each new shard, while neither side serves.
+const ANYWHERE: Duration = Duration::from_secs(2);
 
 /// An action that has been written down and has no outcome yet.
 #[derive(Debug)]
@@ -42,7 +47,36 @@ pub async fn begin_as(
     what: &str,
     detail: &str,
 ) -> Result<Entry, ServerError> {
-    let endpoint = home(plan).clone();
+    written(home(plan).clone(), who, what, detail).await
+}
+
+/// The same on the first new shard that takes it in time: what has to be done while new shard 0 is lost
+/// is done whether it can be written down or not.
+pub async fn begin_anywhere(plan: &Plan, what: &str, detail: &str) -> Result<Entry, ServerError> {
+    let (who, mut last) = (operator(), None);
+    for endpoint in &forward(plan).new {
+        let writing = written(endpoint.clone(), &who, what, detail);
+        match tokio::time::timeout(ANYWHERE, writing).await {
+            Ok(Ok(entry)) => return Ok(entry),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => {
+                let detail = format!("no answer in {} s", ANYWHERE.as_secs());
+                let doing = "writing the audit table";
+                last = Some(ServerError::Lost { at: label(endpoint), doing, detail });
+            }
+        }
+    }
+    let at = label(home(plan));
+    let detail = "the plan has no new shard".to_owned();
+    Err(last.unwrap_or(ServerError::Unreachable { at, detail }))
+}
+
+async fn written(
+    endpoint: Endpoint,
+    who: &str,
+    what: &str,
+    detail: &str,
+) -> Result<Entry, ServerError> {
     let mut conn = connect(&endpoint, Session::Plain).await?;
     let (who, what, detail) = (cut(who, WHO_MAX), cut(what, TEXT_MAX), cut(detail, TEXT_MAX));
     let sql = "INSERT INTO modshift_audit (began, who, account, what, detail) \
@@ -87,6 +121,8 @@ impl Entry {
 /// One row of the audit table; times in UTC by the server's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Audited {
+    /// The new shard whose table has it.
+    pub shard: u16,
     pub id: u64,
     pub began: String,
     /// `user@host` of the operating system, as the client says.
@@ -104,13 +140,29 @@ impl FromRow for Audited {
     fn from_row_opt(row: Row) -> Result<Audited, FromRowError> {
         let (id, began, who, account, what, detail, outcome, finished) =
             FromRow::from_row_opt(row)?;
-        Ok(Audited { id, began, who, account, what, detail, outcome, finished })
+        Ok(Audited { shard: 0, id, began, who, account, what, detail, outcome, finished })
     }
 }
 
-/// The newest actions, newest first. None where nothing has been written down yet.
+/// The newest actions, newest first; also those of other new shards, as far as they answer. None
+/// where nothing has been written down yet.
 pub async fn list(plan: &Plan, limit: u32) -> Result<Vec<Audited>, ServerError> {
-    let endpoint = home(plan);
+    let news = &forward(plan).new;
+    let others = join_all(news.iter().skip(1).map(|endpoint| {
+        let listing = tokio::time::timeout(ANYWHERE, listed(endpoint, limit));
+        async move { listing.await.ok().and_then(Result::ok).unwrap_or_default() }
+    }));
+    let (own, others) = join(listed(home(plan), limit), others).await;
+    let mut all = own?;
+    for (shard, rows) in (1..).zip(others) {
+        all.extend(rows.into_iter().map(|row| Audited { shard, ..row }));
+    }
+    all.sort_by(|a, b| (&b.began, b.shard, b.id).cmp(&(&a.began, a.shard, a.id)));
+    all.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(all)
+}
+
+async fn listed(endpoint: &Endpoint, limit: u32) -> Result<Vec<Audited>, ServerError> {
     let mut conn = connect(endpoint, Session::Plain).await?;
     let sql = "SELECT id, CAST(began AS CHAR), who, account, what, detail, outcome, \
                CAST(finished AS CHAR) FROM modshift_audit ORDER BY id DESC LIMIT ?";
@@ -142,7 +194,11 @@ pub async fn counted(
 
 /// Where the audit table is, whichever way round the plan is.
 fn home(plan: &Plan) -> &Endpoint {
-    &plan.forward.as_deref().unwrap_or(plan).new[0]
+    &forward(plan).new[0]
+}
+
+fn forward(plan: &Plan) -> &Plan {
+    plan.forward.as_deref().unwrap_or(plan)
 }
 
 async fn close(conn: Conn, endpoint: &Endpoint) -> Result<(), ServerError> {

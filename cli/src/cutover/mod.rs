@@ -136,12 +136,27 @@ async fn drive(plan: Arc<Plan>, settings: Settings, dry: bool) -> Result<Outcome
     outcome
 }
 
-/// The audit table is where the journal is: this is in the log alone.
+/// The audit table is where the journal is: this is written down on another new shard, where one takes
+/// it, and in the log.
 async fn without_journal(plan: &Arc<Plan>, direction: Direction) -> Exit {
     let line = audit::command_line(std::env::args());
-    tracing::warn!(who = audit::operator(), line, "not written to modshift_audit, which is lost");
+    tracing::warn!(who = audit::operator(), line, "the run is undone without its journal");
+    let audited = audit::begin_anywhere(plan, &line, "").await;
+    let audited = audited.inspect_err(|error| {
+        tracing::warn!(%error, "no new shard takes a row of modshift_audit: it is in this log alone");
+    });
     let wiring = Wiring::new(plan.clone(), false);
     let outcome = modshift_cutover::without_journal::abort(plan, direction, &wiring).await;
+    let text = match &outcome {
+        Ok(()) => format!("{direction}: undone without its journal"),
+        Err(error) => format!("{direction}: {error}"),
+    };
+    if let Ok(audited) = audited {
+        let finished = tokio::time::timeout(AUDIT_TIMEOUT, audited.finish(&text)).await;
+        if !matches!(finished, Ok(Ok(()))) {
+            tracing::warn!(?finished, "the outcome is not in the audit table");
+        }
+    }
     match outcome {
         Ok(()) => {
             answer::line(format_args!(

@@ -79,6 +79,9 @@ async fn a_write_behind_a_fence_that_is_undone_is_carried_over() -> Result<()> {
         ensure!(refused.contains("nothing was done") || refused.contains("serves"), "{refused}");
     }
     site.command(&["rearm", "--shard", "0", "--old"], &[0]).await?;
+    let audited = site.command(&["audit"], &[0]).await?;
+    let moved = audited.split("moves a stream past what it halted on").nth(1).unwrap_or_default();
+    ensure!(moved.lines().nth(1).is_some_and(|line| line.ends_with(": done")), "{audited}");
     let daemons = site.daemons()?;
     let back = site.command(&["rollback", "--wait", "150s"], &[0]).await;
     back.with_context(|| says(&daemons))?;

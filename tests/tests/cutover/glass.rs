@@ -68,6 +68,19 @@ async fn a_run_is_undone_without_its_journal_and_never_opens_both_sides() -> Res
     let held = site.estate.modshift(["cutover", "--wait", "150s"]).hold("after_seal", 1).start()?;
     let reached = held.wait_hold("after_seal", LIMIT).await;
     reached.with_context(|| format!("{}\n{}", held.output(), says(&daemons)))?;
+    // While an operator is at it nobody moves a stream or has rows copied again.
+    let damaged = &site.estate.new[1];
+    let damage =
+        "SET sql_log_bin = 0; UPDATE t_wallet SET balance = balance + 1 ORDER BY id LIMIT 1";
+    damaged.run(damage).await?;
+    for (args, words) in [
+        (&["verify", "--repair"][..], "nothing was repaired: "),
+        (&["rearm", "--shard", "0", "--old"], "nothing was rearmed: "),
+        (&["rearm", "--shard", "1"], "nothing was rearmed: "),
+    ] {
+        let refused = site.command(args, &[1]).await?;
+        ensure!(refused.contains(words) && refused.contains(" is at it since "), "{refused}");
+    }
     held.kill_9()?;
     let lost = &site.estate.new[0];
     lost.server.kill()?;
@@ -76,8 +89,20 @@ async fn a_run_is_undone_without_its_journal_and_never_opens_both_sides() -> Res
     ensure!(site.accepts(true).await? == "old");
     ensure!(routed(&site)? == Side::Old);
     lost.server.restart().await?;
+    // Written down where it could be.
+    let audited = site.command(&["audit"], &[0]).await?;
+    let lines: Vec<&str> = audited.lines().map(str::trim).collect();
+    let at = lines.iter().position(|line| line.contains("written down on new shard 1"));
+    let at = at.with_context(|| format!("not in {audited}"))?;
+    ensure!(lines[at - 1].contains("--without-journal"), "{audited}");
+    ensure!(lines[at + 1].ends_with("undone without its journal"), "{audited}");
     site.command(&["cutover", "--abort"], &[0]).await?;
     ensure!(site.serves().await? == "old");
+    // Now that is mended, and written down.
+    site.command(&["verify", "--repair"], &[0]).await.with_context(|| says(&daemons))?;
+    let audited = site.command(&["audit"], &[0]).await?;
+    let repair = "modshift verify --repair";
+    ensure!(audited.contains(repair) && audited.contains("has 1 rows copied again"), "{audited}");
 
     // And the next one is an ordinary one, which cannot be undone so.
     let cut = site.command(&["cutover", "--wait", "150s"], &[0]).await;
