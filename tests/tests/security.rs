@@ -1,5 +1,6 @@
 //! What modshift leaves on a server, seen by those who are not to use it.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +9,8 @@ use modshift_tests::{
     estate::as_application, grants::grant_all,
 };
 use mysql_async::prelude::Queryable;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const DAEMONS: &str = "resharder";
@@ -100,4 +103,62 @@ async fn an_application_learns_nothing_of_accounts_and_stops_nothing_of_ours() -
         }
     }
     daemons.stop(LIMIT).await
+}
+
+/// Whoever comes, with the head of what each has sent; everything is answered with an empty object.
+async fn listener() -> Result<(String, Arc<Mutex<Vec<String>>>)> {
+    let socket = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", socket.local_addr()?);
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            let heard = Arc::clone(&heard);
+            tokio::spawn(async move {
+                let mut head = vec![0; 16 << 10];
+                let read = stream.read(&mut head).await.unwrap_or_default();
+                let text = String::from_utf8_lossy(&head[..read]).into_owned();
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    Ok((url, seen))
+}
+
+fn said(seen: &Mutex<Vec<String>>) -> Vec<String> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_pass_by_the_proxies_of_the_environment() -> Result<()> {
+    let (target, asked) = listener().await?;
+    let (proxy, listened) = listener().await?;
+    let routing = format!(
+        "[control]\ntoken = \"daemon-secret-of-a-test\"\n[[routing]]\nkind = \"http\"\nurl = \"{target}/hook\"\n\
+         token = \"hook-secret\"\n[[routing]]\nkind = \"etcd\"\nendpoints = [\"{target}\"]\n\
+         key = \"/shop\"\nuser = \"root\"\npassword = \"etcd-secret\"\n"
+    );
+    let options =
+        EstateOptions { size: Size::rows(1), plan_tail: routing, ..EstateOptions::default() };
+    let estate = Estate::start(1, 2, options).await?;
+    let run = async |args: &[&str]| {
+        let mut launch = estate.modshift(args.iter().copied());
+        for name in ["http_proxy", "https_proxy", "all_proxy"] {
+            launch = launch.env(name, proxy.clone()).env(&name.to_uppercase(), proxy.clone());
+        }
+        // Nobody is spared.
+        launch.env("no_proxy", "").env("NO_PROXY", "").finish(LIMIT).await
+    };
+    // Targets take what is so anyway before the gate is asked.
+    let (code, output) = run(&["cutover"]).await?;
+    ensure!(code != 0, "cut over without a daemon: {output}");
+    run(&["pause", "--run", &target]).await?;
+    let all = said(&asked);
+    for secret in ["hook-secret", "etcd-secret", "daemon-secret-of-a-test"] {
+        ensure!(all.iter().any(|head| head.contains(secret)), "no {secret}: {output}\n{all:#?}");
+    }
+    ensure!(said(&listened).is_empty(), "through the proxy: {:#?}", said(&listened));
+    Ok(())
 }

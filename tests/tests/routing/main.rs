@@ -2,6 +2,7 @@
 //! sources, and an application that writes across a switch.
 
 mod follow;
+mod proxysql;
 mod targets;
 mod writer;
 
