@@ -1,19 +1,22 @@
-//! There, back, there again and the end, with the least privileges.
+//! There, back, there again and the end, with the least privileges: each command does what it is for, one
+//! after the other.
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{EstateOptions, Log, grants::grant_all};
+use modshift_tests::{EstateOptions, Log, Modshift, estate::Shard, grants::grant_all, wait_until};
 
 use crate::site::{APP_ACCOUNT, LIMIT, Site, options, says};
 
 const DAEMONS: &str = "resharder";
 const SWITCHER: &str = "switcher";
+const TOKEN: &str = "a-token-of-the-test";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
-    let usual = options(Log::Direct, 41, "60s", &format!("\"{APP_ACCOUNT}\""));
+    let usual = options(Log::kafka(), 41, "60s", &format!("\"{APP_ACCOUNT}\""));
     let login =
         format!("[cutover]\nuser = \"{SWITCHER}\"\npassword = \"${{MODSHIFT_PASSWORD}}\"\n");
     let plan_tail = usual.plan_tail.replace("[cutover]\n", &login);
+    let plan_tail = format!("{plan_tail}\n[control]\ntoken = \"{TOKEN}\"\n");
     let site = Site::open(2, 3, EstateOptions { plan_tail, ..usual }).await?;
     let estate = &site.estate;
     grant_all(estate, DAEMONS, SWITCHER)?;
@@ -37,15 +40,26 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
         may(&site, args, &[0, 1]).await?;
     }
     let writer = site.writer(41, 60.0).await?;
-    let daemons = site.daemons()?;
+    let mut daemons = site.daemons()?;
     may(&site, &["gate", "--wait", "120s"], &[0]).await.with_context(|| says(&daemons))?;
-    for args in [
-        &["verify"][..],
-        &["verify", "--repair"],
-        &["status"],
-        &["cutover", "--dry-run"],
-        &["check", "--quick"],
-    ] {
+    for (role, daemon) in ["--consumer", "--replicator"].into_iter().zip(&daemons) {
+        let url = daemon.pages(LIMIT).await?;
+        for args in [&["pause"][..], &["throttle", "--ratio", "50%"], &["resume"]] {
+            may(&site, &[args, &[role, &url]].concat(), &[0]).await?;
+        }
+        may(&site, &["throttle", "--off", role, &url], &[0]).await?;
+    }
+    // Rows that the reader copies again.
+    let damage =
+        "SET sql_log_bin = 0; UPDATE t_wallet SET balance = balance + 1 ORDER BY id LIMIT 3";
+    estate.new[2].run(damage).await?;
+    let repaired = may(&site, &["verify", "--repair"], &[0]).await;
+    let repaired = repaired.with_context(|| says(&daemons))?;
+    ensure!(repaired.contains("3 rows were copied again"), "{repaired}");
+    // A stream that halted on a write that is none of ours, on a new shard.
+    daemons = rearmed(&site, daemons, &estate.new[1], &["rearm", "--shard", "1"]).await?;
+    may(&site, &["gate", "--wait", "120s"], &[0]).await.with_context(|| says(&daemons))?;
+    for args in [&["verify"][..], &["status"], &["cutover", "--dry-run"], &["check", "--quick"]] {
         may(&site, args, &[0, 1]).await?;
     }
     for (command, serves) in [("cutover", "new"), ("rollback", "old"), ("cutover", "new")] {
@@ -61,12 +75,15 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
     writer.stop().await?;
     modshift_tests::drained_back(estate, LIMIT).await?;
     estate.oracle_back().compare().await?.ensure_clean()?;
+    // And on an old one, behind a cutover that stands.
+    let rearm = ["rearm", "--shard", "0", "--old"];
+    daemons = rearmed(&site, daemons, &estate.old[0], &rearm).await?;
+    may(&site, &["rollback", "--dry-run"], &[0]).await.with_context(|| says(&daemons))?;
     for daemon in &daemons {
         daemon.stop(LIMIT).await?;
     }
     for args in [
-        &["rearm", "--shard", "0", "--old"][..],
-        &["check", "--quick"],
+        &["check", "--quick"][..],
         &["finish", "--dry-run"],
         &["finish"],
         &["status"],
@@ -74,7 +91,7 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
         &["unfence"],
         &["audit"],
     ] {
-        let only_looks = ["check", "status", "rearm"].contains(&args[0]);
+        let only_looks = ["check", "status"].contains(&args[0]);
         let codes: &[i32] = if only_looks { &[0, 1, 2] } else { &[0] };
         let said = may(&site, args, codes).await?;
         if args == ["finish"] {
@@ -86,6 +103,30 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A privileged write where nobody should write, and the way out once it is undone.
+async fn rearmed(
+    site: &Site,
+    daemons: Vec<Modshift>,
+    shard: &Shard,
+    rearm: &[&str],
+) -> Result<Vec<Modshift>> {
+    shard.run("CREATE TABLE kept AS SELECT * FROM t_wallet ORDER BY id DESC LIMIT 1").await?;
+    shard.run("DELETE FROM t_wallet WHERE id IN (SELECT id FROM kept)").await?;
+    wait_until("a stream to halt", LIMIT, || async {
+        let (code, said) = site.estate.modshift(["status"]).finish(LIMIT).await?;
+        Ok((code == 4 && said.contains("modshift rearm")).then_some(()))
+    })
+    .await
+    .with_context(|| says(&daemons))?;
+    for daemon in &daemons {
+        daemon.stop(LIMIT).await?;
+    }
+    shard.run("INSERT INTO t_wallet SELECT * FROM kept").await?;
+    shard.run("DROP TABLE kept").await?;
+    may(site, rearm, &[0]).await?;
+    site.daemons()
 }
 
 /// A command that no server refuses anything.

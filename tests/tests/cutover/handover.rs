@@ -233,6 +233,55 @@ async fn triggers_and_events_are_where_the_application_writes_and_nowhere_else()
     Ok(())
 }
 
+/// Undone by what the shards hold, and taken back without one that is dead for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_come_back_without_the_journal_and_without_a_dead_shard() -> Result<()> {
+    let case = Case::start(73).await?;
+    let site = &case.site;
+    let daemons = site.daemons()?;
+    case.old_serves("before").await.with_context(|| says(&daemons))?;
+    let launch =
+        site.estate.modshift(["cutover", "--wait", "100s"]).hold("after_seal", 1).start()?;
+    let held = launch.wait_hold("after_seal", LIMIT).await;
+    held.with_context(|| format!("{}\n{}", launch.output(), says(&daemons)))?;
+    let [old, new] = [&site.estate.old, &site.estate.new];
+    // Events come when all shards serve.
+    ensure!(!definitions(&new[1]).await?.is_empty(), "not handed over yet");
+    ensure!(definitions(&old[1]).await?.is_empty(), "not taken down yet");
+    launch.kill_9()?;
+    new[0].server.kill()?;
+    site.command(&["cutover", "--abort", "--without-journal"], &[0])
+        .await
+        .with_context(|| says(&daemons))?;
+    for (shard, before) in old.iter().zip(&case.before) {
+        ensure!(&definitions(shard).await? == before, "{} has other ones", shard.schema);
+    }
+    new[0].server.restart().await?;
+    site.command(&["cutover", "--abort"], &[0]).await.with_context(|| says(&daemons))?;
+    case.old_serves("undone without its journal").await.with_context(|| says(&daemons))?;
+
+    site.command(&["cutover", "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+    case.new_serves("there").await.with_context(|| says(&daemons))?;
+    new[2].server.kill()?;
+    site.command(&["rollback", "--accept-loss", "2", "--wait", "100s"], &[0])
+        .await
+        .with_context(|| says(&daemons))?;
+    case.write(old).await?;
+    let (mut rows, mut logged) = (0, 0);
+    for (shard, before) in old.iter().zip(&case.before) {
+        ensure!(&definitions(shard).await? == before, "{} has other ones", shard.schema);
+        rows += shard.value::<u64>("SELECT COUNT(*) FROM t_note WHERE hits = 1").await?;
+        logged += shard.value::<u64>("SELECT COUNT(*) FROM t_note_log").await?;
+    }
+    // All had come over when that shard died.
+    let written = case.next.load(std::sync::atomic::Ordering::Relaxed) - 1;
+    ensure!((rows, logged) == (written, written), "{rows}, {logged} of {written}");
+    for shard in &new[..2] {
+        ensure!(definitions(shard).await?.is_empty(), "{} has triggers", shard.schema);
+    }
+    Ok(())
+}
+
 /// What cannot be handed over exactly is refused while nobody waits, by name.
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_that_cannot_be_handed_over_are_named_before_anyone_waits() -> Result<()> {
@@ -256,6 +305,12 @@ async fn triggers_that_cannot_be_handed_over_are_named_before_anyone_waits() -> 
     grant(&new[1], "REVOKE TRIGGER", "FROM").await?;
     refused("app@127.0.0.%, in whose name trigger n_first runs, lacks TRIGGER on the schema")
         .await?;
+    let checked = site.command(&["check", "--quick"], &[1]).await?;
+    let found = "new shard 1: app@127.0.0.%, in whose name trigger n_";
+    ensure!(
+        checked.contains(found) && checked.contains("lacks TRIGGER on the schema"),
+        "{checked}"
+    );
     grant(&new[1], "GRANT TRIGGER", "TO").await?;
     new[2].run("CREATE TRIGGER early BEFORE DELETE ON t_note FOR EACH ROW SET @a = 1").await?;
     // A daemon that starts refuses it, too.

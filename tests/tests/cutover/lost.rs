@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{EstateOptions, Log, drained_back, wait_until};
+use modshift_tests::{EstateOptions, Log, MariaDbOptions, MariaDbServer, drained_back, wait_until};
 
 use crate::site::{APP, LIMIT, Site, options, says};
 
@@ -42,6 +42,43 @@ async fn a_rollback_without_a_dead_shard_is_refused_with_the_loss_and_goes_when_
     }
     ensure!(found > 0, "what had come from the dead shard is gone");
     Ok(())
+}
+
+/// From the opening on nothing waits for it, and what is missing is named with what goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_replica_of_a_new_shard_holds_up_nothing_but_itself() -> Result<()> {
+    let site = Site::unwatched(1, 2, Log::Direct, 94, "60s").await?;
+    let shard = &site.estate.new[1];
+    let replica = MariaDbServer::start(MariaDbOptions::with_server_id(305)).await?;
+    replica.follow(&shard.server).await?;
+    replica.catch_up(&shard.server).await?;
+    let plain = site.estate.plan();
+    let schema = format!("schema = \"{}\"\n", shard.schema);
+    let listed = format!("{schema}replicas = [\"127.0.0.1:{}\"]\n", replica.port());
+    std::fs::write(site.estate.plan_path(), plain.replace(&schema, &listed))?;
+    let daemons = site.daemons()?;
+    let file = site.estate.dir().join("release");
+    let process = site.estate.modshift(["cutover", "--wait", "100s"]);
+    let process = process.hold_until("before_open", 1, &file).start()?;
+    let held = process.wait_hold("before_open", LIMIT).await;
+    held.with_context(|| format!("{}\n{}", process.output(), says(&daemons)))?;
+    replica.kill()?;
+    std::fs::write(&file, "")?;
+    process.wait_line("the new shards serve; the pause was", LIMIT).await?;
+    ensure!(site.accepts(true).await? == "new");
+    let waits = process.wait_line("not done yet, and tried again until it is: ", LIMIT).await?;
+    ensure!(waits.contains(&replica.port().to_string()), "{waits}");
+    ensure!(waits.contains("modshift cutover --resume goes on"), "{waits}");
+    process.sigterm()?;
+    let status = process.wait_exit(LIMIT).await?;
+    ensure!(status.code() == Some(2), "{status}: {}", process.output());
+    // As its hint says: it is gone for good, and goes out of the plan.
+    ensure!(process.output().contains("take out of the plan first what is gone for good"));
+    std::fs::write(site.estate.plan_path(), plain)?;
+    site.command(&["cutover", "--resume"], &[0]).await?;
+    ensure!(site.serves().await? == "new" && site.accepts(true).await? == "new");
+    drained_back(&site.estate, LIMIT).await.with_context(|| says(&daemons))?;
+    site.estate.oracle_back().compare().await?.ensure_clean()
 }
 
 /// They take connections, and nothing moves: a disk that is full looks the same.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "seeds, pauses and counts are part of the outcome")]
 
+mod accounts;
 mod carried;
 mod crash;
 mod ending;
