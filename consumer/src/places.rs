@@ -2,28 +2,31 @@
 //! may hold.
 
 mod exactly;
+mod holder;
+mod params;
 mod refusal;
 
 pub use exactly::enum_cells;
+pub use holder::{holder_of, image};
 pub use refusal::MARK as REFUSED;
 
 use std::collections::HashSet;
 
 use modshift_mariadb::control::PARKED;
-use modshift_mariadb::value::{ValueError, cell_to_value};
+use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{Class, Conn, ServerError, Value, error};
+use modshift_proto::NewShard;
 use modshift_proto::message::Op;
-use modshift_proto::row::{RowError, RowView};
-use modshift_proto::{DataType, NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 
 use crate::batch::{RowChange, runs};
 use crate::error::ApplyError;
 use crate::merge::{Held, Placed, Places};
 use crate::parked::{Parked, ParkedChanges, ParkedRow};
-use crate::sql::Holder;
 use crate::target::{Target, TargetTable};
 use exactly::needs_lenience;
+use holder::look;
+use params::{key_params, place_params, row_params};
 use refusal::Refusal;
 
 /// A fixed-width value takes at most this much more as a parameter than in its wire form.
@@ -202,60 +205,6 @@ impl SqlPlaces<'_> {
             Op::Delete => 2 * (row.row.len() + columns * PARAM_BYTES_MORE),
         }
     }
-}
-
-/// Parameters of a whole row, and of its owner where the statement asks for it.
-fn row_params(
-    table: &TargetTable,
-    row: &[u8],
-    owner: Option<OldShard>,
-) -> Result<Vec<Value>, ValueError> {
-    let mut values = Vec::with_capacity(table.sent.len() + 1);
-    let mut columns = table.sent.iter();
-    for cell in RowView::parse(row)?.cells() {
-        let &column = columns.next().ok_or(TOO_MANY_CELLS)?;
-        let (column, cell) = (&table.schema.columns[column], cell?);
-        // Of some columns a server makes the present time of it, or a default.
-        if cell.is_none() && !column.nullable {
-            return Err(ValueError::Null { column: column.name.clone() });
-        }
-        values.push(cell_to_value(column.data, cell)?);
-    }
-    if columns.next().is_some() {
-        return Err(TOO_MANY_CELLS.into());
-    }
-    if table.is_sharded()
-        && let Some(owner) = owner
-    {
-        values.push(Value::UInt(u64::from(owner.0)));
-    }
-    Ok(values)
-}
-
-/// A value to compare a column with. The server compares a FLOAT as the double it widens to, and
-/// takes a float parameter for the double that its digits say.
-fn to_compare(data: DataType, cell: Option<&[u8]>) -> Result<Value, ValueError> {
-    Ok(match cell_to_value(data, cell)? {
-        Value::Float(value) => Value::Double(f64::from(value)),
-        value => value,
-    })
-}
-
-const TOO_MANY_CELLS: RowError = RowError("the number of cells is not that of the columns");
-
-/// Parameters of the guarded delete.
-fn key_params(table: &TargetTable, key: &[u8], source: OldShard) -> Result<Vec<Value>, ValueError> {
-    let mut cells = Vec::with_capacity(table.schema.primary_key.len());
-    RowView::parse(key)?.collect(table.schema.primary_key.len(), &mut cells)?;
-    let mut values = Vec::with_capacity(table.sql.key_params.len() + 1);
-    for &part in &table.sql.key_params {
-        let column = table.schema.primary_key[part];
-        values.push(to_compare(table.schema.columns[column].data, cells[part])?);
-    }
-    if table.is_sharded() {
-        values.push(Value::UInt(u64::from(source.0)));
-    }
-    Ok(values)
 }
 
 impl Places for SqlPlaces<'_> {
@@ -437,76 +386,6 @@ impl SqlPlaces<'_> {
             .map_err(|error| error::of(self.at, "removing parked images", error))?;
         Ok(())
     }
-}
-
-/// Values of a row for a unique key, in the order of the query for its holder.
-fn place_params(table: &TargetTable, place: &Holder, row: &[u8]) -> Result<Vec<Value>, ValueError> {
-    let mut cells = Vec::new();
-    RowView::parse(row)?.collect(table.sent.len(), &mut cells)?;
-    place
-        .params
-        .iter()
-        .map(|&column| {
-            let cell = table.sent.iter().position(|&sent| sent == column);
-            let cell = cell.and_then(|at| cells[at]);
-            to_compare(table.schema.columns[column].data, cell)
-        })
-        .collect()
-}
-
-/// Whose row holds a place. All rows of a broadcast table come from one old shard.
-async fn look(
-    conn: &mut Conn,
-    at: &str,
-    place: &Holder,
-    values: Vec<Value>,
-    feeder: OldShard,
-) -> Result<Option<OldShard>, ServerError> {
-    let found: Option<Option<u16>> = conn
-        .exec_first(place.select.as_str(), values)
-        .await
-        .map_err(|error| error::of(at, "looking for who holds a place", error))?;
-    Ok(found.map(|owner| owner.map_or(feeder, OldShard)))
-}
-
-/// The first unique key of a parked row that another row holds, and whose that row is.
-pub async fn holder_of(
-    conn: &mut Conn,
-    at: &str,
-    target: &Target,
-    parked: &ParkedRow,
-    image: &[u8],
-) -> Result<Option<(String, OldShard)>, ApplyError> {
-    let table = target.table(parked.table);
-    for place in &table.sql.holders {
-        let values = place_params(table, place, image).map_err(|error| ApplyError::Value {
-            new: target.shard,
-            table: table.schema.name.clone(),
-            error,
-        })?;
-        if let Some(owner) = look(conn, at, place, values, parked.source).await? {
-            return Ok(Some((place.key.clone(), owner)));
-        }
-    }
-    Ok(None)
-}
-
-/// The stored image of a parked row.
-pub async fn image(
-    conn: &mut Conn,
-    at: &str,
-    shard: NewShard,
-    parked: &ParkedRow,
-) -> Result<Vec<u8>, ApplyError> {
-    let image: Option<Vec<u8>> = conn
-        .exec_first(format!("SELECT image FROM {PARKED} WHERE id = ?"), (parked.id,))
-        .await
-        .map_err(|error| error::of(at, "reading a parked row", error))?;
-    image.ok_or_else(|| ApplyError::Control {
-        new: shard,
-        table: PARKED,
-        detail: format!("row {} is gone", parked.id),
-    })
 }
 
 fn blocked_by(held: &Held) -> String {

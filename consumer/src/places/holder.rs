@@ -1,0 +1,67 @@
+//! Who holds a place that a row cannot take, and the images of the rows that wait for one.
+
+use modshift_mariadb::control::PARKED;
+use modshift_mariadb::{Conn, ServerError, Value, error};
+use modshift_proto::{NewShard, OldShard};
+use mysql_async::prelude::Queryable;
+
+use super::params::place_params;
+use crate::error::ApplyError;
+use crate::parked::ParkedRow;
+use crate::sql::Holder;
+use crate::target::Target;
+
+/// Whose row holds a place. All rows of a broadcast table come from one old shard.
+pub(super) async fn look(
+    conn: &mut Conn,
+    at: &str,
+    place: &Holder,
+    values: Vec<Value>,
+    feeder: OldShard,
+) -> Result<Option<OldShard>, ServerError> {
+    let found: Option<Option<u16>> = conn
+        .exec_first(place.select.as_str(), values)
+        .await
+        .map_err(|error| error::of(at, "looking for who holds a place", error))?;
+    Ok(found.map(|owner| owner.map_or(feeder, OldShard)))
+}
+
+/// The first unique key of a parked row that another row holds, and whose that row is.
+pub async fn holder_of(
+    conn: &mut Conn,
+    at: &str,
+    target: &Target,
+    parked: &ParkedRow,
+    image: &[u8],
+) -> Result<Option<(String, OldShard)>, ApplyError> {
+    let table = target.table(parked.table);
+    for place in &table.sql.holders {
+        let values = place_params(table, place, image).map_err(|error| ApplyError::Value {
+            new: target.shard,
+            table: table.schema.name.clone(),
+            error,
+        })?;
+        if let Some(owner) = look(conn, at, place, values, parked.source).await? {
+            return Ok(Some((place.key.clone(), owner)));
+        }
+    }
+    Ok(None)
+}
+
+/// The stored image of a parked row.
+pub async fn image(
+    conn: &mut Conn,
+    at: &str,
+    shard: NewShard,
+    parked: &ParkedRow,
+) -> Result<Vec<u8>, ApplyError> {
+    let image: Option<Vec<u8>> = conn
+        .exec_first(format!("SELECT image FROM {PARKED} WHERE id = ?"), (parked.id,))
+        .await
+        .map_err(|error| error::of(at, "reading a parked row", error))?;
+    image.ok_or_else(|| ApplyError::Control {
+        new: shard,
+        table: PARKED,
+        detail: format!("row {} is gone", parked.id),
+    })
+}
