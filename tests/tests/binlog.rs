@@ -114,6 +114,8 @@ async fn a_server_that_goes_ends_the_stream_by_name() -> Result<()> {
     let start = position(&server).await?;
     for kill in [false, true] {
         let mut stream = EventStream::open(&endpoint, &start, HEARTBEAT).await?;
+        let id: u32 = server.value("SELECT @@server_id").await?;
+        ensure!(stream.server_id() == id, "{} is at the other end", stream.server_id());
         if kill {
             server.kill()?
         } else {

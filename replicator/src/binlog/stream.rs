@@ -25,6 +25,9 @@ const NET_WRITE_TIMEOUT_S: u32 = 600;
 const ASKING: &str = "asking for the binlog";
 const READING: &str = "reading the binlog";
 
+/// Within the common header of an event.
+const SERVER_ID_AT: usize = 5;
+
 const COM_BINLOG_DUMP: u8 = 0x12;
 const COM_REGISTER_SLAVE: u8 = 0x15;
 /// What precedes each event.
@@ -36,6 +39,7 @@ const END_BYTES_MAX: usize = 8;
 
 pub struct EventStream {
     at: String,
+    server_id: u32,
     socket: ServerSocket,
     /// The first event, read to see whether the server agrees to the start at all, is still to be
     /// handed out.
@@ -64,6 +68,7 @@ impl EventStream {
         request(&mut socket, endpoint.replica_server_id).await?;
         let mut stream = EventStream {
             at,
+            server_id: 0,
             socket,
             first: None,
             handed: Vec::new(),
@@ -73,8 +78,14 @@ impl EventStream {
         };
         // Refusals (purged, unknown GTID) come in place of the first event.
         let first = stream.next().await?.to_vec();
+        stream.server_id = sender(&first);
         stream.first = Some(first);
         Ok(stream)
+    }
+
+    /// Which server is at the other end: an address may lead to another one tomorrow.
+    pub fn server_id(&self) -> u32 {
+        self.server_id
     }
 
     /// The next event if it is here already: without the clock and the timer of a wait.
@@ -104,6 +115,12 @@ impl EventStream {
             Ok(payload) => event(payload?, &mut self.checksums, &self.at),
         }
     }
+}
+
+/// Of the first event, which the server makes up for this connection: its own id.
+fn sender(event: &[u8]) -> u32 {
+    let id = event.get(SERVER_ID_AT..SERVER_ID_AT + 4);
+    id.and_then(|id| id.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 /// The event in a payload, its checksum verified and cut off.

@@ -49,6 +49,8 @@ struct State {
     ring: Ring,
     /// The newest format description: who joins midway is shown it first.
     format: Option<Arc<[u8]>>,
+    /// At the other end; `None`: not connected yet.
+    server_id: Option<u32>,
     /// Why nothing more comes.
     ended: Option<String>,
 }
@@ -102,9 +104,15 @@ impl Drop for Seat {
 }
 
 impl Seat {
-    /// The server's feed at the group `last`, which came right after `before`; begins one where there
-    /// is none. `None`: alone there, or the feed does not have that place.
-    pub fn join(&self, last: Gtid, before: &GtidSet, heartbeat: Duration) -> Option<Joined> {
+    /// The feed of the server `server_id` at the group `last`, which came right after `before`; begins
+    /// one where there is none. `None`: alone there, or the feed does not have that place. A feed that
+    /// is still connected to where the address led before is none of that server's.
+    pub fn join(
+        &self,
+        server_id: u32,
+        (last, before): (Gtid, &GtidSet),
+        heartbeat: Duration,
+    ) -> Option<Joined> {
         let mut servers = lock(&self.feeds.0);
         let server = servers.iter_mut().find(|s| same_server(&s.endpoint, &self.endpoint))?;
         if server.readers < 2 {
@@ -113,6 +121,9 @@ impl Seat {
         if let Some(feed) = server.feed.upgrade() {
             let state = lock(&feed.state);
             if state.ended.is_none() {
+                if state.server_id != Some(server_id) {
+                    return None;
+                }
                 let place = state.ring.find(last, before)?;
                 let format = state.format.clone();
                 drop(state);
@@ -127,7 +138,8 @@ impl Seat {
 
 impl Feed {
     fn begin(endpoint: Endpoint, start: GtidSet, heartbeat: Duration) -> Arc<Feed> {
-        let state = State { ring: Ring::new(start.clone()), format: None, ended: None };
+        let state =
+            State { ring: Ring::new(start.clone()), format: None, server_id: None, ended: None };
         let state = Arc::new(Mutex::new(state));
         let (tell, news) = watch::channel(());
         let at = connect::label(&endpoint);
@@ -157,6 +169,7 @@ async fn feed(
         Ok(stream) => stream,
         Err(error) => return error,
     };
+    lock(state).server_id = Some(stream.server_id());
     let mut filling = Filling::new(start);
     let mut format = None;
     loop {
@@ -286,8 +299,12 @@ pub enum Source {
 }
 
 impl Source {
-    pub fn is_own(&self) -> bool {
-        matches!(self, Source::Own(_))
+    /// The server at the other end of the reader's own connection.
+    pub fn own(&self) -> Option<u32> {
+        match self {
+            Source::Own(stream) => Some(stream.server_id()),
+            Source::Joined(_) => None,
+        }
     }
 
     /// The next event if it is here already.

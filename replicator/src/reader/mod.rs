@@ -56,6 +56,8 @@ const REPLICA_ID_TAKEN_MAX: u32 = 10;
 const BINLOG_HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often a reader on a connection of its own looks whether it can share one.
 const JOIN_INTERVAL: Duration = Duration::from_millis(250);
+/// The same after a connection was lost.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
 struct Reader<W> {
     shard: OldShard,
@@ -64,6 +66,8 @@ struct Reader<W> {
     tailed: Endpoint,
     /// Among the readers of the server that is tailed.
     seat: Seat,
+    /// When to look again whether a connection can be shared.
+    join_due: Instant,
     planned: Vec<PlannedTable>,
     tail: Tail,
     copying: Copying,
@@ -182,6 +186,7 @@ impl<W: LogWriter> Reader<W> {
         Ok(Reader {
             shard,
             seat: feeds.enter(&primary.tailed()),
+            join_due: Instant::now(),
             tailed: primary.tailed(),
             primary,
             planned,
@@ -258,6 +263,8 @@ impl<W: LogWriter> Reader<W> {
     fn connection_lost(&mut self, status: &ReaderStatus, error: &ReadError) {
         self.copying.connection_lost();
         self.repairs.connection_lost();
+        // What cannot be shared just now must not be tried in a circle.
+        self.join_due = Instant::now() + JOIN_AGAIN;
         status.update(ReaderState::reconnecting);
         metrics::retry(self.shard, "binlog");
         tracing::warn!(shard = self.shard.0, error = %error, "binlog connection lost, reconnecting");
@@ -279,7 +286,6 @@ impl<W: LogWriter> Reader<W> {
         let opened = Box::pin(opening).await;
         let opened = opened.map_err(|error| self.replica_behind(error, start))?;
         let mut stream = Source::Own(Box::new(opened));
-        let mut join_due = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -297,9 +303,10 @@ impl<W: LogWriter> Reader<W> {
                 // With a backlog on one side and room on the other nothing here ever waits, and
                 // neither cancellation nor the other tasks of this thread would get their turn.
                 tokio::task::yield_now().await;
-            } else if stream.is_own() && Instant::now() >= join_due {
-                join_due = Instant::now() + JOIN_INTERVAL;
-                if let Some(shared) = self.join()? {
+            } else if let Some(server_id) = stream.own().filter(|_| Instant::now() >= self.join_due)
+            {
+                self.join_due = Instant::now() + JOIN_INTERVAL;
+                if let Some(shared) = self.join(server_id)? {
                     stream = shared;
                 }
             }
@@ -319,10 +326,12 @@ impl<W: LogWriter> Reader<W> {
 
     /// Nothing more is here: the binlog connection that the server's readers share takes over at the
     /// group that was read last, as a new connection would.
-    fn join(&mut self) -> Result<Option<Source>, ReadError> {
-        let Some((last, before)) = self.tail.stands_behind() else { return Ok(None) };
-        let Some(joined) = self.seat.join(last, before, BINLOG_HEARTBEAT) else { return Ok(None) };
-        tracing::debug!(shard = self.shard.0, %last, "shares the server's binlog connection");
+    fn join(&mut self, server_id: u32) -> Result<Option<Source>, ReadError> {
+        let Some(stand) = self.tail.stands_behind() else { return Ok(None) };
+        let Some(joined) = self.seat.join(server_id, stand, BINLOG_HEARTBEAT) else {
+            return Ok(None);
+        };
+        tracing::debug!(shard = self.shard.0, last = %stand.0, "shares the server's binlog connection");
         // It may lead to another server than the last one did.
         self.copying.connection_lost();
         self.repairs.connection_lost();
