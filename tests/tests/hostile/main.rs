@@ -16,7 +16,11 @@ use anyhow::{Context, Result, ensure};
 use modshift_tests::estate::Shard;
 use modshift_tests::random::Random;
 use modshift_tests::{
-    Daemons, Estate, EstateOptions, Rule, TableRule, case, case::Size, copied, drained, wait_until,
+    Daemons, Estate, EstateOptions, Rule, TableRule, case,
+    case::Size,
+    copied, drained, drained_back,
+    marker::{covered, mark_all},
+    wait_until,
 };
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -103,8 +107,57 @@ async fn change(
     Ok(done)
 }
 
-/// Rows that arrive on another old shard before they have left the first: parked meanwhile.
-async fn move_about(estate: &Estate, tables: &[Table], random: &mut Random) -> Result<()> {
+/// Changes on the new shards, once they serve: of the rows that are there, and rows with numbers of their
+/// own.
+async fn change_back(
+    estate: &Estate,
+    tables: &[Table],
+    count: usize,
+    random: &mut Random,
+) -> Result<usize> {
+    let mut done = 0;
+    for number in 0..count {
+        let (table, home) = (random.pick(tables), random.index(NEW));
+        let mut conn = careless(&estate.new[home], random).await?;
+        let there = random.below(2 * ROWS) as i64;
+        let sql = match random.below(10) {
+            0..5 => table.update(there, random),
+            5 => format!("DELETE FROM {} WHERE id = {there}", table.name),
+            _ => table.write((100_000 + number * NEW + home) as i64, home, NEW, random),
+        };
+        done += usize::from(attempt(&mut conn, &sql).await?);
+        conn.disconnect().await?;
+    }
+    Ok(done)
+}
+
+/// Do the rows of this number on both old shards belong to one new shard, where only one has a place?
+async fn meet(estate: &Estate, table: &Table, id: i64) -> Result<bool> {
+    if !table.key_is_number() {
+        return Ok(false);
+    }
+    let mut homes = Vec::new();
+    for shard in &estate.old {
+        let sql = format!("SELECT uid FROM {} WHERE id = {id}", table.name);
+        let rows = shard.address().query(sql).await?;
+        homes.extend(rows.into_iter().map(mysql_async::from_row::<i64>));
+    }
+    let homes: Vec<i64> = homes.into_iter().map(|uid| uid.rem_euclid(NEW as i64)).collect();
+    Ok(homes.len() == OLD && homes[0] == homes[1])
+}
+
+async fn parked(estate: &Estate) -> Result<u64> {
+    let mut parked = 0;
+    for shard in &estate.new {
+        parked += shard.value::<u64>("SELECT COUNT(*) FROM modshift_parked").await?;
+    }
+    Ok(parked)
+}
+
+/// Rows that arrive on another old shard before they have left the first: parked meanwhile. How many
+/// have been seen there.
+async fn move_about(estate: &Estate, tables: &[Table], random: &mut Random) -> Result<u64> {
+    let mut seen = 0;
     for table in tables {
         for id in 1_000..1_010 {
             let (from, to) = if random.percent(50) { (0, 1) } else { (1, 0) };
@@ -113,12 +166,28 @@ async fn move_about(estate: &Estate, tables: &[Table], random: &mut Random) -> R
                 attempt(&mut conn, &table.write(id, home, OLD, random)).await?;
                 conn.disconnect().await?;
             }
-            tokio::time::sleep(Duration::from_millis(random.below(20))).await;
+            if meet(estate, table, id).await? {
+                wait_until("a row to be parked", LIMIT, || async {
+                    Ok((parked(estate).await? > 0).then_some(()))
+                })
+                .await
+                .with_context(|| format!("row {id} of {}", table.name))?;
+                seen += 1;
+            } else {
+                tokio::time::sleep(Duration::from_millis(random.below(20))).await;
+            }
             let sql = format!("DELETE FROM {} WHERE id = {id}", table.name);
             estate.old[from].run(&sql).await?;
+            if seen > 0 {
+                wait_until("parked rows to move in", LIMIT, || async {
+                    Ok((parked(estate).await? == 0).then_some(()))
+                })
+                .await
+                .with_context(|| format!("row {id} of {}", table.name))?;
+            }
         }
     }
-    Ok(())
+    Ok(seen)
 }
 
 /// Other values on the new shards, and missing rows.
@@ -126,6 +195,8 @@ async fn damage(estate: &Estate, tables: &[Table], random: &mut Random) -> Resul
     for table in tables {
         for shard in &estate.new {
             let mut conn = careless(shard, random).await?;
+            // Nobody should write here: whoever reads this log would stop in front of it.
+            conn.query_drop("SET sql_log_bin = 0").await?;
             for _ in 0..3 {
                 let id = random.below(2 * ROWS) as i64;
                 attempt(&mut conn, &table.update(id, random)).await?;
@@ -166,7 +237,9 @@ async fn one(seed: u64) -> Result<()> {
             let done = change(&estate, &tables, CHANGES, &mut random).await?;
             ensure!(done > CHANGES / 3, "{done} of {CHANGES} changes were taken");
             copied(&estate, LIMIT).await?;
-            move_about(&estate, &tables, &mut random).await?;
+            let seen = move_about(&estate, &tables, &mut random).await?;
+            println!("{seen} rows were parked");
+            ensure!(seen > 0, "no row was ever parked");
             change(&estate, &tables, CHANGES, &mut random).await?;
             drained(&estate, LIMIT).await?;
             let (code, output) = estate.modshift(["verify"]).finish(LIMIT).await?;
@@ -178,16 +251,28 @@ async fn one(seed: u64) -> Result<()> {
             ensure!(code == 0, "the repair ended with {code}:\n{output}");
             drained(&estate, LIMIT).await?;
             estate.oracle().compare().await?.ensure_clean()?;
-            let parked = "SELECT COUNT(*) FROM modshift_parked";
-            for shard in &estate.new {
-                ensure!(shard.value::<u64>(parked).await? == 0, "rows are still parked");
-            }
-            Ok(())
+            ensure!(parked(&estate).await? == 0, "rows are still parked");
+            there_and_changed(&estate, &tables, &mut random).await
         };
         run.await.with_context(|| daemons.output())?;
         daemons.stop(LIMIT).await
     };
     whole.await.with_context(says)
+}
+
+/// The new shards serve, and old sessions write there: all of it comes back as it is.
+async fn there_and_changed(estate: &Estate, tables: &[Table], random: &mut Random) -> Result<()> {
+    let (old, new) = (estate.old_addresses(), estate.new_addresses());
+    let fences = mark_all(&old, "fenced", "there").await?;
+    covered(&new, &fences, LIMIT).await?;
+    mark_all(&new, "serving", "there").await?;
+    let done = change_back(estate, tables, CHANGES, random).await?;
+    ensure!(done > CHANGES / 3, "{done} of {CHANGES} changes were taken on the new shards");
+    drained_back(estate, LIMIT).await?;
+    estate.oracle_back().compare().await?.ensure_clean()?;
+    let (code, output) = estate.modshift(["verify", "--back"]).finish(LIMIT).await?;
+    ensure!(code == 0, "verify --back ended with {code}:\n{output}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,6 +82,11 @@ impl Table {
         Table { name: format!("t_{number}"), key, counts: random.percent(30), columns }
     }
 
+    /// Rows of one number have one key, whatever the session that wrote them.
+    pub fn key_is_number(&self) -> bool {
+        self.key.0.is_empty()
+    }
+
     /// What stands between the parentheses of CREATE TABLE.
     pub fn definition(&self) -> String {
         let counter = if self.counts { " AUTO_INCREMENT" } else { "" };
