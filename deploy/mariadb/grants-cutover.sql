@@ -3,13 +3,18 @@
 --
 --   mariadb --init-command="SET @schema = 'shop_0', @host = '10.0.0.%'" < deploy/mariadb/grants-cutover.sql
 --
+-- With @locks = 0 it may not lock accounts: for a plan that names none (cutover.accounts). With
+-- @super = 0 it holds no SUPER: for servers whose event_scheduler is OFF, and a plan with
+-- cutover.auto_increment = "keep" or without a table that gives out keys.
+--
 -- Without @user it is modshift. Without @password the account must exist. Replication takes the grants
 -- to the replicas, which the fence closes too; one that does not replicate the schema mysql needs
--- READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS, SELECT, and SUPER where its event_scheduler is on.
+-- READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS, SLAVE MONITOR, SELECT, and SUPER where its event_scheduler is on.
 
 -- Quoting as it is written here, whatever the server's own sql_mode.
 SET sql_mode = '';
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
+SET @locks = COALESCE(@locks, 1), @super = COALESCE(@super, 1);
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
 -- In the name of a schema grants take _ and % for wildcards; in that of a table they do not.
 SET @in_pattern = CONCAT('`', REPLACE(REPLACE(REPLACE(@schema, '`', '``'), '_', '\\_'), '%', '\\%'), '`');
@@ -21,20 +26,26 @@ EXECUTE IMMEDIATE IF(@password IS NULL, 'DO 0',
 -- Switch read_only, and write the fence marker behind it.
 EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
 
--- Lock the application's accounts, end their sessions and see them gone.
-EXECUTE IMMEDIATE CONCAT('GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO ', @account);
+-- End the application's sessions and see them gone.
+EXECUTE IMMEDIATE CONCAT('GRANT CONNECTION ADMIN, PROCESS ON *.* TO ', @account);
 
--- Stop what a shard replicates from elsewhere.
-EXECUTE IMMEDIATE CONCAT('GRANT REPLICATION SLAVE ADMIN ON *.* TO ', @account);
+-- Lock its accounts. The only lesser right that the server knows is UPDATE on all of the schema mysql,
+-- and that is more.
+EXECUTE IMMEDIATE IF(@locks, CONCAT('GRANT CREATE USER ON *.* TO ', @account), 'DO 0');
+
+-- See what a shard replicates from elsewhere, and stop it.
+EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR, REPLICATION SLAVE ADMIN ON *.* TO ', @account);
 
 -- Switch event_scheduler off, and set auto_increment_increment and _offset of new shards: the
 -- server has no lesser privilege for them.
-EXECUTE IMMEDIATE CONCAT('GRANT SUPER ON *.* TO ', @account);
+EXECUTE IMMEDIATE IF(@super, CONCAT('GRANT SUPER ON *.* TO ', @account), 'DO 0');
 
 -- See which accounts are locked. The hashes that this shows give nothing that CREATE USER does not.
-EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Priv) ON mysql.global_priv TO ', @account);
+EXECUTE IMMEDIATE IF(@locks,
+    CONCAT('GRANT SELECT (User, Host, Priv) ON mysql.global_priv TO ', @account), 'DO 0');
 -- And which may act in their place, where locked accounts are the whole fence.
-EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Proxied_user) ON mysql.proxies_priv TO ', @account);
+EXECUTE IMMEDIATE IF(@locks,
+    CONCAT('GRANT SELECT (User, Host, Proxied_user) ON mysql.proxies_priv TO ', @account), 'DO 0');
 
 -- Which shards keep this server closed, of whichever plan: whoever opens it asks.
 CREATE DATABASE IF NOT EXISTS modshift;

@@ -29,11 +29,22 @@ pub fn grant_all(estate: &Estate, daemons: &str, cutover: &str) -> Result<()> {
 
 /// Creates the account with the file and the command in its first lines.
 pub fn grant(server: &Address, schema: &str, account: &str, file: &str) -> Result<()> {
+    grant_with(server, schema, account, file, "@said = 1")
+}
+
+/// The same with further variables of the file: `@super = 0`.
+pub fn grant_with(
+    server: &Address,
+    schema: &str,
+    account: &str,
+    file: &str,
+    variables: &str,
+) -> Result<()> {
     let Address { host, port, user, password, .. } = server;
     // The rest of what makes the server's sessions hostile is left: the files must bear it.
     let set = format!(
         "SET tx_read_only = 0, max_statement_time = 0, @schema = '{schema}', \
-         @user = '{account}', @host = '127.0.0.%', @password = '{PASSWORD}'"
+         @user = '{account}', @host = '127.0.0.%', @password = '{PASSWORD}', {variables}"
     );
     let path = root().join("deploy/mariadb").join(file);
     let sql = std::fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;

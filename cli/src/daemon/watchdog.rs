@@ -26,8 +26,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// What the login of a cutover holds on every server, whatever the plan; see
 /// deploy/mariadb/grants-cutover.sql.
-const NEEDED: [&str; 5] =
-    ["READ_ONLY ADMIN", "CREATE USER", "CONNECTION ADMIN", "PROCESS", "SET USER"];
+const NEEDED: [&str; 4] = ["READ_ONLY ADMIN", "CONNECTION ADMIN", "PROCESS", "SET USER"];
+/// And where the plan names accounts, which a run locks.
+const NEEDED_TO_LOCK: &str = "CREATE USER";
 /// And on the schema: triggers that a run has taken down must come back before anyone writes.
 const NEEDED_THERE: [&str; 2] = ["TRIGGER", "EVENT"];
 
@@ -82,8 +83,11 @@ async fn unfit(plan: &Plan) -> Option<String> {
             return Some(format!("routing target {}: {lacks} on this host", target.name));
         }
     }
-    let endpoints = plan.old.iter().chain(&plan.new);
-    let asked = endpoints.map(|endpoint| lacking(shard::login(plan, endpoint.clone())));
+    let (old, new) = (&plan.cutover.old_accounts, &plan.cutover.new_accounts);
+    let endpoints = plan.old.iter().map(|endpoint| (endpoint, !old.is_empty()));
+    let endpoints = endpoints.chain(plan.new.iter().map(|endpoint| (endpoint, !new.is_empty())));
+    let asked =
+        endpoints.map(|(endpoint, locks)| lacking(shard::login(plan, endpoint.clone()), locks));
     join_all(asked).await.into_iter().flatten().next()
 }
 
@@ -104,7 +108,7 @@ fn no_folder(path: &Path) -> Option<String> {
     (!folder.is_dir()).then(|| format!("there is no folder {}", folder.display()))
 }
 
-async fn lacking(endpoint: Endpoint) -> Option<String> {
+async fn lacking(endpoint: Endpoint, locks: bool) -> Option<String> {
     let (at, user) = (label(&endpoint), &endpoint.user);
     let asking = async {
         let mut conn = connect(&endpoint, Session::Plain).await?;
@@ -127,6 +131,7 @@ async fn lacking(endpoint: Endpoint) -> Option<String> {
     let there = |privilege: &&str| !grants.has_on_schema(&endpoint.schema, privilege);
     let missing: Vec<&str> = NEEDED
         .into_iter()
+        .chain(locks.then_some(NEEDED_TO_LOCK))
         .filter(|privilege| !grants.has_global(privilege))
         .chain(NEEDED_THERE.into_iter().filter(there))
         .collect();

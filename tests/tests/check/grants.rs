@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use modshift_tests::MariaDbServer;
 use modshift_tests::grants::grant;
-use modshift_tests::server::PASSWORD;
+use modshift_tests::server::{Address, PASSWORD};
 
 use crate::case::{Case, NEW, OLD, TABLE, options};
 
@@ -37,7 +37,9 @@ async fn held(server: &MariaDbServer, account: &str) -> Result<Held> {
 #[tokio::test]
 async fn check_asks_for_what_the_files_grant_and_for_nothing_else() -> Result<()> {
     let server = MariaDbServer::start(options(91).arg("--event-scheduler=ON")).await?;
-    let case = Case::new(&server, TABLE).await?;
+    // Keys are given out, and accounts are locked: all that a cutover may be for.
+    let table = TABLE.replacen("id BIGINT NOT NULL", "id BIGINT NOT NULL AUTO_INCREMENT", 1);
+    let case = Case::new(&server, &table).await?;
     // What only a replica needs is asked for, too.
     server.run("CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_USER = 'nobody'").await?;
     for which in 0..OLD + NEW {
@@ -52,7 +54,8 @@ async fn check_asks_for_what_the_files_grant_and_for_nothing_else() -> Result<()
             server.run(format!("GRANT SELECT ON `{schema}`.* TO {user}@'127.0.0.%'")).await?;
         }
     }
-    let tail = "[cutover]\nuser = \"naked\"\npassword = \"${MODSHIFT_PASSWORD}\"\n";
+    let tail = "[cutover]\nuser = \"naked\"\npassword = \"${MODSHIFT_PASSWORD}\"\n\
+                old_accounts = [\"app@%\"]\nnew_accounts = [\"app_new@%\"]\n";
     let case = Case { tail: tail.to_owned(), ..case };
     let report = case.check_as("bare", &["--quick"]).await?;
     let asked = report.of_rule("grants")?;
@@ -66,6 +69,7 @@ async fn check_asks_for_what_the_files_grant_and_for_nothing_else() -> Result<()
     }
     let report = case.check_as("bare", &["--quick"]).await?;
     ensure!(report.of_rule("grants")?.is_empty(), "{:#}", report.json);
+    nothing_less(&server).await?;
     for (asked, granted) in [("bare", "full"), ("naked", "switcher")] {
         let mut asked = held(&server, &format!("{asked}@'127.0.0.%'")).await?;
         let mut granted = held(&server, &format!("{granted}@'127.0.0.%'")).await?;
@@ -83,4 +87,38 @@ async fn check_asks_for_what_the_files_grant_and_for_nothing_else() -> Result<()
         }
     }
     Ok(())
+}
+
+/// Why the login of the cutover holds SUPER and CREATE USER: the server has nothing less for what it
+/// does with them.
+async fn nothing_less(server: &MariaDbServer) -> Result<()> {
+    for sql in [
+        "CREATE USER victim@'10.%', most@'127.0.0.%', clerk@'127.0.0.%', scribe@'127.0.0.%'",
+        "GRANT ALL PRIVILEGES ON *.* TO most@'127.0.0.%'",
+        "REVOKE SUPER, CREATE USER ON *.* FROM most@'127.0.0.%'",
+        "REVOKE UPDATE ON *.* FROM most@'127.0.0.%'",
+        "GRANT UPDATE ON mysql.global_priv TO clerk@'127.0.0.%'",
+        "GRANT UPDATE ON mysql.* TO scribe@'127.0.0.%'",
+    ] {
+        server.run(sql).await.with_context(|| sql.to_owned())?;
+    }
+    let as_user = |user: &str| Address {
+        user: user.to_owned(),
+        password: String::new(),
+        schema: String::new(),
+        ..server.address()
+    };
+    let lock = "ALTER USER victim@'10.%' ACCOUNT LOCK";
+    for (user, sql) in [
+        ("most", "SET GLOBAL event_scheduler = OFF"),
+        ("most", "SET GLOBAL auto_increment_increment = 3"),
+        ("most", lock),
+        ("clerk", lock),
+    ] {
+        let refused = as_user(user).run(sql).await.err();
+        let refused = refused.with_context(|| format!("{user} may {sql}: grant less"))?;
+        ensure!(format!("{refused:#}").contains("you need"), "{user}, {sql}: {refused:#}");
+    }
+    // And this can write whatever account it likes.
+    as_user("scribe").run(lock).await
 }

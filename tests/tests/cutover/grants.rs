@@ -2,7 +2,12 @@
 //! after the other.
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{EstateOptions, Log, Modshift, estate::Shard, grants::grant_all, wait_until};
+use modshift_tests::{
+    EstateOptions, Log, Modshift,
+    estate::Shard,
+    grants::{grant_all, grant_with},
+    wait_until,
+};
 
 use crate::site::{APP_ACCOUNT, LIMIT, Site, options, says};
 
@@ -101,6 +106,36 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
                 ensure!(said.contains(&note) && said.contains(lines), "{said}");
             }
         }
+    }
+    Ok(())
+}
+
+/// Where the plan names no accounts, no events run and keys are the application's own, the login of the
+/// cutover is neither SUPER nor one that makes accounts.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_accounts_events_and_counters_a_cutover_takes_no_administrator() -> Result<()> {
+    let usual = options(Log::Direct, 42, "60s", "");
+    let login = format!(
+        "[cutover]\nauto_increment = \"keep\"\nuser = \"{SWITCHER}\"\n\
+         password = \"${{MODSHIFT_PASSWORD}}\"\n"
+    );
+    let plan_tail = usual.plan_tail.replace("[cutover]\n", &login);
+    let site = Site::open(1, 2, EstateOptions { plan_tail, ..usual }).await?;
+    let estate = &site.estate;
+    for shard in estate.old.iter().chain(&estate.new) {
+        let server = shard.server.address();
+        let less = "@super = 0, @locks = 0";
+        grant_with(&server, &shard.schema, SWITCHER, "grants-cutover.sql", less)?;
+        let sql = format!("SHOW GRANTS FOR {SWITCHER}@'127.0.0.%'");
+        let held: String = shard.server.value(sql).await?;
+        ensure!(!held.contains("SUPER") && !held.contains("CREATE USER"), "{held}");
+    }
+    let checked = site.command(&["check", "--quick"], &[0, 1]).await?;
+    ensure!(!checked.contains(&format!("user {SWITCHER}: lacks")), "{checked}");
+    let daemons = site.daemons()?;
+    for (command, serves) in [("cutover", "new"), ("rollback", "old")] {
+        may(&site, &[command, "--wait", "100s"], &[0]).await.with_context(|| says(&daemons))?;
+        ensure!(site.accepts(true).await? == serves);
     }
     Ok(())
 }

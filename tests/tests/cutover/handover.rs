@@ -302,6 +302,11 @@ async fn triggers_that_cannot_be_handed_over_are_named_before_anyone_waits() -> 
     new[2].run("CREATE TRIGGER early BEFORE DELETE ON t_note FOR EACH ROW SET @a = 1").await?;
     refused("has trigger early on table t_note, which runs").await?;
     new[2].run("DROP TRIGGER early").await?;
+    new[0].run("CREATE EVENT e_note ON SCHEDULE EVERY 7 DAY DISABLE DO DO 1").await?;
+    refused("event e_note is another than the one").await?;
+    let checked = site.command(&["check", "--quick"], &[1]).await?;
+    ensure!(checked.contains("new shard 0: has event e_note of another definition"), "{checked}");
+    new[0].run("DROP EVENT e_note").await?;
     grant(&new[1], "REVOKE TRIGGER", "FROM").await?;
     refused("app@127.0.0.%, in whose name trigger n_first runs, lacks TRIGGER on the schema")
         .await?;

@@ -87,6 +87,20 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
         ensure!(checked.contains(found), "{checked}");
         shared.server.run(format!("DROP USER {door}")).await?;
     }
+    // Or in whose place another account acts.
+    let proxy = "'deputy'@'10.9.9.8'";
+    shared.server.run(format!("CREATE USER {proxy}")).await?;
+    let granted = format!(
+        "INSERT INTO mysql.proxies_priv SET Host = '10.9.9.8', User = 'deputy', \
+         Proxied_host = '127.0.0.%', Proxied_user = '{APP}', With_grant = 0, Grantor = ''"
+    );
+    shared.server.run(granted).await?;
+    shared.server.run("FLUSH PRIVILEGES").await?;
+    let refused = site.command(&["cutover", "--wait", "100s"], &[1]).await?;
+    ensure!(refused.contains(proxy), "{refused}");
+    let checked = site.command(&["check", "--quick"], &[1]).await?;
+    ensure!(checked.contains("deputy@10.9.9.8 may act in the place of"), "{checked}");
+    shared.server.run(format!("DROP USER {proxy}")).await?;
     let mut pooled = old_app.connect().await?;
     pooled.query_drop(write).await?;
     let shown: String = old_app.value("SELECT USER()").await?;

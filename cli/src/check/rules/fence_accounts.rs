@@ -67,6 +67,27 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                     .mend(format!("{key} = [..., {}] in the plan", list.join(", "))),
             );
         }
+        let proxies: Vec<&str> = facts
+            .proxies
+            .iter()
+            .filter(|(_, proxied)| named.iter().any(|of_plan| of_plan.user == *proxied))
+            .map(|(account, _)| account.as_str())
+            .filter(|account| !named.iter().any(|of_plan| of_plan.to_string() == *account))
+            .collect();
+        if !proxies.is_empty() && accounts_only(survey, server.side) {
+            let actual = format!(
+                "{} may act in the place of an account of {key} and is not in it",
+                some_of(proxies.iter())
+            );
+            let list: Vec<String> = proxies.iter().map(|name| format!("\"{name}\"")).collect();
+            faults.push(
+                Fault::new(Severity::Fault, RULE, server.side, actual)
+                    .expected(
+                        "nobody to come in by it once those are locked: the cutover refuses it",
+                    )
+                    .mend(format!("{key} = [..., {}] in the plan", list.join(", "))),
+            );
+        }
         let anonymous: Vec<String> =
             open.filter(|a| a.user.is_empty()).map(|a| format!("''@'{}'", a.host)).collect();
         if !anonymous.is_empty() && !named.is_empty() {

@@ -110,6 +110,21 @@ fn cannot_hold(
                 )),
         );
     }
+    // Of triggers `triggers` tells.
+    let here = facts.programs.iter().filter_map(|program| program.as_ref().ok());
+    for there in here.filter(|program| program.kind == Kind::Event) {
+        let same = carried.iter().find(|c| c.kind == Kind::Event && c.name == there.name);
+        let Some(differs) = same.and_then(|same| same.differs_in(there)) else { continue };
+        let actual = format!("has event {} of another definition ({differs})", there.name);
+        faults.push(
+            Fault::new(Severity::Fault, RULE, server.side, actual)
+                .expected("none of that name, or the same: the cutover hands that one over")
+                .mend(format!(
+                    "find out whose it is; once it is dropped here ({}), the cutover makes the other",
+                    format_args!("DROP EVENT {}", quote(&there.name))
+                )),
+        );
+    }
     let events = carried.iter().any(|program| program.kind == Kind::Event);
     if events && !facts.is_on("event_scheduler") && !survey.takes_writes(server.side) {
         let actual = format!("event_scheduler is {}", facts.variable("event_scheduler"));

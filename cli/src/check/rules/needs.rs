@@ -129,11 +129,9 @@ pub fn cutover(plan: &Plan, old: bool, facts: &Facts) -> Vec<Need> {
         ),
         warning(
             On::Global,
-            &["CREATE USER", "CONNECTION ADMIN", "PROCESS"],
-            "needed at the cutover to lock, end and count the application's sessions",
+            &["CONNECTION ADMIN", "PROCESS"],
+            "needed at the cutover to end and count the application's sessions",
         ),
-        warning(LOCKED, &["SELECT"], "needed at the cutover to see which accounts are locked"),
-        warning(PROXIES, &["SELECT"], "needed at the cutover to see who may act in their place"),
         warning(On::Fences, &ROWS, "needed at the cutover to note who keeps the server closed"),
         warning(
             On::Schema,
@@ -141,6 +139,18 @@ pub fn cutover(plan: &Plan, old: bool, facts: &Facts) -> Vec<Need> {
             "needed at the cutover to carry counters and sequences over",
         ),
     ];
+    // With SUPER too, but that may be left out.
+    let why = "needed at the cutover to see what replicates into the shard";
+    needs.push(warning(On::Global, &["SLAVE MONITOR"], why));
+    let accounts = if old { &plan.cutover.old_accounts } else { &plan.cutover.new_accounts };
+    if !accounts.is_empty() {
+        let why = "needed at the cutover to lock the application's accounts";
+        needs.push(warning(On::Global, &["CREATE USER"], why));
+        let why = "needed at the cutover to see which accounts are locked";
+        needs.push(warning(LOCKED, &["SELECT"], why));
+        let why = "needed at the cutover to see who may act in their place";
+        needs.push(warning(PROXIES, &["SELECT"], why));
+    }
     let why = "needed at the cutover to hand over triggers and events";
     needs.push(warning(On::Schema, &["TRIGGER", "EVENT"], why));
     needs.push(warning(On::Global, &["SET USER"], why));
@@ -153,7 +163,8 @@ pub fn cutover(plan: &Plan, old: bool, facts: &Facts) -> Vec<Need> {
         let why = "needed at the cutover to switch event_scheduler off";
         needs.push(warning(On::Global, &["SUPER"], why));
     }
-    if !old && ahead::interleaves(plan) {
+    let gives_out = facts.tables.values().any(|table| table.counter.is_some());
+    if !old && gives_out && ahead::interleaves(plan) {
         let why = "needed at the cutover to set the steps of AUTO_INCREMENT";
         needs.push(warning(On::Global, &["SUPER"], why));
     }

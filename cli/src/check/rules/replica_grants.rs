@@ -68,6 +68,10 @@ fn fencing(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
     require(&["READ_ONLY ADMIN"], "needed at the cutover to set read_only");
     let why = "needed at the cutover to end what keeps read_only waiting";
     require(&["CONNECTION ADMIN", "PROCESS"], why);
+    let primary = survey.primary(part.role.side).map(|(_, facts)| facts);
+    if primary.is_some_and(|facts| facts.is_replica() == Some(true)) {
+        require(&["SLAVE MONITOR"], "needed at the cutover to see what goes on to the primary");
+    }
     if part.facts.variables.is_on("event_scheduler") {
         require(&["SUPER"], "needed at the cutover to switch event_scheduler off");
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join;
 use modshift_cutover::shard;
 use modshift_mariadb::Grants;
 use modshift_mariadb::catalog::{self, TableKind};
@@ -68,9 +69,9 @@ pub async fn ask(
         true => lockable(plan, endpoint).await,
         false => None,
     };
-    let definers = match whole {
-        true => definers(plan, endpoint).await,
-        false => None,
+    let (definers, proxies) = match whole {
+        true => join(definers(plan, endpoint), proxies(plan, endpoint)).await,
+        false => (None, Vec::new()),
     };
     let rest = async {
         let old = side.is_old();
@@ -125,6 +126,7 @@ pub async fn ask(
             triggers,
             programs,
             definers,
+            proxies,
             collation,
         })
     };
@@ -166,6 +168,15 @@ async fn definers(plan: &Plan, endpoint: &Endpoint) -> Option<BTreeMap<String, b
     );
     let rows: Vec<(String, bool)> = conn.query(sql).await.ok()?;
     Some(rows.into_iter().collect())
+}
+
+/// None where the login may not see them, which is another finding.
+async fn proxies(plan: &Plan, endpoint: &Endpoint) -> Vec<(String, String)> {
+    let login = shard::login(plan, endpoint.clone());
+    let Ok(mut conn) = connect(&login, Session::Plain).await else { return Vec::new() };
+    let sql = "SELECT CONCAT(User, '@', Host), Proxied_user FROM mysql.proxies_priv \
+               WHERE User <> '' AND Proxied_user <> ''";
+    conn.query(sql).await.unwrap_or_default()
 }
 
 /// Accounts that the login of the cutover can find and lock there; `None` where it may not see them,

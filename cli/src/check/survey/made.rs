@@ -171,6 +171,7 @@ pub fn facts() -> Facts {
         events: None,
         programs: Vec::new(),
         definers: None,
+        proxies: Vec::new(),
         collation: String::new(),
         handed_over: false,
         bodies: None,

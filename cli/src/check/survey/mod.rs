@@ -126,6 +126,8 @@ pub struct Facts {
     /// Accounts there, `user@host`, and whether triggers of the schema may run in their name; `None`
     /// where the login of the cutover may not see it.
     pub definers: Option<BTreeMap<String, bool>>,
+    /// Accounts, `user@host`, and the user name of the one in whose place each may act.
+    pub proxies: Vec<(String, String)>,
     /// The schema's default.
     pub collation: String,
     /// The application's triggers were handed over to this shard.
