@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use modshift_cutover::shard;
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::value::quote;
-use modshift_mariadb::{Conn, ServerError, error};
+use modshift_mariadb::{Conn, Few, ServerError, error};
 use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
 
@@ -22,7 +22,9 @@ const LOCK_WAIT_TIMEOUT: u16 = 1205;
 /// On the shards that are to be fenced, one line each. The error is a shard that does not answer.
 pub async fn find(plan: &Plan) -> Result<Vec<String>, ServerError> {
     let shards = plan.old_shards().zip(&plan.old);
+    let few = Few::default();
     let asked = shards.map(async |(shard, endpoint)| {
+        let _turn = few.turn(endpoint).await;
         // Only the login that fences sees the sessions of others.
         let endpoint = shard::login(plan, endpoint.clone());
         let found = of_server(plan, &endpoint).await?;

@@ -24,7 +24,7 @@ const GENERATION_BITS: u32 = 40;
 /// Marks a group or token whose replay is awaited: see [`Partial`] and [`TokenMark`].
 const AWAITED: char = '?';
 
-const COLUMNS: &str = "source, version, epoch, number, gtids, group_gtid, group_ordinal, \
+pub(crate) const COLUMNS: &str = "source, version, epoch, number, gtids, group_gtid, group_ordinal, \
      token_digest, token_writes, token_clock_us, copied, log_offset, halted";
 
 /// One row of `modshift_watermark`.
@@ -236,21 +236,13 @@ pub async fn take_over(
     Ok((versions, kept))
 }
 
-/// What has been applied on a new shard, for those that only look.
-pub async fn read(
-    conn: &mut Conn,
-    at: &str,
-    shard: NewShard,
-    sources: u16,
-) -> Result<Vec<Kept>, ApplyError> {
-    let rows: Vec<Row> = conn
-        .query(format!("SELECT {COLUMNS} FROM {WATERMARK} ORDER BY source"))
-        .await
-        .map_err(|error| error::of(at, "reading the watermark", error))?;
-    rows.iter()
-        .map(|row| kept(row, sources))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|detail| ApplyError::Control { new: shard, table: WATERMARK, detail })
+/// What has been applied on a new shard, for those that only look: from rows of [`COLUMNS`].
+pub(crate) fn read(rows: &[Row], shard: NewShard, sources: u16) -> Result<Vec<Kept>, ApplyError> {
+    let kept = rows.iter().map(|row| kept(row, sources)).collect::<Result<Vec<_>, _>>();
+    let mut kept =
+        kept.map_err(|detail| ApplyError::Control { new: shard, table: WATERMARK, detail })?;
+    kept.sort_by_key(|row| row.source);
+    Ok(kept)
 }
 
 /// Says on the new shard why its applier stopped. Only for the owner of the rows.

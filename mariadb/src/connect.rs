@@ -8,6 +8,7 @@ use std::time::Duration;
 use modshift_proto::plan::{Endpoint, TlsMode};
 use mysql_async::{Conn, Opts, OptsBuilder};
 
+use crate::desk::NOWHERE;
 use crate::error::{self, ServerError};
 use crate::{session, tls};
 
@@ -33,9 +34,13 @@ pub enum Session {
     Exact,
 }
 
-/// How errors and logs call a server: `host:port/schema`.
+/// How errors and logs call a server: `host:port/schema`, or `host:port` where no shard is meant.
 pub fn label(endpoint: &Endpoint) -> String {
-    format!("{}:{}/{}", endpoint.host, endpoint.port, endpoint.schema)
+    let Endpoint { host, port, schema, .. } = endpoint;
+    match schema.as_str() {
+        NOWHERE => format!("{host}:{port}"),
+        schema => format!("{host}:{port}/{schema}"),
+    }
 }
 
 pub async fn connect(endpoint: &Endpoint, session: Session) -> Result<Conn, ServerError> {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogWriter, stage};
+use modshift_mariadb::Seat;
 use modshift_mariadb::pace::{Lane, Pace};
 use modshift_proto::message::{Change, Op};
-use modshift_proto::plan::{Direction, Endpoint, Plan};
+use modshift_proto::plan::{Direction, Plan};
 use modshift_proto::{GtidSet, OldShard};
 use tokio::task::JoinSet;
 
@@ -30,18 +31,17 @@ pub const NEAR_HEAD: Duration = Duration::from_secs(1);
 /// milliseconds before InnoDB does. More only costs a chunk read again.
 const TOKEN_SLACK: u64 = 50;
 
-type ReadOutcome = (ChunkReader, ChunkRequest, Result<Chunk, ReadError>);
+type ReadOutcome = (ChunkRequest, Result<Chunk, ReadError>);
 
 pub struct Copying {
     shard: OldShard,
-    endpoint: Endpoint,
-    moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
-    definitions: Arc<Definitions>,
+    reader: ChunkReader,
     schedule: Schedule,
     keys_max: usize,
     reading: JoinSet<ReadOutcome>,
-    idle: Vec<ChunkReader>,
+    /// Waits for its turn at the server, if it is not there yet.
+    seat: JoinSet<Seat>,
     /// Read, and waiting for the tail to pass their upper bound. In order within each table.
     waiting: VecDeque<Chunk>,
     /// Newest token seen when each chunk in flight was opened, by table.
@@ -84,16 +84,15 @@ impl Copying {
             }
             progress.insert(index, done);
         }
+        let endpoint = plan.old[usize::from(shard.0)].tailed();
         Copying {
             shard,
-            endpoint: plan.old[usize::from(shard.0)].tailed(),
-            moduli,
+            reader: ChunkReader::new(endpoint, moduli, tables.clone(), definitions),
             tables,
-            definitions,
             schedule: Schedule::new(open, &plan.snapshot),
             keys_max: plan.snapshot.touched_keys_max,
             reading: JoinSet::new(),
-            idle: Vec::new(),
+            seat: JoinSet::new(),
             waiting: VecDeque::new(),
             opened_at: Vec::new(),
             progress,
@@ -136,29 +135,46 @@ impl Copying {
     /// Opens chunks if there is room for them. `head_age`: how old the newest token read is.
     pub fn open(&mut self, tail: &mut Tail, head_age: Option<Duration>) {
         let near = head_age.is_some_and(|age| age < NEAR_HEAD);
-        let Some(seen) = tail.token_seen() else { return };
-        if self.finished() || !near || self.guard.is_none() || Instant::now() < self.not_before {
-            return;
-        }
+        let now = Instant::now();
+        let ready = !self.finished() && near && self.guard.is_some() && now >= self.not_before;
+        let seen = tail.token_seen().filter(|_| ready && self.schedule.has_next());
         // Not opened and then held back: what is open has keys recorded for it.
-        if !self.schedule.has_next() || !self.lane.may_start() {
+        let Some(seen) = seen.filter(|_| self.lane.may_start()) else {
+            // Nobody waits for a seat that is not used.
+            self.seat = JoinSet::new();
             return;
-        }
+        };
         // Recording of keys starts before any chunk of the table is opened.
         for table in self.schedule.open_tables() {
             tail.record(table, self.keys_max);
         }
-        while let Some(request) = self.schedule.next() {
+        while self.schedule.has_next() {
+            let Some(seat) = self.seat() else { return };
+            let Some(request) = self.schedule.next() else { return };
             self.opened_at.push((request.table, seen));
-            let mut reader = self.idle.pop().unwrap_or_else(|| {
-                let (tables, definitions) = (self.tables.clone(), self.definitions.clone());
-                ChunkReader::new(self.endpoint.clone(), self.moduli, tables, definitions)
-            });
+            let reader = self.reader.clone();
             self.reading.spawn(async move {
-                let outcome = reader.read(request.clone()).await;
-                (reader, request, outcome)
+                let outcome = reader.read(seat, request.clone()).await;
+                (request, outcome)
             });
         }
+    }
+
+    /// A connection's worth of room on the server; `None`: it is others' turn. The tail has tokens to
+    /// read every few milliseconds, and asks again with each.
+    fn seat(&mut self) -> Option<Seat> {
+        if let Some(seat) = self.seat.try_join_next() {
+            return seat.ok();
+        }
+        let (seats, server) = (self.lane.seats().clone(), self.reader.server());
+        if self.seat.is_empty() {
+            if let Some(seat) = seats.free(server) {
+                return Some(seat);
+            }
+            let server = server.clone();
+            self.seat.spawn(async move { seats.seat(&server).await });
+        }
+        None
     }
 
     /// The next chunk read, whatever came of it. Pending for ever while none is being read. Cancel
@@ -171,8 +187,7 @@ impl Copying {
     }
 
     pub fn was_read(&mut self, outcome: ReadOutcome) -> Result<(), ReadError> {
-        let (reader, request, chunk) = outcome;
-        self.idle.push(reader);
+        let (request, chunk) = outcome;
         if !self.schedule.wants(request.table, request.generation) {
             return Ok(());
         }
@@ -295,10 +310,6 @@ impl Copying {
             }
         }
         tail.copied = self.schedule.finished();
-        if tail.copied {
-            // Their connections, and the buffers of the largest rows that they have read.
-            self.idle.clear();
-        }
     }
 
     /// This chunk and the later ones of its table cannot be trusted: read them again.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use modshift_mariadb::whole_log::Part;
-use modshift_mariadb::{Conn, Session, catalog, control, value};
+use modshift_mariadb::{Conn, Desk, Session, catalog, control, value};
 use modshift_proto::OldShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
@@ -26,7 +26,7 @@ pub struct Prepared {
     pub xa_seen: bool,
 }
 
-pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError> {
+pub async fn prepare(plan: &Plan, shard: OldShard, desk: &Desk) -> Result<Prepared, ReadError> {
     let endpoint = &plan.old[usize::from(shard.0)];
     let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
     let mut estimates = HashMap::new();
@@ -60,7 +60,7 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
     let collations = catalog::collations(&mut conn).await?;
     let failed = |error| server_error(endpoint, "closing a connection", error);
     conn.disconnect().await.map_err(failed)?;
-    Box::pin(whole_logs(endpoint)).await?;
+    Box::pin(whole_logs(endpoint, desk)).await?;
     let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
     Ok(Prepared { tables, estimates, schema_name, collations, xa_seen })
@@ -68,14 +68,13 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
 
 /// The binlogs that everything comes through leave nothing out: the primary's, and that of the
 /// replica that is read.
-pub async fn whole_logs(primary: &Endpoint) -> Result<(), ReadError> {
+pub async fn whole_logs(primary: &Endpoint, desk: &Desk) -> Result<(), ReadError> {
     let replica = primary.read_from.as_ref().map(|_| (primary.tailed(), Part::Replica));
     for (endpoint, part) in [(primary.clone(), Part::Primary)].into_iter().chain(replica) {
         let asking = async {
-            let mut conn = modshift_mariadb::connect(&endpoint, Session::Plain).await?;
+            let mut conn = desk.turn(&endpoint).await?;
             whole(&mut conn, &modshift_mariadb::connect::label(&endpoint), part).await?;
-            // What it said is known; the server closes what we cannot.
-            let _ = conn.disconnect().await;
+            conn.done();
             Ok(())
         };
         within(&endpoint, "asking what its binlog leaves out", Box::pin(asking)).await?;

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{Conn, Session, control};
+use modshift_mariadb::pace::Throttle;
+use modshift_mariadb::{Desk, Seats, control, value};
 use modshift_proto::message::{Change, Op, TokenPhase};
 use modshift_proto::plan::Endpoint;
 use modshift_proto::row::{RowError, RowView};
@@ -60,23 +61,22 @@ struct Refused {
 }
 
 enum Step {
-    Asked(Conn, Vec<Request>, Vec<Refused>),
-    Read(Box<ChunkReader>, VecDeque<(Request, Chunk)>, Vec<Refused>),
+    Asked(Vec<Request>, Vec<Refused>),
+    Read(VecDeque<(Request, Chunk)>, Vec<Refused>),
     /// How many were refused.
-    Marked(Conn, usize),
+    Marked(usize),
 }
 
 pub struct Repairs {
     primary: Endpoint,
-    tailed: Endpoint,
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
-    definitions: Arc<Definitions>,
+    reader: ChunkReader,
+    desk: Desk,
+    seats: Seats,
     keys_max: usize,
     /// At most one step under way.
     work: JoinSet<Result<Step, ReadError>>,
-    conn: Option<Conn>,
-    reader: Option<ChunkReader>,
     due: Instant,
     recording: Vec<usize>,
     /// Asked for; to be read once this token has been seen.
@@ -94,17 +94,17 @@ impl Repairs {
         tables: Arc<Vec<RoutedTable>>,
         definitions: Arc<Definitions>,
         keys_max: usize,
+        throttle: &Throttle,
     ) -> Repairs {
         Repairs {
-            tailed: primary.tailed(),
+            reader: ChunkReader::new(primary.tailed(), moduli, tables.clone(), definitions),
             primary,
             moduli,
             tables,
-            definitions,
+            desk: throttle.desk().clone(),
+            seats: throttle.seats().clone(),
             keys_max,
             work: JoinSet::new(),
-            conn: None,
-            reader: None,
             due: Instant::now(),
             recording: Vec::new(),
             requests: None,
@@ -161,8 +161,7 @@ impl Repairs {
     fn step(&mut self, step: Result<Step, ReadError>, tail: &mut Tail) {
         self.due = Instant::now() + INTERVAL;
         match step {
-            Ok(Step::Asked(conn, requests, refused)) => {
-                self.conn = Some(conn);
+            Ok(Step::Asked(requests, refused)) => {
                 refused.into_iter().for_each(|request| self.refuse(request));
                 if requests.is_empty() {
                     self.recording.drain(..).for_each(|table| tail.stop_recording(table));
@@ -177,13 +176,11 @@ impl Repairs {
                 let from = tail.token_seen().unwrap_or(0) + TOKENS_BEFORE;
                 self.requests = Some((from, requests));
             }
-            Ok(Step::Read(reader, chunks, refused)) => {
-                self.reader = Some(*reader);
+            Ok(Step::Read(chunks, refused)) => {
                 self.waiting = chunks;
                 refused.into_iter().for_each(|request| self.refuse(request));
             }
-            Ok(Step::Marked(conn, refused)) => {
-                self.conn = Some(conn);
+            Ok(Step::Marked(refused)) => {
                 metrics::repairs_refused(self.moduli.source, refused as u64);
                 self.due = Instant::now();
             }
@@ -205,14 +202,14 @@ impl Repairs {
     }
 
     fn ask(&mut self) {
-        let (primary, conn) = (self.primary.clone(), self.conn.take());
+        let (primary, desk) = (self.primary.clone(), self.desk.clone());
         let (tables, moduli) = (Arc::clone(&self.tables), self.moduli);
         self.work.spawn(async move {
-            let mut conn = open(conn, &primary).await?;
+            let mut conn = desk.turn(&primary).await?;
             let sql = format!(
                 "SELECT id, table_name, target, pk FROM {} WHERE sent = {} ORDER BY id \
                  LIMIT {ROWS_MAX}",
-                control::REPAIR,
+                table_of(&primary),
                 control::REPAIR_WAITS
             );
             type Row = (u64, String, u16, Vec<u8>);
@@ -225,6 +222,7 @@ impl Repairs {
                     return Err(server_error(&primary, "looking for repairs", error).into());
                 }
             };
+            conn.done();
             let (mut requests, mut refused) = (Vec::new(), Vec::new());
             for (id, table, target, key) in rows {
                 match request(&tables, moduli, (id, &table, target, key)) {
@@ -232,16 +230,12 @@ impl Repairs {
                     Err(why) => refused.push(Refused { id, why }),
                 }
             }
-            Ok(Step::Asked(conn, requests, refused))
+            Ok(Step::Asked(requests, refused))
         });
     }
 
     fn read(&mut self, requests: Vec<Request>) {
-        let (tailed, moduli, tables) = (self.tailed.clone(), self.moduli, Arc::clone(&self.tables));
-        let definitions = Arc::clone(&self.definitions);
-        let open =
-            move || ChunkReader::new(tailed.clone(), moduli, tables.clone(), definitions.clone());
-        let mut reader = self.reader.take().unwrap_or_else(&open);
+        let (reader, seats) = (self.reader.clone(), self.seats.clone());
         self.work.spawn(async move {
             let (mut chunks, mut refused) = (VecDeque::new(), Vec::new());
             for request in requests {
@@ -253,18 +247,18 @@ impl Repairs {
                     bytes_max: usize::MAX,
                     generation: 0,
                 };
-                match reader.read(chunk).await {
+                let seat = seats.seat(reader.server()).await;
+                match reader.read(seat, chunk).await {
                     Ok(chunk) => chunks.push_back((request, chunk)),
                     // A fact about this row or its table; the others may have better luck.
                     Err(error @ ReadError::Drift { .. }) => return Err(error),
                     Err(error) if error.class() == Class::Halt => {
                         refused.push(Refused { id: request.id, why: error.to_string() });
-                        reader = open();
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Ok(Step::Read(Box::new(reader), chunks, refused))
+            Ok(Step::Read(chunks, refused))
         });
     }
 
@@ -341,24 +335,29 @@ impl Repairs {
     }
 
     fn mark(&mut self) {
-        let (primary, conn) = (self.primary.clone(), self.conn.take());
+        let (primary, desk) = (self.primary.clone(), self.desk.clone());
         let (sent, refused) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.refused));
         self.work.spawn(async move {
-            let mut conn = open(conn, &primary).await?;
+            let mut conn = desk.turn(&primary).await?;
             let count = refused.len();
             for (ids, state) in [(sent, control::REPAIR_SENT), (refused, control::REPAIR_REFUSED)] {
                 if ids.is_empty() {
                     continue;
                 }
                 let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-                let (table, ids) = (control::REPAIR, ids.join(", "));
+                let (table, ids) = (table_of(&primary), ids.join(", "));
                 let sql = format!("UPDATE {table} SET sent = {state} WHERE id IN ({ids})");
                 let marked = conn.query_drop(sql).await;
                 marked.map_err(|error| server_error(&primary, "marking repairs as done", error))?;
             }
-            Ok(Step::Marked(conn, count))
+            conn.done();
+            Ok(Step::Marked(count))
         });
     }
+}
+
+fn table_of(primary: &Endpoint) -> String {
+    format!("{}.{}", value::quote(&primary.schema), control::REPAIR)
 }
 
 /// A request as it stands in its table; the error is why it can never be served.
@@ -375,13 +374,6 @@ fn request(
     let cells = cells(&tables[table], &key)
         .map_err(|error| format!("its key of table {name} cannot be read: {error}"))?;
     Ok(Request { id, table, target: NewShard(target), key, cells })
-}
-
-async fn open(conn: Option<Conn>, primary: &Endpoint) -> Result<Conn, ReadError> {
-    match conn {
-        Some(conn) => Ok(conn),
-        None => Ok(modshift_mariadb::connect(primary, Session::Plain).await?),
-    }
 }
 
 /// The cells of a primary key in wire form.

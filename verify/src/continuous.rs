@@ -30,7 +30,7 @@ use crate::metrics;
 use crate::pace::{Haste, Pace};
 use crate::progress::{self, Beside};
 use crate::settle::{Settled, Until};
-use crate::shard::Shard;
+use crate::shard::{HERE, Shard, here};
 use crate::verifier::{Options, Verifier};
 
 /// After a table: others may want the lock, and a small plan need not be read all the time.
@@ -158,15 +158,15 @@ async fn drain(
         troubles.note(&error);
         let text = format!("its verifier cannot compare them: {error}");
         for changed in changed {
-            say_trouble(&plan, changed.target(), &text).await;
+            say_trouble(&plan, &pace, changed.target(), &text).await;
         }
         let _ = cancel.run_until_cancelled(tokio::time::sleep(RETRY)).await;
     }
 }
 
 /// As far as the shard can be reached; what cannot be said here shows by the time it was last seen.
-async fn say_trouble(plan: &Plan, target: u16, text: &str) {
-    let mut shard = Shard::new(plan.new[usize::from(target)].clone());
+async fn say_trouble(plan: &Plan, pace: &Pace, target: u16, text: &str) {
+    let mut shard = Shard::new(plan.new[usize::from(target)].clone(), pace.seats().clone());
     let said = Beside { anew: None, keys: 0, settle: Duration::ZERO, trouble: Some(text) };
     let saying = progress::say_beside(&mut shard, &said);
     let _ = tokio::time::timeout(RETRY, saying).await;
@@ -211,11 +211,11 @@ impl<'a> Drainer<'a> {
         pace: Arc<Pace>,
         changed: &'a [Arc<dyn ChangedKeys>],
     ) -> Result<Drainer<'a>, VerifyError> {
-        let mut verifier = Verifier::beside(plan.clone()).await?;
+        let mut verifier = Verifier::beside(plan.clone(), pace.seats().clone()).await?;
         let mut targets = Vec::new();
         for changed in changed {
             let shard = &mut verifier.shards.new[usize::from(changed.target())];
-            shard.run("creating modshift's tables", VERIFIER_TABLE, ()).await?;
+            shard.run("creating modshift's tables", &here(VERIFIER_TABLE), ()).await?;
             let changed = changed.as_ref();
             let none = (None, None, 0, None);
             let (pass, passed_at, most, whole_since) = none;
@@ -428,9 +428,10 @@ fn count(keys: &[ChangedKey]) -> BTreeMap<u16, u64> {
 /// Fences of which everything that was written before them can be read: the marker itself shows where
 /// rows are read, too.
 async fn fences(verifier: &mut Verifier) -> Result<BTreeMap<u16, Fence>, VerifyError> {
-    let sql =
-        format!("SELECT fence, writes FROM {TOKEN} WHERE phase = 'fenced' AND fence IS NOT NULL");
-    let visible = format!("SELECT writes FROM {TOKEN}");
+    let sql = format!(
+        "SELECT fence, writes FROM {HERE}{TOKEN} WHERE phase = 'fenced' AND fence IS NOT NULL"
+    );
+    let visible = format!("SELECT writes FROM {HERE}{TOKEN}");
     let shards = verifier.primaries.iter_mut().zip(&mut verifier.shards.old);
     let asked = shards.map(async |(primary, read)| {
         let rows: Vec<(String, u64)> = primary.query("looking for a fence", &sql).await?;
@@ -459,7 +460,7 @@ async fn say_settled(
 ) -> Result<(), VerifyError> {
     let position = verifier.shards.old[usize::from(source)].position().await?;
     let sql = format!(
-        "REPLACE INTO {SETTLED} (source, fence, gtids, keys_compared, at) \
+        "REPLACE INTO {HERE}{SETTLED} (source, fence, gtids, keys_compared, at) \
          VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6))"
     );
     let params = (source, fence.run.clone(), position.to_string(), keys);

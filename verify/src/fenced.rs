@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use modshift_mariadb::Seats;
 use modshift_mariadb::control::{KIND_MOVING, MISMATCH, SETTLED, TOKEN, VERIFIER};
 use modshift_proto::plan::{Direction, Plan};
 
@@ -17,7 +18,7 @@ use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::progress;
 use crate::settle::{Until, if_there};
-use crate::shard::Shard;
+use crate::shard::{HERE, Shard};
 use crate::verifier::Verifier;
 
 const POLL: Duration = Duration::from_millis(10);
@@ -35,7 +36,9 @@ pub struct AtFence {
 impl AtFence {
     pub async fn prepare(plan: Arc<Plan>) -> Result<AtFence, String> {
         let continuous = plan.verify.continuous && plan.direction() == Direction::Forward;
-        let verifier = Verifier::beside(plan).await.map_err(|error| error.to_string())?;
+        // The application will wait for it: nobody waits for a connection then.
+        let seats = Seats::new(u16::MAX);
+        let verifier = Verifier::beside(plan, seats).await.map_err(|error| error.to_string())?;
         Ok(AtFence { verifier, continuous })
     }
 
@@ -97,7 +100,7 @@ impl AtFence {
     /// Waits until the markers show where rows are read: on a replica a moment after its binlog has
     /// them.
     async fn visible(&mut self, run: &str) -> Result<(), VerifyError> {
-        let sql = format!("SELECT fence FROM {TOKEN} WHERE phase = 'fenced'");
+        let sql = format!("SELECT fence FROM {HERE}{TOKEN} WHERE phase = 'fenced'");
         let plan = self.verifier.plan.clone();
         for (endpoint, shard) in plan.old.iter().zip(&mut self.verifier.shards.old) {
             let until = Instant::now() + VISIBLE_MAX;
@@ -119,9 +122,9 @@ impl AtFence {
         deadline: Instant,
     ) -> Result<Option<Missing>, VerifyError> {
         let plan = self.verifier.plan.clone();
-        let said = format!("SELECT source, fence FROM {SETTLED}");
+        let said = format!("SELECT source, fence FROM {HERE}{SETTLED}");
         let damage = format!(
-            "SELECT COUNT(*) FROM {MISMATCH} WHERE kind <> '{KIND_MOVING}' AND table_name IN ({})",
+            "SELECT COUNT(*) FROM {HERE}{MISMATCH} WHERE kind <> '{KIND_MOVING}' AND table_name IN ({})",
             modshift_mariadb::control::planned_names(&plan)
         );
         for (target, shard) in self.verifier.shards.new.iter_mut().enumerate() {
@@ -162,7 +165,7 @@ async fn hopeless(
 ) -> Result<Option<String>, VerifyError> {
     let sql = format!(
         "SELECT GREATEST(TIMESTAMPDIFF(SECOND, seen, UTC_TIMESTAMP(6)), 0), keys_waiting, settle_ms, \
-         trouble FROM {VERIFIER}"
+         trouble FROM {HERE}{VERIFIER}"
     );
     let rows: Vec<(u64, u64, u64, Option<String>)> =
         if_there(shard.query("asking the verifier", &sql).await)?;

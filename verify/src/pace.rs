@@ -5,6 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use modshift_mariadb::Seats;
 use modshift_mariadb::pace::{Lane, Pace as _};
 use tokio::sync::watch;
 
@@ -28,6 +29,10 @@ impl Pace {
     pub fn new(lane: Lane, rows_per_s_max: Option<u32>) -> Pace {
         let (haste, _) = watch::channel(Haste::Usual);
         Pace { lane, limit: RowLimit::new(rows_per_s_max), haste }
+    }
+
+    pub(crate) fn seats(&self) -> &Seats {
+        self.lane.seats()
     }
 
     pub(crate) fn set_haste(&self, haste: Haste) {

@@ -15,7 +15,7 @@ use crate::error::VerifyError;
 use crate::key;
 use crate::report::{Kind, Mismatch};
 use crate::settle::if_there;
-use crate::shard::Shard;
+use crate::shard::{HERE, Shard, here};
 use crate::table::CheckedTable;
 
 const DOING: &str = "recording what has been verified";
@@ -41,7 +41,7 @@ pub struct Saved {
 pub async fn prepare(new: &mut [Shard]) -> Result<(), VerifyError> {
     try_join_all(new.iter_mut().map(async |shard| {
         for statement in VERIFY_TABLES {
-            shard.run("creating modshift's tables", statement, ()).await?;
+            shard.run("creating modshift's tables", &here(statement), ()).await?;
         }
         Ok::<(), VerifyError>(())
     }))
@@ -55,7 +55,7 @@ pub async fn read(new: &mut [Shard], table: &CheckedTable) -> Result<Option<Save
     let sql = format!(
         "SELECT chunk, verified_to, rows_compared, unsettled, \
                 GREATEST(TIMESTAMPDIFF(SECOND, started, UTC_TIMESTAMP(6)), 0) \
-         FROM {VERIFY} WHERE table_name = {} AND fingerprint = {} AND started IS NOT NULL",
+         FROM {HERE}{VERIFY} WHERE table_name = {} AND fingerprint = {} AND started IS NOT NULL",
         text(&table.schema.name),
         table.fingerprint,
     );
@@ -75,7 +75,7 @@ pub async fn read(new: &mut [Shard], table: &CheckedTable) -> Result<Option<Save
 
 pub async fn begin(new: &mut [Shard], table: &CheckedTable) -> Result<(), VerifyError> {
     let sql = format!(
-        "INSERT INTO {VERIFY} (table_name, fingerprint, round, chunk, rows_compared, unsettled, \
+        "INSERT INTO {HERE}{VERIFY} (table_name, fingerprint, round, chunk, rows_compared, unsettled, \
            started) VALUES (?, ?, 1, 0, 0, 0, UTC_TIMESTAMP(6)) \
          ON DUPLICATE KEY UPDATE round = round + 1, fingerprint = VALUES(fingerprint), chunk = 0, \
            verified_to = NULL, rows_compared = 0, unsettled = 0, started = UTC_TIMESTAMP(6)"
@@ -91,7 +91,7 @@ pub async fn save(
     saved: &Saved,
 ) -> Result<(), VerifyError> {
     let sql = format!(
-        "UPDATE {VERIFY} SET chunk = ?, verified_to = ?, rows_compared = ?, unsettled = ? \
+        "UPDATE {HERE}{VERIFY} SET chunk = ?, verified_to = ?, rows_compared = ?, unsettled = ? \
          WHERE table_name = ?"
     );
     let params = (
@@ -112,7 +112,7 @@ pub async fn finish(
     clean: bool,
 ) -> Result<(), VerifyError> {
     let sql = format!(
-        "UPDATE {VERIFY} SET proof = IF(?, COALESCE(started, proof), proof), \
+        "UPDATE {HERE}{VERIFY} SET proof = IF(?, COALESCE(started, proof), proof), \
            finished = UTC_TIMESTAMP(6), started = NULL, verified_to = NULL WHERE table_name = ?"
     );
     let params = (u8::from(clean), table.schema.name.clone());
@@ -124,14 +124,14 @@ pub async fn finish(
 pub async fn ages(new: &mut [Shard]) -> Result<Vec<(String, Option<u64>)>, VerifyError> {
     let sql = format!(
         "SELECT table_name, GREATEST(TIMESTAMPDIFF(SECOND, proof, UTC_TIMESTAMP(6)), 0) \
-         FROM {VERIFY}"
+         FROM {HERE}{VERIFY}"
     );
     new[0].query("reading what has been verified", &sql).await
 }
 
 pub async fn add_mismatches(new: &mut [Shard], mismatches: &[Mismatch]) -> Result<(), VerifyError> {
     let sql = format!(
-        "INSERT INTO {MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
+        "INSERT INTO {HERE}{MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
          VALUES (?, ?, UNHEX(MD5(?)), ?, ?, ?, UTC_TIMESTAMP(6)) \
          ON DUPLICATE KEY UPDATE kind = VALUES(kind), columns = VALUES(columns)"
     );
@@ -156,7 +156,7 @@ pub async fn remove_mismatches(
     equal: &[Suspect],
 ) -> Result<(), VerifyError> {
     let sql = format!(
-        "DELETE FROM {MISMATCH} WHERE table_name = ? AND source = ? AND pk_md5 = UNHEX(MD5(?))"
+        "DELETE FROM {HERE}{MISMATCH} WHERE table_name = ? AND source = ? AND pk_md5 = UNHEX(MD5(?))"
     );
     for suspect in equal {
         let (old, new_shard) = suspect.stream;
@@ -172,10 +172,10 @@ pub async fn add_moving(
     table: &CheckedTable,
     moving: &[Suspect],
 ) -> Result<u64, VerifyError> {
-    let count = format!("SELECT COUNT(*) FROM {MISMATCH} WHERE kind = '{KIND_MOVING}'");
+    let count = format!("SELECT COUNT(*) FROM {HERE}{MISMATCH} WHERE kind = '{KIND_MOVING}'");
     // What is known to differ stays so, however it moves.
     let insert = format!(
-        "INSERT IGNORE INTO {MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
+        "INSERT IGNORE INTO {HERE}{MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
          VALUES (?, ?, UNHEX(MD5(?)), ?, '{KIND_MOVING}', '', UTC_TIMESTAMP(6))"
     );
     let mut beyond = 0;
@@ -198,7 +198,8 @@ pub async fn add_moving(
 
 /// Rows that were left for the fence: table, stream, key in wire form.
 pub async fn moving(new: &mut [Shard]) -> Result<Vec<(String, Suspect)>, VerifyError> {
-    let sql = format!("SELECT table_name, source, pk FROM {MISMATCH} WHERE kind = '{KIND_MOVING}'");
+    let sql =
+        format!("SELECT table_name, source, pk FROM {HERE}{MISMATCH} WHERE kind = '{KIND_MOVING}'");
     let rows: Vec<Vec<(String, u16, Vec<u8>)>> =
         try_join_all(new.iter_mut().map(|shard| shard.query(DOING, &sql))).await?;
     let of = |(number, rows): (usize, Vec<(String, u16, Vec<u8>)>)| {
@@ -212,7 +213,7 @@ pub async fn moving(new: &mut [Shard]) -> Result<Vec<(String, Suspect)>, VerifyE
 /// How many rows of a table are known to differ.
 pub async fn count(new: &mut [Shard], table: &CheckedTable) -> Result<u64, VerifyError> {
     let sql = format!(
-        "SELECT COUNT(*) FROM {MISMATCH} WHERE table_name = {} AND kind <> '{KIND_MOVING}'",
+        "SELECT COUNT(*) FROM {HERE}{MISMATCH} WHERE table_name = {} AND kind <> '{KIND_MOVING}'",
         text(&table.schema.name)
     );
     let rows: Vec<Vec<u64>> =
@@ -241,7 +242,7 @@ pub async fn known(
         }
     };
     let sql = format!(
-        "SELECT source, pk_md5, pk FROM {MISMATCH} WHERE table_name = {}{after} \
+        "SELECT source, pk_md5, pk FROM {HERE}{MISMATCH} WHERE table_name = {}{after} \
          ORDER BY source, pk_md5 LIMIT {PAGE}",
         text(&table.schema.name)
     );
@@ -257,7 +258,7 @@ pub async fn mismatches(
 ) -> Result<Vec<Mismatch>, VerifyError> {
     type Row = (u16, Vec<u8>, String, String);
     let sql = format!(
-        "SELECT source, pk, kind, columns FROM {MISMATCH} \
+        "SELECT source, pk, kind, columns FROM {HERE}{MISMATCH} \
          WHERE table_name = {} AND kind <> '{KIND_MOVING}' ORDER BY source, pk_md5 LIMIT {PAGE}",
         text(&table.schema.name)
     );
@@ -305,14 +306,14 @@ pub async fn say_beside(shard: &mut Shard, said: &Beside<'_>) -> Result<(), Veri
         Some(kept) => {
             let kept = kept.saturating_sub(WHOLE_MARGIN).as_micros() as u64;
             let sql = format!(
-                "REPLACE INTO {VERIFIER} (id, whole_since, seen, keys_waiting, settle_ms, trouble) \
+                "REPLACE INTO {HERE}{VERIFIER} (id, whole_since, seen, keys_waiting, settle_ms, trouble) \
                  VALUES (1, UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND, UTC_TIMESTAMP(6), ?, ?, ?)"
             );
             shard.run(doing, &sql, (kept, keys, settle_ms, said.trouble.map(str::to_owned))).await
         }
         None => {
             let sql = format!(
-                "UPDATE {VERIFIER} SET seen = UTC_TIMESTAMP(6), keys_waiting = ?, settle_ms = ?, \
+                "UPDATE {HERE}{VERIFIER} SET seen = UTC_TIMESTAMP(6), keys_waiting = ?, settle_ms = ?, \
                  trouble = ? WHERE id = 1"
             );
             shard.run(doing, &sql, (keys, settle_ms, said.trouble.map(str::to_owned))).await
@@ -323,7 +324,7 @@ pub async fn say_beside(shard: &mut Shard, said: &Beside<'_>) -> Result<(), Veri
 /// Tables that were not compared as a whole since all changes on this new shard are kept.
 pub async fn lacking(shard: &mut Shard, plan: &Plan) -> Result<Vec<String>, VerifyError> {
     let sql = format!(
-        "SELECT v.table_name FROM {VERIFY} v JOIN {VERIFIER} k ON k.id = 1 \
+        "SELECT v.table_name FROM {HERE}{VERIFY} v JOIN {HERE}{VERIFIER} k ON k.id = 1 \
          WHERE v.proof > k.whole_since"
     );
     let whole: Vec<String> = shard.query("reading what has been verified", &sql).await?;
@@ -335,7 +336,7 @@ pub async fn lacking(shard: &mut Shard, plan: &Plan) -> Result<Vec<String>, Veri
 /// nobody keeps them on some.
 pub async fn kept_for(new: &mut [Shard]) -> Result<Option<u64>, VerifyError> {
     let sql = format!(
-        "SELECT GREATEST(TIMESTAMPDIFF(SECOND, whole_since, UTC_TIMESTAMP(6)), 0) FROM {VERIFIER}"
+        "SELECT GREATEST(TIMESTAMPDIFF(SECOND, whole_since, UTC_TIMESTAMP(6)), 0) FROM {HERE}{VERIFIER}"
     );
     let doing = "asking for how long changes are kept";
     let rows = try_join_all(new.iter_mut().map(async |shard| {

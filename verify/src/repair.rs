@@ -11,6 +11,7 @@ use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::report::{Kind, Mismatch};
 use crate::settle::Until;
+use crate::shard::{HERE, here};
 use crate::verifier::Verifier;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -39,19 +40,19 @@ pub async fn repair(
         mismatches.into_iter().partition(|mismatch| is_unreachable(verifier, &plan, mismatch));
     let mut repaired = Repaired { unreachable, ..Repaired::default() };
     let sources: BTreeSet<u16> = reachable.iter().map(|mismatch| mismatch.old).collect();
-    let insert = format!("INSERT INTO {REPAIR} (table_name, target, pk) VALUES (?, ?, ?)");
+    let insert = format!("INSERT INTO {HERE}{REPAIR} (table_name, target, pk) VALUES (?, ?, ?)");
     for &source in &sources {
         let shard = &mut verifier.primaries[usize::from(source)];
-        shard.run("creating modshift's table of repairs", REPAIR_TABLE, ()).await?;
+        shard.run("creating modshift's table of repairs", &here(REPAIR_TABLE), ()).await?;
         for mismatch in reachable.iter().filter(|mismatch| mismatch.old == source) {
             let params = (mismatch.table.clone(), mismatch.new, mismatch.pk.clone());
             shard.run("asking for a repair", &insert, params).await?;
         }
     }
     let deadline = Instant::now() + wait;
-    let count = |state: u8| format!("SELECT COUNT(*) FROM {REPAIR} WHERE sent = {state}");
+    let count = |state: u8| format!("SELECT COUNT(*) FROM {HERE}{REPAIR} WHERE sent = {state}");
     let (open, refused) = (count(REPAIR_WAITS), count(REPAIR_REFUSED));
-    let clear = format!("DELETE FROM {REPAIR} WHERE sent = {REPAIR_SENT}");
+    let clear = format!("DELETE FROM {HERE}{REPAIR} WHERE sent = {REPAIR_SENT}");
     for source in sources {
         let shard = &mut verifier.primaries[usize::from(source)];
         loop {

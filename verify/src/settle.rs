@@ -25,7 +25,7 @@ use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::key;
 use crate::report::{Kind, Mismatch};
-use crate::shard::{Seen, Shard};
+use crate::shard::{HERE, Seen, Shard};
 use crate::table::{CheckedTable, Placing};
 
 /// Readings of the same difference, each behind a later position.
@@ -385,7 +385,7 @@ pub(crate) async fn passed(
 /// Complete event groups that a new shard has of each old one whose copy is complete: until then
 /// rows are missing that no position speaks of.
 pub(crate) async fn applied(shard: &mut Shard) -> Result<HashMap<u16, GtidSet>, VerifyError> {
-    let sql = format!("SELECT source, gtids FROM {WATERMARK} WHERE copied");
+    let sql = format!("SELECT source, gtids FROM {HERE}{WATERMARK} WHERE copied");
     let rows = shard.query("reading the watermark", &sql).await;
     let rows: Vec<(u16, String)> = if_there(rows)?;
     let mut applied = HashMap::new();
@@ -399,7 +399,7 @@ pub(crate) async fn applied(shard: &mut Shard) -> Result<HashMap<u16, GtidSet>, 
 
 /// Do applications write to a new shard? Then it is no copy of the old ones any more.
 pub(crate) async fn switched(new: &mut [Shard]) -> Result<bool, VerifyError> {
-    let sql = format!("SELECT 1 FROM {TOKEN} WHERE phase = 'serving'");
+    let sql = format!("SELECT 1 FROM {HERE}{TOKEN} WHERE phase = 'serving'");
     let serving = try_join_all(new.iter_mut().map(async |shard| {
         let rows: Vec<u8> = if_there(shard.query("asking which side serves", &sql).await)?;
         Ok::<_, VerifyError>(!rows.is_empty())
@@ -416,7 +416,7 @@ async fn parked(
 ) -> Result<Option<Vec<u8>>, VerifyError> {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
     let sql = format!(
-        "SELECT image FROM {PARKED} WHERE source = {} AND table_name = _utf8mb4 X'{}' \
+        "SELECT image FROM {HERE}{PARKED} WHERE source = {} AND table_name = _utf8mb4 X'{}' \
          AND pk = X'{}'",
         suspect.stream.0,
         hex(table.schema.name.as_bytes()),

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::connect::label;
+use modshift_mariadb::desk::server_of;
 use modshift_mariadb::value::{self, quote};
-use modshift_mariadb::{Class, Conn, ServerError, Session, error};
+use modshift_mariadb::{Class, Conn, Seats, ServerError, error};
 use modshift_proto::GtidSet;
 use modshift_proto::plan::Endpoint;
 use mysql_async::Row;
@@ -60,14 +61,35 @@ pub struct Seen {
     pub place: (u16, u16),
 }
 
+/// Stands for the shard's schema before a table of ours: no connection is in that schema, so that one
+/// shard's is good for the next. A character that no name and no literal of a statement holds.
+pub const HERE: &str = "\0";
+
+/// A statement that creates one of our tables, on the shard that it is sent to.
+pub fn here(create: &str) -> String {
+    create.replacen("IF NOT EXISTS ", &format!("IF NOT EXISTS {HERE}"), 1)
+}
+
 pub struct Shard {
     endpoint: Endpoint,
-    conn: Option<Conn>,
+    /// The shard's server, in no shard's schema.
+    server: Endpoint,
+    seats: Seats,
 }
 
 impl Shard {
-    pub fn new(endpoint: Endpoint) -> Shard {
-        Shard { endpoint, conn: None }
+    /// Each statement has a connection of `seats` for as long as it takes.
+    pub fn new(endpoint: Endpoint, seats: Seats) -> Shard {
+        Shard { server: server_of(&endpoint), endpoint, seats }
+    }
+
+    /// A table of the shard, as a statement names it.
+    pub fn table(&self, name: &str) -> String {
+        format!("{HERE}{}", quote(name))
+    }
+
+    fn sent(&self, sql: &str) -> String {
+        sql.replace(HERE, &format!("{}.", quote(&self.endpoint.schema)))
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -87,13 +109,15 @@ impl Shard {
     where
         T: FromRow + Send + 'static,
     {
-        self.retried(doing, async |conn| conn.query(sql).await).await
+        let sql = self.sent(sql);
+        self.retried(doing, async |conn| conn.query(sql.as_str()).await).await
     }
 
     /// Rows of a query, values as they are stored.
     pub async fn exact(&mut self, doing: &'static str, sql: &str) -> Result<Vec<Row>, VerifyError> {
+        let sql = self.sent(sql);
         let read = async |conn: &mut Conn| {
-            let statement = conn.prep(sql).await?;
+            let statement = conn.prep(sql.as_str()).await?;
             let rows = conn.exec(&statement, ()).await?;
             conn.close(statement).await?;
             Ok(rows)
@@ -111,7 +135,8 @@ impl Shard {
     where
         P: Into<mysql_async::Params> + Send + Clone,
     {
-        self.retried(doing, async |conn| conn.exec_drop(sql, params.clone()).await).await
+        let sql = self.sent(sql);
+        self.retried(doing, async |conn| conn.exec_drop(sql.as_str(), params.clone()).await).await
     }
 
     async fn retried<T>(
@@ -140,21 +165,19 @@ impl Shard {
         doing: &'static str,
         attempt: &impl AsyncFn(&mut Conn) -> Result<T, mysql_async::Error>,
     ) -> Result<T, ServerError> {
-        let mut conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => modshift_mariadb::connect(&self.endpoint, Session::Exact).await?,
-        };
+        let mut seat = self.seats.seat(&self.server).await;
+        let mut conn = seat.conn().await?;
         let at = label(&self.endpoint);
         match tokio::time::timeout(ANSWER_MAX, attempt(&mut conn)).await {
             Ok(Ok(answer)) => {
-                self.conn = Some(conn);
+                seat.keep(conn);
                 Ok(answer)
             }
             Ok(Err(failed)) => {
                 let error = error::of(&at, doing, failed);
                 // The server answered: the session is as it was.
                 if error.code() == Some(STATEMENT_TIMEOUT) {
-                    self.conn = Some(conn);
+                    seat.keep(conn);
                 }
                 Err(error)
             }
@@ -177,7 +200,7 @@ impl Shard {
         let sql = format!(
             "SELECT {} FROM {} FORCE INDEX (PRIMARY) WHERE {} ORDER BY {} LIMIT {}, 1",
             key_list(table),
-            quote(&table.schema.name),
+            self.table(&table.schema.name),
             self.condition(table, range)?,
             value::key_order(&keys),
             rows.saturating_sub(1),
@@ -200,7 +223,7 @@ impl Shard {
             "{}SELECT COUNT(*), {}, {away} FROM {} FORCE INDEX (PRIMARY) WHERE {}",
             limit(true),
             checksum::of_rows(&table.checksum),
-            quote(&table.schema.name),
+            self.table(&table.schema.name),
             self.condition(table, range)?,
         );
         let found: Option<Vec<(u64, u64, u64)>> =
@@ -225,7 +248,7 @@ impl Shard {
             "{}SELECT {old}, {new}, COUNT(*), {} FROM {} FORCE INDEX (PRIMARY) WHERE {}{group}",
             limit(bounded),
             checksum::of_rows(&table.checksum),
-            quote(&table.schema.name),
+            self.table(&table.schema.name),
             self.condition(table, range)?,
         );
         let found: Option<Vec<(u16, u16, u64, u64)>> =
@@ -310,7 +333,7 @@ impl Shard {
             "SELECT {}, {old}, {new}, {} FROM {} FORCE INDEX (PRIMARY) WHERE {condition}",
             key_list(table),
             table.checksum,
-            quote(&table.schema.name),
+            self.table(&table.schema.name),
         );
         let at = table.schema.primary_key.len();
         for row in self.exact("comparing rows", &sql).await? {
@@ -340,7 +363,7 @@ impl Shard {
             "SELECT {}, {} FROM {} FORCE INDEX (PRIMARY) WHERE {}",
             key_list(table),
             columns.join(", "),
-            quote(&schema.name),
+            self.table(&schema.name),
             self.equal(table, wire)?,
         );
         for row in self.exact("reading a row", &sql).await? {

@@ -148,7 +148,7 @@ async fn of_shard(plan: &Plan, shard: &mut Shard) -> Result<Vec<Found>, VerifyEr
         let schema = catalog::table(&mut conn, &schema_name, &planned.name).await?;
         let keys: Vec<_> = schema.primary_key.iter().map(|&i| &schema.columns[i]).collect();
         if let Some(condition) = value::unpageable(&keys) {
-            let name = value::quote(&schema.name);
+            let name = shard.table(&schema.name);
             let sql = format!("SELECT 1 FROM {name} WHERE {condition} LIMIT 1");
             let rows: Vec<u8> = shard.query("looking at primary keys", &sql).await?;
             if !rows.is_empty() {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::{Class, ServerError, control, error};
+use modshift_mariadb::{Class, Few, ServerError, control, error};
 use modshift_proto::NewShard;
 use modshift_proto::plan::Plan;
 use mysql_async::prelude::Queryable;
@@ -19,10 +19,15 @@ const RETRY: Duration = Duration::from_secs(2);
 pub async fn create(
     plan: &Plan,
     shard: NewShard,
+    few: &Few,
     cancel: &CancellationToken,
 ) -> Result<bool, ServerError> {
+    let attempt = async || {
+        let _turn = few.turn(&plan.new[usize::from(shard.0)]).await;
+        attempt(plan, shard).await
+    };
     loop {
-        let error = match cancel.run_until_cancelled(attempt(plan, shard)).await {
+        let error = match cancel.run_until_cancelled(attempt()).await {
             None => return Ok(false),
             Some(Ok(())) => return Ok(true),
             Some(Err(error)) if error.class() == Class::Halt => return Err(error),

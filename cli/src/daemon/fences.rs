@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use modshift_cutover::Side;
 use modshift_cutover::keep::keep as keep_one;
+use modshift_mariadb::Desk;
 use modshift_proto::plan::{Direction, Plan};
 
 use super::Share;
@@ -24,6 +25,9 @@ pub async fn keep(plan: &Arc<Plan>, ways: [(&Arc<Plan>, &Share); 2]) -> Infallib
             kept.extend(share.old.iter().map(|shard| (Side::Old, shard.0)));
         }
     }
-    join_all(kept.into_iter().map(|(side, shard)| keep_one(plan.clone(), side, shard))).await;
+    let desk = Desk::default();
+    let keeping =
+        kept.into_iter().map(|(side, shard)| keep_one(plan.clone(), side, shard, desk.clone()));
+    join_all(keeping).await;
     std::future::pending().await
 }

@@ -177,7 +177,7 @@ async fn work(
     let mut streams = Streams::new(board);
     let keeping = fences::keep(plan, ways);
     // Nothing is copied or verified on the way back: its throttle holds nobody.
-    let back_throttle = Throttle::new(back_plan);
+    let back_throttle = throttle.beside(back_plan);
     let (changed, feeds) = (Changed::default(), Feeds::default());
     for ((plan, share), throttle) in ways.into_iter().zip([throttle, &back_throttle]) {
         if *share == Share::default() {

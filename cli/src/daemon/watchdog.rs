@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use modshift_cutover::{metrics, shard, watch};
 use modshift_mariadb::connect::{Session, connect, label};
+use modshift_mariadb::desk::server_of;
 use modshift_mariadb::{Class, Grants, error};
 use modshift_proto::plan::{Endpoint, Plan, RoutingKind};
 use mysql_async::prelude::Queryable;
@@ -83,11 +84,22 @@ async fn unfit(plan: &Plan) -> Option<String> {
             return Some(format!("routing target {}: {lacks} on this host", target.name));
         }
     }
+    // Grants are the whole server's.
     let (old, new) = (&plan.cutover.old_accounts, &plan.cutover.new_accounts);
-    let endpoints = plan.old.iter().map(|endpoint| (endpoint, !old.is_empty()));
-    let endpoints = endpoints.chain(plan.new.iter().map(|endpoint| (endpoint, !new.is_empty())));
-    let asked =
-        endpoints.map(|(endpoint, locks)| lacking(shard::login(plan, endpoint.clone()), locks));
+    let shards = plan.old.iter().map(|shard| (shard, !old.is_empty()));
+    let shards = shards.chain(plan.new.iter().map(|shard| (shard, !new.is_empty())));
+    let mut servers: Vec<(Endpoint, Vec<&str>, bool)> = Vec::new();
+    for (shard, locks) in shards {
+        let server = shard::login(plan, server_of(shard));
+        match servers.iter_mut().find(|(known, ..)| *known == server) {
+            Some((_, schemas, any)) => {
+                schemas.push(&shard.schema);
+                *any |= locks;
+            }
+            None => servers.push((server, vec![&shard.schema], locks)),
+        }
+    }
+    let asked = servers.into_iter().map(|(server, schemas, locks)| lacking(server, schemas, locks));
     join_all(asked).await.into_iter().flatten().next()
 }
 
@@ -108,7 +120,8 @@ fn no_folder(path: &Path) -> Option<String> {
     (!folder.is_dir()).then(|| format!("there is no folder {}", folder.display()))
 }
 
-async fn lacking(endpoint: Endpoint, locks: bool) -> Option<String> {
+/// `locks`: it has accounts that a run locks.
+async fn lacking(endpoint: Endpoint, schemas: Vec<&str>, locks: bool) -> Option<String> {
     let (at, user) = (label(&endpoint), &endpoint.user);
     let asking = async {
         let mut conn = connect(&endpoint, Session::Plain).await?;
@@ -128,14 +141,17 @@ async fn lacking(endpoint: Endpoint, locks: bool) -> Option<String> {
         }
         Err(_) => return None,
     };
-    let there = |privilege: &&str| !grants.has_on_schema(&endpoint.schema, privilege);
-    let missing: Vec<&str> = NEEDED
-        .into_iter()
-        .chain(locks.then_some(NEEDED_TO_LOCK))
-        .filter(|privilege| !grants.has_global(privilege))
-        .chain(NEEDED_THERE.into_iter().filter(there))
-        .collect();
-    (!missing.is_empty()).then(|| format!("user {user} lacks {} on {at}", missing.join(", ")))
+    let global = NEEDED.into_iter().chain(locks.then_some(NEEDED_TO_LOCK));
+    let missing: Vec<&str> = global.filter(|privilege| !grants.has_global(privilege)).collect();
+    if !missing.is_empty() {
+        return Some(format!("user {user} lacks {} on {at}", missing.join(", ")));
+    }
+    schemas.into_iter().find_map(|schema| {
+        let lacks = |privilege: &&str| !grants.has_on_schema(schema, privilege);
+        let missing: Vec<&str> = NEEDED_THERE.into_iter().filter(lacks).collect();
+        (!missing.is_empty())
+            .then(|| format!("user {user} lacks {} on {at}/{schema}", missing.join(", ")))
+    })
 }
 
 #[cfg(test)]

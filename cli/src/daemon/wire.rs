@@ -64,9 +64,9 @@ pub fn start(
         let status = Arc::new(beside.changed.watch(plan, shard, ApplierStatus::new(plan, shard)));
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
-        let readers = readers.clone();
+        let (readers, few) = (readers.clone(), beside.throttle.few().clone());
         let applying = async move {
-            match control::create(&plan, shard, &cancel).await {
+            match control::create(&plan, shard, &few, &cancel).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(never_started(&error)),

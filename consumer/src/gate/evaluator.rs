@@ -4,44 +4,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use modshift_mariadb::{Conn, Session, connect};
-use modshift_proto::plan::{Endpoint, Plan};
-use modshift_proto::{Modulus, NewShard, OldShard};
-use tokio::time::timeout;
+use modshift_proto::Modulus;
+use modshift_proto::plan::Plan;
 
+use super::ask::{Answers, Line, Place, Server, Side, servers};
 use super::decide::{Decision, Hold, decide};
 use super::facts::{
-    BackFacts, Facts, NewFacts, OldFacts, Outside, copied_tables, read_new, read_old,
+    Asked, BackFacts, Facts, NewFacts, OldFacts, Outside, copied_tables, read_new, read_old,
 };
 use super::proof::{self, Proof};
 use super::reason::Reason;
-use crate::error::ApplyError;
 use crate::metrics;
 
 /// How often to ask. Fast enough to see a break in the default lag of a second, slow enough to be
 /// no load.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
-/// A shard that takes longer to answer is as good as silent, and must not hide the others.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub struct Evaluator {
     plan: Arc<Plan>,
-    old: Vec<Option<Conn>>,
-    new: Vec<Option<Conn>>,
+    servers: Vec<Server>,
     hold: Hold,
     begun: Instant,
 }
 
 impl Evaluator {
     pub fn new(plan: Arc<Plan>) -> Evaluator {
-        let none = |count: usize| (0..count).map(|_| None).collect();
-        Evaluator {
-            old: none(plan.old.len()),
-            new: none(plan.new.len()),
-            plan,
-            hold: Hold::default(),
-            begun: Instant::now(),
-        }
+        let servers = servers(&plan);
+        Evaluator { plan, servers, hold: Hold::default(), begun: Instant::now() }
     }
 
     /// Asks every shard once and decides. The gate can only open for a caller that samples at
@@ -60,99 +49,54 @@ impl Evaluator {
     /// is compared with.
     async fn facts(&mut self, mut outside: Outside) -> Facts {
         let plan = Arc::clone(&self.plan);
-        let new = targets(&mut self.new, &plan.new, plan.old_modulus).await;
-        let proofs = self.new.iter_mut().zip(&plan.new).map(|(conn, at)| verified(conn, at));
-        let proofs = join_all(proofs).await;
-        outside.verification = proof::join(&plan, &proofs);
-        let copied = |shard| copied_tables(&plan, shard);
         let planned: Vec<&str> = plan.tables.iter().map(|table| table.name.as_str()).collect();
-        let old = sources(&mut self.old, &plan.old, &planned, copied).await;
+        let new = self.targets(Side::New, plan.old_modulus).await;
+        let proofs = self.proofs().await;
+        outside.verification = proof::join(&plan, &proofs);
+        let copied = plan.old_shards().map(|shard| copied_tables(&plan, shard)).collect();
+        let old = self.sources(Side::Old, &Asked { copied, planned: &planned }).await;
         let beside = proof::beside(&plan, &proofs, &old);
         if !plan.back.enabled {
             return Facts { old, new, back: None, beside, outside };
         }
-        let targets = targets(&mut self.old, &plan.old, plan.new_modulus).await;
+        let targets = self.targets(Side::Old, plan.new_modulus).await;
         // Nothing is copied by the streams that run the other way.
-        let sources = sources(&mut self.new, &plan.new, &planned, |_| Vec::new()).await;
+        let asked = Asked { copied: Vec::new(), planned: &planned };
+        let sources = self.sources(Side::New, &asked).await;
         Facts { old, new, back: Some(BackFacts { sources, targets }), beside, outside }
     }
-}
 
-/// `copied`: the tables that are copied of a shard.
-async fn sources<'a>(
-    conns: &mut [Option<Conn>],
-    endpoints: &[Endpoint],
-    planned: &[&str],
-    copied: impl Fn(OldShard) -> Vec<&'a str>,
-) -> Vec<Result<OldFacts, String>> {
-    let ask =
-        |((conn, endpoint), shard)| old_shard(conn, endpoint, copied(OldShard(shard)), planned);
-    join_all(conns.iter_mut().zip(endpoints).zip(0..).map(ask)).await
-}
-
-/// `modulus`: of the shards that they take from.
-async fn targets(
-    conns: &mut [Option<Conn>],
-    endpoints: &[Endpoint],
-    modulus: Modulus,
-) -> Vec<Result<NewFacts, String>> {
-    let ask = |((conn, endpoint), shard)| new_shard(conn, endpoint, NewShard(shard), modulus.get());
-    join_all(conns.iter_mut().zip(endpoints).zip(0..).map(ask)).await
-}
-
-async fn old_shard(
-    slot: &mut Option<Conn>,
-    endpoint: &Endpoint,
-    copied: Vec<&str>,
-    planned: &[&str],
-) -> Result<OldFacts, String> {
-    // Taken out: a connection whose answer did not come in time is not used again.
-    let conn = slot.take();
-    let ask = async {
-        let mut conn = match conn {
-            Some(conn) => conn,
-            None => connect(endpoint, Session::Plain).await?,
-        };
-        let facts = read_old(&mut conn, endpoint, &copied, planned).await?;
-        Ok((conn, facts))
-    };
-    let (conn, facts) = answer(ask).await?;
-    *slot = Some(conn);
-    Ok(facts)
-}
-
-async fn new_shard(
-    slot: &mut Option<Conn>,
-    endpoint: &Endpoint,
-    shard: NewShard,
-    old_shards: u16,
-) -> Result<NewFacts, String> {
-    let conn = slot.take();
-    let ask = async {
-        let mut conn = match conn {
-            Some(conn) => conn,
-            None => connect(endpoint, Session::Plain).await?,
-        };
-        let facts = read_new(&mut conn, endpoint, shard, old_shards).await?;
-        Ok((conn, facts))
-    };
-    let (conn, facts) = answer(ask).await?;
-    *slot = Some(conn);
-    Ok(facts)
-}
-
-async fn verified(slot: &mut Option<Conn>, endpoint: &Endpoint) -> Result<Proof, String> {
-    // Without a connection the shard has just been silent, which is said elsewhere.
-    let mut conn = slot.take().ok_or("no answer")?;
-    let ask = async { Ok((proof::read(&mut conn, endpoint).await?, conn)) };
-    let (proof, conn) = answer(ask).await?;
-    *slot = Some(conn);
-    Ok(proof)
-}
-
-async fn answer<T>(ask: impl Future<Output = Result<T, ApplyError>>) -> Result<T, String> {
-    match timeout(ANSWER_TIMEOUT, ask).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+    /// `modulus`: of the shards that they take from.
+    async fn targets(&mut self, side: Side, modulus: Modulus) -> Vec<Result<NewFacts, String>> {
+        let asked = self.servers.iter_mut().map(|server| {
+            server.ask(side, async move |line: &mut Line, places: &[&Place]| {
+                read_new(line, places, modulus.get()).await
+            })
+        });
+        by_shard(join_all(asked).await)
     }
+
+    async fn proofs(&mut self) -> Vec<Result<Proof, String>> {
+        let asked = self.servers.iter_mut().map(|server| {
+            server.ask(Side::New, async |line: &mut Line, places: &[&Place]| {
+                Ok(proof::read(line, places).await?)
+            })
+        });
+        by_shard(join_all(asked).await)
+    }
+
+    async fn sources(&mut self, side: Side, what: &Asked<'_>) -> Vec<Result<OldFacts, String>> {
+        let asked = self.servers.iter_mut().map(|server| {
+            server.ask(side, async |line: &mut Line, places: &[&Place]| {
+                Ok(read_old(line, places, what).await?)
+            })
+        });
+        by_shard(join_all(asked).await)
+    }
+}
+
+fn by_shard<T>(answers: Vec<Answers<T>>) -> Vec<Result<T, String>> {
+    let mut all: Vec<_> = answers.into_iter().flatten().collect();
+    all.sort_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, answer)| answer).collect()
 }

@@ -1,18 +1,19 @@
-//! What the databases say, read in an order that never flatters: new shards before old ones, and
+//! What the databases say of their shards (one without our tables has answered all the same: modshift
+//! has never been there), read in an order that never flatters: new shards before old ones, and
 //! on an old shard the token before the position.
 
 use std::time::Duration;
 
+use modshift_mariadb::ServerError;
 use modshift_mariadb::control::{
-    PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, TOKEN, changed_tables, kept_tables,
+    PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, TABLES, TOKEN, WATERMARK, changed_tables,
 };
-use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::message::TokenPhase;
-use modshift_proto::plan::{Direction, Endpoint, Placement, Plan};
+use modshift_proto::plan::{Direction, Placement, Plan};
 use modshift_proto::{GtidSet, NewShard, OldShard};
-use mysql_async::prelude::Queryable;
 use serde::Serialize;
 
+use super::ask::{Line, Place};
 use crate::error::ApplyError;
 use crate::places::REFUSED;
 use crate::watermark::{self, Kept};
@@ -142,72 +143,61 @@ pub fn copied_tables(plan: &Plan, shard: OldShard) -> Vec<&str> {
     tables.map(|table| table.name.as_str()).collect()
 }
 
-/// One old shard. Session: plain.
+/// What is asked of the shards that are read.
+pub struct Asked<'a> {
+    /// By shard: the tables that are copied of it.
+    pub copied: Vec<Vec<&'a str>>,
+    pub planned: &'a [&'a str],
+}
+
+/// The old shards of one server.
 pub async fn read_old(
-    conn: &mut Conn,
-    endpoint: &Endpoint,
-    copied: &[&str],
-    planned: &[&str],
-) -> Result<OldFacts, ServerError> {
-    type TokenRow = (u64, u64, i64, Option<String>, String, Option<String>);
-    let at = modshift_mariadb::connect::label(endpoint);
-    let of = |error| error::of(&at, "reading the token", error);
-    let of_copy = |error| error::of(&at, "reading the progress of the copy", error);
+    line: &mut Line,
+    places: &[&Place],
+    asked: &Asked<'_>,
+) -> Result<Vec<Result<OldFacts, String>>, ServerError> {
+    type TokenRow = (u64, u64, i64, Option<String>, String, Option<String>, usize);
     let micros = |value: &str| format!("CAST(UNIX_TIMESTAMP({value}) * 1000000 AS SIGNED)");
-    let token = conn
-        .query_first(format!(
-            "SELECT epoch, writes, {}, halted, phase, fence FROM {TOKEN}",
-            micros("clock"),
-        ))
-        .await
-        .map_err(of);
-    let token: Option<TokenRow> = if_there(token)?;
+    let clock = micros("clock");
+    let columns = format!("epoch, writes, {clock}, BINARY halted, BINARY phase, BINARY fence");
+    let doing = "reading the token";
+    let tokens: Vec<Vec<TokenRow>> = line.rows(places, doing, (&columns, TOKEN, "")).await?;
     // Only now: a group counted among our own writes must not be missing from the position.
-    let (gtids, now_us): (String, i64) = conn
-        .query_first(format!("SELECT @@gtid_binlog_pos, {}", micros("UTC_TIMESTAMP(6)")))
-        .await
-        .map_err(of)?
-        .unwrap_or_default();
-    let gtids = gtids.parse().map_err(|_| ServerError::Driver {
-        at: at.clone(),
+    let sql = format!("SELECT @@gtid_binlog_pos, {}", micros("UTC_TIMESTAMP(6)"));
+    let (gtids, now_us): (String, i64) = line.server(doing, &sql).await?;
+    let gtids: GtidSet = gtids.parse().map_err(|_| ServerError::Driver {
+        at: line.at().to_owned(),
         doing: "reading the position of the binlog",
         detail: gtids,
     })?;
-    let tables = conn
-        .query(format!(
-            "SELECT name, rows_copied, rows_estimated, done FROM {PROGRESS} \
-             WHERE name <> '{RESUME_ROW}' ORDER BY name"
-        ))
-        .await
-        .map_err(of_copy);
-    let tables: Vec<(String, u64, u64, bool)> = if_there(tables)?;
-    let of = |(table, rows_copied, rows_estimated, done)| CopyFacts {
-        table,
-        rows_copied,
-        rows_estimated,
-        done,
-    };
-    let tables: Vec<CopyFacts> = tables.into_iter().map(of).collect();
-    let refused = conn
-        .query_first(format!("SELECT COUNT(*) FROM {REPAIR} WHERE sent = {REPAIR_REFUSED}"))
-        .await
-        .map_err(|error| error::of(&at, "counting refused repairs", error));
-    // Nobody has ever asked for a repair.
-    let refused: Option<u64> = if_there(refused)?;
-    // Empty where its reader is of a version that kept none.
-    let kept = kept_tables(conn, &at).await?;
-    let names = kept.keys().map(String::as_str);
-    let plan_changed = match kept.is_empty() {
-        true => None,
-        false => changed_tables(names, planned.iter().copied()),
-    };
-    let recorded = |name: &&&str| tables.iter().any(|table| table.done && table.table == ***name);
-    let unrecorded = copied.iter().filter(|name| !recorded(name));
-    Ok(OldFacts {
-        unrecorded: unrecorded.map(|name| (*name).to_owned()).collect(),
-        now_us,
-        gtids,
-        token: token.map(|(epoch, writes, clock_us, halted, phase, fence)| TokenFacts {
+    let doing = "reading the progress of the copy";
+    let columns = "BINARY name, rows_copied, rows_estimated, done";
+    let condition = format!(" WHERE name <> '{RESUME_ROW}'");
+    type CopyRow = (String, u64, u64, bool, usize);
+    let copies: Vec<Vec<CopyRow>> =
+        line.rows(places, doing, (columns, PROGRESS, &condition)).await?;
+    let doing = "counting refused repairs";
+    let condition = format!(" WHERE sent = {REPAIR_REFUSED}");
+    // Of none where nobody has ever asked for a repair.
+    let refused: Vec<Vec<(u64, usize)>> =
+        line.rows(places, doing, ("COUNT(*)", REPAIR, &condition)).await?;
+    let doing = "reading which tables are read";
+    // Of none where its reader is of a version that kept none.
+    let kept: Vec<Vec<(String, usize)>> =
+        line.rows(places, doing, ("BINARY name", TABLES, "")).await?;
+
+    let rows = tokens.into_iter().zip(copies).zip(refused).zip(kept).zip(places);
+    let facts = rows.map(|((((tokens, copies), refused), kept), place)| {
+        let of = |(table, rows_copied, rows_estimated, done, _)| CopyFacts {
+            table,
+            rows_copied,
+            rows_estimated,
+            done,
+        };
+        let mut tables: Vec<CopyFacts> = copies.into_iter().map(of).collect();
+        tables.sort_by(|one, two| one.table.cmp(&two.table));
+        let token = tokens.into_iter().next();
+        let token = token.map(|(epoch, writes, clock_us, halted, phase, fence, _)| TokenFacts {
             epoch,
             writes,
             clock_us,
@@ -215,42 +205,51 @@ pub async fn read_old(
             // An ENUM without its value: serving is what must not be believed.
             phase: TokenPhase::from_name(&phase).unwrap_or(TokenPhase::Fenced),
             fence,
-        }),
-        tables,
-        repairs_refused: refused.unwrap_or_default(),
-        plan_changed,
-    })
+        });
+        let names = kept.iter().map(|(name, _)| name.as_str());
+        let plan_changed = match kept.is_empty() {
+            true => None,
+            false => changed_tables(names, asked.planned.iter().copied()),
+        };
+        let recorded =
+            |name: &&&str| tables.iter().any(|table| table.done && table.table == ***name);
+        let copied = asked.copied.get(usize::from(place.number));
+        let unrecorded = copied.into_iter().flatten().filter(|name| !recorded(name));
+        Ok(OldFacts {
+            unrecorded: unrecorded.map(|name| (*name).to_owned()).collect(),
+            now_us,
+            gtids: gtids.clone(),
+            token,
+            tables,
+            repairs_refused: refused.first().map_or(0, |(count, _)| *count),
+            plan_changed,
+        })
+    });
+    Ok(facts.collect())
 }
 
-/// One new shard. Session: plain.
+/// The new shards of one server.
 pub async fn read_new(
-    conn: &mut Conn,
-    endpoint: &Endpoint,
-    shard: NewShard,
+    line: &mut Line,
+    places: &[&Place],
     old_shards: u16,
-) -> Result<NewFacts, ApplyError> {
-    let at = modshift_mariadb::connect::label(endpoint);
-    let parked = conn
-        .query_first(format!(
-            "SELECT COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL)) FROM {PARKED}"
-        ))
-        .await
-        .map_err(|error| error::of(&at, "counting parked rows", error));
-    let marks = match watermark::read(conn, &at, shard, old_shards).await {
-        Err(ApplyError::Server(error)) => if_there(Err(error))?,
-        marks => marks?,
-    };
-    // Beside a watermark the table of parked rows must be there.
-    let parked: Option<(u64, u64)> = if marks.is_empty() { if_there(parked)? } else { parked? };
-    let (parked, refused) = parked.unwrap_or_default();
-    Ok(NewFacts { marks, parked, refused })
-}
-
-/// Without its control tables a shard has answered all the same: modshift has never been there.
-pub(super) fn if_there<T: Default>(read: Result<T, ServerError>) -> Result<T, ServerError> {
-    const NO_SUCH_TABLE: u16 = 1146;
-    match read {
-        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(T::default()),
-        read => read,
-    }
+) -> Result<Vec<Result<NewFacts, String>>, ApplyError> {
+    let doing = "counting parked rows";
+    let columns = format!("COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL))");
+    let parked: Vec<Vec<(u64, u64, usize)>> =
+        line.rows(places, doing, (&columns, PARKED, "")).await?;
+    let doing = "reading the watermark";
+    let marks = line.raw(places, doing, (watermark::COLUMNS, WATERMARK, "")).await?;
+    let rows = parked.into_iter().zip(marks).zip(places);
+    let facts = rows.map(|((parked, marks), place)| {
+        let marks = watermark::read(&marks, NewShard(place.number), old_shards);
+        let marks = marks.map_err(|error| error.to_string())?;
+        // Beside a watermark the table of parked rows must be there.
+        if parked.is_empty() && !marks.is_empty() {
+            return Err(format!("{}.{PARKED} is not there", place.schema));
+        }
+        let (parked, refused, _) = parked.into_iter().next().unwrap_or_default();
+        Ok(NewFacts { marks, parked, refused })
+    });
+    Ok(facts.collect())
 }

@@ -4,6 +4,7 @@
 //! [`evaluator`] the shell that asks again and again and remembers since when all was well.
 //! Whatever is not known counts as bad; whatever was not asked for is said to be so.
 
+mod ask;
 pub mod decide;
 pub mod evaluator;
 pub mod facts;

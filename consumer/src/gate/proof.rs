@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use modshift_mariadb::ServerError;
 use modshift_mariadb::control::{KIND_MOVING, MISMATCH, VERIFIER, VERIFY};
-use modshift_mariadb::{Conn, ServerError, error};
-use modshift_proto::plan::{Direction, Endpoint, Plan};
-use mysql_async::prelude::Queryable;
+use modshift_proto::plan::{Direction, Plan};
 
-use super::facts::{Beside, OldFacts, Verification, if_there};
+use super::ask::{Line, Place};
+use super::facts::{Beside, OldFacts, Verification};
 
 /// A verifier that has not written for so long is not there: it does so every second or two.
 const SEEN_MAX: Duration = Duration::from_secs(6);
@@ -50,57 +50,54 @@ pub struct Verifier {
     pub trouble: Option<String>,
 }
 
-/// One new shard. Session: plain.
-pub async fn read(conn: &mut Conn, endpoint: &Endpoint) -> Result<Proof, ServerError> {
-    let at = modshift_mariadb::connect::label(endpoint);
-    let of = |error| error::of(&at, "asking for the last verification", error);
+/// The new shards of one server.
+pub async fn read(
+    line: &mut Line,
+    places: &[&Place],
+) -> Result<Vec<Result<Proof, String>>, ServerError> {
+    let doing = "asking for the last verification";
     let since =
         |time: &str, end: &str| format!("GREATEST(TIMESTAMPDIFF(MICROSECOND, {time}, {end}), 0)");
     let now = "UTC_TIMESTAMP(6)";
-    let tables = conn
-        .query(format!(
-            "SELECT table_name, {}, rows_compared, {}, started IS NOT NULL FROM {VERIFY}",
-            since("proof", now),
-            since("COALESCE(started, proof)", &format!("IF(started IS NULL, finished, {now})")),
-        ))
-        .await
-        .map_err(of);
-    type RoundRow = (String, Option<u64>, u64, Option<u64>, bool);
-    let tables: Vec<RoundRow> = if_there(tables)?;
-    let mismatches = conn
-        .query(format!(
-            "SELECT table_name, COUNT(*) FROM {MISMATCH} WHERE kind <> '{KIND_MOVING}' \
-             GROUP BY table_name"
-        ))
-        .await
-        .map_err(of);
-    let mismatches: Vec<(String, u64)> = if_there(mismatches)?;
-    let verifier = conn
-        .query(format!(
-            "SELECT {}, {}, keys_waiting, settle_ms, trouble FROM {VERIFIER}",
-            since("whole_since", now),
-            since("seen", now),
-        ))
-        .await
-        .map_err(of);
-    let verifier: Vec<(u64, u64, u64, u64, Option<String>)> = if_there(verifier)?;
+    let columns = format!(
+        "BINARY table_name, {}, rows_compared, {}, started IS NOT NULL",
+        since("proof", now),
+        since("COALESCE(started, proof)", &format!("IF(started IS NULL, finished, {now})")),
+    );
+    type RoundRow = (String, Option<u64>, u64, Option<u64>, bool, usize);
+    let tables: Vec<Vec<RoundRow>> = line.rows(places, doing, (&columns, VERIFY, "")).await?;
+    let condition = format!(" WHERE kind <> '{KIND_MOVING}' GROUP BY table_name");
+    let columns = "BINARY table_name, COUNT(*)";
+    let mismatches: Vec<Vec<(String, u64, usize)>> =
+        line.rows(places, doing, (columns, MISMATCH, &condition)).await?;
+    let columns = format!(
+        "{}, {}, keys_waiting, settle_ms, BINARY trouble",
+        since("whole_since", now),
+        since("seen", now),
+    );
+    type SaidRow = (u64, u64, u64, u64, Option<String>, usize);
+    let verifiers: Vec<Vec<SaidRow>> = line.rows(places, doing, (&columns, VERIFIER, "")).await?;
     let micros = Duration::from_micros;
-    let round = |(table, proof, rows, took, in_progress): RoundRow| {
+    let round = |(table, proof, rows, took, in_progress, _): RoundRow| {
         let (proof, took) = (proof.map(micros), took.map(micros));
         (table, Round { proof, rows, took, in_progress })
     };
-    let said = |(whole, seen, keys, settle_ms, trouble)| Verifier {
+    let said = |(whole, seen, keys, settle_ms, trouble, _): SaidRow| Verifier {
         whole: micros(whole),
         seen: micros(seen),
         keys,
         settle: Duration::from_millis(settle_ms),
         trouble,
     };
-    Ok(Proof {
-        tables: tables.into_iter().map(round).collect(),
-        mismatches: mismatches.into_iter().collect(),
-        verifier: verifier.into_iter().next().map(said),
-    })
+    let rows = tables.into_iter().zip(mismatches).zip(verifiers);
+    let proofs = rows.map(|((tables, mismatches), verifier)| {
+        Ok(Proof {
+            tables: tables.into_iter().map(round).collect(),
+            mismatches: mismatches.into_iter().map(|(table, rows, _)| (table, rows)).collect(),
+            verifier: verifier.into_iter().next().map(said),
+        })
+    });
+    Ok(proofs.collect())
 }
 
 /// All new shards together. `None`: no table is proven on every one, and nothing is known to differ

@@ -30,7 +30,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use modshift_mariadb::audit;
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{Conn, ServerError, Session, connect, error};
+use modshift_mariadb::value::quote;
+use modshift_mariadb::{Conn, Desk, ServerError, error};
 use modshift_proto::plan::{Endpoint, FenceScope, Plan};
 use mysql_async::prelude::Queryable;
 
@@ -147,9 +148,9 @@ struct Keeper {
     side: Side,
     number: u16,
     endpoints: Vec<Endpoint>,
-    conns: Vec<Option<Conn>>,
+    desk: Desk,
     places: Places,
-    /// Known since the primary was last connected to.
+    /// Known since the primary last began to answer.
     shared: bool,
     /// What the primary last said.
     last: Option<Token>,
@@ -158,13 +159,14 @@ struct Keeper {
 }
 
 /// Looks after one shard. Never ends: runs beside the streams, and is dropped with them.
-pub async fn keep(plan: Arc<Plan>, side: Side, number: u16) -> Infallible {
+/// Keepers of the same `desk` share a connection to each server.
+pub async fn keep(plan: Arc<Plan>, side: Side, number: u16, desk: Desk) -> Infallible {
     if plan.cutover.scope == FenceScope::Accounts {
         std::future::pending::<()>().await;
     }
     metrics::restored(side, number, 0);
     metrics::open(side, number, false);
-    let mut keeper = Keeper::new(plan, side, number);
+    let mut keeper = Keeper::new(plan, side, number, desk);
     loop {
         let pause = keeper.turn().await;
         tokio::time::sleep(pause).await;
@@ -172,14 +174,13 @@ pub async fn keep(plan: Arc<Plan>, side: Side, number: u16) -> Infallible {
 }
 
 impl Keeper {
-    fn new(plan: Arc<Plan>, side: Side, number: u16) -> Keeper {
-        let endpoints = servers_of(&plan, side, number);
+    fn new(plan: Arc<Plan>, side: Side, number: u16, desk: Desk) -> Keeper {
         Keeper {
             side,
             number,
-            conns: endpoints.iter().map(|_| None).collect(),
-            endpoints,
-            places: Places::default(),
+            endpoints: servers_of(&plan, side, number),
+            places: Places::new(desk.clone()),
+            desk,
             shared: false,
             last: None,
             told: None,
@@ -247,14 +248,14 @@ impl Keeper {
 
     /// What does not answer is said by the streams of the shard.
     async fn look(&mut self) -> Seen {
-        if self.conns[0].is_none() {
-            // It may be another server by now.
-            self.shared = false;
-        }
-        let asked = self.conns.iter_mut().zip(&self.endpoints).enumerate();
-        let asked = asked.map(|(index, (conn, endpoint))| ask(conn, endpoint, index == 0));
+        let asked = self.endpoints.iter().enumerate();
+        let asked = asked.map(|(index, endpoint)| ask(&self.desk, endpoint, index == 0));
         let answers: Vec<Option<Answer>> =
             join_all(asked).await.into_iter().map(Result::ok).collect();
+        if answers[0].is_none() {
+            // When it is back it may be another server.
+            self.shared = false;
+        }
         if let Some((token, _)) = &answers[0] {
             self.last = token.clone();
             let standing = answers.iter().map(|answer| answer.as_ref().map(|(_, s)| *s)).collect();
@@ -343,7 +344,7 @@ async fn close_replicas(
     open: &[usize],
     last: Option<&Token>,
 ) -> Result<Closed, CutoverError> {
-    let sql = format!("SELECT {TOKEN}");
+    let sql = format!("SELECT {}", token_in(""));
     for shard in shards.iter_mut() {
         let own = shard.number == number;
         for (_, server) in shard.servers().enumerate().skip(1).filter(|(i, _)| open.contains(i)) {
@@ -363,9 +364,12 @@ async fn close_replicas(
     Ok(Closed::Now)
 }
 
-const TOKEN: &str = "(SELECT phase FROM modshift_token WHERE id = 1), \
-                     (SELECT fence IS NOT NULL FROM modshift_token WHERE id = 1), \
-                     (SELECT CAST(clock AS CHAR) FROM modshift_token WHERE id = 1)";
+/// The columns of a [`TokenRow`]. `schema`: the beginning of a qualified name, or nothing.
+fn token_in(schema: &str) -> String {
+    let of = |column: &str| format!("(SELECT {column} FROM {schema}modshift_token WHERE id = 1)");
+    ["phase", "fence IS NOT NULL", "CAST(clock AS CHAR)"].map(of).join(", ")
+}
+
 type TokenRow = (Option<String>, Option<bool>, Option<String>);
 
 fn token_of((phase, marked, clock): TokenRow) -> Option<Token> {
@@ -384,37 +388,29 @@ fn servers_of(plan: &Plan, side: Side, number: u16) -> Vec<Endpoint> {
 
 type Answer = (Option<Token>, Standing);
 
-async fn ask(
-    slot: &mut Option<Conn>,
-    endpoint: &Endpoint,
-    primary: bool,
-) -> Result<Answer, ServerError> {
-    // Taken out: a connection whose answer did not come in time is not used again.
-    let conn = slot.take();
+async fn ask(desk: &Desk, endpoint: &Endpoint, primary: bool) -> Result<Answer, ServerError> {
     let at = label(endpoint);
     let asking = async {
-        let mut conn = match conn {
-            Some(conn) => conn,
-            None => connect(endpoint, Session::Plain).await?,
-        };
-        let answer = state(&mut conn, &at, primary).await?;
-        Ok((conn, answer))
+        let mut conn = desk.turn(endpoint).await?;
+        let answer = state(&mut conn, endpoint, primary).await?;
+        conn.done();
+        Ok(answer)
     };
     let late = |_| ServerError::Unreachable {
         at: at.clone(),
         detail: format!("no answer within {} s", ANSWER.as_secs()),
     };
-    let (conn, answer) = tokio::time::timeout(ANSWER, asking).await.map_err(late)??;
-    *slot = Some(conn);
-    Ok(answer)
+    tokio::time::timeout(ANSWER, asking).await.map_err(late)?
 }
 
-async fn state(conn: &mut Conn, at: &str, primary: bool) -> Result<Answer, ServerError> {
-    let of = |error| error::of(at, "looking at the fence", error);
+async fn state(conn: &mut Conn, endpoint: &Endpoint, primary: bool) -> Result<Answer, ServerError> {
+    let at = label(endpoint);
+    let token = token_in(&format!("{}.", quote(&endpoint.schema)));
+    let of = |error| error::of(&at, "looking at the fence", error);
     type Row = (Option<String>, Option<bool>, Option<String>, bool, bool);
     const SETTINGS: &str = "@@GLOBAL.read_only, @@GLOBAL.event_scheduler = 'ON'";
     let row: Result<Option<Row>, _> =
-        conn.query_first(format!("SELECT {TOKEN}, {SETTINGS}")).await.map_err(of);
+        conn.query_first(format!("SELECT {token}, {SETTINGS}")).await.map_err(of);
     let row = match row {
         // No reader was ever started, or the reshard is finished.
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => {

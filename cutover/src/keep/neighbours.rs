@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{ServerError, Session, connect, error};
+use modshift_mariadb::{Desk, ServerError, error};
 use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
 
@@ -30,11 +30,16 @@ pub(super) enum Neighbours {
 /// What servers called themselves when they last answered.
 #[derive(Debug, Default)]
 pub(super) struct Places {
+    desk: Desk,
     known: BTreeMap<(String, u16), String>,
     learned: Option<Instant>,
 }
 
 impl Places {
+    pub(super) fn new(desk: Desk) -> Places {
+        Places { desk, ..Places::default() }
+    }
+
     /// While all is well, so that a server that is away when it matters is known. Asks only as long
     /// as there is one that never answered.
     pub(super) async fn learn(&mut self, plan: &Plan) {
@@ -62,8 +67,13 @@ impl Places {
     }
 
     async fn ask(&mut self, shards: &[Servers]) {
-        let servers: Vec<&Endpoint> = shards.iter().flat_map(|(.., servers)| servers).collect();
-        let answers = join_all(servers.iter().map(|endpoint| place(endpoint))).await;
+        let mut servers: Vec<&Endpoint> = Vec::new();
+        for server in shards.iter().flat_map(|(.., servers)| servers) {
+            if servers.iter().all(|known| key(known) != key(server)) {
+                servers.push(server);
+            }
+        }
+        let answers = join_all(servers.iter().map(|endpoint| place(&self.desk, endpoint))).await;
         for (endpoint, answer) in servers.iter().zip(answers) {
             if let Ok(place) = answer {
                 self.known.insert(key(endpoint), place);
@@ -133,16 +143,15 @@ fn key(endpoint: &Endpoint) -> (String, u16) {
     (endpoint.host.clone(), endpoint.port)
 }
 
-async fn place(endpoint: &Endpoint) -> Result<String, ServerError> {
+async fn place(desk: &Desk, endpoint: &Endpoint) -> Result<String, ServerError> {
     let at = label(endpoint);
     let asking = async {
-        let mut conn = connect(endpoint, Session::Plain).await?;
+        let mut conn = desk.turn(endpoint).await?;
         let place: Option<String> = conn
             .query_first(PLACE)
             .await
             .map_err(|error| error::of(&at, "asking which server it is", error))?;
-        // The answer is known, whatever becomes of the connection.
-        let _ = conn.disconnect().await;
+        conn.done();
         Ok(place.unwrap_or_default())
     };
     let late = |_| ServerError::Unreachable { at: at.clone(), detail: "no answer".to_owned() };
@@ -171,7 +180,7 @@ mod tests {
             let known = named
                 .iter()
                 .map(|&(host, port, place)| ((host.to_owned(), port), place.to_owned()));
-            Places { known: known.collect(), learned: None }
+            Places { known: known.collect(), ..Places::default() }
         };
         let both = [
             shard(Side::Old, 0, "a", 1),

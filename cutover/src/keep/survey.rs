@@ -1,6 +1,7 @@
 //! The fences of all shards as their servers have them, for `status`. Nothing is changed.
 
 use futures_util::future::join_all;
+use modshift_mariadb::Desk;
 use modshift_proto::plan::{FenceScope, Plan};
 
 use super::neighbours::{Neighbours, Places};
@@ -24,16 +25,17 @@ pub async fn survey(plan: &Plan, side: Side) -> Vec<Held> {
         Side::Old => plan.old.len(),
         Side::New => plan.new.len(),
     };
-    join_all((0..count as u16).map(|number| one(plan, side, number))).await
+    let desk = Desk::default();
+    join_all((0..count as u16).map(|number| one(plan, side, number, &desk))).await
 }
 
-async fn one(plan: &Plan, side: Side, number: u16) -> Held {
+async fn one(plan: &Plan, side: Side, number: u16, desk: &Desk) -> Held {
     if plan.cutover.scope == FenceScope::Accounts {
         return Held::Yes;
     }
     let servers = servers_of(plan, side, number);
     let asked = servers.iter().enumerate().map(async |(index, endpoint)| {
-        ask(&mut None, endpoint, index == 0).await.map_err(|error| error.to_string())
+        ask(desk, endpoint, index == 0).await.map_err(|error| error.to_string())
     });
     let mut answers = join_all(asked).await.into_iter();
     let (token, primary) = match answers.next() {
@@ -47,7 +49,7 @@ async fn one(plan: &Plan, side: Side, number: u16) -> Held {
     if open.is_empty() {
         return Held::Yes;
     }
-    match Places::default().neighbours(plan, side, number, &open).await {
+    match Places::new(desk.clone()).neighbours(plan, side, number, &open).await {
         Ok(Neighbours::OtherSide) => Held::Yes,
         Ok(Neighbours::Twins(_)) | Err(_) => {
             let name = |&index: &usize| format!("{}:{}", servers[index].host, servers[index].port);

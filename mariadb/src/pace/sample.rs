@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use modshift_proto::plan::{self, Endpoint, Plan};
+use modshift_proto::plan::{self, Endpoint, HostPort, Plan};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -22,7 +22,10 @@ use super::controller::Reading;
 use super::throttle::Throttle;
 use crate::connect::{Session, connect, label};
 use crate::control;
+use crate::desk::server_of;
 use crate::error::{self, ServerError};
+use crate::seats::IDLE_MAX;
+use crate::value::quote;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A server that takes longer to say how it is does not get more to do.
@@ -32,26 +35,62 @@ const NO_SUCH_COLUMN: u16 = 1054;
 
 /// Asks until dropped.
 pub(super) async fn follow(plan: &Plan, throttle: &Throttle) {
-    let old = plan.old.iter().map(|endpoint| (endpoint, Commits::of_token()));
-    let new = plan.new.iter().map(|endpoint| (endpoint, Commits::of_watermark()));
-    let servers = old.chain(new).enumerate();
-    let asking = servers.map(|(index, (endpoint, commits))| {
-        follow_one(index, endpoint, commits, &plan.throttle, throttle)
-    });
-    join_all(asking).await;
+    let servers = servers(plan);
+    let asking = servers.into_iter().map(|server| follow_one(server, &plan.throttle, throttle));
+    join(join_all(asking), close_idle(throttle)).await;
 }
 
-async fn follow_one(
+/// What workers leave open between two pieces is closed once nobody comes for it.
+async fn close_idle(throttle: &Throttle) {
+    let mut tick = interval(INTERVAL);
+    loop {
+        tick.tick().await;
+        throttle.seats().close_idle(IDLE_MAX);
+    }
+}
+
+/// Shards that are reached by one name and login are asked over one connection.
+struct Server {
+    primary: Asked,
+    /// Of any of the shards; each has the same.
+    replicas: Vec<Asked>,
+    shards: Vec<Shard>,
+}
+
+struct Shard {
+    /// In the throttle.
     index: usize,
-    endpoint: &Endpoint,
-    mut commits: Commits,
-    limits: &plan::Throttle,
-    throttle: &Throttle,
-) {
+    replicas: Vec<HostPort>,
+    commits: Commits,
+}
+
+fn servers(plan: &Plan) -> Vec<Server> {
+    let old = plan.old.iter().map(|endpoint| (endpoint, Commits::of_token(&endpoint.schema)));
+    let new = plan.new.iter().map(|endpoint| (endpoint, Commits::of_watermark(&endpoint.schema)));
+    let mut servers: Vec<Server> = Vec::new();
+    for (index, (endpoint, commits)) in old.chain(new).enumerate() {
+        let shard = Shard { index, replicas: endpoint.replicas.clone(), commits };
+        let primary = server_of(endpoint);
+        let known = servers.iter().position(|server| server.primary.endpoint == primary);
+        let known = known.unwrap_or_else(|| {
+            let primary = Asked::new(primary.clone());
+            servers.push(Server { primary, replicas: Vec::new(), shards: Vec::new() });
+            servers.len() - 1
+        });
+        let server = &mut servers[known];
+        for replica in &endpoint.replicas {
+            let replica = primary.on(replica);
+            if server.replicas.iter().all(|asked| asked.endpoint != replica) {
+                server.replicas.push(Asked::new(replica));
+            }
+        }
+        server.shards.push(shard);
+    }
+    servers
+}
+
+async fn follow_one(mut server: Server, limits: &plan::Throttle, throttle: &Throttle) {
     let mut changes = throttle.changes();
-    let mut servers = endpoint.servers().into_iter().map(Asked::new);
-    let Some(mut server) = servers.next() else { return };
-    let mut replicas: Vec<Asked> = servers.collect();
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -59,24 +98,34 @@ async fn follow_one(
         changes.mark_unchanged();
         if !throttle.wanted() {
             // Nobody's connections are held for nothing.
-            server.conn = None;
-            replicas.iter_mut().for_each(|replica| replica.conn = None);
-            throttle.forget(index);
+            server.primary.conn = None;
+            server.replicas.iter_mut().for_each(|replica| replica.conn = None);
+            server.shards.iter().for_each(|shard| throttle.forget(shard.index));
             // The sender is in the throttle: it cannot be gone.
             let _ = changes.changed().await;
             continue;
         }
-        let of_primary = of_primary(&mut server, &mut commits, limits);
-        let of_replicas = join_all(replicas.iter_mut().map(|asked| of_replica(asked, limits)));
-        let (primary, replicas) = join(of_primary, of_replicas).await;
-        let mut found = Found::default();
-        std::iter::once(primary).chain(replicas).for_each(|more| found.add(more));
-        throttle.observe(index, &found.readings, found.unknown);
+        let of_primary = of_primary(&mut server.primary, &mut server.shards, limits);
+        let of_replicas =
+            join_all(server.replicas.iter_mut().map(|asked| of_replica(asked, limits)));
+        let ((primary, shards), replicas) = join(of_primary, of_replicas).await;
+        for (place, shard) in server.shards.iter().enumerate() {
+            let mut found = primary.clone();
+            shards.get(place).into_iter().for_each(|more| found.add(more.clone()));
+            for (asked, more) in server.replicas.iter().zip(&replicas) {
+                let is_it =
+                    |r: &HostPort| (&r.host, r.port) == (&asked.endpoint.host, asked.endpoint.port);
+                if shard.replicas.iter().any(is_it) {
+                    found.add(more.clone());
+                }
+            }
+            throttle.observe(shard.index, &found.readings, found.unknown);
+        }
     }
 }
 
 /// What one server has answered.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Found {
     readings: Vec<Reading>,
     unknown: Vec<String>,
@@ -108,29 +157,34 @@ impl Asked {
     }
 
     /// One answer in time, or silence. A connection that failed is not used again.
-    async fn ask(
+    async fn ask<T>(
         &mut self,
-        question: impl AsyncFnOnce(&mut Conn, &str) -> Result<Found, ServerError>,
-    ) -> Found {
+        question: impl AsyncFnOnce(&mut Conn, &str) -> Result<T, ServerError>,
+    ) -> Result<T, Found> {
         let at = label(&self.endpoint);
         let asking = async {
             let mut conn = self.conn().await?;
             let found = question(&mut conn, &at).await?;
             self.conn = Some(conn);
-            Ok::<Found, ServerError>(found)
+            Ok::<T, ServerError>(found)
         };
         let error = match timeout(ANSWER_WITHIN, asking).await {
-            Ok(Ok(found)) => return found,
+            Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("{at}: no answer in {} s", ANSWER_WITHIN.as_secs()),
         };
-        Found { readings: vec![Reading::Silent { error }], unknown: Vec::new() }
+        Err(Found { readings: vec![Reading::Silent { error }], unknown: Vec::new() })
     }
 }
 
-async fn of_primary(server: &mut Asked, commits: &mut Commits, limits: &plan::Throttle) -> Found {
+/// What is true of the whole server, and what of each shard there.
+async fn of_primary(
+    server: &mut Asked,
+    shards: &mut [Shard],
+    limits: &plan::Throttle,
+) -> (Found, Vec<Found>) {
     let question = async |conn: &mut Conn, at: &str| {
-        let mut found = Found::default();
+        let (mut found, mut each) = (Found::default(), Vec::new());
         if let Some(limit) = limits.threads_running_max {
             let running = threads_running(conn, at).await?;
             found.readings.push(Reading::ThreadsRunning { found: running, limit });
@@ -139,16 +193,19 @@ async fn of_primary(server: &mut Asked, commits: &mut Commits, limits: &plan::Th
             found.add(lag(conn, at, limit).await?);
         }
         if let Some(limit) = limits.commit_latency_max {
-            found.add(commits.ask(conn, at, limit).await?);
+            for shard in shards {
+                each.push(shard.commits.ask(conn, at, limit).await?);
+            }
         }
-        Ok(found)
+        Ok((found, each))
     };
-    server.ask(question).await
+    server.ask(question).await.unwrap_or_else(|silent| (silent, Vec::new()))
 }
 
 async fn of_replica(replica: &mut Asked, limits: &plan::Throttle) -> Found {
     let Some(limit) = limits.replica_lag_max else { return Found::default() };
-    replica.ask(async |conn: &mut Conn, at: &str| lag(conn, at, limit).await).await
+    let asked = replica.ask(async |conn: &mut Conn, at: &str| lag(conn, at, limit).await).await;
+    asked.unwrap_or_else(|silent| silent)
 }
 
 async fn threads_running(conn: &mut Conn, at: &str) -> Result<u32, ServerError> {
@@ -195,13 +252,16 @@ struct Commits {
 }
 
 impl Commits {
-    fn of_token() -> Commits {
-        let sql = format!("SELECT id, writes, commit_us FROM {}", control::TOKEN);
-        Commits { sql, seen: HashMap::new() }
+    fn of_token(schema: &str) -> Commits {
+        Commits::of("id, writes", schema, control::TOKEN)
     }
 
-    fn of_watermark() -> Commits {
-        let sql = format!("SELECT source, version, commit_us FROM {}", control::WATERMARK);
+    fn of_watermark(schema: &str) -> Commits {
+        Commits::of("source, version", schema, control::WATERMARK)
+    }
+
+    fn of(row: &str, schema: &str, table: &str) -> Commits {
+        let sql = format!("SELECT {row}, commit_us FROM {}.{table}", quote(schema));
         Commits { sql, seen: HashMap::new() }
     }
 
@@ -244,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_row_that_has_not_moved_says_nothing_about_now() {
-        let mut commits = Commits::of_watermark();
+        let mut commits = Commits::of_watermark("s");
         assert_eq!(commits.moved(vec![(0, 7, 900), (1, 1, 5)]), None, "who knows how old");
         assert_eq!(commits.moved(vec![(0, 7, 900), (1, 3, 5)]), Some(5));
         assert_eq!(commits.moved(vec![(0, 8, 900), (1, 4, 5)]), Some(900));

@@ -14,6 +14,9 @@ use tokio::sync::watch;
 
 use super::controller::{Controller, Reading};
 use super::{Pace, sample};
+use crate::desk::Desk;
+use crate::few::Few;
+use crate::seats::Seats;
 
 /// The longest wait after one piece of work, short of a pause or a bound of rows: a piece that took
 /// a minute because a disk was stuck shall not cost an hour.
@@ -33,6 +36,9 @@ struct Shared {
     state: Mutex<State>,
     /// Told of every change that may end a wait.
     changed: watch::Sender<()>,
+    seats: Seats,
+    desk: Desk,
+    few: Few,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,18 @@ pub struct ServerView {
 impl Throttle {
     /// At full pace until [`Throttle::follow`] has seen something else.
     pub fn new(plan: &Plan) -> Throttle {
+        let seats = Seats::new(plan.limits.connections_per_server);
+        Throttle::sharing(plan, (seats, Desk::default(), Few::default()))
+    }
+
+    /// Of the same process over another plan, such as that of the way back: a pace of its own, and no
+    /// connections beyond what this one's workers may have.
+    pub fn beside(&self, plan: &Plan) -> Throttle {
+        let Shared { seats, desk, few, .. } = &*self.0;
+        Throttle::sharing(plan, (seats.clone(), desk.clone(), few.clone()))
+    }
+
+    fn sharing(plan: &Plan, (seats, desk, few): (Seats, Desk, Few)) -> Throttle {
         let old = plan.old_shards().map(|shard| shard.to_string());
         let names = old.chain(plan.new_shards().map(|shard| shard.to_string()));
         let server = |name| Server { name, controller: Controller::default(), unknown: Vec::new() };
@@ -106,7 +124,8 @@ impl Throttle {
             waited: Duration::ZERO,
         };
         let (changed, _) = watch::channel(());
-        Throttle(Arc::new(Shared { plan: plan.clone(), state: Mutex::new(state), changed }))
+        let (plan, state) = (plan.clone(), Mutex::new(state));
+        Throttle(Arc::new(Shared { plan, state, changed, seats, desk, few }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -123,6 +142,21 @@ impl Throttle {
     /// the work, and is dropped with it.
     pub async fn follow(&self) {
         sample::follow(&self.0.plan, self).await;
+    }
+
+    /// Where its workers get their connections.
+    pub fn seats(&self) -> &Seats {
+        &self.0.seats
+    }
+
+    /// Turns at what streams do when they begin.
+    pub fn few(&self) -> &Few {
+        &self.0.few
+    }
+
+    /// For what its workers ask now and then.
+    pub fn desk(&self) -> &Desk {
+        &self.0.desk
     }
 
     /// The pace of one worker, whose pieces touch these servers; so many are done at once.
@@ -284,6 +318,10 @@ impl Work {
 }
 
 impl Lane {
+    pub fn seats(&self) -> &Seats {
+        self.throttle.seats()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -98,6 +98,9 @@ pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(10);
 /// Ten times what a commit takes on a disk that is no longer quick: below it is a busy server,
 /// above it one that holds its users up.
 pub const COMMIT_LATENCY_MAX: Duration = Duration::from_millis(250);
+/// A server with the default `max_connections` of 151 leaves its application more than half of it, with
+/// forty shards on it too; and as many chunks at once as a server of 8 to 16 cores reads well.
+pub const CONNECTIONS_PER_SERVER: u16 = 16;
 /// As for a chunk of the copy: short enough for a purge or a DDL to wait behind.
 pub const VERIFY_CHUNK_TIME: Duration = Duration::from_millis(200);
 /// Of rows on one shard, some 50 ms of reading: what is between two chunks hardly counts beside it.

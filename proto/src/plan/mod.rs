@@ -53,6 +53,7 @@ pub struct Plan {
     pub tables: Vec<Table>,
     pub log: Log,
     pub snapshot: Snapshot,
+    pub limits: Limits,
     pub reader: Reader,
     pub apply: Apply,
     pub gate: Gate,
@@ -334,6 +335,14 @@ pub struct Throttle {
     pub replica_lag_max: Option<Duration>,
     /// Of modshift's own commits there.
     pub commit_latency_max: Option<Duration>,
+}
+
+/// What a process may take of a server for work that can wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections to one server that copy and verify, of all of its shards together. What streams
+    /// need beside it is not limited: see `modshift check`.
+    pub connections_per_server: u16,
 }
 
 /// The daemons' control API.

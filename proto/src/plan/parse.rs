@@ -81,6 +81,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let tables = table::read(&root, old_modulus);
     let log = log::read(&root, &name);
     let snapshot = policy::snapshot(&root);
+    let limits = policy::limits(&root);
     let reader = policy::reader(&root);
     let apply = policy::apply(&root);
     let gate = policy::gate(&root, &reader);
@@ -106,6 +107,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
         tables,
         log,
         snapshot,
+        limits,
         reader,
         apply,
         gate,

@@ -1,4 +1,4 @@
-//! `[snapshot]`, `[reader]`, `[apply]`, `[gate]`, `[check]`, `[http]` and `[back]`.
+//! `[snapshot]`, `[limits]`, `[reader]`, `[apply]`, `[gate]`, `[check]`, `[http]` and `[back]`.
 //!
 //! The ranges keep out what could only be a slip of a unit; they are wide enough for any estate
 //! and for tests that want a bound to be reached.
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::Section;
-use super::{Apply, Back, Check, Gate, Http, Reader, Snapshot, Table, default};
+use super::{Apply, Back, Check, Gate, Http, Limits, Reader, Snapshot, Table, default};
 
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
@@ -39,6 +39,16 @@ pub(super) fn snapshot(root: &Section<'_>) -> Snapshot {
     };
     section.finish();
     snapshot
+}
+
+pub(super) fn limits(root: &Section<'_>) -> Limits {
+    let section = root.section("limits");
+    let default = default::CONNECTIONS_PER_SERVER;
+    let limits = Limits {
+        connections_per_server: section.number("connections_per_server", default, 1..=10_000),
+    };
+    section.finish();
+    limits
 }
 
 pub(super) fn reader(root: &Section<'_>) -> Reader {

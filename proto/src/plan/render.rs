@@ -82,6 +82,8 @@ impl Plan {
         out.line("parallel", self.snapshot.parallel);
         out.line("touched_keys_max", self.snapshot.touched_keys_max);
         out.text("xa_grace", &format_duration(self.snapshot.xa_grace));
+        out.head("[limits]");
+        out.line("connections_per_server", self.limits.connections_per_server);
         out.head("[reader]");
         out.text("heartbeat", &format_duration(self.reader.heartbeat));
         out.text("heartbeat_copying", &format_duration(self.reader.heartbeat_copying));

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogWriter, stage};
 use modshift_mariadb::pace::Throttle;
-use modshift_mariadb::{Conn, control};
+use modshift_mariadb::{Desk, control};
 use modshift_proto::message::Start;
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
@@ -77,8 +77,8 @@ struct Reader<W> {
     watch: Watch,
     definitions: Arc<Definitions>,
     collations: Arc<Collations>,
-    /// For looking tables up where they are read.
-    looking: Option<Conn>,
+    /// For small questions, such as looking tables up where they are read.
+    desk: Desk,
     start: Start,
     /// An answer of the token task that is still to come.
     saving: Option<oneshot::Receiver<()>>,
@@ -164,6 +164,7 @@ impl<W: LogWriter> Reader<W> {
             Arc::clone(&tables),
             Arc::clone(&definitions),
             keys_max,
+            throttle,
         );
         let start = Start {
             gtids: epoch.resume.gtids(),
@@ -182,7 +183,8 @@ impl<W: LogWriter> Reader<W> {
             resume: epoch.resume,
         });
         tail.copied = copying.finished();
-        let watch = Watch::new(shard, primary.clone(), Arc::clone(&definitions));
+        let watch =
+            Watch::new(shard, primary.clone(), Arc::clone(&definitions), throttle.desk().clone());
         Ok(Reader {
             shard,
             seat: feeds.enter(&primary.tailed()),
@@ -198,7 +200,7 @@ impl<W: LogWriter> Reader<W> {
             watch,
             definitions,
             collations,
-            looking: None,
+            desk: throttle.desk().clone(),
             start,
             saving: None,
             unsaved: None,
@@ -278,10 +280,9 @@ impl<W: LogWriter> Reader<W> {
         backoff: &mut Backoff,
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
-        Box::pin(whole_logs(&self.primary)).await?;
+        Box::pin(whole_logs(&self.primary, &self.desk)).await?;
         let decoder = Decoder::new(self.planned.clone())?;
         let start = self.tail.reconnect(decoder.with_collations(self.collations.clone()));
-        self.looking = None;
         let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
         let opened = Box::pin(opening).await;
         let opened = opened.map_err(|error| self.replica_behind(error, start))?;
@@ -337,7 +338,6 @@ impl<W: LogWriter> Reader<W> {
         self.repairs.connection_lost();
         let decoder = Decoder::new(self.planned.clone())?;
         self.tail.reconnect(decoder.with_collations(self.collations.clone()));
-        self.looking = None;
         Ok(Some(Source::Joined(joined)))
     }
 

@@ -2,6 +2,8 @@
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::Session;
+use modshift_mariadb::control::TOKEN;
+use modshift_mariadb::value::quote;
 use modshift_proto::GtidSet;
 use mysql_async::prelude::Queryable;
 
@@ -16,10 +18,11 @@ impl<W: LogWriter> Reader<W> {
         let doing = "asking for the reader epoch";
         let failed = |error| server_error(&self.primary, doing, error);
         let asking = async {
-            let mut conn = modshift_mariadb::connect(&self.primary, Session::Plain).await?;
-            let sql = "SELECT epoch FROM modshift_token WHERE id = 1";
+            let mut conn = self.desk.turn(&self.primary).await?;
+            let schema = quote(&self.primary.schema);
+            let sql = format!("SELECT epoch FROM {schema}.{TOKEN} WHERE id = 1");
             let epoch: Option<u64> = conn.query_first(sql).await.map_err(failed)?;
-            conn.disconnect().await.map_err(failed)?;
+            conn.done();
             Ok(epoch.unwrap_or(0))
         };
         let (shard, ours) = (self.shard, self.tail.epoch());
@@ -45,22 +48,18 @@ impl<W: LogWriter> Reader<W> {
     pub(super) async fn look_up(&mut self, table: usize) -> Result<(), ReadError> {
         let doing = "looking up a table under its new id";
         let failed = |error| server_error(&self.tailed, doing, error);
-        let kept = self.looking.take();
         let asking = async {
-            let mut conn = match kept {
-                Some(conn) => conn,
-                None => modshift_mariadb::connect(&self.tailed, Session::Plain).await?,
-            };
+            let mut conn = self.desk.turn(&self.tailed).await?;
             let high: Option<String> =
                 conn.query_first("SELECT @@gtid_binlog_pos").await.map_err(failed)?;
             self.definitions.hold(&mut conn, Session::Plain, &self.tailed, table).await?;
-            Ok((conn, high.unwrap_or_default()))
+            conn.done();
+            Ok(high.unwrap_or_default())
         };
-        let (conn, high) = within(&self.tailed, doing, asking).await?;
+        let high: String = within(&self.tailed, doing, asking).await?;
         let shard = self.shard;
         let high =
             high.parse().map_err(|source| ReadError::ProgressUnreadable { shard, source })?;
-        self.looking = Some(conn);
         self.tail.looked(table, high);
         Ok(())
     }
@@ -68,10 +67,10 @@ impl<W: LogWriter> Reader<W> {
     /// G of the design's invariant 5.
     pub(super) async fn primary_position(&self) -> Result<GtidSet, ReadError> {
         let failed = |error| server_error(&self.primary, "reading the primary's position", error);
-        let mut conn = modshift_mariadb::connect(&self.primary, Session::Plain).await?;
+        let mut conn = self.desk.turn(&self.primary).await?;
         let text: Option<String> =
             conn.query_first("SELECT @@gtid_binlog_pos").await.map_err(failed)?;
-        conn.disconnect().await.map_err(failed)?;
+        conn.done();
         let shard = self.shard;
         text.unwrap_or_default()
             .parse()

@@ -101,12 +101,18 @@ where
 {
     let primary = plan.old[usize::from(shard.0)].clone();
     // Before the epoch is raised: a plan that does not fit must not end a reader that works.
-    let Some(found) = retrying(shard, "start", cancel, || prepare(plan, shard)).await? else {
+    let Some(found) = retrying(shard, "start", cancel, || async {
+        let _turn = throttle.few().turn(&primary).await;
+        prepare(plan, shard, throttle.desk()).await
+    })
+    .await?
+    else {
         return Ok(());
     };
-    let open_epoch = || {
+    let open_epoch = || async {
+        let _turn = throttle.few().turn(&primary).await;
         let opening = Box::pin(epoch::open(shard, &primary, plan, &found.tables));
-        within(&primary, "opening an epoch", opening)
+        within(&primary, "opening an epoch", opening).await
     };
     let Some(epoch) = retrying(shard, "epoch", cancel, open_epoch).await? else {
         return Ok(());
@@ -118,11 +124,20 @@ where
         initial = epoch.initial, phase = epoch.resume.phase.name(), "reader epoch opened");
     stage::reached("epoch_raised_before_markers", 1).await;
     // And again after it: what changes a table from here on is in the log.
-    let Some(prepared) = retrying(shard, "start", cancel, || prepare(plan, shard)).await? else {
+    let Some(prepared) = retrying(shard, "start", cancel, || async {
+        let _turn = throttle.few().turn(&primary).await;
+        prepare(plan, shard, throttle.desk()).await
+    })
+    .await?
+    else {
         return Ok(());
     };
     epoch::same(shard, plan, &prepared.tables, &epoch.kept)?;
-    let Some(token_table) = retrying(shard, "start", cancel, || token_table(&primary)).await?
+    let Some(token_table) = retrying(shard, "start", cancel, || async {
+        let _turn = throttle.few().turn(&primary).await;
+        token_table(&primary).await
+    })
+    .await?
     else {
         return Ok(());
     };

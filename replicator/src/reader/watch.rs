@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use modshift_mariadb::Session;
+use modshift_mariadb::{Desk, Session};
 use modshift_proto::OldShard;
 use modshift_proto::plan::Endpoint;
 use tokio::task::JoinSet;
@@ -22,15 +22,21 @@ pub(super) struct Watch {
     shard: OldShard,
     primary: Endpoint,
     definitions: Arc<Definitions>,
+    desk: Desk,
     due: Instant,
     /// At most one round under way.
     work: JoinSet<Result<(), ReadError>>,
 }
 
 impl Watch {
-    pub(super) fn new(shard: OldShard, primary: Endpoint, definitions: Arc<Definitions>) -> Watch {
+    pub(super) fn new(
+        shard: OldShard,
+        primary: Endpoint,
+        definitions: Arc<Definitions>,
+        desk: Desk,
+    ) -> Watch {
         let due = Instant::now() + INTERVAL;
-        Watch { shard, primary, definitions, due, work: JoinSet::new() }
+        Watch { shard, primary, definitions, desk, due, work: JoinSet::new() }
     }
 
     /// Begins a round when it is time, and says what the last one found. A server that does not
@@ -50,11 +56,12 @@ impl Watch {
         if self.work.is_empty() && Instant::now() >= self.due {
             self.due = Instant::now() + INTERVAL;
             let (primary, definitions) = (self.primary.clone(), self.definitions.clone());
+            let desk = self.desk.clone();
             self.work.spawn(async move {
-                whole_logs(&primary).await?;
+                whole_logs(&primary, &desk).await?;
                 let replica = primary.read_from.as_ref().map(|_| primary.tailed());
                 for server in [primary.clone()].into_iter().chain(replica) {
-                    let asking = tables(&definitions, &server);
+                    let asking = tables(&definitions, &server, &desk);
                     within(&server, "looking at the tables", asking).await?;
                 }
                 Ok(())
@@ -65,12 +72,15 @@ impl Watch {
 }
 
 /// Are all tables there what they are read as?
-async fn tables(definitions: &Definitions, server: &Endpoint) -> Result<(), ReadError> {
-    let mut conn = modshift_mariadb::connect(server, Session::Plain).await?;
+async fn tables(
+    definitions: &Definitions,
+    server: &Endpoint,
+    desk: &Desk,
+) -> Result<(), ReadError> {
+    let mut conn = desk.turn(server).await?;
     for table in 0..definitions.tables() {
         definitions.hold(&mut conn, Session::Plain, server, table).await?;
     }
-    // What it said is known; the server closes what we cannot.
-    let _ = conn.disconnect().await;
+    conn.done();
     Ok(())
 }

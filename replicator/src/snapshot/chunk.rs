@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
-use modshift_mariadb::{Conn, ServerError, Session, control, value};
+use modshift_mariadb::desk::server_of;
+use modshift_mariadb::{Conn, Seat, ServerError, Session, control, value};
 use modshift_proto::plan::Endpoint;
 use modshift_proto::row::{RowView, RowWriter};
 use modshift_proto::schema::Column;
@@ -77,14 +78,16 @@ impl Chunk {
     }
 }
 
-/// A connection that reads chunks of one old shard, one at a time.
+/// Reads chunks of one old shard, each over a connection that is its for so long.
+#[derive(Clone)]
 pub struct ChunkReader {
     shard: OldShard,
     endpoint: Endpoint,
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
     definitions: Arc<Definitions>,
-    conn: Option<Conn>,
+    /// In no shard's schema: its connections are good for any shard.
+    server: Endpoint,
 }
 
 impl ChunkReader {
@@ -94,17 +97,20 @@ impl ChunkReader {
         tables: Arc<Vec<RoutedTable>>,
         definitions: Arc<Definitions>,
     ) -> ChunkReader {
-        ChunkReader { shard: moduli.source, endpoint, moduli, tables, definitions, conn: None }
+        let (shard, server) = (moduli.source, server_of(&endpoint));
+        ChunkReader { shard, endpoint, moduli, tables, definitions, server }
+    }
+
+    /// Where it needs a seat.
+    pub fn server(&self) -> &Endpoint {
+        &self.server
     }
 
     /// Reads the chunk. After an error the connection is dropped, and the snapshot with it.
-    pub async fn read(&mut self, request: ChunkRequest) -> Result<Chunk, ReadError> {
-        let mut conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => modshift_mariadb::connect(&self.endpoint, Session::Exact).await?,
-        };
+    pub async fn read(&self, mut seat: Seat, request: ChunkRequest) -> Result<Chunk, ReadError> {
+        let mut conn = seat.conn().await?;
         let chunk = self.read_with(&mut conn, request).await?;
-        self.conn = Some(conn);
+        seat.keep(conn);
         Ok(chunk)
     }
 

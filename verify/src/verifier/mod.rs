@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use modshift_mariadb::Seats;
 use modshift_proto::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +42,7 @@ pub struct Verifier {
     pub(crate) shards: Shards,
     /// The old shards' primaries, for modshift's own rows.
     pub(crate) primaries: Vec<Shard>,
-    /// Connections of their own to the old shards, for the ends of ranges.
+    /// The old shards once more, for the ends of ranges while others are compared.
     pagers: Vec<Shard>,
     tables: Vec<Option<CheckedTable>>,
     differences: Vec<String>,
@@ -60,21 +61,24 @@ impl Verifier {
     ) -> Result<Verifier, VerifyError> {
         let mut lock = Lock::new(&plan);
         lock.take(wait).await?;
-        Verifier::prepare(plan, Some(pace), Some(lock)).await
+        let seats = pace.seats().clone();
+        Verifier::prepare(plan, Some(pace), Some(lock), seats).await
     }
 
     /// For single keys only: no lock, no rounds.
-    pub(crate) async fn beside(plan: Arc<Plan>) -> Result<Verifier, VerifyError> {
-        Verifier::prepare(plan, None, None).await
+    pub(crate) async fn beside(plan: Arc<Plan>, seats: Seats) -> Result<Verifier, VerifyError> {
+        Verifier::prepare(plan, None, None, seats).await
     }
 
     async fn prepare(
         plan: Arc<Plan>,
         pace: Option<Arc<Pace>>,
         lock: Option<Lock>,
+        seats: Seats,
     ) -> Result<Verifier, VerifyError> {
+        let shard = |endpoint| Shard::new(endpoint, seats.clone());
         let of = |endpoints: &[modshift_proto::plan::Endpoint]| -> Vec<Shard> {
-            endpoints.iter().cloned().map(Shard::new).collect()
+            endpoints.iter().cloned().map(shard).collect()
         };
         let read: Vec<_> = plan.old.iter().map(|endpoint| endpoint.tailed()).collect();
         let mut shards = Shards { old: of(&read), new: of(&plan.new) };
