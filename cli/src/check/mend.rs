@@ -35,6 +35,7 @@ pub enum Way {
     GrantSchema,
     GrantTable,
     InstallDisks,
+    RaiseUserConnections,
     RemoveDelay,
     SetAlike,
     SetBinlogChecksum,
@@ -43,6 +44,7 @@ pub enum Way {
     SetBinlogRowImage,
     SetFlush,
     SetGtidStrictMode,
+    SetMaxConnections,
     /// So that every change comes into the binlog.
     SetInitConnect,
     SetPacket,

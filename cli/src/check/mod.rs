@@ -8,6 +8,7 @@
 mod ahead;
 mod alter;
 mod fault;
+mod load;
 mod log;
 mod mend;
 mod report;
@@ -30,7 +31,7 @@ use rows::collisions::{self, Listing};
 use rows::matrix::Matrix;
 use rows::trial::Estimate;
 use rows::{broadcast, growth, matrix, record, trial};
-use rules::{disk, reach, retention};
+use rules::{connections, disk, reach, retention};
 use survey::{Extent, Survey};
 
 /// Faults and warnings of a daemon's shards.
@@ -128,6 +129,7 @@ async fn read_rows(
         estimate = measured;
         faults.extend(refused);
     }
+    faults.extend(connections::tell(survey));
     let growth = growth::measure(survey).await;
     let copy = estimate.as_ref().map(Estimate::copy);
     faults.extend(retention::check_measured(survey, &growth, copy));

@@ -211,6 +211,8 @@ fn lax(server_id: u32) -> MariaDbOptions {
 /// Servers that are set up as none should be, and a replica of the same kind.
 async fn settings(ways: &mut Ways) -> Result<()> {
     let old = MariaDbOptions { max_allowed_packet: 96 << 20, ..lax(81) };
+    // Less than modshift alone would take.
+    let old = old.arg("--max-connections=30");
     let new = lax(82)
         .arg("--sql-mode=ANSI")
         .arg("--event-scheduler=ON")
@@ -327,7 +329,9 @@ async fn accounts(ways: &mut Ways) -> Result<()> {
     let started = MariaDbServer::start_all(servers).await?;
     let [server, replica] = [&*started[0], &*started[1]];
     let case = Case::new(server, TABLE).await?;
-    let poor = format!("CREATE USER 'poor'@'127.0.0.%' IDENTIFIED BY '{PASSWORD}'");
+    let poor = format!(
+        "CREATE USER 'poor'@'127.0.0.%' IDENTIFIED BY '{PASSWORD}' WITH MAX_USER_CONNECTIONS 25"
+    );
     for sql in [
         &*poor,
         "CREATE USER `ba``tch`@'10.%', chief@'%'",

@@ -8,6 +8,7 @@ pub mod back;
 pub mod binlog;
 pub mod clock;
 pub mod collisions;
+pub mod connections;
 pub mod disk;
 pub mod drift;
 pub mod durability;
@@ -52,7 +53,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 48] = [
+pub const ALL: [Rule; 49] = [
     reach::check,
     reach::check_further,
     same_place::check,
@@ -73,6 +74,7 @@ pub const ALL: [Rule; 48] = [
     packet::check,
     durability::check,
     server_id::check,
+    connections::check,
     read_only::check,
     alike::check,
     accounts::check,

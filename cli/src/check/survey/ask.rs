@@ -15,8 +15,8 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use super::{
-    Binlog, Extent, Facts, Object, Table, Unreached, Variables, beside, oldest, privileged, room,
-    sequence, token,
+    Binlog, Extent, Facts, Object, Table, Unreached, Variables, beside, connections, oldest,
+    privileged, room, sequence, token,
 };
 use crate::check::fault::Side;
 use crate::check::rows::record;
@@ -106,6 +106,10 @@ pub async fn ask(
             sequences: sequence::all(&mut conn, &sequences).await?,
             collisions: if old { None } else { record::read(&mut conn).await? },
             token: token::read(&mut conn).await?,
+            connections: match whole {
+                true => Some(connections::ask(&mut conn, status("Max_used_connections")).await?),
+                false => None,
+            },
             beside: beside::ask(&mut conn, schema, whole).await?,
             // What may not be read is as good as missing: `grants` tells.
             kept_tables: kept_tables.unwrap_or_default(),

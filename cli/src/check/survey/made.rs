@@ -188,6 +188,7 @@ pub fn facts() -> Facts {
             read_at: Instant::now(),
             oldest: None,
         },
+        connections: None,
         collisions: None,
         kept_tables: BTreeMap::new(),
         serves: false,

@@ -4,6 +4,7 @@
 
 mod ask;
 mod beside;
+mod connections;
 pub mod further;
 #[cfg(test)]
 pub mod made;
@@ -24,7 +25,7 @@ use modshift_mariadb::catalog::{CatalogError, EventInfo, TriggerInfo};
 use modshift_mariadb::error::ServerError;
 use modshift_mariadb::program::{Named, Program};
 use modshift_mariadb::whole_log::Settings;
-use modshift_mariadb::{Class, Grants};
+use modshift_mariadb::{Class, Few, Grants};
 use modshift_proto::TableSchema;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Endpoint, Plan};
@@ -35,6 +36,7 @@ use super::rows::record::Record;
 pub use beside::Beside;
 #[cfg(test)]
 pub use beside::Upstream;
+pub use connections::Connections;
 pub use further::{Further, Kind, Role, Standing};
 pub use privileged::{Account, Body};
 #[cfg(test)]
@@ -148,6 +150,8 @@ pub struct Facts {
     /// Of the disk with the data directory.
     pub room: Option<Room>,
     pub binlog: Binlog,
+    /// Only where everything is asked.
+    pub connections: Option<Connections>,
     /// What the last `check --deep` found. New shards only.
     pub collisions: Option<Record>,
     /// What its binlog is read by, table by table; empty where it never was.
@@ -227,10 +231,12 @@ impl Survey {
         sides: impl IntoIterator<Item = Side>,
         extent: Extent,
     ) -> Survey {
+        let few = &Few::default();
         let servers = sides.into_iter().map(|side| {
             let plan = plan.clone();
             async move {
                 let endpoint = endpoint(&plan, side).clone();
+                let _turn = few.turn(&endpoint).await;
                 let facts = undisturbed(async || ask::ask(&plan, side, &endpoint, extent).await);
                 Server { side, facts: facts.await, endpoint }
             }
