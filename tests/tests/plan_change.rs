@@ -124,6 +124,36 @@ async fn a_table_that_comes_leaves_and_comes_back_ends_equal() -> Result<()> {
     daemons.stop(LIMIT).await
 }
 
+/// Whoever dies while the rows of the former copy are removed, or right after, has another one begin
+/// with that again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clearing_that_dies_is_done_by_the_next() -> Result<()> {
+    let mut estate = estate(Log::Direct, 73).await?;
+    for with in [true, false] {
+        plan(&mut estate, with)?;
+        let daemons = Daemons::start(&estate)?;
+        opens(&estate, &daemons).await?;
+        drained(&estate, LIMIT).await.with_context(|| daemons.output())?;
+        daemons.stop(LIMIT).await?;
+    }
+    for shard in &estate.old {
+        shard.run(&format!("DELETE FROM {TABLE} WHERE id >= {MINE}")).await?;
+    }
+    plan(&mut estate, true)?;
+    for stage in ["mid_clear", "after_clear"] {
+        let killed = estate.modshift(["run", "--listen", "127.0.0.1:0"]).hold(stage, 1).start()?;
+        let held = killed.wait_hold(stage, LIMIT).await;
+        let held = held.with_context(|| format!("{stage}: {}", killed.output()))?;
+        ensure!(held.rows > 0, "nothing was removed at {stage}");
+        killed.kill_9()?;
+    }
+    let daemons = Daemons::start(&estate)?;
+    opens(&estate, &daemons).await?;
+    drained(&estate, LIMIT).await.with_context(|| daemons.output())?;
+    estate.oracle().compare().await?.ensure_clean()?;
+    daemons.stop(LIMIT).await
+}
+
 /// What the broker still holds was numbered by the former plan.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_the_plan_without_the_table_is_applied_by_the_one_with_it() -> Result<()> {

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use modshift_changelog::stage;
 use modshift_mariadb::control::{self, MISMATCH, PARKED, VERIFY, WATERMARK};
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::OldShard;
@@ -62,8 +63,10 @@ impl Keeper {
                 }
                 let gone = self.affects(conn, &format!("{rows} LIMIT {ROWS}")).await?
                     + self.affects(conn, &format!("{parked} LIMIT {ROWS}")).await?;
+                stage::reached("mid_clear", gone).await;
                 self.affects(conn, "COMMIT").await?;
                 removed += gone;
+                stage::reached("after_clear", gone).await;
                 if gone < ROWS {
                     break;
                 }
