@@ -225,7 +225,11 @@ mod tests {
                 column("mail", DataType::VarChar, Some("latin1_swedish_ci")),
             ],
             primary_key: vec![1, 0],
-            unique_keys: vec![UniqueKey { name: "by_mail".to_owned(), columns: vec![3] }],
+            unique_keys: vec![UniqueKey {
+                name: "by_mail".to_owned(),
+                columns: vec![3],
+                hashed: false,
+            }],
         }
     }
 

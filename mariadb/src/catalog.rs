@@ -224,17 +224,17 @@ async fn unique_keys(
     columns: &[Column],
 ) -> Result<Vec<UniqueKey>, CatalogError> {
     const DOING: &str = "reading the keys of a table";
-    let rows: Vec<(String, String, Option<u64>)> = query(
+    let rows: Vec<(String, String, Option<u64>, String)> = query(
         conn,
         DOING,
-        "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS \
+        "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART, INDEX_TYPE FROM information_schema.STATISTICS \
          WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
          ORDER BY INDEX_NAME, SEQ_IN_INDEX",
         (schema, table),
     )
     .await?;
     let mut keys: Vec<UniqueKey> = Vec::new();
-    for (key, column, prefix) in rows {
+    for (key, column, prefix, kind) in rows {
         // A prefix decides what a duplicate is, and no value of ours equals it: neither paging
         // nor finding the row that holds a value would be right.
         if let Some(length) = prefix {
@@ -245,7 +245,10 @@ async fn unique_keys(
         let index = index.ok_or_else(|| CatalogError::Form { at: label_of(conn), doing: DOING })?;
         match keys.last_mut() {
             Some(last) if last.name == key => last.columns.push(index),
-            _ => keys.push(UniqueKey { name: key, columns: vec![index] }),
+            _ => {
+                let hashed = kind.eq_ignore_ascii_case("HASH");
+                keys.push(UniqueKey { name: key, columns: vec![index], hashed });
+            }
         }
     }
     Ok(keys)

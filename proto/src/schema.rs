@@ -102,12 +102,15 @@ pub struct Column {
 pub struct UniqueKey {
     pub name: String,
     pub columns: Vec<usize>,
+    /// Too long for an index of its values: kept by a hash in a hidden column, behind all others.
+    pub hashed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSchema {
     pub name: String,
-    /// In table order, generated ones included: the binlog's order.
+    /// In table order, generated ones included: the binlog's order, in which a hidden column follows
+    /// for each hashed unique key.
     pub columns: Vec<Column>,
     /// In key order; indices into `columns`. Never empty for a planned table.
     pub primary_key: Vec<usize>,

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use modshift_proto::DataType;
+use modshift_proto::row::RowView;
+use modshift_proto::schema::{Column, TableSchema, UniqueKey};
 use modshift_replicator::binlog::fuzz::{self, events, planned};
 use modshift_replicator::binlog::{
-    BinlogError, Class, DecodedRow, Decoder, Event, GroupHash, HEADER_LEN, RowKind, TableRef, Want,
-    classify,
+    BinlogError, Class, DecodedRow, Decoder, Event, GroupHash, HEADER_LEN, PlannedTable, RowKind,
+    TableRef, Want, classify,
 };
 
 const INSERT: &[u8] = include_bytes!("../testdata/insert.group");
@@ -273,4 +275,114 @@ fn small_events_read_as_mysql_cdc_reads_them() {
         queries += 1;
     }
     assert!(queries > 10);
+}
+
+/// An event with this body.
+fn made(code: u8, body: &[u8]) -> Vec<u8> {
+    let mut event = vec![0; HEADER_LEN];
+    event[CODE] = code;
+    event.extend_from_slice(body);
+    event
+}
+
+/// `s.t` with these columns, all INT but for what their names say.
+fn small(columns: &[&str], unique_keys: Vec<UniqueKey>) -> PlannedTable {
+    let column = |name: &&str| Column {
+        name: (*name).to_owned(),
+        data: match *name {
+            "text" => DataType::Text,
+            _ => DataType::Int { bytes: 4, unsigned: false },
+        },
+        type_text: "int(11)".to_owned(),
+        charset: None,
+        collation: None,
+        nullable: true,
+        generated: *name == "computed",
+    };
+    let table = TableSchema {
+        name: "t".to_owned(),
+        columns: columns.iter().map(column).collect(),
+        primary_key: vec![0],
+        unique_keys,
+    };
+    PlannedTable { schema_name: "s".to_owned(), table: Arc::new(table), shard_key: Some(1) }
+}
+
+const TABLE_MAP: u8 = 19;
+const UPDATE_ROWS: u8 = 24;
+const INT: u8 = 3;
+
+fn table_map(types: &[u8], meta: &[u8]) -> Vec<u8> {
+    let mut body = vec![7, 0, 0, 0, 0, 0, 1, 0, 1, b's', 0, 1, b't', 0, types.len() as u8];
+    body.extend_from_slice(types);
+    body.push(meta.len() as u8);
+    body.extend_from_slice(meta);
+    body.push(0xff);
+    made(TABLE_MAP, &body)
+}
+
+fn update(columns: u8, present: u8, images: &[u8]) -> Vec<u8> {
+    let mut body = vec![7, 0, 0, 0, 0, 0, 1, 0, columns, present, present];
+    body.extend_from_slice(images);
+    made(UPDATE_ROWS, &body)
+}
+
+/// The cells of the row after the change, or the error.
+fn after(table: PlannedTable, map: &[u8], event: &[u8]) -> Result<Vec<Vec<u8>>, BinlogError> {
+    let mut decoder = Decoder::new(vec![table])?;
+    decoder.decode(map)?;
+    let Event::Rows(mut rows) = decoder.decode(event)? else { panic!("no rows") };
+    let counted = rows.count_rows()?;
+    let (mut old, mut new) = (DecodedRow::default(), DecodedRow::default());
+    let layout = decoder.layout(0);
+    assert!(rows.read_row(layout, Want::Keys, &mut old, Want::Row, &mut new)?);
+    let cells = RowView::parse(new.wire()).unwrap().cells();
+    let cells = cells.map(|cell| cell.unwrap().unwrap_or_default().to_vec()).collect();
+    assert!(!rows.read_row(layout, Want::Keys, &mut old, Want::Row, &mut new)?);
+    assert_eq!(counted, 1);
+    Ok(cells)
+}
+
+#[test]
+fn an_image_without_columns_that_never_travel_is_whole() {
+    let table = small(&["id", "uid", "computed", "w"], Vec::new());
+    let map = table_map(&[INT; 4], &[]);
+    let image = |w: u8| [0, 1, 0, 0, 0, 2, 0, 0, 0, w, 0, 0, 0];
+    let images = [image(3), image(9)].concat();
+    let with = small(&["id", "uid", "w"], Vec::new());
+    let whole = after(with, &table_map(&[INT; 3], &[]), &update(3, 0b111, &images)).unwrap();
+    assert_eq!(whole.len(), 3);
+    // MariaDB 11.8: all but the computed one.
+    let event = update(4, 0b1011, &images);
+    assert_eq!(after(table.clone(), &map, &event).unwrap(), whole);
+    // And a NULL behind it: its bit is the one of its place among those that are there.
+    let null = [&image(3)[..], &[0b100, 1, 0, 0, 0, 2, 0, 0, 0]].concat();
+    let cells = after(table.clone(), &map, &update(4, 0b1011, &null)).unwrap();
+    assert_eq!(cells, [whole[0].clone(), whole[1].clone(), Vec::new()]);
+    // One that travels, or places the row, is missing (binlog_row_image of a session).
+    for present in [0b0111, 0b1001, 0b1110] {
+        let error = after(table.clone(), &map, &update(4, present, &images)).unwrap_err();
+        assert!(matches!(error, BinlogError::IncompleteImage { .. }), "{present:b}: {error}");
+    }
+}
+
+#[test]
+fn a_unique_key_by_hash_brings_a_hidden_column() {
+    const BLOB: u8 = 252;
+    const BIGINT: u8 = 8;
+    let key = UniqueKey { name: "by_text".to_owned(), columns: vec![2], hashed: true };
+    let table = |keys| small(&["id", "uid", "text"], keys);
+    let map = table_map(&[INT, INT, BLOB, BIGINT], &[2]);
+    let image = [0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, b'x', 1, 2, 3, 4, 0, 0, 0, 0];
+    let event = update(4, 0b1111, &[image, image].concat());
+    let cells = after(table(vec![key.clone()]), &map, &event).unwrap();
+    assert_eq!((cells.len(), cells[2].as_slice()), (3, b"x".as_slice()));
+    // Without such a key it is a column that the catalog does not know; with two it is one too few.
+    for keys in [Vec::new(), vec![key.clone(), key.clone()]] {
+        let error = after(table(keys), &map, &event).unwrap_err();
+        assert!(matches!(error, BinlogError::ColumnCount { logged: 4, .. }), "{error}");
+    }
+    let other = table_map(&[INT, INT, BLOB, INT], &[2]);
+    let error = after(table(vec![key]), &other, &event).unwrap_err();
+    assert!(error.to_string().contains("DB_ROW_HASH"), "{error}");
 }

@@ -15,7 +15,7 @@ use super::event::{self, GtidEvent, SKIP_REPLICATION_F};
 use super::input::{Fault, Input};
 use super::metadata::Collations;
 use super::row::{Layout, PlannedTable};
-use super::rows::{Mapped, RowsEvent, RowsHead};
+use super::rows::{Mapped, RowsEvent, RowsHead, TableRef};
 use super::table_map::TableMap;
 
 /// A decoded event, borrowing from its bytes.
@@ -175,6 +175,12 @@ impl Decoder {
         let mapped =
             self.maps.get(&table_id).cloned().ok_or(BinlogError::NoTableMap { table_id })?;
         let rows = head.with(code, skip, mapped)?;
+        if let TableRef::Planned(index) = rows.table
+            && let Some(layout) = self.layouts.get(index)
+            && !rows.present().iter().all(|present| layout.is_whole(present))
+        {
+            return Err(BinlogError::IncompleteImage { table: rows.name().to_string() });
+        }
         if rows.statement_end && self.maps.len() > TABLE_MAPS_KEPT {
             self.maps.clear();
         }

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use modshift_proto::TableSchema;
 use modshift_proto::message::HEAD_ROOM;
 use modshift_proto::row::{RowWriter, first_cell};
+use modshift_proto::{DataType, TableSchema};
 
 use super::error::BinlogError;
 use super::input::{Fault, Input};
 use super::metadata::Collations;
+use super::rows::bit;
 use super::table_map::{Extent, TableMap, column};
 use super::value::Conversion;
 
@@ -88,11 +89,13 @@ impl Layout {
         collations: &Collations,
     ) -> Result<(), BinlogError> {
         let schema = &self.planned.table;
-        if map.columns.len() != schema.columns.len() {
+        // Of each unique key that is kept by a hash, behind the table's own columns.
+        let hidden = schema.unique_keys.iter().filter(|key| key.hashed).count();
+        if map.columns.len() != schema.columns.len() + hidden {
             return Err(BinlogError::ColumnCount {
                 table: schema.name.clone(),
                 logged: map.columns.len(),
-                catalog: schema.columns.len(),
+                catalog: schema.columns.len() + hidden,
             });
         }
         let mut columns = Vec::with_capacity(map.columns.len());
@@ -109,6 +112,19 @@ impl Layout {
             let sent = !column.generated;
             columns.push(ColumnPlan { extent: logged.extent, conversion, sent, key });
         }
+        let hash = DataType::Int { bytes: 8, unsigned: true };
+        for logged in &map.columns[schema.columns.len()..] {
+            let Some(conversion) = Conversion::between(*logged, hash) else {
+                return Err(BinlogError::SchemaMismatch {
+                    table: schema.name.clone(),
+                    column: "DB_ROW_HASH, of a unique key,".to_owned(),
+                    logged: format!("{} ({})", column::name(logged.code), logged.meta),
+                    catalog: "bigint".to_owned(),
+                });
+            };
+            let extent = logged.extent;
+            columns.push(ColumnPlan { extent, conversion, sent: false, key: false });
+        }
         let differs = map.metadata.difference(&map.columns, schema, collations);
         if let Some((column, logged, catalog)) = differs {
             let table = schema.name.clone();
@@ -121,16 +137,32 @@ impl Layout {
         Ok(())
     }
 
-    /// One complete row image off the front of `input`.
+    /// Do images of these columns hold all that travels? (Empty: they hold every column.) MariaDB
+    /// 11.8 leaves columns that it computes out of the images of UPDATE and DELETE.
+    pub(super) fn is_whole(&self, present: &[u8]) -> bool {
+        let mut columns = self.columns.iter().enumerate();
+        present.is_empty()
+            || columns.all(|(index, column)| bit(present, index) || !(column.sent || column.key))
+    }
+
+    /// One row image off the front of `input`, which [is whole](Self::is_whole).
     pub(super) fn read(
         &self,
         input: &mut Input<'_>,
+        present: &[u8],
         want: Want,
         into: &mut DecodedRow,
     ) -> Result<(), Fault> {
         into.clear();
         into.at.resize(self.columns.len(), ABSENT);
-        let nulls = input.take(self.columns.len().div_ceil(8))?;
+        let all = present.is_empty();
+        let count = match all {
+            true => self.columns.len(),
+            false => (0..self.columns.len()).filter(|&index| bit(present, index)).count(),
+        };
+        // A bit for each column that is there.
+        let nulls = input.take(count.div_ceil(8))?;
+        let mut cell = 0;
         let wanted = match want {
             Want::Row => self.sent,
             Want::Keys => self.keys,
@@ -138,11 +170,15 @@ impl Layout {
         let mut row = RowWriter::new(&mut into.wire, wanted);
         let places = self.columns.iter().zip(&mut into.at);
         for (index, (column, at)) in places.enumerate() {
+            if !all && !bit(present, index) {
+                continue;
+            }
             let wanted = match want {
                 Want::Row => column.sent,
                 Want::Keys => column.key,
             };
-            let null = nulls[index / 8] & (1 << (index % 8)) != 0;
+            let null = nulls[cell / 8] & (1 << (cell % 8)) != 0;
+            cell += 1;
             if null {
                 if wanted {
                     row.null();

@@ -112,9 +112,6 @@ impl<'a> RowsHead<'a> {
         })();
         let (before, after, data) = parts.map_err(|fault| BinlogError::malformed(code, fault))?;
         let complete = all_set(before, columns) && all_set(after, columns);
-        if !complete && mapped.planned.is_some() {
-            return Err(BinlogError::IncompleteImage { table: mapped.map.name.to_string() });
-        }
         let present = match complete {
             true => [Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])],
             false => [Cow::Borrowed(before), Cow::Borrowed(after)],
@@ -164,7 +161,7 @@ fn kind(code: u8) -> RowKind {
     }
 }
 
-fn bit(bitmap: &[u8], index: usize) -> bool {
+pub(super) fn bit(bitmap: &[u8], index: usize) -> bool {
     bitmap.get(index / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0)
 }
 
@@ -207,15 +204,16 @@ impl RowsEvent<'_> {
         if rest.is_empty() {
             return Ok(false);
         }
+        let [of_before, of_after] = self.present();
         let mut input = Input::new(rest);
         let result = (|| {
             match self.kind {
                 RowKind::Insert => before.clear(),
-                _ => layout.read(&mut input, want_before, before)?,
+                _ => layout.read(&mut input, of_before, want_before, before)?,
             }
             match self.kind {
                 RowKind::Delete => after.clear(),
-                _ => layout.read(&mut input, want_after, after)?,
+                _ => layout.read(&mut input, of_after, want_after, after)?,
             }
             Ok(())
         })();
