@@ -25,7 +25,7 @@ use crate::held::{self, Cause, Others};
 use crate::peers;
 use crate::register::quote;
 use crate::server::{Server, kill};
-use crate::shard::{Shard, Was, replicating};
+use crate::shard::{Shard, Was, connections, replicating};
 use crate::step::{Direction, Side};
 
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
@@ -84,13 +84,13 @@ async fn close_within(shard: &mut Shard, patience: Option<Duration>) -> Result<(
     let (primary, replicas) = join(primary, replicas).await;
     primary?;
     replicas.into_iter().collect::<Result<(), _>>()?;
-    let replicating = shard.was.first().map(|was| was.replicating.clone()).unwrap_or_default();
-    if !replicating.is_empty() && shard.scope == FenceScope::Server {
-        peers::applied(shard, patience).await?;
+    if shard.scope != FenceScope::Server {
+        return Ok(());
     }
-    for name in &replicating {
-        let sql = format!("STOP SLAVE {}", quote(name));
-        shard.primary.run("stopping replication into it", &sql).await?;
+    // What runs now: connections come and go, and a restart starts them again.
+    if !replicating(&mut shard.primary).await?.is_empty() {
+        peers::applied(shard, patience).await?;
+        stop_replication(&mut shard.primary).await?;
     }
     Ok(())
 }
@@ -397,6 +397,15 @@ pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
         if !held && !server.is_dry() {
             return Ok(false);
         }
+        // Whoever started it again lets in what comes from elsewhere.
+        if primary && events_matter && !server.is_dry() {
+            match replicating(server).await {
+                Ok(names) if names.is_empty() => {}
+                Ok(_) => return Ok(false),
+                Err(CutoverError::Server(error)) if error.is_connection_lost() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
         let connected = rows.first().is_some_and(|&(.., connections)| connections > 0);
         if connected && !server.is_dry() && stays(server, &condition).await? {
             return Ok(false);
@@ -454,11 +463,28 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
         // Of a server that is an old shard's too: what wrote to that stays stopped.
         return Ok(());
     }
-    for name in &was.replicating {
-        let sql = format!("START SLAVE {}", quote(name));
-        shard.primary.run("starting replication again", &sql).await?;
-    }
+    start_replication(&mut shard.primary, &was.replicating).await?;
     start_events(&mut shard.primary, &was).await
+}
+
+async fn start_replication(server: &mut Server, names: &[String]) -> Result<(), CutoverError> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let there = connections(server).await?;
+    for name in names {
+        if !server.is_dry() && !there.iter().any(|connection| connection.name == *name) {
+            tracing::warn!(
+                server = server.name,
+                connection = name,
+                "not started again: it has been removed since (RESET SLAVE ALL)"
+            );
+            continue;
+        }
+        let sql = format!("START SLAVE {}", quote(name));
+        server.run("starting replication again", &sql).await?;
+    }
+    Ok(())
 }
 
 /// Its replicas are as they were. None waits for another; what fails is named.

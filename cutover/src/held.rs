@@ -44,6 +44,11 @@ impl Record {
         self.plan == shard.plan && self.shard == shard.name()
     }
 
+    /// Of another shard of the same side of the plan.
+    fn is_twin(&self, shard: &Shard) -> bool {
+        self.plan == shard.plan && self.shard.starts_with(&format!("{} shard ", shard.side))
+    }
+
     fn words(&self) -> String {
         format!("{} of plan {}", self.shard, self.plan)
     }
@@ -77,18 +82,36 @@ pub(crate) async fn own(shard: &mut Shard) -> Result<Option<Record>, CutoverErro
     Ok(records.into_iter().find(|record| record.is_of(shard)))
 }
 
+/// What is known of a server from those who keep it closed.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// The shard itself has a row.
+    pub is_own: bool,
+    /// What that row says: of its primary, then of its replicas.
+    pub own: Option<Vec<Was>>,
+    /// What another shard of its side says of the primary: their accounts are the same.
+    pub twin: Option<Was>,
+    /// What the server was before anyone closed it.
+    pub server: Option<Was>,
+}
+
 /// What the server was before anyone closed it, where someone has. An error where another plan keeps
 /// it closed: then it cannot serve, nor be let go.
-pub(crate) async fn before(shard: &mut Shard) -> Result<Option<Was>, CutoverError> {
-    let records: Vec<Record> =
-        all(shard).await?.into_iter().filter(|record| record.server).collect();
-    let other = records.iter().find(|record| record.plan != shard.plan);
+pub(crate) async fn before(shard: &mut Shard) -> Result<Before, CutoverError> {
+    let records = all(shard).await?;
+    let other = records.iter().find(|record| record.server && record.plan != shard.plan);
     if let Some(other) = other.filter(|_| !shard.accounts_only) {
         return Err(still_closed(&shard.primary, other));
     }
     let own = records.iter().find(|record| record.is_of(shard));
-    let first = own.or(records.first());
-    Ok(first.and_then(|record| record.was.first().cloned()))
+    let primary = |record: &Record| record.was.first().cloned();
+    let first = own.filter(|own| own.server).or(records.iter().find(|record| record.server));
+    Ok(Before {
+        is_own: own.is_some(),
+        own: own.map(|own| own.was.clone()).filter(|was| !was.is_empty()),
+        twin: own.or(records.iter().find(|record| record.is_twin(shard))).and_then(primary),
+        server: first.and_then(primary),
+    })
 }
 
 /// Writes the row. What is known of the server's settings stays.

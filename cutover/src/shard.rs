@@ -64,8 +64,9 @@ impl Shard {
         std::iter::once(&self.primary).chain(&self.replicas).map(key).collect()
     }
 
-    /// What its servers are now, for the journal. Nothing is changed.
-    pub async fn look(&mut self) -> Result<Vec<Was>, CutoverError> {
+    /// What its servers are, for the journal; of a server that somebody keeps closed, what it was
+    /// before. Nothing is changed.
+    pub async fn look(&mut self) -> Result<Look, CutoverError> {
         accounts::doors(&mut self.primary, &self.accounts, self.accounts_only).await?;
         let server = self.scope == FenceScope::Server;
         let now = settings(&mut self.primary).await?;
@@ -77,28 +78,53 @@ impl Shard {
                     .to_owned(),
             });
         }
-        // Someone may keep it closed already: another shard on the server, or an earlier run.
-        let before = held::before(self).await?;
-        let known = before.is_some();
-        let mut was = vec![match (server, before) {
-            (true, Some(before)) => Was { locked: Vec::new(), ..before },
-            (true, None) => now,
+        let closed = held::before(self).await?;
+        if let Some(was) = closed.own
+            && was.len() == 1 + self.replicas.len()
+        {
+            return Ok(Look { was, fresh: false });
+        }
+        let mut was = match (server, closed.server) {
+            (true, Some(before)) => before,
+            (true, None) => {
+                let replicating = replicating(&mut self.primary).await?;
+                Was { replicating, ..now }
+            }
             // What is not touched need not be known.
             (false, _) => Was::default(),
-        }];
+        };
+        // Accounts are the whole server's, too.
+        was.locked = match closed.twin {
+            Some(twin) => twin.locked,
+            None => self.locked().await?,
+        };
+        let mut all = vec![was];
+        for replica in &mut self.replicas {
+            all.push(settings(replica).await?);
+        }
+        // A row that says nothing of a replica that came into the plan since leaves the rest to what
+        // is remembered.
+        Ok(Look { was: all, fresh: !closed.is_own })
+    }
+
+    async fn locked(&mut self) -> Result<Vec<String>, CutoverError> {
+        let mut locked = Vec::new();
         for account in &self.accounts {
             if is_locked(&mut self.primary, account).await? {
-                was[0].locked.push(account.to_string());
+                locked.push(account.to_string());
             }
         }
-        if server && !known {
-            was[0].replicating = replicating(&mut self.primary).await?;
-        }
-        for replica in &mut self.replicas {
-            was.push(settings(replica).await?);
-        }
-        Ok(was)
+        Ok(locked)
     }
+}
+
+/// What [`Shard::look`] sees.
+#[derive(Debug)]
+pub struct Look {
+    /// Of the primary, then of the replicas.
+    pub was: Vec<Was>,
+    /// No fence of this shard stands: whatever is remembered of it is of an earlier time.
+    pub fresh: bool,
 }
 
 /// All shards of a side, with the login that the cutover uses.
@@ -163,17 +189,31 @@ async fn settings(server: &mut Server) -> Result<Was, CutoverError> {
     Ok(Was { read_only, event_scheduler, ..Was::default() })
 }
 
-/// Names of connections to other servers that run.
-pub(crate) async fn replicating(server: &mut Server) -> Result<Vec<String>, CutoverError> {
+/// A connection to another server, from which a server replicates.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub name: String,
+    /// One of its threads does.
+    pub runs: bool,
+}
+
+pub(crate) async fn connections(server: &mut Server) -> Result<Vec<Connection>, CutoverError> {
     let doing = "looking for replication into it";
     let rows: Vec<mysql_async::Row> = server.ask(doing, "SHOW ALL SLAVES STATUS").await?;
     let text = |row: &mysql_async::Row, column: &str| -> String {
         row.get_opt::<String, _>(column).and_then(Result::ok).unwrap_or_default()
     };
-    let running = |row: &&mysql_async::Row| {
-        text(row, "Slave_IO_Running") != "No" || text(row, "Slave_SQL_Running") != "No"
+    let connection = |row: &mysql_async::Row| Connection {
+        name: text(row, "Connection_name"),
+        runs: text(row, "Slave_IO_Running") != "No" || text(row, "Slave_SQL_Running") != "No",
     };
-    Ok(rows.iter().filter(running).map(|row| text(row, "Connection_name")).collect())
+    Ok(rows.iter().map(connection).collect())
+}
+
+/// Names of those that run.
+pub(crate) async fn replicating(server: &mut Server) -> Result<Vec<String>, CutoverError> {
+    let connections = connections(server).await?;
+    Ok(connections.into_iter().filter(|c| c.runs).map(|c| c.name).collect())
 }
 
 /// Do the daemons, with the shard's own login, write through read_only? SUPER alone does not.

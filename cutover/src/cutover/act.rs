@@ -72,7 +72,7 @@ impl<O: Outside> Cutover<O> {
 
     pub(super) async fn close(&mut self) -> Result<(), CutoverError> {
         self.find_shared(Away::Missed).await?;
-        self.remember().await?;
+        self.remember(&[Side::Old, Side::New]).await?;
         if self.register.journal().mode() == Mode::StopWrites {
             // Else the gate asks for them, before the fence.
             self.tokens().await?;
@@ -99,16 +99,28 @@ impl<O: Outside> Cutover<O> {
         Ok(())
     }
 
-    pub(super) async fn remember(&mut self) -> Result<(), CutoverError> {
-        let mut known = Vec::new();
-        for shard in self.from.iter_mut().chain(&mut self.to) {
-            let was = shard.look().await?;
+    /// What the servers are before they are closed. A server that a fence keeps closed is in its
+    /// row what it was; of any other only now counts, whatever an earlier run has seen there.
+    async fn remember(&mut self, sides: &[Side]) -> Result<(), CutoverError> {
+        let shards = self.from.iter_mut().chain(&mut self.to);
+        let shards = shards.filter(|shard| sides.contains(&shard.side));
+        let looks = join_all(shards.map(async |shard| {
+            let look = shard.look().await?;
             let text = |was| serde_json::to_string(&was).unwrap_or_default();
-            known.extend(shard.keys().into_iter().zip(was.iter().map(text)));
-            shard.was = was;
+            let known: Vec<_> = shard.keys().into_iter().zip(look.was.iter().map(text)).collect();
+            shard.was = look.was;
+            Ok::<_, CutoverError>((look.fresh, known))
+        }))
+        .await;
+        let (mut fresh, mut kept) = (Vec::new(), Vec::new());
+        for look in looks {
+            let (is_fresh, known) = look?;
+            if is_fresh { fresh.extend(known) } else { kept.extend(known) }
         }
-        self.register.remember(&known).await?;
-        // What was known before stays: the servers may be fenced already.
+        // Of shards that share a server one may be closed already.
+        fresh.retain(|(server, _)| kept.iter().all(|(closed, _)| closed != server));
+        self.register.remember(&fresh, &kept).await?;
+        // Two shards of one server have one memory.
         if !self.settings.dry {
             self.recall().await?;
         }
@@ -128,7 +140,11 @@ impl<O: Outside> Cutover<O> {
         self.hooks().await?;
         let wait = self.settings.gate_wait;
         let closed = match self.outside.gate(self.direction(), wait).await {
-            Ok(()) => return self.tokens().await,
+            Ok(()) => {
+                self.tokens().await?;
+                // It may have taken hours to open.
+                return self.remember(&[side]).await;
+            }
             Err(closed) => closed,
         };
         if !self.settings.dry {
@@ -169,6 +185,9 @@ impl<O: Outside> Cutover<O> {
 
     pub(super) async fn fence(&mut self) -> Result<(), CutoverError> {
         self.waiting = format!("writers on the {} shards to end", self.direction().from());
+        if self.resumed {
+            self.remember(&[self.direction().from()]).await?;
+        }
         self.mark_all().await
     }
 

@@ -305,9 +305,26 @@ async fn release(
     }
     let first = serves.lock().unwrap_or_else(PoisonError::into_inner).insert(shard.number);
     if first {
-        outside.tell(&format!("{} serves", shard.name()));
+        outside.tell(&served(shard));
     }
     fence::release_replicas(shard, Release::Restore).await
+}
+
+/// What can be said of a shard that is as it was before the fence.
+fn served(shard: &Shard) -> String {
+    let was = shard.was.first();
+    let read_only = was.is_some_and(|was| was.read_only && !shard.accounts_only);
+    let locked = was.map(|was| was.locked.join(", ")).unwrap_or_default();
+    let name = shard.name();
+    match (read_only, locked.is_empty()) {
+        (false, true) => format!("{name} serves"),
+        (true, _) => {
+            format!("{name} is as it was before the fence: in read_only, so it takes no writes")
+        }
+        (false, false) => format!(
+            "{name} serves, as it was before the fence: {locked} was locked then, and still is"
+        ),
+    }
 }
 
 /// The fence may not have come as far as its marker.

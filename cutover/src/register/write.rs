@@ -78,18 +78,24 @@ impl Register {
         outcome
     }
 
-    /// What servers were before the fence; one that is known keeps what is known of it.
-    pub async fn remember(&mut self, was: &[(String, String)]) -> Result<(), CutoverError> {
-        let statement = |(server, was): &(String, String)| {
+    /// What servers were before the fence: of `fresh` ones this is what counts from now on; one of
+    /// `kept` that is known keeps what is known of it.
+    pub async fn remember(
+        &mut self,
+        fresh: &[(String, String)],
+        kept: &[(String, String)],
+    ) -> Result<(), CutoverError> {
+        let statement = |verb: &str, (server, was): &(String, String)| {
+            let (server, was) = (quote(server), quote(was));
             let sql = format!(
-                "INSERT IGNORE INTO modshift_fence SET server = {}, was = {}, \
-                 at = UTC_TIMESTAMP(6)",
-                quote(server),
-                quote(was)
+                "{verb} INTO modshift_fence SET server = {server}, was = {was}, \
+                 at = UTC_TIMESTAMP(6)"
             );
             (None, sql)
         };
-        let statements: Vec<_> = was.iter().map(statement).collect();
+        let replaced = fresh.iter().map(|known| statement("REPLACE", known));
+        let inserted = kept.iter().map(|known| statement("INSERT IGNORE", known));
+        let statements: Vec<_> = replaced.chain(inserted).collect();
         self.commit(&statements, WRITE_PATIENCE).await
     }
 

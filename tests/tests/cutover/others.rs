@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{Log, estate::Shard, wait_until};
 
-use crate::site::{LIMIT, Site, says};
+use crate::site::{APP_ACCOUNT, LIMIT, Site, says};
 
 const LOCKED: &str = "SELECT COALESCE(JSON_VALUE(Priv, '$.account_locked'), 'false') = 'true' \
                       FROM mysql.global_priv WHERE User = 'app'";
@@ -21,8 +21,21 @@ async fn a_closing_that_comes_to_nothing_is_undone() -> Result<()> {
     for sql in ["SET GLOBAL read_only = 0", "SET GLOBAL event_scheduler = ON"] {
         new.server.run(sql).await?;
     }
+    // What stands there during an attempt that comes to nothing, and is ended after it.
+    let (maintained, app) = (&site.estate.old[1], APP_ACCOUNT.replace('@', "'@'"));
+    let lock = async |word: &str| {
+        maintained.server.run(&format!("ALTER USER '{app}' ACCOUNT {word}")).await
+    };
+    for sql in ["SET GLOBAL read_only = 1", "SET GLOBAL event_scheduler = OFF"] {
+        maintained.server.run(sql).await?;
+    }
+    lock("LOCK").await?;
     // Nobody has started the daemons.
     let gate = site.command(&["cutover", "--wait", "1s"], &[1]).await?;
+    for sql in ["SET GLOBAL read_only = 0", "SET GLOBAL event_scheduler = ON"] {
+        maintained.server.run(sql).await?;
+    }
+    lock("UNLOCK").await?;
     ensure!(gate.contains("undone"), "{gate}");
     ensure!(!new.value::<bool>("SELECT @@read_only").await?, "it stayed closed");
     ensure!(new.value::<String>("SELECT @@event_scheduler").await? == "ON", "its events stopped");
@@ -43,6 +56,20 @@ async fn a_closing_that_comes_to_nothing_is_undone() -> Result<()> {
     ensure!(new.value::<String>("SELECT @@event_scheduler").await? == "ON", "its events stopped");
     ensure!(held(new).await?.is_empty());
     ensure!(site.serves().await? == "old");
+
+    // A later run that is undone leaves the old shards as it found them, not as the first attempt did.
+    new.server.run("SET GLOBAL read_only = 1").await?;
+    let daemons = site.daemons()?;
+    let fenced = site.estate.modshift(["cutover", "--wait", "150s"]).hold("after_fence", 1);
+    let fenced = fenced.start()?;
+    let held = fenced.wait_hold("after_fence", LIMIT).await;
+    held.with_context(|| format!("{}\n{}", fenced.output(), says(&daemons)))?;
+    ensure!(site.accepts(false).await? == "none");
+    fenced.kill_9()?;
+    let undone = site.command(&["cutover", "--abort"], &[0]).await?;
+    ensure!(site.accepts(true).await? == "old", "{undone}");
+    let events = "SELECT @@event_scheduler";
+    ensure!(maintained.value::<String>(events).await? == "ON", "its events stay stopped");
     Ok(())
 }
 
