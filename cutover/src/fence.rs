@@ -40,6 +40,10 @@ const KILLING: Duration = Duration::from_secs(2);
 const NO_SUCH_TABLE: u16 = 1146;
 /// Behind the name of a run in the token of a shard that it can no longer open.
 pub const BARRED: &str = " barred";
+/// Behind the name of a run in the token of a shard that it keeps out until it opens it. What opens it
+/// is marked with the name alone: else its reader would take the opening for the undoing of a fence,
+/// and carry over what was written there meanwhile.
+const KEPT_OUT: &str = " kept out";
 
 /// What the last marker on a shard says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,9 +327,17 @@ pub async fn unbar(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
     let sql = format!(
         "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), fence = {} \
          WHERE id = 1 AND phase = 'fenced' AND fence LIKE '%{BARRED}'",
-        quote(run)
+        quote(&format!("{run}{KEPT_OUT}"))
     );
     shard.primary.run("letting this run open it", &sql).await.map(drop)
+}
+
+/// Of a shard that an opening which came to nothing has left as one that serves.
+pub async fn mark_kept_out(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
+    if phase(shard).await? != Some(Phase::Serving) {
+        return Ok(());
+    }
+    mark(shard, Phase::Fenced, &format!("{run}{KEPT_OUT}")).await.map(drop)
 }
 
 /// The phase in the shard's token; `None`: no reader was ever started.

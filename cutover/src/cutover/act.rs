@@ -82,10 +82,7 @@ impl<O: Outside> Cutover<O> {
         for_each(&mut self.to, async |shard| {
             fence::unbar(shard, &run).await?;
             fence::keep_out(shard).await?;
-            // Of an opening that came to nothing.
-            if fence::phase(shard).await? == Some(Phase::Serving) {
-                fence::mark(shard, Phase::Fenced, &run).await?;
-            }
+            fence::mark_kept_out(shard, &run).await?;
             counters::interleave(&plan, shard).await
         })
         .await?;

@@ -5,7 +5,8 @@
 //! from (fenced, run) to (serving, the same run): the marker says so itself, whatever has happened to
 //! this process or to the journal meanwhile. Until it comes the position does not move and nothing is
 //! sent, so a run that waits for its markers never gets past such a write. Any other serving marker is
-//! that of a later run: the other side served in between, and the write is on one side alone.
+//! that of a run which opens this shard: the other side served in between, and the write is on one side
+//! alone. (Where that run has marked the shard as fenced before, it is under another name.)
 
 use std::time::Duration;
 

@@ -21,6 +21,9 @@ pub enum Event {
     Marker(Phase, u8),
 }
 
+/// On the number of a run: a mark of its to-shards from before it opens them.
+pub const KEPT_OUT: u8 = 1 << 7;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
     /// Applications can write.

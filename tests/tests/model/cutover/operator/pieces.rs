@@ -4,7 +4,7 @@ use modshift_cutover::outside::Routed;
 use modshift_cutover::{Side, Step, Wish, next_version, version_to_publish};
 
 use super::super::case::{Case, Without};
-use super::super::world::{Event, Phase, TABLE, World};
+use super::super::world::{Event, KEPT_OUT, Phase, TABLE, World};
 use super::{At, Came, Failed, Operator};
 
 impl Operator {
@@ -26,7 +26,7 @@ impl Operator {
                 // Of a process before this one.
                 shard.triggers = false;
                 if shard.phase() == Phase::Serving {
-                    shard.log.push(Event::Marker(Phase::Fenced, run));
+                    shard.log.push(Event::Marker(Phase::Fenced, run | KEPT_OUT));
                 }
             }),
             Step::Handover => self.hand_over(piece, world, case),
