@@ -1,5 +1,8 @@
 //! `modshift rearm`: lets a stream go on behind what it halted on, on a shard that does not serve.
 //!
+//! Not while a run is not over, whether or not somebody is at it: it could open the other side over what
+//! was passed over.
+//!
 //! While a shard is fenced its stream carries nothing but tokens, so nothing is lost by moving its
 //! resume point to where the shard is now, if everything from before the fence has been applied:
 //! that is asked first. The token's row stays locked throughout. Each target is moved before the
@@ -22,7 +25,7 @@ use mysql_async::Params;
 use mysql_async::prelude::{FromRow, Queryable};
 
 use crate::exit::{BadPlan, Exit};
-use crate::{answer, args, audit};
+use crate::{answer, args, audit, cutover};
 
 pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
     // Turned around, new shards are the sources.
@@ -42,6 +45,14 @@ pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
         }
         hold => hold?,
     };
+    // Whoever goes on with it relies on the reader to stand before what it halted on.
+    if let Some(run) = cutover::under_way(&plan).await? {
+        answer::line(format_args!(
+            "nothing was rearmed: a run is not over. A write that was passed over now would be missing \
+             on the side that it opens: end it first ({run})"
+        ));
+        return Ok(Exit::No);
+    }
     let entry = audit::begin(&plan, "moves a stream past what it halted on").await?;
     let outcome = answered(&plan, shard, source).await;
     audit::finish(entry, &outcome).await;

@@ -42,6 +42,13 @@ pub async fn against(conn: &mut Conn, at: &str) -> Result<Option<String>, Cutove
     Ok((!over || serves.side == "new").then_some(serves.text))
 }
 
+/// The newest run, where it is not over, with what finishes it: whoever does may still need what is there.
+pub async fn under_way(plan: &Plan) -> Result<Option<String>, CutoverError> {
+    let found = newest(plan.forward.as_deref().unwrap_or(plan)).await?;
+    let unfinished = found.filter(|found| found.run.journal.ended().is_none());
+    Ok(unfinished.map(|found| of_run(&found).text))
+}
+
 pub async fn serves(plan: &Plan) -> Serves {
     let read = async {
         let late = |_| Err("no answer in time".to_owned());

@@ -47,6 +47,10 @@ async fn a_write_behind_a_fence_that_is_undone_is_carried_over() -> Result<()> {
         if restarted {
             process.kill_9()?;
             daemons[0].kill_9()?;
+            // Nobody is at the run, and whoever resumes it must not find the write passed over.
+            let refused = site.command(&["rearm", "--shard", "0", "--old"], &[1]).await?;
+            ensure!(refused.contains("a run is not over"), "{refused}");
+            ensure!(refused.contains("--resume or --abort"), "{refused}");
             daemons = site.daemons()?;
             site.command(&["cutover", "--abort"], &[0]).await.with_context(|| says(&daemons))?;
         } else {
