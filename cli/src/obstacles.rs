@@ -1,10 +1,17 @@
-//! What would keep a fence waiting, found while nobody waits: transactions that have changed rows and
-//! stay open, `LOCK TABLES`, `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE`.
+//! What would keep a pause waiting, found while nobody waits: transactions that have changed rows and
+//! stay open, `LOCK TABLES`, `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE`; events that run; sources that
+//! a shard replicates from and has not caught up with; whoever holds a table whose triggers or counters
+//! are to be handed over.
 //!
 //! The server lists transactions. Locks it does not list without a plugin: so each is tried for, with
 //! statements that read and change nothing, and that wait no longer than [`LOCK_WAIT_S`]. Only locks on
 //! planned tables are found, and those on the whole server.
 
+mod events;
+mod held;
+mod sources;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -19,7 +26,8 @@ use mysql_async::prelude::Queryable;
 const LOCK_WAIT_S: u32 = 1;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 
-/// On the shards that are to be fenced, one line each. The error is a shard that does not answer.
+/// On the shards that are to be fenced, and where triggers and counters come to, one line each. The error
+/// is a shard that does not answer.
 pub async fn find(plan: &Plan) -> Result<Vec<String>, ServerError> {
     let shards = plan.old_shards().zip(&plan.old);
     let few = Few::default();
@@ -27,27 +35,69 @@ pub async fn find(plan: &Plan) -> Result<Vec<String>, ServerError> {
         let _turn = few.turn(endpoint).await;
         // Only the login that fences sees the sessions of others.
         let endpoint = shard::login(plan, endpoint.clone());
-        let found = of_server(plan, &endpoint).await?;
+        let (found, triggered) = of_from(plan, &endpoint).await?;
+        let found: Vec<_> = found.into_iter().map(|what| format!("{shard}: {what}")).collect();
+        Ok((found, triggered))
+    });
+    let (mut lines, mut triggered) = (Vec::new(), BTreeSet::new());
+    for asked in join_all(asked).await {
+        let (found, tables) = asked?;
+        lines.extend(found);
+        triggered.extend(tables);
+    }
+    let triggered: Vec<String> = triggered.into_iter().collect();
+    let shards = plan.new_shards().zip(&plan.new);
+    let asked = shards.map(async |(shard, endpoint)| {
+        let endpoint = shard::login(plan, endpoint.clone());
+        let found = of_to(plan, &endpoint, triggered.clone()).await?;
         Ok(found.into_iter().map(|what| format!("{shard}: {what}")).collect::<Vec<_>>())
     });
-    let mut lines = Vec::new();
     for found in join_all(asked).await {
         lines.extend(found?);
     }
     Ok(lines)
 }
 
-async fn of_server(plan: &Plan, endpoint: &Endpoint) -> Result<Vec<String>, ServerError> {
+/// With the tables whose triggers are to be handed over.
+async fn of_from(
+    plan: &Plan,
+    endpoint: &Endpoint,
+) -> Result<(Vec<String>, Vec<String>), ServerError> {
     let mut conn = connect(endpoint, Session::Plain).await?;
+    let mut found = locks(plan, endpoint, &mut conn).await?;
+    let triggered = held::with_triggers(&mut conn, plan, endpoint).await?;
+    found.extend(held::find(&mut conn, plan, endpoint, &triggered).await?);
+    found.extend(events::find(&mut conn, plan, endpoint).await?);
+    found.extend(sources::find(&mut conn, plan, endpoint).await?);
+    Ok((found, triggered))
+}
+
+async fn of_to(
+    plan: &Plan,
+    endpoint: &Endpoint,
+    mut tables: Vec<String>,
+) -> Result<Vec<String>, ServerError> {
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    tables.extend(held::with_counters(&mut conn, plan, endpoint).await?);
+    tables.sort_unstable();
+    tables.dedup();
+    held::find(&mut conn, plan, endpoint, &tables).await
+}
+
+async fn locks(
+    plan: &Plan,
+    endpoint: &Endpoint,
+    conn: &mut Conn,
+) -> Result<Vec<String>, ServerError> {
     let mut found = Vec::new();
-    for open in transactions(&mut conn, endpoint).await? {
+    for open in transactions(conn, endpoint).await? {
         found.extend(open.obstacle(plan.cutover.budget));
     }
     // A table that somebody has locked to write to it.
     let mut locked = Vec::new();
     for table in &plan.tables {
         let sql = format!("SELECT 1 FROM {} LIMIT 0", quote(&table.name));
-        if waits(&mut conn, endpoint, &sql).await? {
+        if waits(conn, endpoint, &sql).await? {
             locked.push(table.name.as_str());
         }
     }
@@ -59,7 +109,7 @@ async fn of_server(plan: &Plan, endpoint: &Endpoint) -> Result<Vec<String>, Serv
         ));
     }
     // No token has this number.
-    if waits(&mut conn, endpoint, "DELETE FROM modshift_token WHERE id = 255").await? {
+    if waits(conn, endpoint, "DELETE FROM modshift_token WHERE id = 255").await? {
         found.push(
             "FLUSH TABLES WITH READ LOCK or BACKUP STAGE holds the whole server: the fence would wait \
              for it. SHOW PROCESSLIST shows whose it is; wait for the backup, or have it ended"

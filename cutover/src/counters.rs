@@ -14,7 +14,9 @@ use modshift_mariadb::value::quote as identifier;
 use modshift_proto::plan::{AutoIncrement, Plan};
 
 use crate::error::CutoverError;
+use crate::holders::{self, Reach};
 use crate::register::quote;
+use crate::server::Server;
 use crate::shard::Shard;
 use crate::step::Side;
 
@@ -93,7 +95,14 @@ pub async fn carry(
         for (table, &most) in &counters {
             if has.get(table).is_some_and(|&has| has < most) {
                 let sql = format!("ALTER TABLE {} AUTO_INCREMENT = {most}", identifier(table));
-                shard.primary.run("carrying over counters", &sql).await?;
+                let doing = "carrying over counters";
+                holders::past(
+                    &mut shard.primary,
+                    table,
+                    Reach::Likely,
+                    async |server: &mut Server| server.run(doing, &sql).await,
+                )
+                .await?;
             }
         }
         sequences::carry(shard, &furthest).await

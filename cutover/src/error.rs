@@ -47,6 +47,10 @@ pub enum CutoverError {
     PeerAhead { server: String, peer: String, gtid: String },
     #[error("{server}: a session of the application does not end: {session}")]
     Stays { server: String, session: String },
+    #[error("{server}: an event that was running does not end; its definer is {event}")]
+    EventRuns { server: String, event: String },
+    #[error("{server}: table {table} is held, so it cannot be changed, perhaps by {by}")]
+    Held { server: String, table: String, by: String },
     #[error("{server} is the server of {other} too, so read_only would stop both")]
     SharedServer { server: String, other: String },
     #[error(
@@ -147,6 +151,14 @@ impl CutoverError {
             CutoverError::Stays { .. } => {
                 "it rolls back, or it comes again by an account that is not locked: SHOW PROCESSLIST \
                  there; then begin again"
+            }
+            CutoverError::EventRuns { .. } => {
+                "it rolls back, or it is slow to notice: SHOW PROCESSLIST there; begin again once it \
+                 is gone, at an hour when it does not run"
+            }
+            CutoverError::Held { .. } => {
+                "a transaction that has read it is enough: have those sessions ended (KILL), or wait \
+                 for them; INSTALL SONAME 'metadata_lock_info' there shows who it is"
             }
             CutoverError::SharedServer { .. } => {
                 "give each side accounts of its own: cutover.old_accounts and \

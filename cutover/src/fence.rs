@@ -2,12 +2,14 @@
 //! write again, exactly as before.
 //!
 //! The order matters, each step having been seen to leak without the one before:
-//! event scheduler (it writes through read_only), then `read_only` (waits for running statements; idle
-//! transactions fail at COMMIT), on the shard's replicas too, then accounts locked and their connections
-//! killed *and seen gone* (a commit under way outlives the KILL; an account with READ ONLY ADMIN does
+//! event scheduler (it writes through read_only) and the events that run, then `read_only` (waits for
+//! running statements; idle transactions fail at COMMIT), on the shard's replicas too, then accounts
+//! locked and their connections killed *and seen gone* (a commit under way outlives the KILL; an account with READ ONLY ADMIN does
 //! not mind read_only), then what its peers had taken is applied, and only then inbound replication
 //! stopped (it writes through read_only), then no prepared XA (`XA PREPARE` succeeds under read_only),
 //! then the marker.
+
+mod marker;
 
 use std::time::Duration;
 
@@ -21,12 +23,18 @@ use mysql_async::prelude::Queryable;
 
 use crate::accounts::{self, account_sql, expel, is_locked, stays};
 use crate::error::CutoverError;
+use crate::events::{self, Whose};
 use crate::held::{self, Cause, Others};
 use crate::peers;
 use crate::register::quote;
 use crate::server::{Server, kill};
-use crate::shard::{Shard, Was, connections, replicating};
-use crate::step::{Direction, Side};
+use crate::shard::{Shard, connections, replicating};
+use crate::step::Side;
+
+pub(crate) use self::marker::phase_of;
+pub use self::marker::{
+    BARRED, Phase, bar, mark, mark_first, mark_kept_out, mark_opened, marked, phase, unbar,
+};
 
 /// How long `SET GLOBAL read_only` may wait for running statements before they are killed.
 const WRITER_PATIENCE: Duration = Duration::from_millis(200);
@@ -38,28 +46,6 @@ const LOCK_WAIT_TIMEOUT: u16 = 1205;
 /// For ending what keeps `read_only` waiting.
 const KILLING: Duration = Duration::from_secs(2);
 const NO_SUCH_TABLE: u16 = 1146;
-/// Behind the name of a run in the token of a shard that it can no longer open.
-pub const BARRED: &str = " barred";
-/// Behind the name of a run in the token of a shard that it keeps out until it opens it. What opens it
-/// is marked with the name alone: else its reader would take the opening for the undoing of a fence,
-/// and carry over what was written there meanwhile.
-const KEPT_OUT: &str = " kept out";
-
-/// What the last marker on a shard says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Serving,
-    Fenced,
-}
-
-impl Phase {
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Serving => "serving",
-            Phase::Fenced => "fenced",
-        }
-    }
-}
 
 /// Ends all writing but modshift's own. Safe to repeat: what is so already is left.
 pub async fn close(shard: &mut Shard) -> Result<(), CutoverError> {
@@ -71,12 +57,16 @@ async fn close_within(shard: &mut Shard, patience: Option<Duration>) -> Result<(
     let accounts_only = shard.accounts_only;
     let accounts = shard.accounts.clone();
     let replicas = join_all(shard.replicas.iter_mut().map(async |replica| {
-        stop_events(replica).await?;
+        events::stop(replica).await?;
         read_only(replica, &accounts).await
     }));
     let primary = async {
-        if shard.scope == FenceScope::Server {
-            stop_events(&mut shard.primary).await?;
+        match shard.scope {
+            FenceScope::Server => events::stop(&mut shard.primary).await?,
+            FenceScope::Accounts => {
+                let schema = shard.primary.endpoint.schema.clone();
+                events::end(&mut shard.primary, Whose::Of(&schema)).await?;
+            }
         }
         // Clients of the primary cannot write any more while it takes in what peers have.
         if !accounts_only {
@@ -133,7 +123,7 @@ pub(crate) async fn shut(shard: &mut Shard, servers: &[usize]) -> Result<(), Cut
     for (index, server) in wanted {
         read_only(server, &accounts).await?;
         // Either writes through read_only.
-        errors.extend(stop_events(server).await.err());
+        errors.extend(events::stop(server).await.err());
         if index == 0 {
             errors.extend(stop_replication(server).await.err());
         }
@@ -156,15 +146,6 @@ async fn stop_replication(server: &mut Server) -> Result<(), CutoverError> {
     Ok(())
 }
 
-pub(crate) async fn stop_events(server: &mut Server) -> Result<(), CutoverError> {
-    let doing = "stopping the event scheduler";
-    let state: Vec<String> = server.ask(doing, "SELECT @@event_scheduler").await?;
-    if state.first().is_some_and(|state| state == "ON") {
-        server.run(doing, "SET GLOBAL event_scheduler = OFF").await?;
-    }
-    Ok(())
-}
-
 pub(crate) async fn read_only(
     server: &mut Server,
     accounts: &[Account],
@@ -175,7 +156,7 @@ pub(crate) async fn read_only(
         return Ok(());
     }
     server.run(doing, &format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_S}")).await?;
-    let endpoint = server.endpoint.clone();
+    let (endpoint, spared) = (server.endpoint.clone(), server.own_users.clone());
     loop {
         let set = server.run(doing, "SET GLOBAL read_only = 1");
         tokio::pin!(set);
@@ -184,7 +165,7 @@ pub(crate) async fn read_only(
             () = tokio::time::sleep(WRITER_PATIENCE) => {
                 // Not through the account lock: it would queue up behind read_only.
                 // Who cannot be asked in time: the statement itself has its deadline.
-                let killing = kill_writers(&endpoint, accounts);
+                let killing = kill_writers(&endpoint, &spared, accounts);
                 if let Ok(killed) = tokio::time::timeout(KILLING, killing).await {
                     killed?;
                 }
@@ -200,7 +181,11 @@ pub(crate) async fn read_only(
 
 /// Connections that may keep `read_only` waiting: those of the application, whatever they do, and
 /// statements of others that have run for long and are no plain reads.
-async fn kill_writers(endpoint: &Endpoint, accounts: &[Account]) -> Result<(), ServerError> {
+async fn kill_writers(
+    endpoint: &Endpoint,
+    spared: &[String],
+    accounts: &[Account],
+) -> Result<(), ServerError> {
     let at = label(endpoint);
     let of = |error| error::of(&at, "ending what writes", error);
     let mut conn = connect(endpoint, Session::Plain).await?;
@@ -210,7 +195,7 @@ async fn kill_writers(endpoint: &Endpoint, accounts: &[Account]) -> Result<(), S
          AND COMMAND IN ('Query', 'Execute') AND TIME_MS > {} AND INFO NOT LIKE 'SELECT%'
          AND INFO NOT LIKE 'SHOW%')",
         accounts::sessions(accounts),
-        quote(&endpoint.user),
+        spared.iter().map(|user| quote(user)).collect::<Vec<_>>().join(", "),
         WRITER_PATIENCE.as_millis(),
     );
     let found: Vec<u64> = conn.query(sql).await.map_err(of)?;
@@ -239,132 +224,6 @@ pub async fn fence(shard: &mut Shard, run: &str) -> Result<Option<Gtid>, Cutover
     mark(shard, Phase::Fenced, run).await
 }
 
-/// Writes a marker, always: two that say the same have the log between them to themselves.
-pub async fn mark(
-    shard: &mut Shard,
-    phase: Phase,
-    run: &str,
-) -> Result<Option<Gtid>, CutoverError> {
-    let server = &mut shard.primary;
-    let doing = "writing the marker";
-    let sql = format!(
-        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), \
-         phase = '{}', fence = {} WHERE id = 1",
-        phase.name(),
-        quote(run)
-    );
-    match server.run(doing, &sql).await {
-        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => {
-            return Err(CutoverError::NoToken { server: server.name.clone() });
-        }
-        Ok(0) => return Err(CutoverError::NoToken { server: server.name.clone() }),
-        outcome => drop(outcome?),
-    }
-    let gtid: Vec<String> = server.ask(doing, "SELECT @@last_gtid").await?;
-    if server.is_dry() {
-        return Ok(None);
-    }
-    let text = gtid.into_iter().next().unwrap_or_default();
-    let parsed = text.parse().map_err(|_| CutoverError::Unfit {
-        server: server.name.clone(),
-        what: format!("the marker's GTID is {text:?}: is log_bin on?"),
-    });
-    parsed.map(Some)
-}
-
-/// The serving marker of a shard that is to be opened. Never on one that is barred.
-pub async fn mark_opened(
-    shard: &mut Shard,
-    direction: Direction,
-    run: &str,
-) -> Result<(), CutoverError> {
-    let doing = "writing the marker";
-    let sql = format!(
-        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), \
-         phase = 'serving', fence = {} WHERE id = 1 AND (fence IS NULL OR fence NOT LIKE '%{BARRED}')",
-        quote(run)
-    );
-    let written = match shard.primary.run(doing, &sql).await {
-        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => 0,
-        written => written?,
-    };
-    if written > 0 {
-        return Ok(());
-    }
-    let server = shard.name().to_owned();
-    match marked(shard).await? {
-        None => Err(CutoverError::NoToken { server }),
-        Some(_) => Err(CutoverError::Barred { server, direction }),
-    }
-}
-
-/// The same where no reader was ever started.
-pub async fn mark_first(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
-    let sql = format!(
-        "INSERT INTO modshift_token (id, epoch, writes, clock, phase, fence) \
-         VALUES (1, 0, 1, UTC_TIMESTAMP(6), 'serving', {})",
-        quote(run)
-    );
-    shard.primary.run("writing the marker", &sql).await.map(drop)
-}
-
-/// Bars a shard that is fenced: this run cannot open it any more. No where its token says by now that
-/// it serves.
-pub async fn bar(shard: &mut Shard, run: &str) -> Result<bool, CutoverError> {
-    let sql = format!(
-        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), fence = {} \
-         WHERE id = 1 AND phase = 'fenced'",
-        quote(&format!("{run}{BARRED}"))
-    );
-    Ok(shard.primary.run("barring it", &sql).await? > 0)
-}
-
-/// Of a run that fences the from-shards anew, so that nothing of before counts.
-pub async fn unbar(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
-    if !marked(shard).await?.is_some_and(|(_, by)| by.is_some_and(|by| by.ends_with(BARRED))) {
-        return Ok(());
-    }
-    let sql = format!(
-        "UPDATE modshift_token SET writes = writes + 1, clock = UTC_TIMESTAMP(6), fence = {} \
-         WHERE id = 1 AND phase = 'fenced' AND fence LIKE '%{BARRED}'",
-        quote(&format!("{run}{KEPT_OUT}"))
-    );
-    shard.primary.run("letting this run open it", &sql).await.map(drop)
-}
-
-/// Of a shard that an opening which came to nothing has left as one that serves.
-pub async fn mark_kept_out(shard: &mut Shard, run: &str) -> Result<(), CutoverError> {
-    if phase(shard).await? != Some(Phase::Serving) {
-        return Ok(());
-    }
-    mark(shard, Phase::Fenced, &format!("{run}{KEPT_OUT}")).await.map(drop)
-}
-
-/// The phase in the shard's token; `None`: no reader was ever started.
-pub async fn phase(shard: &mut Shard) -> Result<Option<Phase>, CutoverError> {
-    Ok(marked(shard).await?.map(|(phase, _)| phase))
-}
-
-/// The same with what the last marker was written for: the name of a run, with [`BARRED`] behind it
-/// where that run was undone without its journal; `None`: nobody has marked it.
-pub async fn marked(shard: &mut Shard) -> Result<Option<(Phase, Option<String>)>, CutoverError> {
-    let sql = "SELECT phase, fence FROM modshift_token WHERE id = 1";
-    let rows = shard.primary.ask::<(String, Option<String>)>("reading the phase", sql).await;
-    let rows = match rows {
-        Err(CutoverError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Vec::new(),
-        rows => rows?,
-    };
-    Ok(rows.into_iter().next().map(|(text, by)| (phase_of(&text), by)))
-}
-
-pub(crate) fn phase_of(text: &str) -> Phase {
-    match text {
-        "serving" => Phase::Serving,
-        // An ENUM without its value: serving is what must not be believed.
-        _ => Phase::Fenced,
-    }
-}
-
 /// Of a shard that is to be a copy: that its rows were once those of the other side says nothing of
 /// what the application has written here since.
 pub async fn forget_proof(shard: &mut Shard) -> Result<(), CutoverError> {
@@ -382,21 +241,25 @@ pub async fn forget_proof(shard: &mut Shard) -> Result<(), CutoverError> {
 /// the server may have been started again, without read_only.
 pub async fn holds(shard: &mut Shard) -> Result<bool, CutoverError> {
     let accounts_only = shard.accounts_only;
-    let condition = format!("({}) AND COMMAND <> 'Connect'", accounts::sessions(&shard.accounts));
+    let sessions = format!("({}) AND COMMAND <> 'Connect'", accounts::sessions(&shard.accounts));
     let events_matter = shard.scope == FenceScope::Server;
+    let schema = shard.primary.endpoint.schema.clone();
+    let whose = if events_matter { Whose::Everyone } else { Whose::Of(&schema) };
+    let running = events::running(whose);
     for (server, primary) in
         shard.servers().zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {
         if !server.is_live() {
             return Ok(false);
         }
-        let sql = match primary {
-            true => format!(
-                "SELECT @@read_only, @@event_scheduler = 'ON', (SELECT COUNT(*) FROM
-                 information_schema.PROCESSLIST WHERE {condition})"
-            ),
-            false => "SELECT @@read_only, @@event_scheduler = 'ON', 0".to_owned(),
+        let condition = match primary {
+            true => format!("({sessions} OR {running})"),
+            false => running.clone(),
         };
+        let sql = format!(
+            "SELECT @@read_only, @@event_scheduler = 'ON', (SELECT COUNT(*) FROM
+             information_schema.PROCESSLIST WHERE {condition})"
+        );
         let rows = server.ask("checking the fence", &sql).await;
         let rows: Vec<(bool, bool, u64)> = match rows {
             Err(CutoverError::Server(error)) if error.is_connection_lost() => return Ok(false),
@@ -476,7 +339,7 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
         return Ok(());
     }
     start_replication(&mut shard.primary, &was.replicating).await?;
-    start_events(&mut shard.primary, &was).await
+    events::start(&mut shard.primary, &was).await
 }
 
 async fn start_replication(server: &mut Server, names: &[String]) -> Result<(), CutoverError> {
@@ -510,14 +373,7 @@ pub async fn release_replicas(shard: &mut Shard, how: Release) -> Vec<CutoverErr
         if !was.read_only {
             replica.run("ending read_only", "SET GLOBAL read_only = 0").await?;
         }
-        start_events(replica, was).await
+        events::start(replica, was).await
     }));
     released.await.into_iter().filter_map(Result::err).collect()
-}
-
-async fn start_events(server: &mut Server, was: &Was) -> Result<(), CutoverError> {
-    if was.event_scheduler == "ON" {
-        server.run("starting events again", "SET GLOBAL event_scheduler = ON").await?;
-    }
-    Ok(())
 }

@@ -7,8 +7,10 @@
 //! | [`register`] | the journal and its lock, on new shard 0 |
 //! | [`server`] | a session that acts for the run's owner alone, or prints what it would send |
 //! | [`shard`], [`fence`], [`accounts`], [`counters`], [`drain`] | what is done to shards |
+//! | [`events`] | the event scheduler, and events that run |
 //! | `held` | who else keeps a server closed: several shards and plans may share it |
-//! | `peers` | what a fenced server replicates from: applied before the marker |
+//! | [`holders`] | who keeps a table's definition from being changed |
+//! | [`peers`] | what a fenced server replicates from: applied before the marker |
 //! | `handover` | triggers and events: where applications write, and nowhere else |
 //! | [`outside`] | what is asked of gate, verification and routing |
 //! | [`keep`] | looks after a fence once nobody is at it any more |
@@ -27,14 +29,16 @@ pub mod cutover;
 pub mod decide;
 mod drain;
 pub mod error;
+pub mod events;
 pub mod fence;
 pub mod finish;
 mod handover;
 mod held;
+pub mod holders;
 pub mod keep;
 pub mod metrics;
 pub mod outside;
-mod peers;
+pub mod peers;
 pub mod register;
 pub mod server;
 pub mod shard;

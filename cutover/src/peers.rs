@@ -37,6 +37,28 @@ struct Source {
     at: String,
     /// Everything that it had to send has been received and applied.
     caught_up: bool,
+    /// Why not, as far as the server says.
+    why: &'static str,
+}
+
+/// A connection that a fence would wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Of the connection; that without one has an empty one.
+    pub name: String,
+    /// `host:port`
+    pub at: String,
+    pub why: &'static str,
+}
+
+/// Of the rows of `SHOW ALL SLAVES STATUS`: connections that run and have not caught up.
+pub fn behind(rows: &[Row]) -> Vec<Behind> {
+    let of = |row: &Row| {
+        let Source { at, why, .. } = source(row).filter(|source| !source.caught_up)?;
+        let name = row.get_opt::<String, _>("Connection_name")?.ok()?;
+        Some(Behind { name, at, why })
+    };
+    rows.iter().filter_map(of).collect()
 }
 
 /// Waits until everything that its peers took is applied on the primary. `patience`: where no budget
@@ -57,7 +79,11 @@ pub(crate) async fn applied(
     let begun = Instant::now();
     loop {
         let own = state(&mut shard.primary).await?;
-        let Some((peer, what)) = missing(&own, &peers) else { return Ok(()) };
+        let Some((peer, what)) = missing(&own, &peers) else {
+            shard.waiting.clear();
+            return Ok(());
+        };
+        shard.waiting = format!("{} to apply what {peer} has: {what}", shard.primary.name);
         if patience.is_some_and(|patience| begun.elapsed() >= patience) {
             let server = shard.primary.name.clone();
             return Err(CutoverError::PeerAhead { server, peer, gtid: what });
@@ -80,7 +106,7 @@ fn missing(own: &State, peers: &BTreeMap<u32, (String, State)>) -> Option<(Strin
     }
     let foreign = own.sources.iter().find(|source| !peers.contains_key(&source.id));
     let behind = foreign.filter(|source| !source.caught_up)?;
-    Some((behind.at.clone(), "it is still behind".to_owned()))
+    Some((behind.at.clone(), behind.why.to_owned()))
 }
 
 /// Those from which something comes here, over others too.
@@ -121,7 +147,14 @@ fn source(row: &Row) -> Option<Source> {
         return None;
     }
     let same = |a: &str, b: &str| text(a) == text(b);
+    let why = match (text("Slave_IO_Running").as_str(), text("Slave_SQL_Running").as_str()) {
+        (_, "No") => "its SQL thread does not run",
+        ("Connecting", _) => "it cannot connect to it",
+        ("No", _) => "its IO thread does not run",
+        _ => "it is still behind",
+    };
     Some(Source {
+        why,
         id: text("Master_Server_Id").parse().unwrap_or_default(),
         at: format!("{}:{}", text("Master_Host"), text("Master_Port")),
         caught_up: text("Slave_IO_State").starts_with("Waiting for master")
@@ -140,7 +173,12 @@ mod tests {
     }
 
     fn made(id: u32, logged: &str, sources: &[u32]) -> State {
-        let source = |&id: &u32| Source { id, at: format!("h:{id}"), caught_up: true };
+        let source = |&id: &u32| Source {
+            id,
+            at: format!("h:{id}"),
+            caught_up: true,
+            why: "it is still behind",
+        };
         let sources = sources.iter().map(source).collect();
         State { id, logged: gtids(logged), applied: Vec::new(), sources }
     }

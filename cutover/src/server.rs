@@ -59,6 +59,10 @@ pub struct Server {
     /// A connection was made once.
     spent: bool,
     script: Vec<String>,
+    /// Modshift's own logins there.
+    pub(crate) own_users: Vec<String>,
+    /// What was done to sessions of others, for whoever reads what the run has done.
+    notes: Vec<String>,
 }
 
 impl Server {
@@ -66,7 +70,22 @@ impl Server {
         // Lock names are limited to 64 characters; the schema tells apart shards on one server.
         let of = format!("{plan}\0{name}");
         let lock = format!("modshift.server.{:08x}", crc32fast::hash(of.as_bytes()));
-        Server { name, endpoint, lock, guard, conn: None, spent: false, script: Vec::new() }
+        let own_users = vec![endpoint.user.clone()];
+        Server {
+            name,
+            endpoint,
+            lock,
+            guard,
+            conn: None,
+            spent: false,
+            script: Vec::new(),
+            own_users,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with_own_users(self, own_users: Vec<String>) -> Server {
+        Server { own_users, ..self }
     }
 
     /// Who cannot ask whose run it is has one connection, and whoever only prints needs none.
@@ -84,7 +103,17 @@ impl Server {
             conn: None,
             spent: false,
             script: Vec::new(),
+            own_users: self.own_users.clone(),
+            notes: Vec::new(),
         }
+    }
+
+    pub(crate) fn note(&mut self, line: String) {
+        self.notes.push(line);
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     pub fn is_dry(&self) -> bool {

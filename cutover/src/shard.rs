@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::accounts::{self, is_locked};
 use crate::error::CutoverError;
 use crate::held;
+use crate::holders;
 use crate::server::{Guard, Server};
 use crate::step::Side;
 use modshift_mariadb::connect::label;
@@ -33,6 +34,8 @@ pub struct Shard {
     pub kept_closed: bool,
     /// Of the primary, then of the replicas.
     pub was: Vec<Was>,
+    /// What a step waits for on this shard, where it is not what the step always waits for.
+    pub waiting: String,
 }
 
 /// Settings of a server before it was fenced.
@@ -133,13 +136,14 @@ pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
         Side::Old => (&plan.old, &plan.cutover.old_accounts),
         Side::New => (&plan.new, &plan.cutover.new_accounts),
     };
+    let own_users = holders::own_users(plan);
     let shard = |(endpoint, number): (&Endpoint, u16)| {
         let name = format!("{side} shard {number}");
         let mut servers = endpoint.servers().into_iter().map(|server| login(plan, server));
         let primary = servers.next().unwrap_or_else(|| login(plan, endpoint.clone()));
         let replica = |server: Endpoint| {
             let name = format!("replica {}:{} of {name}", server.host, server.port);
-            Server::new(name, &plan.name, server, guard.clone())
+            Server::new(name, &plan.name, server, guard.clone()).with_own_users(own_users.clone())
         };
         Shard {
             plan: plan.name.clone(),
@@ -149,12 +153,14 @@ pub fn side(plan: &Plan, side: Side, guard: &Guard) -> Vec<Shard> {
                 FenceScope::Server => servers.map(replica).collect(),
                 FenceScope::Accounts => Vec::new(),
             },
-            primary: Server::new(name.clone(), &plan.name, primary, guard.clone()),
+            primary: Server::new(name.clone(), &plan.name, primary, guard.clone())
+                .with_own_users(own_users.clone()),
             accounts: accounts.clone(),
             accounts_only: plan.cutover.scope == FenceScope::Accounts,
             scope: plan.cutover.scope,
             kept_closed: false,
             was: Vec::new(),
+            waiting: String::new(),
         }
     };
     endpoints.iter().zip(0..).map(shard).collect()

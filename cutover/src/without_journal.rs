@@ -181,6 +181,9 @@ pub async fn abort(
          journal alone: START SLAVE and SET GLOBAL event_scheduler = ON where they are missed; \
          replicas stay in read_only; an account of the plan that was locked before the fence is unlocked now",
     );
+    for note in answering.iter_mut().chain(&mut to).flat_map(|shard| shard.primary.take_notes()) {
+        outside.tell(&format!("note: {note}"));
+    }
     if let Err(error) = lowered {
         outside.tell(&format!(
             "note: triggers that were handed over to the {} shards are still there, and rows wait \

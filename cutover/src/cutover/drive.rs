@@ -3,16 +3,21 @@
 use std::time::{Duration, Instant};
 
 use modshift_changelog::stage;
+use modshift_mariadb::audit;
 use tokio::sync::watch;
 
 use super::Cutover;
 use crate::decide::{Action, Budget, End, Entry, Mark, next, version_to_publish};
 use crate::error::CutoverError;
 use crate::outside::Outside;
+use crate::server::Server;
+use crate::shard::Shard;
 use crate::step::{Mode, Step};
 
 /// How much of the budget is kept for undoing: a round to each target and two to each server.
 const RESERVE_SHARE: u32 = 4;
+/// For a row of the audit table.
+const AUDITING: Duration = Duration::from_secs(10);
 
 impl<O: Outside> Cutover<O> {
     /// Takes a step if it is the next one: journal, act within the budget, journal.
@@ -41,6 +46,9 @@ impl<O: Outside> Cutover<O> {
         let mut interrupt = self.interrupt.clone();
         let left = self.budget_left();
         self.waiting.clear();
+        for shard in self.from.iter_mut().chain(&mut self.to) {
+            shard.waiting.clear();
+        }
         let outcome = if step == Step::Open {
             // From here on there is only forward, however long it takes.
             Box::pin(act(self)).await
@@ -55,15 +63,13 @@ impl<O: Outside> Cutover<O> {
                 outcome = bounded => outcome.unwrap_or_else(|| Err(CutoverError::Budget {
                     step,
                     limit_ms: self.budget().limit_ms,
-                    waiting: match self.waiting.as_str() {
-                        "" => String::new(),
-                        what => format!(": {what}"),
-                    },
+                    waiting: self.waited_for(),
                 })),
                 () = interrupted(&mut interrupt) => Err(CutoverError::Interrupted { step }),
             }
         };
         self.show("");
+        self.tell_notes();
         outcome?;
         stage::reached(after, 1).await;
         match step {
@@ -79,6 +85,44 @@ impl<O: Outside> Cutover<O> {
             self.outside.tell(&format!("{:<8} {ms:>8.1} ms", step.name()));
         }
         Ok(())
+    }
+
+    /// What was done to sessions of others.
+    pub(super) fn tell_notes(&mut self) {
+        let shards = self.from.iter_mut().chain(&mut self.to);
+        let notes: Vec<String> =
+            shards.flat_map(Shard::servers).flat_map(Server::take_notes).collect();
+        for note in &notes {
+            self.outside.tell(&format!("note: {note}"));
+        }
+        self.notes.extend(notes);
+    }
+
+    /// For `modshift audit`, once nobody waits any more. What happened, happened whether or not it can
+    /// be written down.
+    pub(super) async fn audit_notes(&mut self) {
+        let text = std::mem::take(&mut self.notes).join("; ");
+        if text.is_empty() || self.settings.dry {
+            return;
+        }
+        let what = format!("sessions ended by run {}", self.register.name);
+        let written = tokio::time::timeout(AUDITING, async {
+            audit::begin(&self.plan, &what, &text).await?.finish("done").await
+        });
+        if !matches!(written.await, Ok(Ok(()))) {
+            tracing::warn!(text, "the audit table does not know of it");
+        }
+    }
+
+    /// Behind the error of a step that was not done in time.
+    fn waited_for(&self) -> String {
+        let of_shards = self.from.iter().chain(&self.to).map(|shard| shard.waiting.as_str());
+        let of_shards: Vec<&str> = of_shards.filter(|what| !what.is_empty()).collect();
+        match (of_shards.is_empty(), self.waiting.as_str()) {
+            (false, _) => format!(": {}", of_shards.join("; ")),
+            (true, "") => String::new(),
+            (true, what) => format!(": {what}"),
+        }
     }
 
     /// An entry behind the point of no return: tried until it is written or the process is stopped.

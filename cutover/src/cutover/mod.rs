@@ -72,6 +72,8 @@ pub struct Cutover<O> {
     markers: Vec<(u16, Gtid)>,
     fence_checked: Option<Instant>,
     waiting: String,
+    /// What was done to sessions of others.
+    notes: Vec<String>,
     timings: Vec<(Step, Duration)>,
     /// How long the application waited.
     pause: Option<Duration>,
@@ -123,6 +125,7 @@ impl<O: Outside> Cutover<O> {
             markers: Vec::new(),
             fence_checked: None,
             waiting: String::new(),
+            notes: Vec::new(),
             timings: Vec::new(),
             pause: None,
             lost: None,
@@ -137,6 +140,8 @@ impl<O: Outside> Cutover<O> {
     pub async fn run(mut self) -> Result<Outcome, CutoverError> {
         let outcome = self.go().await;
         self.show("");
+        self.tell_notes();
+        self.audit_notes().await;
         self.register.release().await;
         outcome
     }

@@ -1,6 +1,8 @@
 //! The statements themselves. Each is a file or two that the server writes and flushes, 5 to 20 ms,
 //! while the application waits: so tables are spread over several connections.
 //!
+//! Each waits until nobody holds its table: whoever does is ended, see [`holders`].
+//!
 //! Those beside the first are only a help. One that fails hands back what it had, and the first
 //! connection does it, or says why it cannot.
 
@@ -13,12 +15,16 @@ use modshift_mariadb::{Conn, error};
 use mysql_async::prelude::Queryable;
 
 use crate::error::CutoverError;
+use crate::holders::{self, Reach};
 use crate::server::{LANES, Server};
 use crate::shard::Shard;
 
 const DROPPING: &str = "taking down triggers and events";
 const MAKING: &str = "putting up triggers and events";
 
+/// The last of a table goes first, so that those that are left are the first ones of it at any moment,
+/// and putting back what is missing is to add it behind them.
+///
 /// `kept_out`: only where the shard's token says fenced. Who undoes a run without its journal lets a
 /// shard serve under the locks of all these connections, so what is asked on one of them holds until
 /// that connection ends.
@@ -26,11 +32,12 @@ pub(super) async fn drop_all(
     shard: &mut Shard,
     named: &[Named],
     kept_out: bool,
+    reach: Reach,
 ) -> Result<(), CutoverError> {
     let mut groups: VecDeque<Vec<&Named>> = VecDeque::new();
     for one in named {
-        match groups.back_mut().filter(|group| group[0].table == one.table) {
-            Some(group) => group.push(one),
+        match groups.iter_mut().find(|group| group[0].table == one.table) {
+            Some(group) => group.insert(0, one),
             None => groups.push_back(vec![one]),
         }
     }
@@ -38,10 +45,14 @@ pub(super) async fn drop_all(
         if kept_out {
             still_fenced(server).await?;
         }
-        for one in group {
-            server.run(DROPPING, &one.drop()).await?;
-        }
-        Ok(())
+        let of_table = group.first().map_or("", |one| one.table.as_str());
+        holders::past(server, of_table, reach, async |server: &mut Server| {
+            for one in group {
+                server.run(DROPPING, &one.drop()).await?;
+            }
+            Ok(())
+        })
+        .await
     })
     .await
 }
@@ -60,6 +71,7 @@ pub(super) async fn still_fenced(server: &mut Server) -> Result<(), CutoverError
 pub(super) async fn create_all(
     shard: &mut Shard,
     programs: &[&Program],
+    reach: Reach,
 ) -> Result<(), CutoverError> {
     let mut groups: VecDeque<Vec<&Program>> = VecDeque::new();
     for &one in programs {
@@ -69,10 +81,14 @@ pub(super) async fn create_all(
         }
     }
     spread(shard, groups, async |server: &mut Server, group: &Vec<&Program>| {
-        for one in group {
-            create(server, one).await?;
-        }
-        Ok(())
+        let of_table = group.first().map_or("", |one| one.table.as_str());
+        holders::past(server, of_table, reach, async |server: &mut Server| {
+            for one in group {
+                create(server, one).await?;
+            }
+            Ok(())
+        })
+        .await
     })
     .await
 }
@@ -140,6 +156,9 @@ async fn spread<G: Sync>(
         Ok::<_, CutoverError>(())
     };
     let (first, _) = futures_util::future::join(first, beside).await;
+    for note in lanes.iter_mut().flat_map(Server::take_notes) {
+        shard.primary.note(note);
+    }
     first?;
     // What came back after the first had seen an empty queue.
     while let Some(group) = take() {

@@ -24,6 +24,7 @@
 //! side that does not answer.
 
 mod make;
+mod mending;
 mod record;
 
 use futures_util::future::join_all;
@@ -33,6 +34,7 @@ use modshift_mariadb::program::{self, Kind, Named, Program};
 use modshift_proto::plan::Plan;
 
 use crate::error::CutoverError;
+use crate::holders::Reach;
 use crate::register::quote;
 use crate::shard::Shard;
 use record::State;
@@ -298,7 +300,7 @@ async fn take_down(scope: Scope<'_>, shard: &mut Shard) -> Result<(), CutoverErr
         record::write(shard, scope.run, State::Down, record::HAD, &had).await?;
     }
     let there = named(scope, shard).await?;
-    make::drop_all(shard, &there, true).await
+    make::drop_all(shard, &there, true, Reach::Likely).await
 }
 
 /// Of a to-shard whose run is undone. Only triggers: its events are not made before it serves, those
@@ -309,7 +311,7 @@ pub async fn take_back(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cutove
     }
     let mut there = named(scope, shard).await?;
     there.retain(|named| named.kind == Kind::Trigger);
-    make::drop_all(shard, &there, false).await?;
+    make::drop_all(shard, &there, false, Reach::Likely).await?;
     // Not before: rows may be applied again from here on.
     record::lower(shard, scope.run).await
 }
@@ -325,7 +327,7 @@ pub async fn silence(scope: Scope<'_>, shard: &mut Shard) -> Result<(), CutoverE
         let had = live(scope, shard).await?;
         record::write(shard, scope.run, State::Down, record::HAD, &had).await?;
     }
-    make::drop_all(shard, &there, false).await
+    make::drop_all(shard, &there, false, Reach::Likely).await
 }
 
 /// Triggers of a shard that is about to serve. Its events come once it does: they are in no
@@ -345,7 +347,7 @@ pub async fn put_up(
     };
     let wanted = wanted(scope, carried, &had);
     record::write(shard, scope.run, State::Raising, record::WANTED, &wanted).await?;
-    triggers(scope, shard, &wanted).await?;
+    triggers(scope, shard, &wanted, Reach::Likely).await?;
     stage::reached("shard_raised", 1).await;
     Ok(())
 }
@@ -359,7 +361,7 @@ pub async fn put_up_again(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cut
     }
     let wanted = record::wanted_in(shard, scope.run).await?;
     record::write(shard, scope.run, State::Raising, record::WANTED, &wanted).await?;
-    triggers(scope, shard, &wanted).await
+    triggers(scope, shard, &wanted, Reach::Anyone).await
 }
 
 /// What was there before, where it is the same but for where it begins; and what stayed behind.
@@ -373,21 +375,20 @@ fn wanted(scope: Scope<'_>, carried: &[Program], had: &[Program]) -> Vec<Program
     carried.iter().map(of).chain(stayed).collect()
 }
 
-/// All of them, in their order.
+/// All of them, in their order. What is there and whole stays: to drop it would be to wait for whoever
+/// reads its table.
 async fn triggers(
     scope: Scope<'_>,
     shard: &mut Shard,
     wanted: &[Program],
+    reach: Reach,
 ) -> Result<(), CutoverError> {
     let mut there = named(scope, shard).await?;
     there.retain(|named| named.kind == Kind::Trigger);
     let wanted: Vec<&Program> = wanted.iter().filter(|p| p.kind == Kind::Trigger).collect();
-    if there.iter().map(|named| &named.name).eq(wanted.iter().map(|program| &program.name)) {
-        // Of a process before this one: one that is there is whole.
-        return Ok(());
-    }
-    make::drop_all(shard, &there, false).await?;
-    make::create_all(shard, &wanted).await
+    let (surplus, missing) = mending::mending(&wanted, &there);
+    make::drop_all(shard, &surplus, false, reach).await?;
+    make::create_all(shard, &missing, reach).await
 }
 
 /// Events of a shard that serves by now; with them the handover of this shard is over.
@@ -403,7 +404,7 @@ pub async fn complete(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cutover
         .filter(|p| p.kind == Kind::Event)
         .filter(|p| !there.iter().any(|named| named.kind == p.kind && named.name == p.name))
         .collect();
-    make::create_all(shard, &missing).await?;
+    make::create_all(shard, &missing, Reach::Likely).await?;
     record::write(shard, scope.run, State::Up, record::WANTED, &[]).await
 }
 
@@ -416,7 +417,7 @@ pub async fn put_back(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cutover
     }
     if record::state(shard).await? == State::Raising {
         let wanted = record::kept(shard, record::WANTED).await?;
-        triggers(scope, shard, &wanted).await?;
+        triggers(scope, shard, &wanted, Reach::Anyone).await?;
         complete(scope, shard).await?;
     }
     Ok(())

@@ -17,12 +17,24 @@ pub struct Named {
     pub kind: Kind,
     pub name: String,
     pub table: String,
-    when: String,
+    /// `BEFORE INSERT` and the like. Empty for an event.
+    pub when: String,
     definer: String,
     comment: String,
 }
 
 impl Named {
+    pub fn of(program: &Program) -> Named {
+        Named {
+            kind: program.kind,
+            name: program.name.clone(),
+            table: program.table.clone(),
+            when: program.when.clone(),
+            definer: program.definer.clone(),
+            comment: String::new(),
+        }
+    }
+
     pub fn drop(&self) -> String {
         drop_sql(self.kind, &self.name)
     }
