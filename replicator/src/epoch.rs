@@ -19,8 +19,6 @@ use crate::snapshot::TableProgress;
 #[derive(Clone, Debug)]
 pub struct Epoch {
     pub number: u64,
-    /// Event groups that modshift has written on this shard so far, this epoch's opening included.
-    pub writes: u64,
     pub resume: ResumePoint,
     /// Nothing was recorded before: no group acknowledged, no chunk done.
     pub initial: bool,
@@ -144,7 +142,7 @@ pub async fn open(
     conn.query_drop("COMMIT").await.map_err(failed)?;
     let initial = resume.last.is_none();
     conn.disconnect().await.map_err(failed)?;
-    Ok(Epoch { number, writes, resume, initial, tables: progress, kept, anew })
+    Ok(Epoch { number, resume, initial, tables: progress, kept, anew })
 }
 
 fn described(plan: &Plan, tables: &[RoutedTable]) -> BTreeMap<String, String> {

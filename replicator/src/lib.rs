@@ -28,7 +28,7 @@ mod tail;
 mod token;
 
 pub use error::{Class, ReadError};
-pub use reader::run_reader;
+pub use reader::{Together, run_reader};
 pub use status::{Phase, ReaderState, ReaderStatus, TableState};
 
 /// What decides and does no I/O, for the models in `tests/`: they call it rather than repeat it.

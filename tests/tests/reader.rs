@@ -14,8 +14,7 @@ use modshift_proto::{
     message::{self, Body, Op},
     plan::Plan,
 };
-use modshift_replicator::feed::Feeds;
-use modshift_replicator::{ReadError, ReaderStatus, run_reader};
+use modshift_replicator::{ReadError, ReaderStatus, Together, run_reader};
 use modshift_tests::{
     Estate, EstateOptions, Writer, WriterOptions, case::Size, server::PASSWORD, wait_until,
 };
@@ -101,7 +100,7 @@ fn start(plan: &Arc<Plan>, log: &DirectLog) -> Run {
         writer,
         status.clone(),
         Throttle::new(plan),
-        Feeds::default(),
+        Together::default(),
         cancel.clone(),
     ));
     Run { log: log.clone(), status, cancel, reader }

@@ -22,7 +22,7 @@ use modshift_changelog::Class;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Log, Plan};
 use modshift_proto::{NewShard, OldShard};
-use modshift_replicator::feed::Feeds;
+use modshift_replicator::Together;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -178,13 +178,13 @@ async fn work(
     let keeping = fences::keep(plan, ways);
     // Nothing is copied or verified on the way back: its throttle holds nobody.
     let back_throttle = throttle.beside(back_plan);
-    let (changed, feeds) = (Changed::default(), Feeds::default());
+    let (changed, together) = (Changed::default(), Together::default());
     for ((plan, share), throttle) in ways.into_iter().zip([throttle, &back_throttle]) {
         if *share == Share::default() {
             continue;
         }
         let Some(log) = opened(plan, cancel).await? else { return Ok(Exit::Done) };
-        let beside = wire::Beside { throttle, changed: &changed, feeds: &feeds };
+        let beside = wire::Beside { throttle, changed: &changed, together: &together };
         wire::start(&mut streams, plan, &share.old, &share.new, &log, &beside, cancel);
     }
     let verifying = verifier::run(plan, throttle, changed, cancel);

@@ -12,8 +12,7 @@ use modshift_mariadb::ServerError;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Direction, Plan};
 use modshift_proto::{NewShard, OldShard};
-use modshift_replicator::feed::Feeds;
-use modshift_replicator::{ReadError, ReaderStatus, run_reader};
+use modshift_replicator::{ReadError, ReaderStatus, Together, run_reader};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -30,8 +29,8 @@ pub struct Beside<'a> {
     pub throttle: &'a Throttle,
     /// Takes what appliers change, for the verifier.
     pub changed: &'a Changed,
-    /// The binlog connections that readers share, those of both directions.
-    pub feeds: &'a Feeds,
+    /// The connections that readers share, those of both directions.
+    pub together: &'a Together,
 }
 
 pub fn start(
@@ -49,10 +48,10 @@ pub fn start(
         let status = ReaderStatus::default();
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
-        let (throttle, feeds) = (beside.throttle.clone(), beside.feeds.clone());
+        let (throttle, together) = (beside.throttle.clone(), beside.together.clone());
         let reading = async move {
             let open = |epoch| log.clone().writer(shard, epoch);
-            let outcome = run_reader(plan, shard, open, status, throttle, feeds, cancel).await;
+            let outcome = run_reader(plan, shard, open, status, throttle, together, cancel).await;
             outcome.map_err(|error| of_reader(&error, way))
         };
         let detail = move || serde_json::to_value(shown.get()).unwrap_or_default();

@@ -11,7 +11,7 @@ mod progress;
 mod supervise;
 mod watch;
 
-pub use supervise::run_reader;
+pub use supervise::{Together, run_reader};
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::copy::Copying;
 use crate::definitions::Definitions;
 use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
-use crate::feed::{Feeds, Seat, Source};
+use crate::feed::{Seat, Source};
 use crate::metrics;
 use crate::prepare::{Prepared, whole_logs};
 use crate::publish::Publisher;
@@ -101,7 +101,7 @@ impl<W: LogWriter> Reader<W> {
         publisher: Publisher<W>,
         tokens: TokenWriter,
         throttle: &Throttle,
-        feeds: &Feeds,
+        together: &Together,
     ) -> Result<Reader<W>, ReadError> {
         let column = |name: &str| {
             token_schema.column(name).ok_or_else(|| ReadError::NoKeyColumn {
@@ -187,7 +187,7 @@ impl<W: LogWriter> Reader<W> {
             Watch::new(shard, primary.clone(), Arc::clone(&definitions), throttle.desk().clone());
         Ok(Reader {
             shard,
-            seat: feeds.enter(&primary.tailed()),
+            seat: together.feeds.enter(&primary.tailed()),
             join_due: Instant::now(),
             tailed: primary.tailed(),
             primary,

@@ -32,14 +32,15 @@ impl<W: LogWriter> Reader<W> {
             self.saving = None;
         }
         if self.saving.is_none() && self.last_save.elapsed() >= interval {
-            self.hand_over();
+            self.hand_over(interval.is_zero());
         }
     }
 
-    fn hand_over(&mut self) {
+    /// `at_once`: nobody waits for the next token, which would take it along.
+    fn hand_over(&mut self, at_once: bool) {
         if let Some(progress) = self.unsaved.take() {
             self.last_save = Instant::now();
-            match self.tokens.save(progress) {
+            match self.tokens.save(progress, at_once) {
                 Ok(saving) => self.saving = Some(saving),
                 Err(progress) => self.unsaved = Some(progress),
             }

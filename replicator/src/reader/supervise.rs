@@ -18,17 +18,17 @@ use crate::metrics;
 use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
 use crate::status::{Phase, ReaderState, ReaderStatus};
-use crate::token::{self, TokenWriter, within};
+use crate::token::{self, TokenWriters, within};
 
 /// Reads one old shard until cancelled (`Ok`) or halted (`Err`). `open_log` is asked for the writer
-/// of each epoch. `throttle` slows the copy down, never the tail; `feeds` are those of the process.
+/// of each epoch. `throttle` slows the copy down, never the tail; `together` is the process's.
 pub async fn run_reader<W, F>(
     plan: Arc<Plan>,
     shard: OldShard,
     mut open_log: impl FnMut(u64) -> F + Send,
     status: ReaderStatus,
     throttle: Throttle,
-    feeds: Feeds,
+    together: Together,
     cancel: CancellationToken,
 ) -> Result<(), ReadError>
 where
@@ -37,7 +37,7 @@ where
 {
     let mut epoch_number = 0;
     let mut backoff = Backoff::default();
-    let process = Process { throttle, feeds, cancel: cancel.clone() };
+    let process = Process { throttle, together, cancel: cancel.clone() };
     let outcome = loop {
         let run = run(&plan, shard, &mut open_log, &status, &process, &mut epoch_number);
         match run.await {
@@ -80,10 +80,18 @@ where
     outcome
 }
 
-/// What the readers of a process have in common.
+/// What the readers of a process have of each server together, those of both directions.
+#[derive(Clone, Default)]
+pub struct Together {
+    /// One connection that the binlog comes by.
+    pub(super) feeds: Feeds,
+    /// One that tokens are written by.
+    pub(super) tokens: TokenWriters,
+}
+
 struct Process {
     throttle: Throttle,
-    feeds: Feeds,
+    together: Together,
     cancel: CancellationToken,
 }
 
@@ -92,7 +100,7 @@ async fn run<W, F>(
     shard: OldShard,
     open_log: &mut (impl FnMut(u64) -> F + Send),
     status: &ReaderStatus,
-    Process { throttle, feeds, cancel }: &Process,
+    Process { throttle, together, cancel }: &Process,
     epoch_number: &mut u64,
 ) -> Result<(), ReadError>
 where
@@ -146,8 +154,9 @@ where
     let publisher = Publisher::new(writer, shard, epoch.number, plan.new_modulus.get());
     // Not a child of `cancel`: the last progress is recorded while the reader drains.
     let stop_token = CancellationToken::new();
+    let heartbeat = plan.reader.heartbeat;
     let (tokens, token_task) =
-        TokenWriter::new(shard, primary.clone(), &epoch, plan.reader.heartbeat, stop_token.clone());
+        together.tokens.join(shard, &primary, &epoch, heartbeat, stop_token.clone());
     let reader = Reader::new(
         plan,
         shard,
@@ -158,7 +167,7 @@ where
         publisher,
         tokens,
         throttle,
-        feeds,
+        together,
     )?;
     // Both end together: a reader without its token, or the other way round, is of no use.
     tokio::pin!(token_task);

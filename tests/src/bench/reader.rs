@@ -12,8 +12,7 @@ use anyhow::{Context, Result, bail};
 use modshift_changelog::{LogError, LogWriter};
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::{NewShard, OldShard, plan::Plan};
-use modshift_replicator::feed::Feeds;
-use modshift_replicator::{ReaderStatus, run_reader};
+use modshift_replicator::{ReaderStatus, Together, run_reader};
 use mysql_async::prelude::Queryable;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -153,7 +152,7 @@ async fn read(old: &Arc<MariaDbServer>, start: &str, rows: u64) -> Result<Durati
         move |_| std::future::ready(Ok(CountingWriter::new(counting.clone(), 4))),
         ReaderStatus::default(),
         Throttle::new(&plan),
-        Feeds::default(),
+        Together::default(),
         cancel.clone(),
     ));
     let all = async {

@@ -1,0 +1,341 @@
+//! The task that writes the tokens of all shards of one server, over one connection.
+//!
+//! At each beat those that are due are written in one transaction, whose event group carries all of
+//! them. What goes wrong with one shard is its own: a later epoch, or an error that no retry mends,
+//! ends that shard's writer alone, and one whose row is locked or refused is set *apart*: written by
+//! itself and without waiting, until it answers again.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use modshift_mariadb::{Conn, ServerError, Session, connect::label, control, value};
+use modshift_proto::plan::Endpoint;
+use mysql_async::prelude::Queryable;
+use tokio::sync::mpsc;
+
+use super::beats::until_next;
+use super::member::{Member, Request};
+use super::statement::{Step, Write, transaction};
+use super::within;
+use crate::backoff::Backoff;
+use crate::error::{Class, ReadError, server_error};
+use crate::metrics;
+
+/// How long a row of one shard may keep those of the others waiting, once.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// What is due so soon comes along.
+const COMPANY: Duration = Duration::from_millis(2);
+const DOING: &str = "writing the token";
+
+pub(super) struct Server {
+    endpoint: Endpoint,
+    requests: mpsc::Receiver<Request>,
+    members: Vec<Member>,
+    conn: Option<Conn>,
+    /// What the last transaction took: for the throttle, which may be in another process.
+    commit_us: u32,
+    backoff: Backoff,
+    /// The server cannot be reached: not tried before.
+    not_before: Option<Instant>,
+}
+
+/// What came of a transaction.
+enum Outcome {
+    /// Of each statement what it touched, and the number that it answered with.
+    Done(Vec<(u64, u64)>),
+    /// The server refused this statement; nothing is in.
+    Refused(usize, mysql_async::Error),
+}
+
+impl Server {
+    pub(super) fn new(primary: &Endpoint, requests: mpsc::Receiver<Request>) -> Server {
+        // A schema may be dropped, and others go on.
+        let endpoint = Endpoint { schema: "information_schema".to_owned(), ..primary.clone() };
+        Server {
+            endpoint,
+            requests,
+            members: Vec::new(),
+            conn: None,
+            commit_us: 0,
+            backoff: Backoff::default(),
+            not_before: None,
+        }
+    }
+
+    /// Until nobody can ask for anything any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.members.retain(Member::is_there);
+            if self.members.is_empty() {
+                self.conn = None;
+            }
+            let due = self.members.iter().map(Member::due).min();
+            let due = due.map(|due| self.not_before.map_or(due, |earliest| due.max(earliest)));
+            let wake = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                request = self.requests.recv() => match request {
+                    Some(request) => self.take(request),
+                    None => return,
+                },
+                () = wake => self.beat().await,
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        let of = |id| move |member: &&mut Member| member.id == id;
+        match request {
+            Request::Join(member) => {
+                self.members.push(*member);
+                // Always in the same order: two processes never wait for each other.
+                self.members.sort_by(|one, other| one.schema.cmp(&other.schema));
+            }
+            Request::Interval(id, interval) => {
+                if let Some(member) = self.members.iter_mut().find(of(id)) {
+                    member.set_interval(interval, Clock::now().next(interval));
+                }
+            }
+            // Of one that has ended: who asked hears that nobody will answer.
+            Request::Save(id, save) => {
+                if let Some(member) = self.members.iter_mut().find(of(id)) {
+                    member.save = Some(save);
+                }
+            }
+        }
+    }
+
+    /// Writes everything that is due.
+    async fn beat(&mut self) {
+        let now = Instant::now();
+        let is_due = |member: &&Member| member.due() <= now + COMPANY;
+        let (apart, together): (Vec<&Member>, Vec<&Member>) =
+            self.members.iter().filter(is_due).partition(|member| member.apart);
+        let ids = |members: Vec<&Member>| members.into_iter().map(|m| m.id).collect::<Vec<_>>();
+        let (apart, mut together) = (ids(apart), ids(together));
+        // Each refusal takes one out, so this ends.
+        while !together.is_empty() {
+            match self.attempt(&together, LOCK_WAIT).await {
+                Ok(Some(refused)) => together.retain(|id| *id != refused),
+                Ok(None) => break,
+                Err(()) => return,
+            }
+        }
+        for id in apart {
+            if self.attempt(&[id], Duration::ZERO).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One transaction with the tokens of these members; gives the one that was refused, if any.
+    /// `Err`: the server cannot be reached, or nobody knows what became of it.
+    async fn attempt(&mut self, ids: &[u64], lock_wait: Duration) -> Result<Option<u64>, ()> {
+        let now = Instant::now();
+        let members = || self.members.iter().filter(|member| ids.contains(&member.id));
+        let order: Vec<u64> = members().map(|member| member.id).collect();
+        let quiet: Vec<bool> = members().map(|member| member.quiet(now)).collect();
+        let writes: Vec<Write<'_>> = members()
+            .zip(&quiet)
+            .map(|(member, &quiet)| Write {
+                schema: &member.schema,
+                epoch: member.epoch,
+                quiet,
+                commit_us: self.commit_us,
+                progress: member.save.as_ref().map(|save| &save.progress),
+            })
+            .collect();
+        let (sql, steps) = transaction(&writes, lock_wait);
+        let (endpoint, kept) = (self.endpoint.clone(), self.conn.take());
+        let trying = async {
+            let mut conn = match kept {
+                Some(conn) => conn,
+                None => modshift_mariadb::connect(&endpoint, Session::Plain).await?,
+            };
+            let began = Instant::now();
+            let outcome = send(&mut conn, &endpoint, &sql, steps.len()).await?;
+            Ok((conn, outcome, began.elapsed()))
+        };
+        match within(&endpoint, DOING, trying).await {
+            Ok((conn, outcome, took)) => {
+                self.conn = Some(conn);
+                self.backoff.reset();
+                self.not_before = None;
+                match outcome {
+                    Outcome::Done(answers) => {
+                        self.commit_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+                        self.written(&order, &quiet, now, &steps, &answers).await;
+                        Ok(None)
+                    }
+                    Outcome::Refused(at, error) => {
+                        // Without an owner it is the first one's, and the others show their own.
+                        let owner = steps.get(at).and_then(|step| step.write()).unwrap_or(0);
+                        let Some(&id) = order.get(owner) else { return Ok(None) };
+                        self.refused(id, error);
+                        Ok(Some(id))
+                    }
+                }
+            }
+            // Whether it is in is not known: the next write says how many there are.
+            Err(error) if error.class() == Class::Retry => {
+                self.not_before = Some(Instant::now() + self.backoff.next());
+                tracing::warn!(shards = order.len(), error = %error, "tokens not written, retrying");
+                for member in self.members.iter().filter(|member| order.contains(&member.id)) {
+                    metrics::retry(member.shard, "token");
+                }
+                Err(())
+            }
+            // As a login that is refused: the next one tries for itself.
+            Err(error) => {
+                if let Some(&id) = order.first() {
+                    self.end(id, error);
+                }
+                Err(())
+            }
+        }
+    }
+
+    /// The transaction is in. Whose token it did not touch has a successor.
+    async fn written(
+        &mut self,
+        order: &[u64],
+        quiet: &[bool],
+        sent_at: Instant,
+        steps: &[Step],
+        answers: &[(u64, u64)],
+    ) {
+        let mut taken_over = Vec::new();
+        for (step, &(touched, number)) in steps.iter().zip(answers) {
+            let Some(index) = step.write() else { continue };
+            let Some(&id) = order.get(index) else { continue };
+            let Some(member) = self.members.iter_mut().find(|member| member.id == id) else {
+                continue; // ended above
+            };
+            match step {
+                Step::Token(_) if touched == 0 => taken_over.push(id),
+                Step::Token(_) => member.written(number, sent_at, quiet[index]),
+                Step::Resume(_) if number == 0 && !taken_over.contains(&id) => {
+                    let shard = member.shard;
+                    self.end(id, ReadError::ProgressLost { shard });
+                }
+                _ => {}
+            }
+        }
+        let clock = Clock::now();
+        for &id in order {
+            let Some(member) = self.members.iter_mut().find(|member| member.id == id) else {
+                continue;
+            };
+            if taken_over.contains(&id) {
+                let (shard, ours, schema) = (member.shard, member.epoch, member.schema.clone());
+                let theirs = self.epoch_of(&schema).await;
+                self.end(id, ReadError::Superseded { shard, ours, theirs });
+            } else {
+                member.done(clock.next(member.interval));
+            }
+        }
+    }
+
+    /// Only for the message: 0 where nobody can tell.
+    async fn epoch_of(&mut self, schema: &str) -> u64 {
+        let Some(mut conn) = self.conn.take() else { return 0 };
+        let table = format!("{}.{}", value::quote(schema), control::TOKEN);
+        let sql = format!("SELECT epoch FROM {table} WHERE id = 1");
+        let asking = async {
+            let asked = conn.query_first(sql).await;
+            let epoch: Option<u64> = asked.map_err(|e| server_error(&self.endpoint, DOING, e))?;
+            Ok((conn, epoch))
+        };
+        let Ok((conn, epoch)) = within(&self.endpoint, DOING, asking).await else { return 0 };
+        self.conn = Some(conn);
+        epoch.unwrap_or(0)
+    }
+
+    fn refused(&mut self, id: u64, error: mysql_async::Error) {
+        let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { return };
+        let at = Endpoint { schema: member.schema.clone(), ..self.endpoint.clone() };
+        let error = ReadError::from(server_error(&at, DOING, error));
+        if error.class() != Class::Retry {
+            return self.end(id, error);
+        }
+        metrics::retry(member.shard, "token");
+        if !member.apart {
+            tracing::warn!(shard = member.shard.0, error = %error,
+                "token not written: that of this shard is tried apart from now on");
+        }
+        member.set_apart();
+    }
+
+    /// The others go on.
+    fn end(&mut self, id: u64, error: ReadError) {
+        if let Some(index) = self.members.iter().position(|member| member.id == id) {
+            self.members.remove(index).end(error);
+        }
+    }
+}
+
+/// One reading for all, so that they stay together.
+struct Clock {
+    now: Instant,
+    since_epoch: Duration,
+}
+
+impl Clock {
+    fn now() -> Clock {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Clock { now: Instant::now(), since_epoch: wall.unwrap_or_default() }
+    }
+
+    fn next(&self, interval: Duration) -> Instant {
+        self.now + until_next(self.since_epoch, interval)
+    }
+}
+
+/// Sends the statements and takes their answers in. After a refusal nothing of them is in, and the
+/// connection is as it was.
+async fn send(
+    conn: &mut Conn,
+    endpoint: &Endpoint,
+    sql: &str,
+    statements: usize,
+) -> Result<Outcome, ReadError> {
+    let mut answers = Vec::new();
+    match answers_of(conn, sql, &mut answers).await {
+        Ok(()) if answers.len() == statements => Ok(Outcome::Done(answers)),
+        // As after any other answer that makes no sense, nobody knows what is in.
+        Ok(()) => Err(ReadError::Server(ServerError::Lost {
+            at: label(endpoint),
+            doing: DOING,
+            detail: format!("{} answers to {statements} statements", answers.len()),
+        })),
+        Err(error @ mysql_async::Error::Server(_)) => {
+            let rolled_back = conn.query_drop("ROLLBACK").await;
+            rolled_back.map_err(|error| server_error(endpoint, DOING, error))?;
+            Ok(Outcome::Refused(answers.len(), error))
+        }
+        Err(error) => Err(server_error(endpoint, DOING, error).into()),
+    }
+}
+
+async fn answers_of(
+    conn: &mut Conn,
+    sql: &str,
+    answers: &mut Vec<(u64, u64)>,
+) -> Result<(), mysql_async::Error> {
+    let mut result = conn.query_iter(sql).await?;
+    answers.push((result.affected_rows(), result.last_insert_id().unwrap_or(0)));
+    while !result.is_empty() {
+        result.collect::<mysql_async::Row>().await?;
+        answers.push((result.affected_rows(), result.last_insert_id().unwrap_or(0)));
+    }
+    // The driver keeps the error of a later statement back, as if that had been answered.
+    let ended = result.drop_result().await;
+    if ended.is_err() {
+        answers.pop();
+    }
+    ended
+}
