@@ -44,7 +44,7 @@ impl Load {
         let back = plan.back.enabled;
         let when = |is: bool, count: usize| if is { count } else { 0 };
         // A binlog connection, the tokens, and what readers ask beside them.
-        let readers = when(read > 0, doors) + written(plan, here) + doors;
+        let readers = when(read > 0, doors) + when(written(plan, here), doors) + doors;
         let appliers = new + when(back, old);
         let kept = when(plan.cutover.scope == FenceScope::Server, doors);
         let journal = when(here.journal, 2) + when(here.journal && plan.verify.continuous, 1);
@@ -93,9 +93,9 @@ impl Load {
     }
 }
 
-/// Who writes tokens: one for each shard that is read.
-fn written(plan: &Plan, here: &Here) -> usize {
-    here.old + if plan.back.enabled { here.new } else { 0 }
+/// Are tokens written here? Those of all shards of a server go over one connection.
+fn written(plan: &Plan, here: &Here) -> bool {
+    here.old > 0 || (plan.back.enabled && here.new > 0)
 }
 
 #[cfg(test)]
