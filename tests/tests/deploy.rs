@@ -296,7 +296,7 @@ fn affordable(text: &str) -> Result<()> {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let has = |label: &&&str| line.contains(&format!("{label}=\""));
         let by = ["source", "target", "table"].iter().filter(has).count();
-        let several = line.contains("le=\"") || line.contains("_total{");
+        let several = ["{le=\"", ",le=\"", "_total{"].iter().any(|part| line.contains(part));
         ensure!(by <= if several { 1 } else { 2 }, "a product of labels: {line}");
     }
     Ok(())
