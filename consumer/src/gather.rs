@@ -268,7 +268,7 @@ mod tests {
         let digest = GroupDigest { gtid: gtid(10 + number), checksum: 0 };
         match what.split_once(' ') {
             None if what == "start" => {
-                let start = Start { gtids, digest: None, initial: true, anew: vec![] };
+                let start = Start { gtids, digest: None, initial: true, anew: vec![], tables: 0 };
                 encode_start(&envelope, &start, &mut message);
             }
             None => {

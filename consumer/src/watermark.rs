@@ -16,16 +16,18 @@ use mysql_async::Row;
 use mysql_async::prelude::{FromValue, Queryable};
 
 use crate::error::ApplyError;
-use crate::sequence::{Partial, TokenMark, Watermark};
+use crate::sequence::{Awaited, Partial, TokenMark, Watermark};
 
 /// Low bits of a version count writes, the rest are the owner's generation: room for a thousand
 /// transactions a second for 30 years, and for 16 million owners.
 const GENERATION_BITS: u32 = 40;
 /// Marks a group or token whose replay is awaited: see [`Partial`] and [`TokenMark`].
 const AWAITED: char = '?';
+/// The same where it need not come: [`Awaited::Perhaps`].
+const PERHAPS: char = '~';
 
 pub(crate) const COLUMNS: &str = "source, version, epoch, number, gtids, group_gtid, group_ordinal, \
-     token_digest, token_writes, token_clock_us, copied, log_offset, halted";
+     token_digest, token_writes, token_clock_us, copied, log_offset, halted, tables";
 
 /// One row of `modshift_watermark`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +189,12 @@ fn write_mark(text: &mut String, mark: &Watermark) {
     let awaited = |awaited: bool| if awaited { AWAITED.to_string() } else { String::new() };
     let (group, ordinal) = match &mark.partial {
         Some(Partial { position, awaited: waits }) => {
-            (format!("'{}{}'", position.gtid, awaited(*waits)), position.ordinal)
+            let waits = match waits {
+                Awaited::No => String::new(),
+                Awaited::Yes => AWAITED.to_string(),
+                Awaited::Perhaps => PERHAPS.to_string(),
+            };
+            (format!("'{}{waits}'", position.gtid), position.ordinal)
         }
         None => ("NULL".to_owned(), 0),
     };
@@ -198,13 +205,14 @@ fn write_mark(text: &mut String, mark: &Watermark) {
     let _ = write!(
         text,
         ", epoch = {}, number = {}, gtids = '{}', group_gtid = {group}, group_ordinal = {ordinal}, \
-         token_digest = {token}, token_writes = {}, token_clock_us = {}, copied = {}",
+         token_digest = {token}, token_writes = {}, token_clock_us = {}, copied = {}, tables = {}",
         mark.epoch,
         mark.number,
         mark.gtids,
         mark.token_writes,
         mark.token_clock_us,
         u8::from(mark.copied),
+        mark.tables,
     );
 }
 
@@ -272,10 +280,15 @@ fn kept(row: &Row, sources: u16) -> Result<Kept, String> {
         Some(rest) => (rest.to_owned(), true),
         None => (text, false),
     };
-    let partial = match text(5)?.map(unmark) {
+    let partial = match text(5)? {
         None => None,
-        Some((gtid, awaited)) => {
-            let gtid = parse(&gtid)?;
+        Some(text) => {
+            let (gtid, awaited) = match (text.strip_suffix(AWAITED), text.strip_suffix(PERHAPS)) {
+                (Some(gtid), _) => (gtid, Awaited::Yes),
+                (None, Some(gtid)) => (gtid, Awaited::Perhaps),
+                (None, None) => (text.as_str(), Awaited::No),
+            };
+            let gtid = parse(gtid)?;
             Some(Partial { position: Position { gtid, ordinal: value(row, 6)? }, awaited })
         }
     };
@@ -295,6 +308,7 @@ fn kept(row: &Row, sources: u16) -> Result<Kept, String> {
             token_writes: value(row, 8)?,
             token_clock_us: value(row, 9)?,
             copied: value::<i8>(row, 10)? != 0,
+            tables: value(row, 13)?,
         },
         offset: value(row, 11)?,
         halted: text(12)?,
@@ -323,12 +337,13 @@ mod tests {
             gtids: "0-1-7".parse().unwrap(),
             partial: Some(Partial {
                 position: Position { gtid: "0-1-9".parse().unwrap(), ordinal: 4 },
-                awaited: true,
+                awaited: Awaited::Yes,
             }),
             token: None,
             token_clock_us: 0,
             token_writes: 0,
             copied: false,
+            tables: 0,
         }
     }
 
@@ -347,7 +362,7 @@ mod tests {
             [format!(
                 "UPDATE modshift_watermark SET version = {}, epoch = 5, number = 6, \
                  gtids = '0-1-7', group_gtid = '0-1-9?', group_ordinal = 4, token_digest = NULL, \
-                 token_writes = 0, token_clock_us = 0, copied = 0, commit_us = 1500, log_offset = 12 \
+                 token_writes = 0, token_clock_us = 0, copied = 0, tables = 0, commit_us = 1500, log_offset = 12 \
                  WHERE source = 0 AND version = {}",
                 (4u64 << 40) + 1,
                 4u64 << 40

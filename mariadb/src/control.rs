@@ -125,6 +125,7 @@ pub const SHARD_TABLES: [&str; 6] = [
         token_clock_us BIGINT NOT NULL DEFAULT 0 COMMENT 'the source''s clock at that token',
         copied TINYINT NOT NULL DEFAULT 0 COMMENT 'snapshot complete',
         commit_us INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'what the commit before this one took',
+        tables INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'CRC-32 of the names of what the source sends',
         log_offset BIGINT NULL COMMENT 'offset to resume the partition from; NULL: direct log',
         halted TEXT NULL COMMENT 'why the applier stopped'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
@@ -159,13 +160,14 @@ pub const HANDED_OVER: &str =
     "SELECT 1 FROM modshift_handover WHERE id = 0 AND what IN ('raising', 'up')";
 
 /// What earlier versions of modshift did not have.
-const LATER_COLUMNS: [(&str, &str); 6] = [
+const LATER_COLUMNS: [(&str, &str); 7] = [
     (TOKEN, "phase"),
     (TOKEN, "fence"),
     (TOKEN, "commit_us"),
     (TOKEN, "beat"),
     (PROGRESS, "phase"),
     (WATERMARK, "commit_us"),
+    (WATERMARK, "tables"),
 ];
 
 /// On each shard, by `modshift finish`, before the tables above go: to a reader without a token its

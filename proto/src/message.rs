@@ -109,6 +109,21 @@ pub struct Start {
     pub initial: bool,
     /// Tables copied from their beginning: the receiver drops what it has of them from this source.
     pub anew: Vec<String>,
+    /// CRC-32 of the names of the tables whose changes are sent, see [`tables_crc`].
+    pub tables: u32,
+}
+
+/// Of the names of tables, in whatever order.
+pub fn tables_crc<'a>(names: impl IntoIterator<Item = &'a str>) -> u32 {
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_unstable();
+    let mut crc = crc32fast::Hasher::new();
+    for name in names {
+        crc.update(name.as_bytes());
+        // No name holds it.
+        crc.update(&[0]);
+    }
+    crc.finalize()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,6 +314,7 @@ pub fn encode_start(envelope: &Envelope, start: &Start, out: &mut Vec<u8>) {
         digest: start.digest.as_ref().map(digest_to_wire),
         initial: start.initial,
         anew: start.anew.clone(),
+        tables: start.tables,
     });
     encode_body(envelope, body, out);
 }
@@ -427,7 +443,8 @@ fn decode_start(bytes: &[u8]) -> Result<Start, MessageError> {
         },
     };
     let gtids = gtids_from_wire(&start.gtids);
-    Ok(Start { gtids, digest, initial: start.initial, anew: start.anew })
+    let wire::Start { initial, anew, tables, .. } = start;
+    Ok(Start { gtids, digest, initial, anew, tables })
 }
 
 fn gtids_to_wire(set: &GtidSet) -> Vec<wire::Gtid> {

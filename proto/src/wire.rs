@@ -128,6 +128,10 @@ pub struct Start {
     /// receiver has of them from this source goes first, for the source may have lost rows unsent.
     #[prost(string, repeated, tag = "4")]
     pub anew: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// CRC-32 of the names of the tables whose changes this epoch sends. Of a group that was logged when
+    /// there were others, a change may never come again.
+    #[prost(uint32, tag = "5")]
+    pub tables: u32,
 }
 /// Whether applications may write to the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -69,9 +69,10 @@ fn kind() -> impl Strategy<Value = Kind> {
         },
     );
     let anew = proptest::collection::vec("[a-z]{1,9}", 0..3);
-    let start = (gtids(), proptest::option::of(digest()), any::<bool>(), anew).prop_map(
-        |(gtids, digest, initial, anew)| Kind::Start(Start { gtids, digest, initial, anew }),
-    );
+    let start = (gtids(), proptest::option::of(digest()), any::<bool>(), anew, any::<u32>())
+        .prop_map(|(gtids, digest, initial, anew, tables)| {
+            Kind::Start(Start { gtids, digest, initial, anew, tables })
+        });
     prop_oneof![3 => change, 1 => token, 1 => start]
 }
 
@@ -161,6 +162,7 @@ fn to_prost(envelope: &Envelope, kind: &Kind) -> wire::Message {
             digest: start.digest.as_ref().map(digest),
             initial: start.initial,
             anew: start.anew.clone(),
+            tables: start.tables,
         }),
     };
     wire::Message {
@@ -199,8 +201,13 @@ fn what_is_written_is_read_and_is_what_prost_writes() {
 
 fn a_start() -> wire::Message {
     let envelope = Envelope { source: OldShard(2), epoch: 7, number: 0 };
-    let start =
-        Start { gtids: "0-1-5".parse().unwrap(), digest: None, initial: true, anew: vec![] };
+    let start = Start {
+        gtids: "0-1-5".parse().unwrap(),
+        digest: None,
+        initial: true,
+        anew: vec![],
+        tables: 0,
+    };
     to_prost(&envelope, &Kind::Start(start))
 }
 
@@ -339,7 +346,7 @@ fn a_million_odd_messages_are_read_or_refused() {
             fence: Some("run".to_owned()),
             beat: true,
         }),
-        Kind::Start(Start { gtids, digest: Some(digest), initial: false, anew: vec![] }),
+        Kind::Start(Start { gtids, digest: Some(digest), initial: false, anew: vec![], tables: 7 }),
     ];
     let envelope = Envelope { source: OldShard(300), epoch: 1 << 50, number: 77 };
     let seeds: Vec<Vec<u8>> = kinds.iter().map(|kind| write(&envelope, kind)).collect();

@@ -129,11 +129,16 @@ fn a_token_of_a_fenced_shard() {
 
 #[test]
 fn start_markers() {
-    let initial =
-        Start { gtids: "0-1-5".parse().unwrap(), digest: None, initial: true, anew: vec![] };
+    let initial = Start {
+        gtids: "0-1-5".parse().unwrap(),
+        digest: None,
+        initial: true,
+        anew: vec![],
+        tables: 0,
+    };
     check("start-initial.hex", envelope(0), Body::Start(initial));
     let gtids = "0-1-5,1-3311-1234567890123".parse().unwrap();
-    let resumed = Start { gtids, digest: Some(DIGEST), initial: false, anew: vec![] };
+    let resumed = Start { gtids, digest: Some(DIGEST), initial: false, anew: vec![], tables: 0 };
     check("start-resumed.hex", envelope(0), Body::Start(resumed));
 }
 

@@ -56,6 +56,7 @@ fn well() -> Facts {
                     token_clock_us: 1000 * SECOND - 300_000,
                     token_writes: 55,
                     copied: true,
+                    tables: 0,
                 },
                 offset: None,
                 halted: None,

@@ -33,6 +33,8 @@ pub struct Watermark {
     pub token_writes: u64,
     /// Every snapshot chunk of the source is in.
     pub copied: bool,
+    /// Which tables this epoch sends: [`Start::tables`].
+    pub tables: u32,
 }
 
 /// An event group in progress.
@@ -40,8 +42,18 @@ pub struct Watermark {
 pub struct Partial {
     /// Last change of it that is in.
     pub position: Position,
+    pub awaited: Awaited,
+}
+
+/// Does the group in progress have to come again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Awaited {
+    No,
     /// Taken in an earlier epoch, and this epoch's reader has not come to it yet.
-    pub awaited: bool,
+    Yes,
+    /// The same, but tables have left or come since: what was taken of it may have been changes that
+    /// nobody sends any more.
+    Perhaps,
 }
 
 /// The group of the newest token.
@@ -199,6 +211,7 @@ fn first_mark(
         token_clock_us: 0,
         token_writes: 0,
         copied: false,
+        tables: start.tables,
     })
 }
 
@@ -231,7 +244,8 @@ fn open_epoch(
         token.awaited = resumes_before(old, token.digest, start)?;
     }
     if let Some(partial) = &mut mark.partial {
-        partial.awaited = true;
+        let same = start.tables == mark.tables && partial.awaited != Awaited::Perhaps;
+        partial.awaited = if same { Awaited::Yes } else { Awaited::Perhaps };
         // Groups before it may have changes of a table that was not in the plan then, so that they
         // were not sent; its rows come by the copy. Of all other tables they are in.
         let gtid = partial.position.gtid;
@@ -244,6 +258,7 @@ fn open_epoch(
     mark.number = 0;
     // Until this reader says so: chunks that were in flight may be read again.
     mark.copied = false;
+    mark.tables = start.tables;
     Ok(())
 }
 
@@ -296,7 +311,7 @@ impl Watermark {
         }
         let completed = self.partial.filter(|had| token.gtids.covers(had.position.gtid));
         if let Some(partial) = completed
-            && partial.awaited
+            && partial.awaited == Awaited::Yes
         {
             let (had, found) = (partial.position.gtid, token.digest.gtid);
             return Err(SequenceError::OtherGroup { old, had, found });
@@ -346,7 +361,7 @@ impl Watermark {
             if had.gtid.domain != gtid.domain {
                 // Groups do not interleave in one binlog, but another server of the shard may have
                 // the domains in another order: then the rest of the old group is still to come.
-                if partial.awaited {
+                if partial.awaited != Awaited::No {
                     return Err(SequenceError::Domains { old, partial: had.gtid, found: gtid });
                 }
                 self.gtids.set(had.gtid);
@@ -354,13 +369,13 @@ impl Watermark {
                 if had.gtid != gtid {
                     return Err(SequenceError::OtherGroup { old, had: had.gtid, found: gtid });
                 }
-                partial.awaited = false;
+                partial.awaited = Awaited::No;
                 if position.ordinal <= had.ordinal {
                     return Ok(Verdict::Drop(Dropped::Position));
                 }
             } else if had.gtid.seq < gtid.seq {
                 // This reader began before the group, so it had to come by it again.
-                if partial.awaited {
+                if partial.awaited == Awaited::Yes {
                     return Err(SequenceError::OtherGroup { old, had: had.gtid, found: gtid });
                 }
                 // All of an earlier group came before this in the same stream.
@@ -369,7 +384,7 @@ impl Watermark {
                 return Err(SequenceError::Backwards { old, had, found: position });
             }
         }
-        self.partial = Some(Partial { position, awaited: false });
+        self.partial = Some(Partial { position, awaited: Awaited::No });
         Ok(Verdict::Apply)
     }
 }

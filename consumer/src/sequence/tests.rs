@@ -4,7 +4,8 @@ use modshift_proto::{GroupDigest, OldShard, Position};
 use super::{Dropped, SequenceError, Stream, Verdict};
 
 /// Feeds one line per message and gives one word per verdict:
-/// `epoch.number body`, where the body is `start GTIDS [DIGEST] [initial]`, `token GTIDS CHECKSUM`,
+/// `epoch.number body`, where the body is `start GTIDS [DIGEST] [initial] [anew] [tables]` (the last:
+/// other tables than without the word), `token GTIDS CHECKSUM`,
 /// `row GTID:ORDINAL` or `chunk`.
 fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
     let mut words = line.split_whitespace();
@@ -24,6 +25,7 @@ fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
                 digest: digest.map(|text| text.parse().unwrap()),
                 initial: rest.contains(&"initial"),
                 anew: rest.iter().filter(|word| **word == "anew").map(|_| "t".to_owned()).collect(),
+                tables: u32::from(rest.contains(&"tables")),
             })
         }
         "token" => {
@@ -225,4 +227,30 @@ fn snapshot_rows_count_by_number_alone() {
     );
     assert_eq!(stream.mark().unwrap().gtids.to_string(), "0-1-8");
     assert_eq!(Dropped::Number.name(), "number");
+}
+
+#[test]
+fn a_group_logged_under_other_tables_need_not_come_again() {
+    let begun = "5.0 start 0-1-8 initial => progress
+                 5.1 token 0-1-8 a => progress
+                 5.2 row 0-1-9:0 => apply
+                 5.3 row 0-1-9:4 => apply";
+    // The table of its last change has left; and the reader is replaced once more before the next.
+    let left = "6.0 start 0-1-8 0-1-8#0000000a tables => progress
+                7.0 start 0-1-8 0-1-8#0000000a tables => progress";
+    let stream = check(&format!("{begun}\n{left}\n7.1 row 0-1-10:0 => apply"));
+    assert_eq!(stream.mark().unwrap().gtids.to_string(), "0-1-9");
+    let stream = check(&format!("{begun}\n{left}\n7.1 token 0-1-10 b => progress"));
+    assert_eq!(stream.mark().unwrap().partial, None);
+    // What is left of it comes, and counts once.
+    check(&format!("{begun}\n{left}\n7.1 row 0-1-9:0 => drop position\n7.2 row 0-1-9:6 => apply"));
+    // From then on all is as ever.
+    check(&format!(
+        "{begun}\n{left}\n7.1 row 0-1-10:0 => apply
+         8.0 start 0-1-8 0-1-8#0000000a tables => progress\n8.1 row 0-1-11:0 => other_group"
+    ));
+    // With the same tables it has to come.
+    let same = "6.0 start 0-1-8 0-1-8#0000000a => progress";
+    check(&format!("{begun}\n{same}\n6.1 row 0-1-10:0 => other_group"));
+    check(&format!("{begun}\n{same}\n6.1 token 0-1-10 b => other_group"));
 }

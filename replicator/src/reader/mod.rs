@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use modshift_changelog::{LogWriter, stage};
 use modshift_mariadb::pace::Throttle;
 use modshift_mariadb::{Desk, control};
-use modshift_proto::message::Start;
+use modshift_proto::message::{Start, tables_crc};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use modshift_proto::{NewShard, OldShard};
@@ -38,7 +38,7 @@ use crate::metrics;
 use crate::prepare::{Prepared, whole_logs};
 use crate::publish::Publisher;
 use crate::repair::Repairs;
-use crate::route::Moduli;
+use crate::route::{Moduli, Target};
 use crate::status::{ReaderState, ReaderStatus};
 use crate::tail::{Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
@@ -166,11 +166,13 @@ impl<W: LogWriter> Reader<W> {
             keys_max,
             throttle,
         );
+        let sent = tables.iter().filter(|table| !matches!(table.target, Target::Nowhere));
         let start = Start {
             gtids: epoch.resume.gtids(),
             digest: epoch.resume.last,
             initial: epoch.initial,
             anew: epoch.anew.clone(),
+            tables: tables_crc(sent.map(|table| table.schema.name.as_str())),
         };
         let mut tail = Tail::new(TailParts {
             shard,

@@ -105,7 +105,7 @@ impl Shard {
             fingerprints: self.fingerprints.clone(),
         };
         let gtids = [source.gtid()].into_iter().collect();
-        source.start(Start { gtids, digest: None, initial: true, anew: vec![] }).await?;
+        source.start(Start { gtids, digest: None, initial: true, anew: vec![], tables: 0 }).await?;
         Ok(source)
     }
 

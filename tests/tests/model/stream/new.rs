@@ -298,8 +298,13 @@ fn forge<'a>(
             let gtids = mark.gtids.clone();
             let digest = mark.token.map(|token| token.digest);
             // As if the reader had resumed right where this shard is.
-            forged =
-                Some(Body::Start(Start { gtids, digest, initial: digest.is_none(), anew: vec![] }));
+            forged = Some(Body::Start(Start {
+                gtids,
+                digest,
+                initial: digest.is_none(),
+                anew: vec![],
+                tables: 0,
+            }));
         }
         (Without::InitialMarker, None, Body::Start(start)) => {
             forged = Some(Body::Start(Start { initial: true, ..start.clone() }));

@@ -177,6 +177,7 @@ impl Reader {
             digest: self.resume.last,
             initial: self.resume.last.is_none(),
             anew: Vec::new(),
+            tables: 0,
         };
         self.sender.send_all(log, |envelope| Message::start(envelope, &start));
     }
