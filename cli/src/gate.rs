@@ -345,7 +345,7 @@ pub async fn wait_open(
                 line.reason.as_ref().is_some_and(of)
             };
             return Err(Closed {
-                reasons: answer.reasons.iter().map(|l| in_words(direction, &l.message)).collect(),
+                reasons: answer.reasons.iter().map(|line| in_words(direction, line)).collect(),
                 unproven_back: direction == Direction::Back && answer.reasons.iter().any(unproven),
             });
         }
@@ -388,11 +388,22 @@ fn is_of(line: &Line, lost: &[u16]) -> bool {
 }
 
 /// The operator's words and commands.
-fn in_words(direction: Direction, message: &str) -> String {
-    let text = direction.words(message);
-    match direction {
-        Direction::Forward => text,
-        Direction::Back => text.replace("modshift verify ", "modshift verify --back "),
+fn in_words(direction: Direction, line: &Line) -> String {
+    let turned = |text: &str| {
+        let text = direction.words(text);
+        match direction {
+            Direction::Forward => text,
+            Direction::Back => text.replace("modshift verify ", "modshift verify --back "),
+        }
+    };
+    // What a stream says of its halt is in the operator's words already.
+    let said = match &line.reason {
+        Some(Reason::ReaderHalted { text, .. } | Reason::ApplierHalted { text, .. }) => text,
+        _ => return turned(&line.message),
+    };
+    match line.message.split_once(said.as_str()) {
+        Some((before, after)) => format!("{}{said}{}", turned(before), turned(after)),
+        None => turned(&line.message),
     }
 }
 
@@ -441,6 +452,15 @@ mod tests {
         check(vec![silent()], Exit::CannotTell);
         check(vec![silent(), Reason::SchemaUnknown], Exit::CannotTell);
         check(vec![silent(), Reason::Parked { new: 0, rows: 1, refused: 0 }], Exit::No);
+    }
+
+    #[test]
+    fn what_a_stream_said_of_its_halt_is_not_turned_around_again() {
+        let text = "new shard 2: group 0-1-7 changes table t, but the shard is fenced".to_owned();
+        let halted = decision(vec![Reason::ReaderHalted { old: 2, text: text.clone() }]);
+        let answer = Answer::of(&halted, Instant::now());
+        let shown = in_words(Direction::Back, &answer.reasons[0]);
+        assert_eq!(shown, format!("reader of new shard 2 stopped: {text}"));
     }
 
     #[test]

@@ -75,6 +75,9 @@ pub async fn run(
     };
     let outcome = drive(plan, settings, args.dry_run).await;
     let (exit, text) = match &outcome {
+        Ok(Outcome::Done) if args.dry_run => {
+            (Exit::Done, format!("{direction}: nothing was done, this was a dry run"))
+        }
         Ok(Outcome::Done) => (Exit::Done, format!("{direction}: done")),
         // Not what `--resume` asks for.
         Ok(Outcome::Undone(None)) if args.resume => (
