@@ -31,6 +31,10 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
         shard.server.run("SET GLOBAL event_scheduler = ON").await?;
     }
     estate.old[0].run("SELECT NEXTVAL(numbers)").await?;
+    // Three rows for new shard 2 that the application leaves alone.
+    let rows = "INSERT INTO t_wallet (id, accountNo, balance, ver) \
+                SELECT 9000000000000000000 + seq, seq * 6 + 2, 1, 1 FROM seq_1_to_3";
+    estate.old[0].run(rows).await?;
     let plan = estate.plan().replace("user = \"modshift\"", &format!("user = \"{DAEMONS}\""));
     std::fs::write(estate.plan_path(), plan)?;
     // Each command that comes before the first row is copied, and those that only look.
@@ -54,8 +58,9 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
         }
         may(&site, &["throttle", "--off", role, &url], &[0]).await?;
     }
-    // Rows that the reader copies again; the application changes none of that table meanwhile.
-    let damage = "SET sql_log_bin = 0; UPDATE t_all_types SET longblob_ = 'damaged' LIMIT 3";
+    // Rows that the reader copies again.
+    let damage =
+        "SET sql_log_bin = 0; UPDATE t_wallet SET balance = 2 WHERE id >= 9000000000000000000";
     estate.new[2].run(damage).await?;
     let repaired = may(&site, &["verify", "--repair"], &[0]).await;
     let repaired = repaired.with_context(|| says(&daemons))?;
