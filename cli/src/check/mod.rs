@@ -80,16 +80,25 @@ pub async fn standing(plan: Arc<Plan>) -> Option<Standing> {
 
 pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
     let survey = Survey::take(plan.clone(), survey::all_sides(&plan), Extent::Whole).await;
-    let mut faults: Vec<Fault> = rules::ALL.iter().flat_map(|rule| rule(&survey)).collect();
+    // What is over is the application's alone: nothing there is to fit a reshard any more.
+    let over = !rules::finished::check(&survey).is_empty();
+    let asked: &[rules::Rule] = if over { &rules::OF_THE_FINISHED } else { &rules::ALL };
+    let mut faults: Vec<Fault> = asked.iter().flat_map(|rule| rule(&survey)).collect();
+    if over {
+        return show(&Report::new(&plan, faults, None, None), args);
+    }
     faults.extend(log::check(&plan).await);
     let mut read = Read::default();
     if !args.quick && survey.olds().count() == plan.old.len() {
         read = read_rows(&plan, &survey, args, &mut faults).await?;
     }
     faults.extend(disk::check(&survey, read.matrix.as_ref()));
-    let report = Report::new(&plan, faults, read.matrix, read.estimate);
+    show(&Report::new(&plan, faults, read.matrix, read.estimate), args)
+}
+
+fn show(report: &Report, args: &args::Check) -> anyhow::Result<Exit> {
     match args.json {
-        true => answer::line(serde_json::to_string_pretty(&report)?),
+        true => answer::line(serde_json::to_string_pretty(report)?),
         false => answer::line(report.text().trim_end()),
     }
     Ok(if report.has_faults() { Exit::No } else { Exit::Done })

@@ -78,6 +78,8 @@ async fn keys_given_out_after_the_cutover_do_not_meet() -> Result<()> {
     report.has("note", "auto_increment", &["new shard 0: gives out the same"], step)?;
     let session = "SET SESSION auto_increment_increment = 3, auto_increment_offset = 2";
     report.has("warning", "auto_increment", &["new shard 2: gives out the same"], session)?;
+    let words = ["old shard 0: would give out the same keys as old shard 1 after a rollback"];
+    report.has("warning", "auto_increment", &words, "auto_increment_increment = 2")?;
     let wider = "ALTER TABLE `t` MODIFY COLUMN `id` bigint(20) NOT NULL AUTO_INCREMENT";
     report.has("warning", "auto_increment", &["table t: id is int(11)", "93 %"], wider)?;
     report.has("note", "back", &["keys of t come from the application"], "shard key")?;

@@ -78,5 +78,10 @@ async fn a_finish_that_died_is_finished_by_another() -> Result<()> {
         ensure!(marks == 1, "{marks} marks on {}", shard.schema);
     }
     refuses().await?;
+    // What stands there now is the application's own.
+    let late = "CREATE TRIGGER late BEFORE UPDATE ON t_user FOR EACH ROW SET NEW.ver = NEW.ver";
+    estate.new[0].run(late).await?;
+    let said = site.command(&["check", "--quick"], &[1]).await?;
+    ensure!(said.contains("is finished") && !said.contains("late"), "{said}");
     site.command(&["unfence"], &[0]).await.map(drop)
 }

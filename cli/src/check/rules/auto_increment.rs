@@ -28,6 +28,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     let counted: Vec<&str> = counted(survey).collect();
     if !counted.is_empty() {
         faults.extend(steps(survey, &counted));
+        faults.extend(old_steps(survey, &counted));
     }
     faults.extend(one_step_for_several(survey));
     faults.extend(strays(survey));
@@ -169,6 +170,56 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
                     .note("as the cutover does; and the same in my.cnf"),
                 }),
         );
+    }
+    faults
+}
+
+/// Old shards whose keys were apart by their ranges alone: a rollback finds each of them with keys of the
+/// new shards, above all ranges, and their counters go on from there.
+fn old_steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
+    let plan = &survey.plan;
+    let mut faults = Vec::new();
+    if !ahead::way_back(plan) {
+        return faults;
+    }
+    let scale = plan.old_modulus.get();
+    for (server, facts) in survey.olds() {
+        let (Side::Old(own), (step, offset)) = (server.side, step_of(facts)) else { continue };
+        let meets = survey.olds().find(|(other, theirs)| {
+            let (their_step, their_offset) = step_of(theirs);
+            let common = gcd(step, their_step);
+            other.side != server.side && offset % common == their_offset % common
+        });
+        let Some((other, _)) = meets else { continue };
+        let id = facts.variables.identity();
+        let shares = survey
+            .reached()
+            .any(|(other, facts)| other.side != server.side && facts.variables.identity() == id);
+        let first = residue(own.0, scale);
+        let actual = format!(
+            "would give out the same keys as {} after a rollback (auto_increment_increment {step}, \
+             offset {offset}) for {}: both counters then stand behind the keys of the new shards",
+            other.side,
+            some_of(tables)
+        );
+        let fault = Fault::new(Severity::Warning, RULE, server.side, actual)
+            .expected("keys that do not meet, before a rollback");
+        faults.push(match shares {
+            true => fault.mend(format!(
+                "let every session of the application there begin with SET SESSION \
+                 auto_increment_increment = {scale}, auto_increment_offset = {first}"
+            )),
+            false => fault.mend(
+                Mend::run(
+                    Way::SetStep,
+                    [format!(
+                        "SET GLOBAL auto_increment_increment = {scale}, GLOBAL \
+                         auto_increment_offset = {first}"
+                    )],
+                )
+                .note("for sessions that begin after it; and the same in my.cnf"),
+            ),
+        });
     }
     faults
 }

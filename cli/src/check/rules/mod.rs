@@ -105,6 +105,9 @@ pub const ALL: [Rule; 49] = [
     rehearsal::check,
 ];
 
+/// All that is asked of a reshard that is over.
+pub const OF_THE_FINISHED: [Rule; 3] = [reach::check, reach::check_further, finished::check];
+
 /// What correct rows depend on: the gate asks it again and again, and a cutover right before its
 /// fence. Not here: what only a way forward for people (grants, clocks, versions) depends on, and
 /// what streams find out by themselves and halt for.
