@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use modshift_proto::plan::Endpoint;
 use mysql_async::Conn;
@@ -30,7 +31,15 @@ pub fn server_of(endpoint: &Endpoint) -> Endpoint {
     }
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Conn>>>;
+/// A connection stays where the address led to when it was made, and keeps the rights of then.
+const AGE_MAX: Duration = Duration::from_secs(10);
+
+type Slot = Arc<tokio::sync::Mutex<Option<Kept>>>;
+
+struct Kept {
+    conn: Conn,
+    since: Instant,
+}
 
 /// A handle that everyone who asks has a clone of.
 #[derive(Clone, Default)]
@@ -38,21 +47,31 @@ pub struct Desk(Arc<Mutex<Vec<(Endpoint, Slot)>>>);
 
 /// The connection, while its turn lasts.
 pub struct Turn {
-    slot: OwnedMutexGuard<Option<Conn>>,
+    slot: OwnedMutexGuard<Option<Kept>>,
     conn: Conn,
+    since: Instant,
 }
 
 impl Desk {
     /// Waits for its turn. Session: plain.
     pub async fn turn(&self, endpoint: &Endpoint) -> Result<Turn, ServerError> {
+        self.turn_within(endpoint, AGE_MAX).await
+    }
+
+    /// The same over a new connection, for what must be asked where the address leads to now.
+    pub async fn turn_anew(&self, endpoint: &Endpoint) -> Result<Turn, ServerError> {
+        self.turn_within(endpoint, Duration::ZERO).await
+    }
+
+    async fn turn_within(&self, endpoint: &Endpoint, age: Duration) -> Result<Turn, ServerError> {
         let server = server_of(endpoint);
         let mut slot = self.slot(&server).lock_owned().await;
         // Taken out: a connection whose answer did not come, or that failed, is not used again.
-        let conn = match slot.take() {
-            Some(conn) => conn,
-            None => connect(&server, Session::Plain).await?,
+        let Kept { conn, since } = match slot.take().filter(|kept| kept.since.elapsed() < age) {
+            Some(kept) => kept,
+            None => Kept { since: Instant::now(), conn: connect(&server, Session::Plain).await? },
         };
-        Ok(Turn { slot, conn })
+        Ok(Turn { slot, conn, since })
     }
 
     fn slot(&self, server: &Endpoint) -> Slot {
@@ -69,7 +88,7 @@ impl Desk {
 impl Turn {
     /// All was answered: the next one has the connection as it is.
     pub fn done(mut self) {
-        *self.slot = Some(self.conn);
+        *self.slot = Some(Kept { conn: self.conn, since: self.since });
     }
 }
 

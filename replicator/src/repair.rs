@@ -34,6 +34,7 @@ use crate::route::{Moduli, Place, RoutedTable, Target};
 use crate::snapshot::touched::Verdict;
 use crate::snapshot::{Chunk, ChunkReader, ChunkRequest};
 use crate::tail::Tail;
+use crate::token::within;
 
 /// How often requests are looked for: one small read on the old shard.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -204,7 +205,8 @@ impl Repairs {
     fn ask(&mut self) {
         let (primary, desk) = (self.primary.clone(), self.desk.clone());
         let (tables, moduli) = (Arc::clone(&self.tables), self.moduli);
-        self.work.spawn(async move {
+        let place = primary.clone();
+        let asking = async move {
             let mut conn = desk.turn(&primary).await?;
             let sql = format!(
                 "SELECT id, table_name, target, pk FROM {} WHERE sent = {} ORDER BY id \
@@ -231,7 +233,9 @@ impl Repairs {
                 }
             }
             Ok(Step::Asked(requests, refused))
-        });
+        };
+        // Others wait for their turn there.
+        self.work.spawn(async move { within(&place, "looking for repairs", asking).await });
     }
 
     fn read(&mut self, requests: Vec<Request>) {
@@ -337,7 +341,8 @@ impl Repairs {
     fn mark(&mut self) {
         let (primary, desk) = (self.primary.clone(), self.desk.clone());
         let (sent, refused) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.refused));
-        self.work.spawn(async move {
+        let place = primary.clone();
+        let marking = async move {
             let mut conn = desk.turn(&primary).await?;
             let count = refused.len();
             for (ids, state) in [(sent, control::REPAIR_SENT), (refused, control::REPAIR_REFUSED)] {
@@ -352,7 +357,8 @@ impl Repairs {
             }
             conn.done();
             Ok(Step::Marked(count))
-        });
+        };
+        self.work.spawn(async move { within(&place, "marking repairs as done", marking).await });
     }
 }
 

@@ -18,7 +18,7 @@ impl<W: LogWriter> Reader<W> {
         let doing = "asking for the reader epoch";
         let failed = |error| server_error(&self.primary, doing, error);
         let asking = async {
-            let mut conn = self.desk.turn(&self.primary).await?;
+            let mut conn = self.desk.turn_anew(&self.primary).await?;
             let schema = quote(&self.primary.schema);
             let sql = format!("SELECT epoch FROM {schema}.{TOKEN} WHERE id = 1");
             let epoch: Option<u64> = conn.query_first(sql).await.map_err(failed)?;
@@ -67,7 +67,7 @@ impl<W: LogWriter> Reader<W> {
     /// G of the design's invariant 5.
     pub(super) async fn primary_position(&self) -> Result<GtidSet, ReadError> {
         let failed = |error| server_error(&self.primary, "reading the primary's position", error);
-        let mut conn = self.desk.turn(&self.primary).await?;
+        let mut conn = self.desk.turn_anew(&self.primary).await?;
         let text: Option<String> =
             conn.query_first("SELECT @@gtid_binlog_pos").await.map_err(failed)?;
         conn.done();

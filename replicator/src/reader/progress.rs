@@ -24,7 +24,11 @@ impl<W: LogWriter> Reader<W> {
                 tables: Vec::new(),
             });
             unsaved.resume = resume;
-            unsaved.tables.extend(tables);
+            // A later chunk of a table says how far it is; what is written stays small.
+            for table in tables {
+                unsaved.tables.retain(|had| had.name != table.name);
+                unsaved.tables.push(table);
+            }
         }
         if let Some(saving) = &mut self.saving
             && saving.now_or_never().is_some()

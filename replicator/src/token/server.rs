@@ -91,6 +91,8 @@ impl Server {
         let of = |id| move |member: &&mut Member| member.id == id;
         match request {
             Request::Join(member) => {
+                // Its epoch may have been opened on another server than the connection leads to.
+                self.conn = None;
                 self.members.push(*member);
                 // Always in the same order: two processes never wait for each other.
                 self.members.sort_by(|one, other| one.schema.cmp(&other.schema));
@@ -162,7 +164,13 @@ impl Server {
         };
         match within(&endpoint, DOING, trying).await {
             Ok((conn, outcome, took)) => {
-                self.conn = Some(conn);
+                // A session keeps the rights that it had when it began, and stays where the address led
+                // to then: after a refusal only one that a lock explains is used again.
+                let again = match &outcome {
+                    Outcome::Done(_) => true,
+                    Outcome::Refused(_, error) => is_lock(error),
+                };
+                self.conn = again.then_some(conn);
                 self.backoff.reset();
                 self.not_before = None;
                 match outcome {
@@ -276,6 +284,14 @@ impl Server {
             self.members.remove(index).end(error);
         }
     }
+}
+
+/// A lock that did not come, or a deadlock.
+fn is_lock(error: &mysql_async::Error) -> bool {
+    const LOCK_WAIT_TIMEOUT: u16 = 1205;
+    const DEADLOCK: u16 = 1213;
+    matches!(error, mysql_async::Error::Server(error)
+        if [LOCK_WAIT_TIMEOUT, DEADLOCK].contains(&error.code))
 }
 
 /// One reading for all, so that they stay together.
