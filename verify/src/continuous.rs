@@ -18,8 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use modshift_mariadb::Class;
+use futures_util::future::join_all;
 use modshift_mariadb::control::{SETTLED, TOKEN, VERIFIER_TABLE};
+use modshift_mariadb::{Class, Seats};
 use modshift_proto::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,8 @@ const FENCE_INTERVAL: Duration = Duration::from_millis(50);
 const SAID_INTERVAL: Duration = Duration::from_secs(1);
 /// Keys of one glance: between two of them fences are looked for.
 const GLANCE_KEYS: usize = 2000;
+/// Connections to one server of who compares what is changed.
+pub const DRAINER_SEATS: u16 = 4;
 /// How often the verifier says that it is there.
 const SAY_INTERVAL: Duration = Duration::from_secs(2);
 /// What comparing takes beside what each key takes.
@@ -211,7 +214,8 @@ impl<'a> Drainer<'a> {
         pace: Arc<Pace>,
         changed: &'a [Arc<dyn ChangedKeys>],
     ) -> Result<Drainer<'a>, VerifyError> {
-        let mut verifier = Verifier::beside(plan.clone(), pace.seats().clone()).await?;
+        // Of its own: amid a fence it must not queue behind the statements of a round.
+        let mut verifier = Verifier::beside(plan.clone(), Seats::new(DRAINER_SEATS)).await?;
         let mut targets = Vec::new();
         for changed in changed {
             let shard = &mut verifier.shards.new[usize::from(changed.target())];
@@ -271,8 +275,10 @@ impl<'a> Drainer<'a> {
         }
         let stale = self.plan.gate.verify_age.map(|age| age / STALE_SHARE);
         let mut missing = false;
-        for shard in &mut self.verifier.shards.new {
-            missing |= match progress::lacking(shard, &self.plan).await {
+        let plan = &self.plan;
+        let asked = self.verifier.shards.new.iter_mut();
+        for lacking in join_all(asked.map(|shard| progress::lacking(shard, plan))).await {
+            missing |= match lacking {
                 Ok(tables) => !tables.is_empty(),
                 // Nobody keeps changes of that shard yet.
                 Err(VerifyError::Server(_)) => true,

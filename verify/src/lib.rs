@@ -32,7 +32,7 @@ pub mod table;
 mod verifier;
 
 pub use changed::{ChangedKey, ChangedKeys};
-pub use continuous::run_continuous;
+pub use continuous::{DRAINER_SEATS, run_continuous};
 pub use error::VerifyError;
 pub use fenced::AtFence;
 pub use metrics::describe as describe_metrics;

@@ -3,6 +3,7 @@
 
 use modshift_mariadb::few::AT_ONCE;
 use modshift_proto::plan::{FenceScope, Log, Plan};
+use modshift_verify::DRAINER_SEATS;
 
 /// What of the plan lives on one server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +49,9 @@ impl Load {
         let appliers = new + when(back, old);
         let kept = when(plan.cutover.scope == FenceScope::Server, doors);
         let journal = when(here.journal, 2) + when(here.journal && plan.verify.continuous, 1);
-        let fixed = readers + appliers + kept + processes * (doors + journal);
+        // Who compares what is changed asks for fences all the time.
+        let drained = when(plan.verify.continuous, usize::from(DRAINER_SEATS) * doors);
+        let fixed = readers + appliers + kept + drained + processes * (doors + journal);
 
         let seats = usize::from(plan.limits.connections_per_server) * doors;
         let chunks = old * usize::from(plan.snapshot.parallel);
