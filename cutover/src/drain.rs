@@ -1,6 +1,8 @@
 //! Has every to-shard applied everything up to every marker?
 
 use futures_util::future::join_all;
+use modshift_mariadb::control::planned_names;
+use modshift_proto::plan::Plan;
 use modshift_proto::{Gtid, GtidSet};
 
 use crate::error::CutoverError;
@@ -10,8 +12,10 @@ use crate::shard::Shard;
 pub async fn missing(
     to: &mut [Shard],
     markers: &[(u16, Gtid)],
+    plan: &Plan,
 ) -> Result<Option<String>, CutoverError> {
-    let asked = join_all(to.iter_mut().map(|shard| lacks(shard, markers))).await;
+    let planned = &planned_names(plan);
+    let asked = join_all(to.iter_mut().map(|shard| lacks(shard, markers, planned))).await;
     let mut missing = None;
     for lack in asked {
         missing = missing.or(lack?);
@@ -19,12 +23,16 @@ pub async fn missing(
     Ok(missing)
 }
 
-async fn lacks(shard: &mut Shard, markers: &[(u16, Gtid)]) -> Result<Option<String>, CutoverError> {
+async fn lacks(
+    shard: &mut Shard,
+    markers: &[(u16, Gtid)],
+    planned: &str,
+) -> Result<Option<String>, CutoverError> {
     let doing = "reading what it has applied";
     let sql = "SELECT source, gtids, halted FROM modshift_watermark";
     let marks: Vec<(u16, String, Option<String>)> = shard.primary.ask(doing, sql).await?;
-    let sql = "SELECT COUNT(*) FROM modshift_parked";
-    let parked: Vec<u64> = shard.primary.ask("counting parked rows", sql).await?;
+    let sql = format!("SELECT COUNT(*) FROM modshift_parked WHERE table_name IN ({planned})");
+    let parked: Vec<u64> = shard.primary.ask("counting parked rows", &sql).await?;
     let name = shard.name();
     if let Some(why) = marks.iter().find_map(|(_, _, halted)| halted.clone()) {
         return Err(CutoverError::Halted { server: name.to_owned(), why });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use modshift_mariadb::control::planned_names;
 use modshift_proto::Modulus;
 use modshift_proto::plan::Plan;
 
@@ -68,9 +69,10 @@ impl Evaluator {
 
     /// `modulus`: of the shards that they take from.
     async fn targets(&mut self, side: Side, modulus: Modulus) -> Vec<Result<NewFacts, String>> {
+        let planned = &planned_names(&self.plan);
         let asked = self.servers.iter_mut().map(|server| {
             server.ask(side, async move |line: &mut Line, places: &[&Place]| {
-                read_new(line, places, modulus.get()).await
+                read_new(line, places, modulus.get(), planned).await
             })
         });
         by_shard(join_all(asked).await)

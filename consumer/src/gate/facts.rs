@@ -228,16 +228,18 @@ pub async fn read_old(
     Ok(facts.collect())
 }
 
-/// The new shards of one server.
+/// The new shards of one server. `planned`: the plan's tables as literals.
 pub async fn read_new(
     line: &mut Line,
     places: &[&Place],
     old_shards: u16,
+    planned: &str,
 ) -> Result<Vec<Result<NewFacts, String>>, ApplyError> {
     let doing = "counting parked rows";
     let columns = format!("COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL))");
+    let of_tables = format!(" WHERE table_name IN ({planned})");
     let parked: Vec<Vec<(u64, u64, usize)>> =
-        line.rows(places, doing, (&columns, PARKED, "")).await?;
+        line.rows(places, doing, (&columns, PARKED, &of_tables)).await?;
     let doing = "reading the watermark";
     let marks = line.raw(places, doing, (watermark::COLUMNS, WATERMARK, "")).await?;
     let rows = parked.into_iter().zip(marks).zip(places);

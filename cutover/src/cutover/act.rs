@@ -224,7 +224,7 @@ impl<O: Outside> Cutover<O> {
     /// Until every to-shard has every marker and nothing is parked, with the fence looked after.
     pub(super) async fn await_markers(&mut self) -> Result<(), CutoverError> {
         loop {
-            let missing = drain::missing(&mut self.to, &self.markers).await?;
+            let missing = drain::missing(&mut self.to, &self.markers, &self.plan).await?;
             match missing {
                 None => return Ok(()),
                 Some(_) if self.settings.dry => return Ok(()),
