@@ -48,6 +48,7 @@ pub async fn find(plan: &Plan) -> Result<Vec<String>, ServerError> {
     let triggered: Vec<String> = triggered.into_iter().collect();
     let shards = plan.new_shards().zip(&plan.new);
     let asked = shards.map(async |(shard, endpoint)| {
+        let _turn = few.turn(endpoint).await;
         let endpoint = shard::login(plan, endpoint.clone());
         let found = of_to(plan, &endpoint, triggered.clone()).await?;
         Ok(found.into_iter().map(|what| format!("{shard}: {what}")).collect::<Vec<_>>())
