@@ -180,7 +180,9 @@ impl Network {
                 Operator::Dies(ask) => ask,
                 Operator::Stays => "--abort",
             };
-            let output = site.command(&[command, ask], &[0, 2]).await?;
+            // Who resumes a run that had turned back gets it undone, which is not what was asked for.
+            let codes = if ask == "--resume" { &[0, 1, 2][..] } else { &[0, 2] };
+            let output = site.command(&[command, ask], codes).await?;
             if output.contains("may serve already") {
                 site.command(&[command, "--resume"], &[0]).await?;
             }
