@@ -301,16 +301,13 @@ async fn read_group(
         let decoded = decoder.decode(event).unwrap();
         match decoded {
             Event::Gtid(header) => assert!(end.covers(header.gtid)),
-            Event::Control("TABLE_MAP")
-            | Event::NewId(_)
-            | Event::Rows(_)
-            | Event::Query { .. } => {}
+            Event::TableMap | Event::NewId(_) | Event::Rows(_) | Event::Query { .. } => {}
             Event::Xid => {
                 group.push(event.to_vec());
                 return group;
             }
             // What stands between groups is not part of one.
-            Event::Control(_) | Event::Rotate { .. } => continue,
+            Event::Control(_) | Event::Format | Event::Rotate { .. } => continue,
         }
         group.push(event.to_vec());
     }

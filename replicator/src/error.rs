@@ -132,8 +132,20 @@ pub enum ReadError {
 
     #[error("{shard}: group {gtid} holds {what}")]
     Statement { shard: OldShard, gtid: Gtid, what: Foreign },
-    #[error("{shard}: group {gtid} rolls back after changes to planned tables")]
+    #[error("{shard}: group {gtid} rolls back changes to planned tables, and which is not clear")]
     RollbackInGroup { shard: OldShard, gtid: Gtid },
+    #[error("{shard}: group {gtid} ends amid its changes, a part of which was read whole before")]
+    GroupCut { shard: OldShard, gtid: Gtid },
+    #[error(
+        "{shard}: group {gtid}, which may have been rolled back, cannot be kept until its end: \
+         {dir}: {detail}"
+    )]
+    Spill { shard: OldShard, gtid: Gtid, dir: String, detail: String },
+    #[error(
+        "{shard}: group {gtid} has savepoints and is larger than {max} bytes, the most that may be \
+         kept until its end (reader.spill_max)"
+    )]
+    HeldTooLarge { shard: OldShard, gtid: Gtid, max: u64 },
     #[error("{shard}: group {gtid} has more row changes than can be numbered")]
     GroupTooLarge { shard: OldShard, gtid: Gtid },
 }
@@ -196,8 +208,11 @@ impl ReadError {
             | ReadError::CopyWhileApplying { .. }
             | ReadError::Statement { .. }
             | ReadError::RollbackInGroup { .. }
+            | ReadError::GroupCut { .. }
+            | ReadError::HeldTooLarge { .. }
             | ReadError::GroupTooLarge { .. } => Class::Halt,
-            ReadError::ReplicaBehind { .. } => Class::Retry,
+            // There may be room again.
+            ReadError::Spill { .. } | ReadError::ReplicaBehind { .. } => Class::Retry,
         }
     }
 
@@ -213,7 +228,9 @@ impl ReadError {
             ReadError::HistoryChanged { .. }
             | ReadError::HistoryMissing { .. }
             | ReadError::GroupChanged { .. }
+            | ReadError::GroupCut { .. }
             | ReadError::SequenceBack { .. } => "history",
+            ReadError::Spill { .. } | ReadError::HeldTooLarge { .. } => "spill",
             ReadError::NoGroup { .. } | ReadError::GroupTooLarge { .. } => "group",
             ReadError::Stray { .. } => "stray",
             ReadError::Row { .. } | ReadError::Value { .. } => "value",
@@ -245,6 +262,7 @@ impl ReadError {
                 | ReadError::HistoryChanged { .. }
                 | ReadError::HistoryMissing { .. }
                 | ReadError::GroupChanged { .. }
+                | ReadError::GroupCut { .. }
                 | ReadError::SequenceBack { .. }
                 | ReadError::Statement { .. }
                 | ReadError::RollbackInGroup { .. }
@@ -280,7 +298,8 @@ impl ReadError {
             }
             ReadError::HistoryChanged { .. }
             | ReadError::HistoryMissing { .. }
-            | ReadError::GroupChanged { .. } => {
+            | ReadError::GroupChanged { .. }
+            | ReadError::GroupCut { .. } => {
                 "the server lost the end of its binlog (crash without sync_binlog=1, or failover \
                  to a replica that was behind); new shards may hold rows that no longer exist: \
                  start over from a fresh copy"
@@ -312,6 +331,13 @@ impl ReadError {
             ReadError::PlanChanged { .. } => {
                 "start the daemons with the tables that the plan had at the cutover; others are \
                  for another reshard, after modshift finish"
+            }
+            ReadError::Spill { .. } => {
+                "make room there, or name another folder as reader.spill_dir in the plan"
+            }
+            ReadError::HeldTooLarge { .. } => {
+                "raise reader.spill_max in the plan, with as much room in reader.spill_dir, and \
+                 start the daemons again: they go on at this group"
             }
             ReadError::ReplicaBehind { .. } => {
                 "wait for the replica, or take read_from out of the plan"

@@ -129,7 +129,8 @@ fn show(decoder: &mut Decoder, event: &[u8]) -> String {
         Ok(Event::Query { sql, .. }) => format!("query {:?}", classify(&sql)),
         Ok(Event::Xid) => "xid".to_owned(),
         Ok(Event::Rotate { .. }) => "rotate".to_owned(),
-        Ok(Event::NewId(_)) => "TABLE_MAP".to_owned(),
+        Ok(Event::NewId(_) | Event::TableMap) => "TABLE_MAP".to_owned(),
+        Ok(Event::Format) => "FORMAT_DESCRIPTION".to_owned(),
         Ok(Event::Control(name)) => name.to_owned(),
         Err(error) => {
             assert_eq!(error.class(), Class::Halt);
@@ -268,7 +269,10 @@ fn small_events_read_as_mysql_cdc_reads_them() {
     let mut decoder = decoder();
     let mut queries = 0;
     for event in events(MISCELLANY).into_iter().filter(|event| event[CODE] == 2) {
-        let Ok(Event::Query { schema, sql }) = decoder.decode(event) else { panic!("a query") };
+        let Ok(Event::Query { schema, sql, lexis }) = decoder.decode(event) else {
+            panic!("a query")
+        };
+        assert!(lexis.backslash && !lexis.ansi_quotes);
         let other = QueryEvent::parse(&mut std::io::Cursor::new(&event[HEADER_LEN..])).unwrap();
         assert_eq!(schema, other.database_name.as_bytes());
         assert_eq!(&*sql, other.sql_statement.as_bytes());

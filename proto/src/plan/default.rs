@@ -52,6 +52,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(200);
 pub const HEARTBEAT_COPYING: Duration = Duration::from_millis(10);
 /// What a restart replays at most, and drops as known; one small write per old shard.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Larger than any transaction that anybody should have: most disks have the room.
+pub const SPILL_MAX: usize = 64 << 30;
 
 /// From 500 rows on a transaction costs the server no less per row; 2000 keep that true of mixed
 /// tables, whose batch is split by table and operation.

@@ -234,6 +234,11 @@ pub struct Reader {
     pub heartbeat_copying: Duration,
     /// How often the resume point is written.
     pub progress_interval: Duration,
+    /// Where a large transaction is kept until its end tells whether it counts; the system's folder
+    /// for temporary files if not given.
+    pub spill_dir: Option<PathBuf>,
+    /// Bytes of one transaction kept there, at most.
+    pub spill_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -65,6 +65,8 @@ pub(super) fn reader(root: &Section<'_>) -> Reader {
             default::PROGRESS_INTERVAL,
             millis(1..=HOUR_MS),
         ),
+        spill_dir: section.get("spill_dir").and_then(|item| item.file()),
+        spill_max: section.size("spill_max", default::SPILL_MAX, MIB..=1024 * 1024 * MIB),
     };
     if reader.heartbeat_copying > reader.heartbeat {
         section.fault_at("heartbeat_copying", "expected at most heartbeat");

@@ -88,6 +88,10 @@ impl Plan {
         out.text("heartbeat", &format_duration(self.reader.heartbeat));
         out.text("heartbeat_copying", &format_duration(self.reader.heartbeat_copying));
         out.text("progress_interval", &format_duration(self.reader.progress_interval));
+        if let Some(dir) = &self.reader.spill_dir {
+            out.text("spill_dir", &dir.display().to_string());
+        }
+        out.size("spill_max", self.reader.spill_max);
         out.head("[apply]");
         out.line("batch_rows", self.apply.batch_rows);
         out.size("batch_bytes", self.apply.batch_bytes);

@@ -16,6 +16,7 @@ use super::input::{Fault, Input};
 use super::metadata::Collations;
 use super::row::{Layout, PlannedTable};
 use super::rows::{Mapped, RowsEvent, RowsHead, TableRef};
+use super::sql::Lexis;
 use super::table_map::TableMap;
 
 /// A decoded event, borrowing from its bytes.
@@ -26,7 +27,7 @@ pub enum Event<'a> {
     /// Rows of any table, planned or not.
     Rows(RowsEvent<'a>),
     /// A statement; see [`super::classify`]. Owned only where the server sent it compressed.
-    Query { schema: &'a [u8], sql: Cow<'a, [u8]> },
+    Query { schema: &'a [u8], sql: Cow<'a, [u8]>, lexis: Lexis },
     /// Commits and ends a group.
     Xid,
     /// The events that follow are in another file. For display.
@@ -34,6 +35,11 @@ pub enum Event<'a> {
     /// A planned table comes under an id that this file has not shown yet: the server has opened it
     /// anew, perhaps after a change of its definition.
     NewId(usize),
+    /// Says which table an id stands for.
+    TableMap,
+    /// Another file begins, or the connection does. A group that is still open was cut off: its
+    /// server was killed while it wrote it, and gives its GTID out again.
+    Format,
     /// Something without data, by its name.
     Control(&'static str),
 }
@@ -94,8 +100,8 @@ impl Decoder {
                 _ => Err(malformed(Fault("not eight bytes"))),
             },
             code::QUERY | code::QUERY_COMPRESSED => {
-                let (schema, sql) = event::query(code, body).map_err(malformed)?;
-                Ok(Event::Query { schema, sql })
+                let (schema, sql, lexis) = event::query(code, body).map_err(malformed)?;
+                Ok(Event::Query { schema, sql, lexis })
             }
             code::ROTATE => {
                 let (file, position) = event::rotate(body).map_err(malformed)?;
@@ -105,7 +111,7 @@ impl Decoder {
                 event::check_format(body)?;
                 // A new file, perhaps after a restart: table ids begin again.
                 self.maps.clear();
-                Ok(Event::Control(code::name(code)))
+                Ok(Event::Format)
             }
             code::GTID_LIST => {
                 event::gtid_list(body).map_err(malformed)?;
@@ -133,7 +139,7 @@ impl Decoder {
         let mut input = Input::new(body);
         let table_id = input.le(6).map_err(fault)?;
         let body = input.rest();
-        let done = Event::Control(code::name(code::TABLE_MAP));
+        let done = Event::TableMap;
         if let Some(mapped) = self.maps.get(&table_id)
             && mapped.body == body
             && mapped.planned.is_none_or(|index| self.is_current(index, mapped.version))

@@ -17,6 +17,7 @@ use super::code;
 use super::compress;
 use super::error::BinlogError;
 use super::input::{Fault, Input, TRUNCATED};
+use super::sql::{Charset, Lexis};
 
 /// Every event begins with so many bytes of common header.
 pub const HEADER_LEN: usize = 19;
@@ -163,24 +164,64 @@ pub(super) fn rotate(body: &[u8]) -> Result<(String, u64), Fault> {
     Ok((rotate.binlog_filename, rotate.binlog_position))
 }
 
-/// Default schema and text of a statement, in whatever character set the client used.
-pub(super) fn query(code: u8, body: &[u8]) -> Result<(&[u8], Cow<'_, [u8]>), Fault> {
+/// A statement: default schema and text, in whatever character set the client used, and how that is
+/// to be read.
+pub(super) type Query<'a> = (&'a [u8], Cow<'a, [u8]>, Lexis);
+
+pub(super) fn query(code: u8, body: &[u8]) -> Result<Query<'_>, Fault> {
     let mut input = Input::new(body);
     input.take(8)?; // thread, seconds it took
     let schema_len = usize::from(input.byte()?);
     input.take(2)?; // error code
     let status_len = input.le(2)? as usize;
-    input.take(status_len)?;
+    let lexis = lexis(input.take(status_len)?)?;
     let schema = input.take(schema_len)?;
     if input.byte()? != 0 {
         return Err(Fault("unterminated schema name"));
     }
     if code != code::QUERY_COMPRESSED {
-        return Ok((schema, Cow::Borrowed(input.rest())));
+        return Ok((schema, Cow::Borrowed(input.rest()), lexis));
     }
     let mut sql = Vec::new();
     compress::event(input.rest(), &mut sql)?;
-    Ok((schema, Cow::Owned(sql)))
+    Ok((schema, Cow::Owned(sql), lexis))
+}
+
+/// `MODE_ANSI_QUOTES` and `MODE_NO_BACKSLASH_ESCAPES` in sql_class.h.
+const ANSI_QUOTES: u64 = 4;
+const NO_BACKSLASH_ESCAPES: u64 = 1 << 20;
+
+/// From the status variables of a query event (`Query_log_event::write`), as far as they matter.
+fn lexis(status: &[u8]) -> Result<Lexis, Fault> {
+    let mut lexis = Lexis::default();
+    let mut input = Input::new(status);
+    while !input.is_empty() {
+        match input.byte()? {
+            // Q_FLAGS2, Q_AUTO_INCREMENT
+            0 | 3 => {
+                input.take(4)?;
+            }
+            // Q_SQL_MODE
+            1 => {
+                let mode = input.le(8)?;
+                lexis.ansi_quotes = mode & ANSI_QUOTES != 0;
+                lexis.backslash = mode & NO_BACKSLASH_ESCAPES == 0;
+            }
+            // Q_CHARSET: of the client, of the connection, of the server. The last that counts.
+            4 => {
+                lexis.charset = Charset::of(input.le(2)? as u16);
+                break;
+            }
+            // Q_CATALOG_NZ
+            6 => {
+                let len = usize::from(input.byte()?);
+                input.take(len)?;
+            }
+            // Whatever else there is comes behind those.
+            _ => break,
+        }
+    }
+    Ok(lexis)
 }
 
 /// Refuses a server whose events are laid out otherwise than this decoder reads them.

@@ -40,7 +40,7 @@ use crate::publish::Publisher;
 use crate::repair::Repairs;
 use crate::route::{Moduli, Target};
 use crate::status::{ReaderState, ReaderStatus};
-use crate::tail::{Tail, TailParts, TokenColumns};
+use crate::tail::{Spill, Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
 use watch::Watch;
 
@@ -183,6 +183,10 @@ impl<W: LogWriter> Reader<W> {
             token_columns,
             decoder: Decoder::new(planned.clone())?.with_collations(collations.clone()),
             resume: epoch.resume,
+            spill: Spill {
+                dir: plan.reader.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
+                max: plan.reader.spill_max as u64,
+            },
         });
         tail.copied = copying.finished();
         let watch =

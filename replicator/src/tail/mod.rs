@@ -9,12 +9,17 @@
 //! a planned table stops the reader, so a token that arrives from there proves that nobody wrote
 //! before it. Only once the log itself has shown that the fence was undone are such changes followed,
 //! up to the serving marker.
+//!
+//! A group is *held* until its end tells that it counts (`group`).
 
 mod counts;
+mod group;
+mod held;
 mod rows;
 mod statement;
 mod token;
 
+pub use held::Spill;
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
 
@@ -26,11 +31,12 @@ use modshift_proto::message::TokenPhase;
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard};
 
 use self::counts::Counts;
-use self::token::TokenRow;
-use crate::binlog::{DecodedRow, Decoder, Event, GroupHash, TableName};
+use self::group::Group;
+use self::held::Held;
+use crate::binlog::{DecodedRow, Decoder, Event, TableName};
 use crate::epoch::ResumePoint;
 use crate::error::{Foreign, ReadError};
-use crate::history::{History, Opening, Partial};
+use crate::history::{History, Opening};
 use crate::publish::Publisher;
 use crate::route::{Moduli, RoutedTable};
 use crate::snapshot::Touched;
@@ -44,21 +50,6 @@ impl Schema {
     }
 }
 
-struct Group {
-    gtid: Gtid,
-    opening: Opening,
-    standalone: bool,
-    events: u64,
-    /// Row changes as logged so far, planned or not.
-    changes: u32,
-    hash: GroupHash,
-    token: Option<TokenRow>,
-    /// Some of its changes were of planned tables, and not modshift's own.
-    planned: bool,
-    /// Applied by modshift; known from the first row on.
-    own: Option<bool>,
-}
-
 pub struct Tail {
     shard: OldShard,
     schema: Schema,
@@ -70,6 +61,10 @@ pub struct Tail {
     decoder: Decoder,
     history: History,
     group: Option<Group>,
+    spill: Spill,
+    /// What the last group was held in, and an event of it.
+    spare: Option<Held>,
+    event: Vec<u8>,
     /// As of the last complete group.
     phase: TokenPhase,
     /// The fence in force is undone further on in the log.
@@ -103,6 +98,7 @@ pub struct TailParts {
     pub token_columns: TokenColumns,
     pub decoder: Decoder,
     pub resume: ResumePoint,
+    pub spill: Spill,
 }
 
 impl Tail {
@@ -124,6 +120,9 @@ impl Tail {
             undone: false,
             history: History::new(parts.shard, parts.resume),
             group: None,
+            spill: parts.spill,
+            spare: None,
+            event: Vec::new(),
             token_seen: None,
             copied: false,
             rows_sent: 0,
@@ -177,17 +176,7 @@ impl Tail {
         // It may be another server.
         self.looked.fill(GtidSet::default());
         self.unlooked = None;
-        let partial = self.group.take().and_then(|group| match group.opening {
-            Opening::Proof => None,
-            // Cut before its first event that counts: nothing was sent, nothing can be compared.
-            Opening::New { .. } if group.events == 0 => None,
-            Opening::New { from_change } => Some(Partial {
-                gtid: group.gtid,
-                events: group.events,
-                checksum: group.hash.value(),
-                changes: group.changes.max(from_change),
-            }),
-        });
+        let partial = self.group.take().and_then(|group| group.partial());
         self.history.reconnect(partial).clone()
     }
 
@@ -241,31 +230,31 @@ impl Tail {
                     return Err(self.foreign(header.gtid, Foreign::Xa));
                 }
                 let opening = self.history.open(header.gtid)?;
-                self.group = Some(Group {
-                    gtid: header.gtid,
-                    opening,
-                    standalone: header.standalone,
-                    events: 0,
-                    changes: 0,
-                    hash: GroupHash::new(header.gtid),
-                    token: None,
-                    planned: false,
-                    own: None,
-                });
+                let mut group = Group::new(&header, opening);
+                // One that was read before is not sent anyway.
+                if opening != Opening::Proof {
+                    group.hold(self.spare());
+                }
+                self.group = Some(group);
                 Ok(())
             }
             Event::Rows(rows) => {
-                self.rows(rows, out).await?;
+                let statement_end = rows.statement_end;
+                self.rows(rows, bytes, out).await?;
+                if statement_end {
+                    self.statement_ends()?;
+                }
                 self.compare_cut()
             }
-            Event::Query { schema, sql } => self.query(schema, &sql, out).await,
+            Event::Query { schema, sql, lexis } => self.query(schema, &sql, lexis, out).await,
             Event::Xid => {
                 if self.group.is_none() {
                     return Err(ReadError::NoGroup { shard: self.shard, what: "a commit" });
                 }
-                self.close(out).await
+                self.close(true, out).await
             }
             Event::NewId(table) => {
+                self.hold_map(bytes)?;
                 let group = self.group.as_ref().map(|group| group.gtid);
                 let known = |looked: &GtidSet| group.is_some_and(|gtid| looked.covers(gtid));
                 // Of the token's own table nobody keeps a definition.
@@ -274,8 +263,23 @@ impl Tail {
                 }
                 Ok(())
             }
+            Event::TableMap => self.hold_map(bytes),
+            Event::Format => self.cut_off(),
             Event::Control(_) | Event::Rotate { .. } => Ok(()),
         }
+    }
+
+    /// Another file begins within a group: the server was killed while it wrote that. What it had
+    /// not written whole it has rolled back.
+    fn cut_off(&mut self) -> Result<(), ReadError> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let (shard, gtid) = (self.shard, group.gtid);
+        if group.was_sent() {
+            return Err(ReadError::GroupCut { shard, gtid });
+        }
+        tracing::warn!(shard = shard.0, %gtid, events = group.events,
+            "the server was killed while it wrote this group to its binlog: it does not count");
+        Ok(())
     }
 
     /// Checks the group in progress against what was seen of it before the connection broke.
@@ -288,12 +292,23 @@ impl Tail {
         Ok(())
     }
 
-    async fn close<W: LogWriter>(&mut self, out: &mut Publisher<W>) -> Result<(), ReadError> {
+    /// The group's end: `committed`, or else rolled back.
+    async fn close<W: LogWriter>(
+        &mut self,
+        committed: bool,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
         self.compare_cut()?;
-        let Some(group) = self.group.take() else { return Ok(()) };
+        if committed {
+            self.send_held(out).await?;
+        }
+        let Some(mut group) = self.group.take() else { return Ok(()) };
+        if let Some(held) = group.held.take() {
+            self.keep(held);
+        }
         let digest = GroupDigest { gtid: group.gtid, checksum: group.hash.value() };
         self.history.close(digest)?;
-        match group.token {
+        match group.token.filter(|_| committed) {
             Some(token) if group.opening != Opening::Proof => self.token(token, digest, out).await,
             _ => Ok(()),
         }

@@ -12,6 +12,9 @@ use crate::history::Opening;
 use crate::publish::Publisher;
 use crate::route::{self, Cells, Image, RouteError, Routed};
 
+/// Two ordinals for each change must fit.
+const CHANGES_MAX: u32 = u32::MAX / 2;
+
 impl Cells for DecodedRow {
     #[inline]
     fn cell(&self, column: usize) -> Option<&[u8]> {
@@ -22,7 +25,8 @@ impl Cells for DecodedRow {
 impl Tail {
     pub(super) async fn rows<W: LogWriter>(
         &mut self,
-        mut rows: RowsEvent<'_>,
+        rows: RowsEvent<'_>,
+        event: &[u8],
         out: &mut Publisher<W>,
     ) -> Result<(), ReadError> {
         let Some(group) = &mut self.group else {
@@ -36,12 +40,10 @@ impl Tail {
         };
         let own = *group.own.get_or_insert(watermark);
         let sent = planned.filter(|&table| !own || table == self.token_table);
+        let too_large = ReadError::GroupTooLarge { shard: self.shard, gtid: group.gtid };
         let (Opening::New { from_change }, Some(table)) = (group.opening, sent) else {
             let count = rows.count_rows()?;
-            group.changes = group
-                .changes
-                .checked_add(count)
-                .ok_or(ReadError::GroupTooLarge { shard: self.shard, gtid: group.gtid })?;
+            group.changes = group.changes.checked_add(count).ok_or(too_large)?;
             return match planned {
                 Some(table) if group.opening != Opening::Proof => self.own_rows(table, count),
                 _ => Ok(()),
@@ -50,16 +52,44 @@ impl Tail {
         if table == self.token_table {
             return self.token_rows(rows);
         }
+        group.planned = true;
+        let first = group.changes;
+        if group.is_held() {
+            let count = rows.count_rows()?;
+            let end = first.checked_add(count).filter(|&end| end <= CHANGES_MAX);
+            if end.ok_or(too_large)? <= from_change {
+                group.changes += count;
+                return Ok(());
+            }
+            if self.hold_rows(count, event)? {
+                return Ok(());
+            }
+            self.send_held(out).await?;
+        }
+        self.send_rows(rows, first, out).await
+    }
+
+    /// Sends the rows of a planned table, of which `first` is the first one's number in the group.
+    pub(super) async fn send_rows<W: LogWriter>(
+        &mut self,
+        mut rows: RowsEvent<'_>,
+        first: u32,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let (Some(group), TableRef::Planned(table)) = (&self.group, &rows.table) else {
+            return Ok(());
+        };
+        let (gtid, table) = (group.gtid, *table);
+        let Opening::New { from_change } = group.opening else { return Ok(()) };
         if self.phase == TokenPhase::Fenced && !self.undone {
             return Err(ReadError::ForeignWrite {
                 shard: self.shard,
-                gtid: group.gtid,
+                gtid,
                 table: self.tables[table].schema.name.clone(),
             });
         }
-        group.planned = true;
         let kind = rows.kind;
-        loop {
+        for change in first.. {
             let more = rows.read_row(
                 self.decoder.layout(table),
                 Want::Keys,
@@ -71,17 +101,15 @@ impl Tail {
                 return Ok(());
             }
             let Some(group) = &mut self.group else { return Ok(()) };
-            let change = group.changes;
-            group.changes += 1;
-            // Two ordinals per change must fit.
-            if change > u32::MAX / 2 - 1 {
-                return Err(ReadError::GroupTooLarge { shard: self.shard, gtid: group.gtid });
+            if change >= CHANGES_MAX {
+                return Err(ReadError::GroupTooLarge { shard: self.shard, gtid });
             }
+            group.sent_up_to(change + 1);
             if change >= from_change {
-                let gtid = group.gtid;
                 self.change(table, kind, gtid, change, out).await?;
             }
         }
+        Ok(())
     }
 
     /// Rows of a planned table that modshift itself applied here.

@@ -6,8 +6,10 @@ use modshift_changelog::LogWriter;
 use modshift_proto::Gtid;
 
 use super::Tail;
-use crate::binlog::{QueryKind, classify, mentions, without_values};
+use super::group::{RollbackError, spill_error};
+use crate::binlog::{Lexis, QueryKind, Savepoint, classify, mentions, savepoint, without_values};
 use crate::error::{Foreign, ReadError};
+use crate::history::Opening;
 use crate::publish::Publisher;
 
 impl Tail {
@@ -15,6 +17,7 @@ impl Tail {
         &mut self,
         schema: &[u8],
         sql: &[u8],
+        lexis: Lexis,
         out: &mut Publisher<W>,
     ) -> Result<(), ReadError> {
         let kind = classify(sql);
@@ -25,19 +28,30 @@ impl Tail {
             group.events += 1;
             group.hash.query(sql);
         }
-        let (gtid, standalone, planned) = (group.gtid, group.standalone, group.planned);
+        let (gtid, standalone) = (group.gtid, group.standalone);
+        let mut committed = true;
         let ends = match kind {
             QueryKind::Begin => false,
             QueryKind::Commit => true,
-            QueryKind::Savepoint => false,
-            QueryKind::Rollback if planned => {
+            QueryKind::Savepoint => {
+                self.savepoint(sql, lexis)?;
+                false
+            }
+            QueryKind::Rollback if group.was_sent() => {
                 return Err(ReadError::RollbackInGroup { shard: self.shard, gtid });
             }
-            QueryKind::Rollback => true,
-            QueryKind::RollbackToSavepoint if planned => {
-                return Err(ReadError::RollbackInGroup { shard: self.shard, gtid });
+            QueryKind::Rollback => {
+                if group.planned && !matches!(group.opening, Opening::Proof) {
+                    tracing::info!(shard = self.shard.0, %gtid, changes = group.changes,
+                        "a group that was rolled back is in the binlog: it does not count");
+                }
+                committed = false;
+                true
             }
-            QueryKind::RollbackToSavepoint => false,
+            QueryKind::RollbackToSavepoint => {
+                self.savepoint(sql, lexis)?;
+                false
+            }
             QueryKind::Harmless(_) => standalone,
             QueryKind::Ddl { .. } if !self.concerns_us(schema, sql) => standalone,
             QueryKind::Ddl { what } if holds_no_rows(&what) => {
@@ -60,7 +74,29 @@ impl Tail {
                 return Err(self.foreign(gtid, Foreign::Unknown { statement }));
             }
         };
-        if ends { self.close(out).await } else { self.compare_cut() }
+        if ends { self.close(committed, out).await } else { self.compare_cut() }
+    }
+
+    /// SAVEPOINT, RELEASE SAVEPOINT or ROLLBACK TO.
+    fn savepoint(&mut self, sql: &[u8], lexis: Lexis) -> Result<(), ReadError> {
+        let (shard, spill) = (self.shard, &self.spill);
+        let Some(group) = &mut self.group else { return Ok(()) };
+        let gtid = group.gtid;
+        let unclear = ReadError::RollbackInGroup { shard, gtid };
+        let outcome = match savepoint(sql, lexis) {
+            Some(Savepoint::Set(name)) => {
+                group.savepoint(name);
+                Ok(())
+            }
+            Some(Savepoint::Release(name)) => group.release(&name).map_err(RollbackError::from),
+            Some(Savepoint::RollBackTo(name)) => group.roll_back_to(&name),
+            None => Err(RollbackError::Unclear),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(RollbackError::Unclear) => Err(unclear),
+            Err(RollbackError::Io(error)) => Err(spill_error(shard, gtid, &spill.dir, &error)),
+        }
     }
 
     /// Could this DDL change a planned table, or what modshift knows of it?
