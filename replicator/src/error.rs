@@ -31,6 +31,8 @@ pub enum Foreign {
     Ddl { what: String, statement: String },
     #[error("a statement-format {verb}: {statement}")]
     StatementFormat { verb: String, statement: String },
+    #[error("a statement-format {verb}: {statement}; {why}")]
+    Unseen { verb: String, statement: String, why: String },
     #[error("a statement not known to be harmless: {statement}")]
     Unknown { statement: String },
 }
@@ -53,6 +55,12 @@ impl Foreign {
             Foreign::StatementFormat { .. } => {
                 "a session wrote in statement format: set binlog_format=ROW for every session, and \
                  start over from a fresh copy"
+            }
+            Foreign::Unseen { .. } => {
+                "where modshift may not see it or its triggers, GRANT SELECT, TRIGGER on that \
+                 schema to its login and start the daemons again: they go on at this group. Else \
+                 it may have changed planned tables unseen: set binlog_format=ROW for every \
+                 session, and start over from a fresh copy"
             }
             Foreign::Unknown { .. } => {
                 "it may have changed rows unseen: start over from a fresh copy, and run such \

@@ -20,6 +20,8 @@ pub struct Prepared {
     pub estimates: HashMap<String, u64>,
     /// The schema as the server spells it, which is how the binlog does.
     pub schema_name: String,
+    /// Names of schemas and tables are the same whatever their case (`lower_case_table_names`).
+    pub fold_names: bool,
     /// Numbers of the server's collations by their names.
     pub collations: Collations,
     /// The server has committed XA transactions since it started.
@@ -37,8 +39,8 @@ pub async fn prepare(plan: &Plan, shard: OldShard, desk: &Desk) -> Result<Prepar
     }
     let mut tables = Vec::new();
     let doing = "preparing to read";
-    let schema_name: Option<String> = conn
-        .query_first("SELECT DATABASE()")
+    let names: Option<(Option<String>, u8)> = conn
+        .query_first("SELECT DATABASE(), @@global.lower_case_table_names")
         .await
         .map_err(|error| server_error(endpoint, doing, error))?;
     for (index, planned) in plan.tables.iter().enumerate() {
@@ -61,9 +63,11 @@ pub async fn prepare(plan: &Plan, shard: OldShard, desk: &Desk) -> Result<Prepar
     let failed = |error| server_error(endpoint, "closing a connection", error);
     conn.disconnect().await.map_err(failed)?;
     Box::pin(whole_logs(endpoint, desk)).await?;
+    let (schema_name, lower_case) = names.unwrap_or_default();
     let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
+    let fold_names = lower_case != 0;
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
-    Ok(Prepared { tables, estimates, schema_name, collations, xa_seen })
+    Ok(Prepared { tables, estimates, schema_name, fold_names, collations, xa_seen })
 }
 
 /// The binlogs that everything comes through leave nothing out: the primary's, and that of the

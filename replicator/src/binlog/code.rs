@@ -4,6 +4,9 @@
 pub const QUERY: u8 = 2;
 pub const STOP: u8 = 3;
 pub const ROTATE: u8 = 4;
+pub const INTVAR: u8 = 5;
+pub const RAND: u8 = 13;
+pub const USER_VAR: u8 = 14;
 pub const FORMAT_DESCRIPTION: u8 = 15;
 pub const XID: u8 = 16;
 pub const TABLE_MAP: u8 = 19;
@@ -37,7 +40,7 @@ pub fn name(code: u8) -> &'static str {
         QUERY => "QUERY",
         STOP => "STOP",
         ROTATE => "ROTATE",
-        5 => "INTVAR",
+        INTVAR => "INTVAR",
         6 => "LOAD",
         7 => "SLAVE",
         8 => "CREATE_FILE",
@@ -45,8 +48,8 @@ pub fn name(code: u8) -> &'static str {
         10 => "EXEC_LOAD",
         11 => "DELETE_FILE",
         12 => "NEW_LOAD",
-        13 => "RAND",
-        14 => "USER_VAR",
+        RAND => "RAND",
+        USER_VAR => "USER_VAR",
         FORMAT_DESCRIPTION => "FORMAT_DESCRIPTION",
         XID => "XID",
         17 => "BEGIN_LOAD_QUERY",

@@ -26,7 +26,7 @@ pub enum Event<'a> {
     Gtid(GtidEvent),
     /// Rows of any table, planned or not.
     Rows(RowsEvent<'a>),
-    /// A statement; see [`super::classify`]. Owned only where the server sent it compressed.
+    /// A statement; see [`super::read_statement`]. Owned only where the server sent it compressed.
     Query { schema: &'a [u8], sql: Cow<'a, [u8]>, lexis: Lexis },
     /// Commits and ends a group.
     Xid,
@@ -118,6 +118,8 @@ impl Decoder {
                 Ok(Event::Control(code::name(code)))
             }
             // START_ENCRYPTION says how the *file* is encrypted; what is streamed is not.
+            // Values for the statement that follows, which is looked at itself.
+            code::INTVAR | code::RAND | code::USER_VAR => Ok(Event::Control(code::name(code))),
             code::HEARTBEAT
             | code::ANNOTATE_ROWS
             | code::BINLOG_CHECKPOINT

@@ -144,7 +144,7 @@ impl BinlogError {
                 "start the replicator again; if it stops at the same place, the binlog file is \
                  damaged: check it with mariadb-binlog --verify-binlog-checksum"
             }
-            BinlogError::Unsupported { code: 5 | 6..=12 | 13 | 14 | 17 | 18 } => {
+            BinlogError::Unsupported { code: 6..=12 | 17 | 18 } => {
                 "a session wrote in statement format: set binlog_format=ROW for every session, and \
                  start over from a fresh copy"
             }

@@ -9,8 +9,8 @@ use modshift_proto::row::RowView;
 use modshift_proto::{Column, DataType, Gtid, TableSchema};
 
 use super::{
-    DecodedRow, Decoder, Event, GroupHash, PlannedTable, QueryKind, RowsEvent, TableRef, Want,
-    classify, mentions,
+    Charset, DecodedRow, Decoder, Event, GroupHash, Lexis, PlannedTable, RowsEvent, Statement,
+    TableRef, Want, read_statement, savepoint, without_values,
 };
 
 /// The captured groups in `testdata/` are of this table, among others.
@@ -227,9 +227,15 @@ pub fn row(bytes: &[u8]) -> u32 {
 
 /// The text of a statement.
 pub fn query(bytes: &[u8]) -> u32 {
-    mentions(bytes, "every_type");
-    mentions(bytes, "a`b");
-    u32::from(classify(bytes) != QueryKind::Unknown)
+    let kana = [true, false].map(|kana| Charset::Double { kana });
+    let charsets = [Charset::Utf8, Charset::Latin1, Charset::Plain, kana[0], kana[1]];
+    for (index, charset) in charsets.into_iter().enumerate() {
+        let lexis = Lexis { ansi_quotes: index % 2 == 0, backslash: index % 3 == 0, charset };
+        read_statement(bytes, lexis);
+        savepoint(bytes, lexis);
+    }
+    without_values(bytes);
+    u32::from(read_statement(bytes, Lexis::default()) != Statement::Unknown)
 }
 
 /// Events in a row, as [`events`] cuts them.

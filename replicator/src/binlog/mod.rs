@@ -3,7 +3,7 @@
 //! [`EventStream`] brings the bytes of whole events, checksum verified; everything behind it is
 //! pure. [`Decoder`] turns one event's bytes into an [`Event`] that borrows from them,
 //! [`RowsEvent`] reads row by row into a [`DecodedRow`], straight into the wire form of
-//! `modshift_proto::row`. [`classify`] says what a statement is, and [`GroupHash`] what a group was.
+//! `modshift_proto::row`. [`read_statement`] says what a statement does, and [`GroupHash`] what a group was.
 //!
 //! No bytes make it panic or reserve memory out of proportion to their number. What carries data
 //! and is not handled ends in an error with its name. Nothing here knows shards, keys or routes.
@@ -33,9 +33,12 @@ pub use digest::GroupHash;
 pub use error::{BinlogError, Class};
 pub use event::{EventKind, GtidEvent, HEADER_LEN, kind};
 pub use metadata::Collations;
-pub use query::{QueryKind, classify, mentions, without_values};
+pub use query::without_values;
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};
-pub use sql::{Charset, Lexer, Lexis, Savepoint, Token, savepoint};
+pub use sql::{
+    Charset, Lexis, Name, Savepoint, Statement, Table, Touched, Write, read as read_statement,
+    savepoint,
+};
 pub use stream::{EventStream, whole};
 pub use table_map::TableName;

@@ -8,6 +8,7 @@
 mod hold;
 mod primary;
 mod progress;
+mod question;
 mod supervise;
 mod watch;
 
@@ -183,6 +184,7 @@ impl<W: LogWriter> Reader<W> {
             token_columns,
             decoder: Decoder::new(planned.clone())?.with_collations(collations.clone()),
             resume: epoch.resume,
+            fold_names: prepared.fold_names,
             spill: Spill {
                 dir: plan.reader.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
                 max: plan.reader.spill_max as u64,
@@ -351,6 +353,9 @@ impl<W: LogWriter> Reader<W> {
     #[inline]
     async fn take(&mut self, event: &[u8]) -> Result<(), ReadError> {
         self.tail.event(event, &mut self.publisher).await?;
+        if let Some(question) = self.tail.question() {
+            Box::pin(self.answer(question)).await?;
+        }
         match self.tail.unlooked() {
             Some(table) => Box::pin(self.look_up(table)).await,
             None => Ok(()),

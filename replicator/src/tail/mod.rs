@@ -20,6 +20,7 @@ mod statement;
 mod token;
 
 pub use held::Spill;
+pub use statement::Question;
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
 
@@ -33,6 +34,7 @@ use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard};
 use self::counts::Counts;
 use self::group::Group;
 use self::held::Held;
+use self::statement::Plain;
 use crate::binlog::{DecodedRow, Decoder, Event, TableName};
 use crate::epoch::ResumePoint;
 use crate::error::{Foreign, ReadError};
@@ -61,6 +63,10 @@ pub struct Tail {
     decoder: Decoder,
     history: History,
     group: Option<Group>,
+    /// The server does not tell the case of schemas and tables.
+    fold_names: bool,
+    plain: Plain,
+    question: Option<Question>,
     spill: Spill,
     /// What the last group was held in, and an event of it.
     spare: Option<Held>,
@@ -98,6 +104,7 @@ pub struct TailParts {
     pub token_columns: TokenColumns,
     pub decoder: Decoder,
     pub resume: ResumePoint,
+    pub fold_names: bool,
     pub spill: Spill,
 }
 
@@ -120,6 +127,9 @@ impl Tail {
             undone: false,
             history: History::new(parts.shard, parts.resume),
             group: None,
+            fold_names: parts.fold_names,
+            plain: Plain::default(),
+            question: None,
             spill: parts.spill,
             spare: None,
             event: Vec::new(),
@@ -176,6 +186,8 @@ impl Tail {
         // It may be another server.
         self.looked.fill(GtidSet::default());
         self.unlooked = None;
+        self.plain = Plain::default();
+        self.question = None;
         let partial = self.group.take().and_then(|group| group.partial());
         self.history.reconnect(partial).clone()
     }

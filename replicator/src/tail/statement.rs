@@ -1,16 +1,52 @@
 //! Statements in the log: which of them may pass.
 //!
 //! What ends a group, or is known to change no planned row, goes by; everything else halts by name.
+//! Rows written in statement format pass where they are none of a planned table; what the statement
+//! does not say, such as triggers, is for the reader to ask ([`Question`]).
+
+use std::collections::HashSet;
 
 use modshift_changelog::LogWriter;
+use modshift_mariadb::control;
 use modshift_proto::Gtid;
 
 use super::Tail;
 use super::group::{RollbackError, spill_error};
-use crate::binlog::{Lexis, QueryKind, Savepoint, classify, mentions, savepoint, without_values};
+use crate::binlog::{
+    Charset, Lexis, Name, Savepoint, Statement, Table, Touched, Write, read_statement, savepoint,
+    without_values,
+};
 use crate::error::{Foreign, ReadError};
 use crate::history::Opening;
 use crate::publish::Publisher;
+
+/// A statement of which only the server knows whether it can have written to other tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub gtid: Gtid,
+    pub verb: String,
+    pub statement: String,
+    /// Schema and name of the table that is written.
+    pub target: Option<(String, String)>,
+    /// Names of functions.
+    pub calls: Vec<String>,
+}
+
+/// Tables known to have no triggers and to be no views.
+#[derive(Default)]
+pub(super) struct Plain(HashSet<(String, String)>);
+
+/// An application that writes so many in statement format is asked about again.
+const PLAIN_MAX: usize = 10_000;
+
+impl Plain {
+    fn insert(&mut self, table: (String, String)) {
+        if self.0.len() >= PLAIN_MAX {
+            self.0.clear();
+        }
+        self.0.insert(table);
+    }
+}
 
 impl Tail {
     pub(super) async fn query<W: LogWriter>(
@@ -20,27 +56,27 @@ impl Tail {
         lexis: Lexis,
         out: &mut Publisher<W>,
     ) -> Result<(), ReadError> {
-        let kind = classify(sql);
+        let statement = read_statement(sql, lexis);
         let Some(group) = &mut self.group else {
             return Err(ReadError::NoGroup { shard: self.shard, what: "a statement" });
         };
-        if !matches!(kind, QueryKind::Begin) {
+        if !matches!(statement, Statement::Begin) {
             group.events += 1;
             group.hash.query(sql);
         }
         let (gtid, standalone) = (group.gtid, group.standalone);
         let mut committed = true;
-        let ends = match kind {
-            QueryKind::Begin => false,
-            QueryKind::Commit => true,
-            QueryKind::Savepoint => {
+        let ends = match statement {
+            Statement::Begin => false,
+            Statement::Commit => true,
+            Statement::Savepoint => {
                 self.savepoint(sql, lexis)?;
                 false
             }
-            QueryKind::Rollback if group.was_sent() => {
+            Statement::Rollback if group.was_sent() => {
                 return Err(ReadError::RollbackInGroup { shard: self.shard, gtid });
             }
-            QueryKind::Rollback => {
+            Statement::Rollback => {
                 if group.planned && !matches!(group.opening, Opening::Proof) {
                     tracing::info!(shard = self.shard.0, %gtid, changes = group.changes,
                         "a group that was rolled back is in the binlog: it does not count");
@@ -48,28 +84,38 @@ impl Tail {
                 committed = false;
                 true
             }
-            QueryKind::RollbackToSavepoint => {
-                self.savepoint(sql, lexis)?;
-                false
-            }
-            QueryKind::Harmless(_) => standalone,
-            QueryKind::Ddl { .. } if !self.concerns_us(schema, sql) => standalone,
-            QueryKind::Ddl { what } if holds_no_rows(&what) => {
-                // What a routine or trigger does is in the log as rows. `check` tells that the new
-                // shards lack it.
-                tracing::warn!(shard = self.shard.0, %gtid, %what, "a definition has changed");
+            Statement::Harmless(_) => standalone,
+            Statement::Definition { what } => {
+                // A table may have got triggers.
+                self.plain = Plain::default();
+                if self.is_ours(schema) {
+                    // What a routine or trigger does is in the log as rows. `check` tells that
+                    // the new shards lack it.
+                    tracing::warn!(shard = self.shard.0, %gtid, what, "a definition has changed");
+                }
                 standalone
             }
-            QueryKind::Ddl { what } => {
-                let statement = without_values(sql);
-                return Err(self.foreign(gtid, Foreign::Ddl { what, statement }));
+            Statement::Schema { what, schema: name } => {
+                self.plain = Plain::default();
+                if name.may_be(&self.schema.0, self.fold_names) {
+                    let (what, statement) = (what.to_owned(), without_values(sql));
+                    return Err(self.foreign(gtid, Foreign::Ddl { what, statement }));
+                }
+                standalone
             }
-            QueryKind::Xa { .. } => return Err(self.foreign(gtid, Foreign::Xa)),
-            QueryKind::Statement { verb } => {
-                let statement = without_values(sql);
-                return Err(self.foreign(gtid, Foreign::StatementFormat { verb, statement }));
+            Statement::Tables { what, touched, calls } => {
+                self.tables_defined(gtid, schema, sql, &what, &touched)?;
+                if !calls.is_empty() {
+                    self.ask(gtid, schema, sql, Write { verb: what, target: None, calls })?;
+                }
+                standalone
             }
-            QueryKind::Unknown => {
+            Statement::Write(write) => {
+                self.ask(gtid, schema, sql, write)?;
+                standalone
+            }
+            Statement::Xa => return Err(self.foreign(gtid, Foreign::Xa)),
+            Statement::Unknown => {
                 let statement = without_values(sql);
                 return Err(self.foreign(gtid, Foreign::Unknown { statement }));
             }
@@ -99,16 +145,101 @@ impl Tail {
         }
     }
 
-    /// Could this DDL change a planned table, or what modshift knows of it?
-    fn concerns_us(&self, schema: &[u8], sql: &[u8]) -> bool {
-        let ours = schema.eq_ignore_ascii_case(self.schema.0.as_bytes());
-        if !ours && !mentions(sql, &self.schema.0) {
-            return false;
+    fn is_ours(&self, schema: &[u8]) -> bool {
+        // A default schema comes as the catalog spells it.
+        Name::new(schema, Charset::Utf8).may_be(&self.schema.0, self.fold_names)
+    }
+
+    fn in_our_schema(&self, default: &[u8], table: &Table) -> bool {
+        match &table.schema {
+            Some(schema) => schema.may_be(&self.schema.0, self.fold_names),
+            None => self.is_ours(default),
         }
-        let planned = self.tables.iter().any(|table| mentions(sql, &table.schema.name));
-        // DROP DATABASE and the like name the schema, not a table.
-        let whole_schema = mentions(sql, "database") || mentions(sql, "schema");
-        planned || (whole_schema && mentions(sql, &self.schema.0))
+    }
+
+    fn planned(&self, default: &[u8], table: &Table) -> bool {
+        let mut tables = self.tables.iter();
+        self.in_our_schema(default, table)
+            && tables.any(|planned| table.name.may_be(&planned.schema.name, self.fold_names))
+    }
+
+    fn tables_defined(
+        &mut self,
+        gtid: Gtid,
+        schema: &[u8],
+        sql: &[u8],
+        what: &str,
+        touched: &[Touched],
+    ) -> Result<(), ReadError> {
+        for Touched { table, changes } in touched {
+            let planned = self.planned(schema, table);
+            if planned && *changes {
+                let (what, statement) = (what.to_owned(), without_values(sql));
+                return Err(self.foreign(gtid, Foreign::Ddl { what, statement }));
+            }
+            if planned {
+                tracing::warn!(shard = self.shard.0, %gtid, statement = without_values(sql),
+                    "a DDL that changes no row of a planned table: other shards may lack it");
+            }
+            let Some(at) = place(schema, table) else {
+                self.plain = Plain::default();
+                continue;
+            };
+            // A new table has no triggers.
+            if what == "CREATE TABLE" && *changes {
+                self.plain.insert(at);
+            } else {
+                self.plain.0.remove(&at);
+            }
+        }
+        Ok(())
+    }
+
+    /// A statement that writes rows: halts if they are of a planned table, or notes what is to be
+    /// asked.
+    fn ask(
+        &mut self,
+        gtid: Gtid,
+        schema: &[u8],
+        sql: &[u8],
+        write: Write,
+    ) -> Result<(), ReadError> {
+        // One that was read before has passed before, whatever the server looks like by now.
+        if self.group.as_ref().is_some_and(|group| group.opening == Opening::Proof) {
+            return Ok(());
+        }
+        let Write { verb, target, calls } = write;
+        let statement = without_values(sql);
+        // Rows of these the reader must see.
+        let own = |table: &Table| {
+            self.in_our_schema(schema, table)
+                && [control::TOKEN, control::WATERMARK].iter().any(|t| table.name.may_be(t, true))
+        };
+        if target.as_ref().is_some_and(|table| self.planned(schema, table) || own(table)) {
+            return Err(self.foreign(gtid, Foreign::StatementFormat { verb, statement }));
+        }
+        let unknown = || self.foreign(gtid, Foreign::Unknown { statement: statement.clone() });
+        let target = match target {
+            Some(table) => Some(place(schema, &table).ok_or_else(unknown)?),
+            None => None,
+        };
+        let names: Option<Vec<String>> = calls.iter().map(Name::text).collect();
+        let calls = names.ok_or_else(unknown)?;
+        let target = target.filter(|at| !self.plain.0.contains(at));
+        if target.is_some() || !calls.is_empty() {
+            self.question = Some(Question { gtid, verb, statement, target, calls });
+        }
+        Ok(())
+    }
+
+    /// What the reader must ask before the next event.
+    pub fn question(&mut self) -> Option<Question> {
+        self.question.take()
+    }
+
+    /// The server says that it has no triggers and is no view.
+    pub fn is_plain(&mut self, table: (String, String)) {
+        self.plain.insert(table);
     }
 
     pub(super) fn foreign(&self, gtid: Gtid, what: Foreign) -> ReadError {
@@ -116,8 +247,11 @@ impl Tail {
     }
 }
 
-/// DDL on an object of this kind changes no row and no table.
-fn holds_no_rows(what: &str) -> bool {
-    const KINDS: [&str; 6] = ["PROCEDURE", "FUNCTION", "PACKAGE", "TRIGGER", "EVENT", "VIEW"];
-    what.rsplit(' ').next().is_some_and(|kind| KINDS.contains(&kind))
+/// Schema and name, where they can be told.
+fn place(default: &[u8], table: &Table) -> Option<(String, String)> {
+    let schema = match &table.schema {
+        Some(schema) => schema.text()?,
+        None => String::from_utf8(default.to_vec()).ok()?,
+    };
+    Some((schema, table.name.text()?))
 }
