@@ -9,6 +9,7 @@ use modshift_proto::plan::{Endpoint, Secret, TlsMode};
 use modshift_replicator::binlog::{BinlogError, Decoder, Event, EventStream};
 use modshift_tests::certificates::{authority, certificate};
 use modshift_tests::place::RunDir;
+use modshift_tests::server::{Delay, Proxy};
 use modshift_tests::{Address, MariaDbOptions, MariaDbServer};
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -103,6 +104,39 @@ async fn events_of_every_size_pass_in_clear_and_encrypted() -> Result<()> {
         let got = read(&mut stream, &end).await?;
         ensure!(got == (lengths.len() as u32, expected), "{:?}: {got:?}", endpoint.tls);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_large_event_on_a_slow_line_is_no_silence() -> Result<()> {
+    let server = MariaDbServer::start(MariaDbOptions::default()).await?;
+    server.run("CREATE DATABASE s; CREATE TABLE s.t (id INT PRIMARY KEY, b LONGBLOB)").await?;
+    let start = position(&server).await?;
+    server.run("INSERT INTO s.t VALUES (1, 'x')").await?;
+    let proxy = Proxy::start(server.host(), server.port()).await?;
+    let heartbeat = Duration::from_millis(500);
+    let endpoint = endpoint(&server.address().through(proxy.port()));
+    let mut stream = EventStream::open(&endpoint, &start, heartbeat).await?;
+    read(&mut stream, &position(&server).await?).await?;
+    // Some four seconds on the way, where a server that says nothing for 1.5 is given up.
+    proxy.delay(Delay::Fixed(Duration::from_millis(100)));
+    let length = 40 * 16 * 1024;
+    server.run(format!("INSERT INTO s.t VALUES (2, REPEAT('x', {length}))")).await?;
+    let began = std::time::Instant::now();
+    let (rows, bytes) = read(&mut stream, &position(&server).await?).await?;
+    ensure!(rows == 1 && bytes > length, "{rows} rows of {bytes} bytes");
+    ensure!(began.elapsed() > heartbeat * 3, "the line was not slow: {:?}", began.elapsed());
+    // And one that does say nothing is told.
+    proxy.stall();
+    let silent = async {
+        loop {
+            if let Err(error) = stream.next().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(LIMIT, silent).await?;
+    ensure!(matches!(error, BinlogError::Silent { .. }), "{error}");
     Ok(())
 }
 

@@ -38,6 +38,7 @@ pub struct ServerSocket {
     at: String,
     link: Link,
     packets: Packets,
+    received: u64,
 }
 
 impl ServerSocket {
@@ -60,8 +61,12 @@ impl ServerSocket {
         let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         let stream = stream.map_err(|error| lost(&at, CONNECTING, error))?;
         let refused = |message| ServerError::Login { at: at.clone(), code: 0, message };
-        let mut socket =
-            ServerSocket { at: at.clone(), link: Link::Plain(stream), packets: Packets::new() };
+        let mut socket = ServerSocket {
+            at: at.clone(),
+            link: Link::Plain(stream),
+            packets: Packets::new(),
+            received: 0,
+        };
         let greeting = Greeting::parse(socket.next(CONNECTING).await?).map_err(refused)?;
         if let Some(tls) = tls::client(endpoint)? {
             if !greeting.has_tls() {
@@ -125,6 +130,18 @@ impl ServerSocket {
 
     /// The next payload. What the server sends as an error is one. Cancel safe.
     pub async fn next(&mut self, doing: &'static str) -> Result<&[u8], ServerError> {
+        self.arrives(doing).await?;
+        self.payload(doing)
+    }
+
+    /// Bytes that have come from the server: more of them means that it is alive, even where a
+    /// payload takes long to be whole.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Waits for the next payload, which [`Self::payload`] then shows. Cancel safe.
+    pub async fn arrives(&mut self, doing: &'static str) -> Result<(), ServerError> {
         while !self.advance(doing)? {
             let space = self.packets.space();
             let read = match &mut self.link {
@@ -133,7 +150,7 @@ impl ServerSocket {
             };
             self.filled(doing, read)?;
         }
-        self.payload(doing)
+        Ok(())
     }
 
     /// The next payload, if it can be had without waiting.
@@ -177,13 +194,15 @@ impl ServerSocket {
             }
             Ok(count) => {
                 self.packets.filled(count);
+                self.received += count as u64;
                 Ok(())
             }
             Err(error) => Err(lost(&self.at, doing, error)),
         }
     }
 
-    fn payload(&self, doing: &'static str) -> Result<&[u8], ServerError> {
+    /// The payload that has arrived.
+    pub fn payload(&self, doing: &'static str) -> Result<&[u8], ServerError> {
         match self.packets.current() {
             [ERR, rest @ ..] => Err(error::of(&self.at, doing, server_error(rest))),
             payload => Ok(payload),

@@ -17,9 +17,13 @@ use tokio::time::Instant;
 
 use super::checksum::Checksums;
 use super::error::BinlogError;
+use super::event::{EventKind, kind};
 
 /// Silence for so many heartbeats means that the network or the server is gone.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
+/// The same before the first group or heartbeat: until then the server goes through its log, and
+/// past a transaction of many gigabytes it says nothing.
+const FIRST_WAIT: Duration = Duration::from_secs(600);
 /// The longest that backpressure may hold up the server's sender.
 const NET_WRITE_TIMEOUT_S: u32 = 600;
 const ASKING: &str = "asking for the binlog";
@@ -49,6 +53,8 @@ pub struct EventStream {
     checksums: Checksums,
     heartbeat: Duration,
     silence: Silence,
+    /// A group or a heartbeat has come: from here on the server is never silent for long.
+    begun: bool,
 }
 
 impl EventStream {
@@ -74,7 +80,8 @@ impl EventStream {
             handed: Vec::new(),
             checksums: Checksums::default(),
             heartbeat,
-            silence: Silence { waited: Duration::ZERO, since: Instant::now() },
+            silence: Silence { waited: Duration::ZERO, since: Instant::now(), heard: 0 },
+            begun: false,
         };
         // Refusals (purged, unknown GTID) come in place of the first event.
         let first = stream.next().await?.to_vec();
@@ -95,7 +102,9 @@ impl EventStream {
         }
         let Some(payload) = self.socket.here(READING)? else { return Ok(None) };
         self.silence.waited = Duration::ZERO;
-        event(payload, &mut self.checksums, &self.at).map(Some)
+        let event = event(payload, &mut self.checksums, &self.at)?;
+        self.begun = self.begun || begins(event);
+        Ok(Some(event))
     }
 
     /// The next event. Cancel safe.
@@ -104,17 +113,36 @@ impl EventStream {
             self.handed = first;
             return Ok(&self.handed);
         }
-        let limit = self.heartbeat * HEARTBEATS_MISSED_MAX;
-        let mut wait = self.silence.wait(self.heartbeat);
-        let deadline = wait.start + limit.saturating_sub(wait.silence.waited);
-        let next = tokio::time::timeout_at(deadline, self.socket.next(READING)).await;
-        wait.answered = next.is_ok();
-        drop(wait);
-        match next {
-            Err(_) => Err(BinlogError::Silent { at: self.at.clone(), seconds: limit.as_secs() }),
-            Ok(payload) => event(payload?, &mut self.checksums, &self.at),
+        loop {
+            let limit = match self.begun {
+                true => self.heartbeat * HEARTBEATS_MISSED_MAX,
+                false => FIRST_WAIT,
+            };
+            let mut wait = self.silence.wait(self.heartbeat, self.socket.received());
+            let deadline = wait.start + limit.saturating_sub(wait.silence.waited);
+            let next = tokio::time::timeout_at(deadline, self.socket.arrives(READING)).await;
+            wait.answered = next.is_ok();
+            drop(wait);
+            match next {
+                Ok(arrived) => break arrived?,
+                // A large event on a slow line.
+                Err(_) if self.silence.heard != self.socket.received() => {}
+                Err(_) => {
+                    let (at, seconds) = (self.at.clone(), limit.as_secs());
+                    return Err(BinlogError::Silent { at, seconds });
+                }
+            }
         }
+        let payload = self.socket.payload(READING)?;
+        let event = event(payload, &mut self.checksums, &self.at)?;
+        self.begun = self.begun || begins(event);
+        Ok(event)
     }
+}
+
+/// Does the server send what is new from here on?
+fn begins(event: &[u8]) -> bool {
+    matches!(kind(event), Ok(EventKind::Group(_) | EventKind::Heartbeat))
 }
 
 /// Of the first event, which the server makes up for this connection: its own id.
@@ -145,14 +173,18 @@ struct Silence {
     waited: Duration,
     /// End of the last wait.
     since: Instant,
+    /// Bytes received by then.
+    heard: u64,
 }
 
 impl Silence {
-    fn wait(&mut self, heartbeat: Duration) -> Waiting<'_> {
+    fn wait(&mut self, heartbeat: Duration, received: u64) -> Waiting<'_> {
         let start = Instant::now();
-        if start.duration_since(self.since) > heartbeat {
-            // The caller was busy elsewhere; what has arrived meanwhile is yet to be seen.
+        if start.duration_since(self.since) > heartbeat || self.heard != received {
+            // The caller was busy elsewhere; what has arrived meanwhile is yet to be seen. Or part
+            // of an event has come.
             self.waited = Duration::ZERO;
+            self.heard = received;
         }
         Waiting { silence: self, start, answered: false }
     }
@@ -293,13 +325,17 @@ mod tests {
     fn silence_adds_up_over_cancelled_waits_but_not_while_nobody_listens() {
         let heartbeat = Duration::from_secs(3600);
         let long_ago = Instant::now();
-        let mut silence = Silence { waited: Duration::from_secs(5), since: long_ago };
-        drop(silence.wait(heartbeat));
+        let mut silence = Silence { waited: Duration::from_secs(5), since: long_ago, heard: 7 };
+        drop(silence.wait(heartbeat, 7));
         assert!(silence.waited >= Duration::from_secs(5));
-        silence.wait(heartbeat).answered = true;
+        silence.wait(heartbeat, 7).answered = true;
         assert_eq!(silence.waited, Duration::ZERO);
         silence.waited = Duration::from_secs(5);
-        let wait = silence.wait(Duration::ZERO);
+        let wait = silence.wait(Duration::ZERO, 7);
         assert_eq!(wait.silence.waited, Duration::ZERO, "the caller was away");
+        drop(wait);
+        silence.waited = Duration::from_secs(5);
+        let wait = silence.wait(heartbeat, 8);
+        assert_eq!(wait.silence.waited, Duration::ZERO, "a part of an event has come");
     }
 }
