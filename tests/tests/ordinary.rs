@@ -284,3 +284,41 @@ async fn statements_that_change_no_planned_row_pass_and_others_halt() -> Result<
     ensure!(halted.contains("ops.acct has triggers"), "{halted}");
     running.stop(LIMIT).await.map(drop)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_pages_would_miss_are_looked_for_once() -> Result<()> {
+    let options =
+        EstateOptions { size: Size::rows(20), neighbours: false, ..EstateOptions::default() };
+    let mut estate = Estate::start(1, 2, options).await?;
+    let table = "CREATE TABLE marked (id UUID NOT NULL PRIMARY KEY, uid BIGINT NOT NULL, ver INT)";
+    for shard in estate.old.iter().chain(&estate.new) {
+        shard.run(table).await?;
+    }
+    estate.rules.push(TableRule::new("marked", Rule::floor_mod("uid")));
+    std::fs::write(estate.plan_path(), estate.plan())?;
+    let old = &estate.old[0];
+    let insert = |id: &str, uid: u32| format!("INSERT INTO marked VALUES ('{id}', {uid}, 0)");
+    old.run(&insert("01020304-0506-8708-890a-0b0c0d0e0f10", 1)).await?;
+    old.run("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = 1").await?;
+    let asked = "SELECT COUNT(*) FROM mysql.general_log WHERE argument LIKE \
+                 'SELECT 1 FROM `marked` WHERE SUBSTR(CAST(%'";
+
+    let running = daemon(&estate)?;
+    let halted = running.wait_line("reader halted", LIMIT).await?;
+    ensure!(halted.contains("table marked has primary keys that MariaDB compares"), "{halted}");
+    running.stop(LIMIT).await?;
+    old.run("DELETE FROM marked").await?;
+    old.run(&insert("01020304-0506-4708-890a-0b0c0d0e0f10", 1)).await?;
+    for _ in 0..2 {
+        let running = daemon(&estate)?;
+        opens(&estate, &running).await?;
+        // One that comes later is in the binlog.
+        old.run("REPLACE INTO marked VALUES ('01020304-0506-8708-890a-0b0c0d0e0f10', 2, 1)")
+            .await?;
+        correct(&estate, &running).await?;
+        ensure!(running.stop(LIMIT).await? == 0);
+    }
+    let asked: u32 = old.value(asked).await?;
+    ensure!(asked == 2, "the table was read {asked} times");
+    Ok(())
+}
