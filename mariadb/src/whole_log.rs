@@ -125,7 +125,8 @@ pub fn gaps(facts: &LogFacts, part: Part) -> Vec<Gap> {
 }
 
 const IN_CNF: &str = "under [mariadbd] in my.cnf, and restart the server";
-const IN_CNF_TOO: &str = "and the same in my.cnf";
+/// Of a mend by statement.
+pub const IN_CNF_TOO: &str = "and the same in my.cnf";
 
 /// Settings of replication are changed while it stands.
 fn while_stopped(statement: String) -> Vec<String> {

@@ -133,7 +133,8 @@ mod tests {
         assert_eq!(
             fault.to_string(),
             "old shard 1: binlog_format is MIXED, expected ROW; \
-             mend: SET GLOBAL binlog_format = 'ROW';"
+             mend: SET GLOBAL binlog_format = 'ROW'; -- and under [mariadbd] in my.cnf, or a \
+             restart forgets it: binlog_format = ROW"
         );
     }
 

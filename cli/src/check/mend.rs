@@ -10,6 +10,8 @@ use modshift_mariadb::Grants;
 use modshift_mariadb::value::quote;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use super::configuration;
+
 /// Kinds of mends that are statements. Each is run by a test against the fault that it mends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -99,6 +101,16 @@ impl Mend {
         self
     }
 
+    /// Lines for the server's own configuration: a restart forgets what a statement has set.
+    pub fn configuration(&self) -> Vec<String> {
+        match self {
+            Mend::Words(_) => Vec::new(),
+            Mend::Run { statements, .. } => {
+                configuration::lines(statements.iter().map(String::as_str))
+            }
+        }
+    }
+
     pub fn at(mut self, places: impl IntoIterator<Item = impl fmt::Display>) -> Mend {
         if let Mend::Run { at, .. } = &mut self {
             *at = places.into_iter().map(|place| place.to_string()).collect();
@@ -134,7 +146,12 @@ impl fmt::Display for Mend {
         };
         write!(f, "{};", statements.join("; "))?;
         let place = (!at.is_empty()).then(|| format!("on {}", at.join(", ")));
-        let remarks: Vec<&str> = place.iter().chain(note).map(String::as_str).collect();
+        let lines = self.configuration();
+        let kept = (!lines.is_empty()).then(|| {
+            format!("and under [mariadbd] in my.cnf, or a restart forgets it: {}", lines.join(", "))
+        });
+        let remarks: Vec<&str> =
+            place.iter().chain(note).chain(&kept).map(String::as_str).collect();
         match remarks.is_empty() {
             true => Ok(()),
             false => write!(f, " -- {}", remarks.join("; ")),
@@ -145,12 +162,13 @@ impl fmt::Display for Mend {
 /// Fields of the finding itself: `mend` for people, the rest for programs.
 impl Serialize for Mend {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Mend", 4)?;
+        let mut fields = serializer.serialize_struct("Mend", 5)?;
         fields.serialize_field("mend", &self.to_string())?;
         if let Mend::Run { way, statements, at, .. } = self {
             fields.serialize_field("way", way)?;
             fields.serialize_field("statements", statements)?;
             fields.serialize_field("at", at)?;
+            fields.serialize_field("configuration", &self.configuration())?;
         }
         fields.end()
     }
@@ -179,13 +197,18 @@ mod tests {
     #[test]
     fn what_is_printed_is_what_a_client_takes() {
         let mend = Mend::set(Way::SetBinlogFormat, "binlog_format", "'ROW'");
-        assert_eq!(mend.to_string(), "SET GLOBAL binlog_format = 'ROW';");
+        let kept = "and under [mariadbd] in my.cnf, or a restart forgets it: binlog_format = ROW";
+        assert_eq!(mend.to_string(), format!("SET GLOBAL binlog_format = 'ROW'; -- {kept}"));
         let mend = mend.at(["old shard 0", "old shard 1"]).note("sessions keep their value");
         assert_eq!(
             mend.to_string(),
-            "SET GLOBAL binlog_format = 'ROW'; -- on old shard 0, old shard 1; sessions keep their \
-             value"
+            format!(
+                "SET GLOBAL binlog_format = 'ROW'; -- on old shard 0, old shard 1; sessions keep \
+                 their value; {kept}"
+            )
         );
+        let mend = Mend::run(Way::DropTrigger, ["DROP TRIGGER a"]);
+        assert_eq!(mend.to_string(), "DROP TRIGGER a;");
         assert_eq!(on_schema("shop_0"), "`shop\\_0`.*");
     }
 }

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod alter;
+mod configuration;
 mod fault;
 mod load;
 mod log;

@@ -36,8 +36,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 "lower_case_table_names" => Mend::from(format!(
                     "{name} = {expected} under [mariadbd] in my.cnf: before the server is set up"
                 )),
-                _ => Mend::set(Way::SetAlike, name, format_args!("'{expected}'"))
-                    .note("and the same in my.cnf"),
+                _ => Mend::set(Way::SetAlike, name, format_args!("'{expected}'")),
             };
             faults.push(
                 Fault::new(severity, RULE, server.side, format!("{name} is '{actual}'"))

@@ -82,9 +82,10 @@ fn strays(survey: &Survey) -> Vec<Fault> {
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("keys that are at home there, or rows that bring their key with them")
                 .mend(format!(
-                    "SET GLOBAL auto_increment_increment = {modulus}, auto_increment_offset = {}, and \
-                     the same in my.cnf",
-                    residue(number, modulus)
+                    "SET GLOBAL auto_increment_increment = {modulus}, GLOBAL auto_increment_offset = \
+                     {offset}, and under [mariadbd] in my.cnf, or a restart forgets it: \
+                     auto_increment_increment = {modulus}, auto_increment_offset = {offset}",
+                    offset = residue(number, modulus)
                 )),
         );
     }
@@ -167,7 +168,7 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
                              auto_increment_offset = {first}"
                         )],
                     )
-                    .note("as the cutover does; and the same in my.cnf"),
+                    .note("as the cutover does"),
                 }),
         );
     }
@@ -217,7 +218,7 @@ fn old_steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
                          auto_increment_offset = {first}"
                     )],
                 )
-                .note("for sessions that begin after it; and the same in my.cnf"),
+                .note("for sessions that begin after it"),
             ),
         });
     }

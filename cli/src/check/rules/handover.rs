@@ -131,7 +131,10 @@ fn cannot_hold(
         faults.push(
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("ON, if the events handed over are to run here")
-                .mend("switch it on, with SET GLOBAL event_scheduler = ON and the same in my.cnf"),
+                .mend(
+                    "switch it on, with SET GLOBAL event_scheduler = ON and, under [mariadbd] in my.cnf, \
+                     or a restart forgets it: event_scheduler = ON",
+                ),
         );
     }
     faults

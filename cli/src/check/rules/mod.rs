@@ -33,6 +33,7 @@ pub mod rehearsal_grants;
 pub mod replica;
 pub mod replica_fence;
 pub mod replica_grants;
+pub mod restart;
 pub mod retention;
 pub mod same_place;
 pub mod sequences;
@@ -53,7 +54,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 49] = [
+pub const ALL: [Rule; 50] = [
     reach::check,
     reach::check_further,
     same_place::check,
@@ -73,6 +74,7 @@ pub const ALL: [Rule; 49] = [
     retention::check,
     packet::check,
     durability::check,
+    restart::check,
     server_id::check,
     connections::check,
     read_only::check,

@@ -80,8 +80,8 @@ fn of_other_plans(survey: &Survey, server: &Server, facts: &Facts) -> Option<Fau
 
 /// Locked accounts stay locked; `read_only` is what the server's file says.
 fn of_restarts(server: &Server, facts: &Facts) -> Option<Fault> {
-    let beside = &facts.beside;
-    if !beside.left || !facts.is_on("read_only") || beside.is_configured("read_only") {
+    let fenced = facts.beside.left && facts.is_on("read_only");
+    if !fenced || facts.variables.is_configured("read_only") {
         return None;
     }
     let actual = "is fenced by a statement: a restart forgets read_only unless the server's file says \
@@ -186,7 +186,7 @@ mod tests {
                     facts.beside.left = true;
                     facts.variables.set("read_only", "ON");
                     let origin = if which == 1 { "SQL" } else { "CONFIG" };
-                    facts.beside.origins = [("read_only".to_owned(), origin.to_owned())].into();
+                    facts.variables.set_origin("read_only", origin);
                 }
                 _ => {}
             }

@@ -18,10 +18,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                     .expected(
                         "OFF, or the cutover refuses it: locked accounts keep the application out",
                     )
-                    .mend(
-                        Mend::set(Way::SetReadOnly, "read_only", 0)
-                            .note("and out of its server's configuration"),
-                    ),
+                    .mend(Mend::set(Way::SetReadOnly, "read_only", 0)),
             );
             continue;
         }

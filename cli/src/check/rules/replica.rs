@@ -43,7 +43,7 @@ fn of_part(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
         faults.push(
             Fault::new(Severity::Warning, RULE, part.name(), "read_only is off")
                 .expected("ON: what is written on a replica alone is on no other server")
-                .mend(Mend::set(Way::SetReadOnly, "read_only", 1).note("and the same in my.cnf")),
+                .mend(Mend::set(Way::SetReadOnly, "read_only", 1)),
         );
     }
     faults.extend(primary.and_then(|(_, facts)| wrote_by_itself(part, facts)));

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use modshift_mariadb::Grants;
-use modshift_mariadb::whole_log::{Gap, LogFacts, Part, gaps};
+use modshift_mariadb::whole_log::{Gap, IN_CNF_TOO, LogFacts, Part, gaps};
 
 use crate::check::ahead;
 use crate::check::fault::{Fault, Severity};
@@ -57,7 +57,15 @@ fn found(
                 Mend::run(Way::GrantGlobal, [grant])
             }
             true => gap.advice.into(),
-            false => Mend::run(way, gap.statements).note(gap.advice),
+            false => {
+                let mend = Mend::run(way, gap.statements);
+                // The mend itself says which lines those are.
+                let rest = gap.advice.strip_prefix(IN_CNF_TOO).unwrap_or(&gap.advice);
+                match rest.trim_start_matches("; ") {
+                    "" => mend,
+                    rest => mend.note(rest),
+                }
+            }
         };
         fault.expected(gap.wanted).mend(mend)
     };

@@ -82,7 +82,10 @@ pub async fn ask(
             conn.query("SHOW GLOBAL STATUS").await?.into_iter().collect();
         let status = |name: &str| status.get(name).and_then(|v| v.parse().ok()).unwrap_or(0u64);
         let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
-        let variables: Variables = variables.into_iter().collect();
+        let mut variables: Variables = variables.into_iter().collect();
+        if whole {
+            variables.ask_origins(&mut conn).await?;
+        }
         let logs = whole && variables.is_on("log_bin");
         let oldest = match old && logs && grants.has_global("REPLICATION SLAVE") {
             true => oldest::age(endpoint).await,

@@ -18,8 +18,6 @@ pub struct Beside {
     pub closed_for: Vec<(String, String)>,
     /// A run has fenced this shard and left it.
     pub left: bool,
-    /// Where the value of a setting comes from: CONFIG, SQL, COMPILE-TIME …
-    pub origins: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +26,6 @@ pub struct Upstream {
     pub server_id: u32,
     /// The one that receives and the one that applies, where one of them does not run.
     pub stands: Option<String>,
-}
-
-impl Beside {
-    /// Set by the server's file or its command line: a restart does not forget it.
-    pub fn is_configured(&self, variable: &str) -> bool {
-        let origin = self.origins.get(variable).map(String::as_str);
-        matches!(origin, Some("CONFIG" | "COMMAND-LINE"))
-    }
 }
 
 pub(super) async fn ask(conn: &mut Conn, schema: &str, whole: bool) -> mysql_async::Result<Beside> {
@@ -47,7 +37,6 @@ pub(super) async fn ask(conn: &mut Conn, schema: &str, whole: bool) -> mysql_asy
         upstream: upstream(conn).await?,
         closed_for: closed_for(conn).await?,
         left: left(conn).await?,
-        origins: origins(conn).await?,
     })
 }
 
@@ -114,11 +103,4 @@ async fn left(conn: &mut Conn) -> mysql_async::Result<bool> {
         return Ok(false);
     }
     Ok(if_allowed(row)?.flatten().flatten().unwrap_or_default())
-}
-
-async fn origins(conn: &mut Conn) -> mysql_async::Result<BTreeMap<String, String>> {
-    let sql = "SELECT LOWER(VARIABLE_NAME), GLOBAL_VALUE_ORIGIN FROM \
-               information_schema.SYSTEM_VARIABLES \
-               WHERE VARIABLE_NAME IN ('READ_ONLY', 'EVENT_SCHEDULER')";
-    Ok(conn.query::<(String, String), _>(sql).await?.into_iter().collect())
 }

@@ -222,7 +222,8 @@ pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Sta
         let grants: Vec<String> = conn.query("SHOW GRANTS").await?;
         let grants = Grants::parse(grants.iter().map(String::as_str));
         let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
-        let variables: Variables = variables.into_iter().collect();
+        let mut variables: Variables = variables.into_iter().collect();
+        variables.ask_origins(&mut conn).await?;
         let tailed = roles.iter().any(|role| role.kind == Kind::Tailed);
         let logs = variables.is_on("log_bin") && grants.has_global("REPLICATION SLAVE");
         let oldest = match tailed && logs {
