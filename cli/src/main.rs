@@ -31,14 +31,16 @@ mod verify;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Parser;
 use modshift_cutover::Direction;
 use modshift_proto::plan::Plan;
 
 use args::{Cli, Command};
-use control::command::{self, Action};
+use control::command::{self as controlling, Action};
 use daemon::Role;
 use exit::{BadPlan, Exit, code_of};
+use signals::Signals;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -80,7 +82,52 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     if by_plan {
         fits::tables(&plan).await?;
     }
-    match &cli.command {
+    // These know themselves how they end.
+    let drains = matches!(
+        cli.command,
+        Command::Replicator(_)
+            | Command::Consumer(_)
+            | Command::Run(_)
+            | Command::Verify(_)
+            | Command::Rehearse(_)
+            | Command::Cutover(_)
+            | Command::Rollback(_)
+    );
+    if drains {
+        return Box::pin(command(plan, &cli.command)).await;
+    }
+    let signals = Signals::listen().context("listening for signals")?;
+    tokio::select! {
+        exit = Box::pin(command(plan, &cli.command)) => exit,
+        signal = signals.first() => {
+            eprintln!("modshift: ended by {signal}{}", left_by(&cli.command));
+            Ok(Exit::CannotTell)
+        }
+    }
+}
+
+/// What a command may leave that was ended in its middle, and how one goes on.
+fn left_by(command: &Command) -> &'static str {
+    match command {
+        Command::Check(args) if args.trial => {
+            "; table modshift_trial may be left on new shards: the next modshift check --trial removes it"
+        }
+        Command::Schema(args) if args.apply => {
+            "; what was created is there: the same command creates the rest"
+        }
+        Command::Rearm(_) => "; the stream may be rearmed in part: give the same command again",
+        Command::Finish(_) | Command::Unfence(_) => {
+            "; some shards may be done and others not: the same command does the rest"
+        }
+        Command::Pause(_) | Command::Resume(_) | Command::Throttle(_) => {
+            "; a daemon may have done it all the same: see its /status"
+        }
+        _ => "",
+    }
+}
+
+async fn command(plan: Arc<Plan>, command: &Command) -> anyhow::Result<Exit> {
+    match command {
         Command::Check(args) => check::run(plan, args).await,
         Command::Schema(args) => schema::run(plan, args).await,
         Command::Replicator(args) => {
@@ -106,9 +153,11 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Finish(args) => cutover::finish(plan, args).await,
         Command::Unfence(args) => cutover::unfence(plan, args).await,
-        Command::Pause(daemons) => command::run(plan, daemons, Action::Pause).await,
-        Command::Resume(daemons) => command::run(plan, daemons, Action::Resume).await,
-        Command::Throttle(args) => command::run(plan, &args.daemons, Action::throttle(args)).await,
+        Command::Pause(daemons) => controlling::run(plan, daemons, Action::Pause).await,
+        Command::Resume(daemons) => controlling::run(plan, daemons, Action::Resume).await,
+        Command::Throttle(args) => {
+            controlling::run(plan, &args.daemons, Action::throttle(args)).await
+        }
         Command::Audit(args) => audit::run(plan, args).await,
     }
 }

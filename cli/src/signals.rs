@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process at once.
+//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process at once. A command that
+//! has nothing to drain ends at the first.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,11 @@ impl Signals {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
         }
+    }
+
+    /// Resolves at the first signal, with its name.
+    pub async fn first(mut self) -> &'static str {
+        self.next().await
     }
 
     /// Cancels at the first signal; resolves at the second, when nothing may delay the end.

@@ -47,7 +47,11 @@ async fn verify(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let options = Options { fresh: args.fresh, ..Options::default() };
-    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(&plan))?;
+    let opening = Verifier::open(plan.clone(), pace, LOCK_WAIT);
+    let Some(opened) = cancel.run_until_cancelled(Box::pin(opening)).await else {
+        return Ok(interrupted());
+    };
+    let mut verifier = opened.map_err(shown(&plan))?;
     let mut report = rounds(&plan, &mut verifier, tables, &options, cancel).await?;
     if args.continuous {
         while let Some(round) = &report {
@@ -55,12 +59,7 @@ async fn verify(
             report = rounds(&plan, &mut verifier, tables, &Options::default(), cancel).await?;
         }
     }
-    let Some(report) = report else {
-        answer::line("interrupted; the next verification goes on from here");
-        verifier.close().await;
-        return Ok(Exit::CannotTell);
-    };
-    let mut report = report;
+    let Some(mut report) = report else { return Ok(interrupted()) };
     if args.repair && !report.mismatches.is_empty() {
         // No cutover may begin while rows are on their way again.
         let _hold = match Hold::take(&plan).await {
@@ -73,13 +72,31 @@ async fn verify(
         };
         let rows = report.mismatches.len();
         let entry = audit::begin(&plan, &format!("has {rows} rows copied again")).await?;
-        let mended = mend(&plan, &mut verifier, &mut report).await.map(|()| exit(&report));
+        let mending = Box::pin(mend(&plan, &mut verifier, &mut report));
+        let mended = cancel.run_until_cancelled(mending).await;
+        let Some(mended) = mended else {
+            let ended = Err(anyhow::anyhow!("interrupted while rows were copied again"));
+            audit::finish(entry, &ended).await;
+            answer::line(
+                "interrupted; what was asked for is copied again all the same, by the readers: verify \
+                 once more to see what still differs",
+            );
+            return Ok(Exit::CannotTell);
+        };
+        let mended = mended.map(|()| exit(&report));
         audit::finish(entry, &mended).await;
         mended?;
     }
     verifier.close().await;
     print(&report, args.json)?;
     Ok(exit(&report))
+}
+
+/// Whatever was under way is dropped with its connections, the lock's among them: what has been settled
+/// is recorded, and the rest is compared again.
+fn interrupted() -> Exit {
+    answer::line("interrupted; the next verification goes on from here");
+    Exit::CannotTell
 }
 
 /// One round over all tables, from the beginning; `None`: cancelled.
@@ -134,8 +151,19 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
     Ok(())
 }
 
-/// `None`: cancelled.
+/// `None`: cancelled, at once: a stream or a server that does not answer holds nobody up.
 async fn rounds(
+    plan: &Plan,
+    verifier: &mut Verifier,
+    tables: &[usize],
+    options: &Options,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Option<Report>> {
+    let all = Box::pin(all_rounds(plan, verifier, tables, options, cancel));
+    cancel.run_until_cancelled(all).await.unwrap_or(Ok(None))
+}
+
+async fn all_rounds(
     plan: &Plan,
     verifier: &mut Verifier,
     tables: &[usize],
@@ -165,6 +193,7 @@ async fn rounds(
              those, and has to be run again for the others"
         ));
     }
+    report.halts = verifier.take_halts();
     report.clean = !report.has_damage() && report.unsettled() == 0;
     Ok(Some(report))
 }
@@ -218,9 +247,16 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if report.repaired > 0 {
         answer::line(format_args!("{} rows were copied again and are equal", report.repaired));
     }
+    for halt in &report.halts {
+        answer::line(format_args!(
+            "{halt}. What differs behind it cannot be settled before that is mended: mend it, start the \
+             daemons again, and verify again"
+        ));
+    }
     let state = match exit(report) {
         Exit::Done => "equal",
         Exit::No => "different",
+        _ if !report.halts.is_empty() => "not settled: a stream has halted",
         _ => "not settled: some rows kept changing, or their streams were too far behind",
     };
     answer::line(format_args!("verify: {state}"));
@@ -232,7 +268,15 @@ fn shown(plan: &Plan) -> impl Fn(VerifyError) -> anyhow::Error {
     let direction = plan.direction();
     move |error| {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        let text = direction.words(&format!("{error}{hint}"));
+        let text = match &error {
+            // What a stream said of its halt is in the operator's words already.
+            VerifyError::Halted { old, new, halt } => format!(
+                "{}, and {halt}{}",
+                direction.words(&format!("old shard {old} is not copied to new shard {new} yet")),
+                direction.words(&hint)
+            ),
+            _ => direction.words(&format!("{error}{hint}")),
+        };
         match (&error, error.class()) {
             (VerifyError::NoKeyColumn { .. } | VerifyError::Rule { .. }, Class::Halt) => {
                 BadPlan(text).into()

@@ -40,6 +40,7 @@ pub fn mortal(program: impl AsRef<std::ffi::OsStr>) -> Command {
 #[derive(Clone, Copy, Debug)]
 pub enum Signal {
     Term,
+    Int,
     Stop,
     Cont,
 }
@@ -48,6 +49,7 @@ impl Signal {
     fn name(self) -> &'static str {
         match self {
             Self::Term => "TERM",
+            Self::Int => "INT",
             Self::Stop => "STOP",
             Self::Cont => "CONT",
         }

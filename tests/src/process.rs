@@ -320,6 +320,23 @@ impl Modshift {
         self.child.signal(Signal::Term)
     }
 
+    /// As Ctrl-C does, once it listens for it: before that the signal ends any process.
+    pub async fn interrupt(&self, limit: Duration) -> Result<()> {
+        const SIGINT: u32 = 2;
+        let path = format!("/proc/{}/status", self.child.pid());
+        wait_until(&format!("{} to listen for signals", self.name), limit, || async {
+            if let Some(status) = self.child.exited()? {
+                bail!("{} ended: {status}\n{}", self.name, self.last_lines(40));
+            }
+            let status = std::fs::read_to_string(&path).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            Ok(caught.is_some_and(|mask| mask & (1 << (SIGINT - 1)) != 0).then_some(()))
+        })
+        .await?;
+        self.child.signal(Signal::Int)
+    }
+
     pub async fn wait_exit(&self, limit: Duration) -> Result<ExitStatus> {
         let status = self.child.wait_exit(limit).await;
         let status = status.with_context(|| self.last_lines(40))?;

@@ -311,3 +311,50 @@ async fn a_pause_works_without_the_audit_table_and_is_written_down_later() -> Re
     ensure!(throttle(&pages).await?["paused"].is_null(), "paused without a token in the plan");
     daemons.stop(LIMIT).await
 }
+
+/// Far less than each of them would take.
+const PROMPT: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_every_long_command_and_a_second_one_ends_it_at_once() -> Result<()> {
+    let options = EstateOptions {
+        seed: 93,
+        size: Size::rows(200),
+        verify_age: "1h".to_owned(),
+        ..EstateOptions::default()
+    };
+    let estate = Estate::start(1, 2, options).await?;
+    let daemons = Daemons::start(&estate)?;
+    copied(&estate, LIMIT).await.with_context(|| daemons.output())?;
+    drained(&estate, LIMIT).await.with_context(|| daemons.output())?;
+    // Nothing was verified: the gate stays closed.
+    for args in [vec!["gate", "--wait", "10m"], vec!["status", "--watch"]] {
+        let command = estate.modshift(args.iter().copied()).start()?;
+        command.interrupt(LIMIT).await?;
+        let status = command.wait_exit(PROMPT).await?;
+        let output = command.output();
+        ensure!(status.code() == Some(2), "{args:?}: {status}\n{output}");
+        ensure!(output.contains("ended by SIGINT"), "{args:?}: {output}");
+    }
+    let cutover = || estate.modshift(["cutover", "--wait", "10m"]);
+    let run = cutover().start()?;
+    run.wait_line("close ", LIMIT).await?;
+    run.interrupt(LIMIT).await?;
+    let status = run.wait_exit(PROMPT).await?;
+    let output = run.output();
+    ensure!(status.code() == Some(1), "{status}\n{output}");
+    ensure!(output.contains("cutover: undone, the old shards serve"), "{output}");
+
+    let run = cutover().hold("before_turn", 1).start()?;
+    run.wait_line("close ", LIMIT).await?;
+    run.interrupt(LIMIT).await?;
+    run.wait_hold("before_turn", LIMIT).await?;
+    run.interrupt(LIMIT).await?;
+    let status = run.wait_exit(PROMPT).await?;
+    let output = run.output();
+    ensure!(status.code() == Some(2), "{status}\n{output}");
+    ensure!(output.contains("cutover: ended at once by a second signal"), "{output}");
+    says(&estate, &["cutover", "--abort"], 0, &["cutover: undone"]).await?;
+    says(&estate, &["status"], 0, &["the old shards serve"]).await?;
+    daemons.stop(LIMIT).await
+}

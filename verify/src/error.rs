@@ -4,6 +4,8 @@ use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{CatalogError, Class, ServerError};
 use modshift_proto::rule::RuleError;
 
+use crate::report::Halt;
+
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     #[error(transparent)]
@@ -24,6 +26,8 @@ pub enum VerifyError {
     Control { at: String, what: &'static str, text: String },
     #[error("old shard {old} is not copied to new shard {new} yet: there is nothing to compare")]
     Copying { old: u16, new: u16 },
+    #[error("old shard {old} is not copied to new shard {new} yet, and {halt}")]
+    Halted { old: u16, new: u16, halt: Halt },
     #[error("the new shards serve: they are no copy of the old shards any more")]
     Switched,
     #[error("the definitions of table {table} differ too far to compare its rows")]
@@ -43,6 +47,7 @@ impl VerifyError {
             VerifyError::Catalog(error) => error.class(),
             VerifyError::Locked { .. }
             | VerifyError::Copying { .. }
+            | VerifyError::Halted { .. }
             | VerifyError::Switched
             | VerifyError::Unanswered { .. } => Class::Retry,
             VerifyError::Value { .. }
@@ -76,6 +81,9 @@ impl VerifyError {
             }
             VerifyError::Copying { .. } => {
                 "start the daemons and wait for the copy: modshift status shows how far it is"
+            }
+            VerifyError::Halted { .. } => {
+                "mend what it says, start the daemons again, and wait for the copy"
             }
             VerifyError::Switched => {
                 "modshift verify compares before a cutover, modshift verify --back after one"

@@ -88,6 +88,21 @@ pub struct TableReport {
     pub mismatches: u64,
 }
 
+/// A stream that does not go on by itself: what differs behind it is neither lag nor damage.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Halt {
+    /// `reader of old shard 1`, in the operator's words.
+    pub stream: String,
+    /// What it said when it stopped, in the operator's words.
+    pub why: String,
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} has halted: {}", self.stream, self.why)
+    }
+}
+
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// On the way back the old shards are compared with the new ones.
@@ -102,6 +117,8 @@ pub struct Report {
     pub schema_differences: Vec<String>,
     /// Not compared, or differing among the old shards.
     pub notes: Vec<String>,
+    /// Because of which keys were left unsettled.
+    pub halts: Vec<Halt>,
 }
 
 impl Report {

@@ -19,12 +19,14 @@ use futures_util::future::try_join_all;
 use modshift_mariadb::control::{PARKED, TOKEN, WATERMARK};
 use modshift_mariadb::value::same_value;
 use modshift_proto::GtidSet;
+use modshift_proto::plan::Direction;
 use modshift_proto::row::RowView;
 
 use crate::compare::Suspect;
 use crate::error::VerifyError;
+use crate::halts::Halts;
 use crate::key;
-use crate::report::{Kind, Mismatch};
+use crate::report::{Halt, Kind, Mismatch};
 use crate::shard::{HERE, Seen, Shard};
 use crate::table::{CheckedTable, Placing};
 
@@ -36,11 +38,15 @@ const ATTEMPTS_MAX: u32 = 12;
 const MOVED: u8 = 3;
 const POLL_FIRST: Duration = Duration::from_millis(5);
 const POLL_LONGEST: Duration = Duration::from_millis(200);
+/// A stream that has not passed by then is looked at: it may have halted.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The shards of both sides. Index = shard.
 pub struct Shards {
     pub old: Vec<Shard>,
     pub new: Vec<Shard>,
+    /// Of the plan that has them so.
+    pub direction: Direction,
 }
 
 /// What a difference waits for before it counts.
@@ -66,6 +72,20 @@ pub struct Settled {
     pub parked: Vec<Suspect>,
     /// What reading rows took, waiting for streams left out.
     pub reading: Duration,
+    /// Because of which some are unsettled.
+    pub halts: BTreeSet<Halt>,
+}
+
+impl Settled {
+    /// Nobody waits for a stream that has halted.
+    fn leave(&mut self, open: &mut Vec<Open>, halted: &BTreeMap<(u16, u16), Halt>) {
+        open.retain(|key| {
+            let Some(halt) = halted.get(&key.suspect.stream) else { return true };
+            self.halts.insert(halt.clone());
+            self.unsettled.push(key.suspect.clone());
+            false
+        });
+    }
 }
 
 struct Open {
@@ -99,6 +119,7 @@ pub async fn settle(
     let mut attempts = if until == Until::Glance { 1 } else { ATTEMPTS_MAX };
     let mut settled = Settled::default();
     let mut open: Vec<Open> = suspects.into_iter().map(Open::new).collect();
+    let mut halts = Halts::default();
     let mut first = true;
     while !open.is_empty() && attempts > 0 {
         // Once more than there is time for, so that what has settled by then is seen.
@@ -117,12 +138,17 @@ pub async fn settle(
         let stale =
             |key: &Open| key.position.as_ref() == before.positions.get(&key.suspect.stream.0);
         if deadline.is_some() && open.iter().all(|key| key.position.is_some() && stale(key)) {
+            let halted = halts.look(shards, &streams(&open)).await?;
+            settled.leave(&mut open, halted);
             tokio::time::sleep(POLL_LONGEST / 4).await;
             continue;
         }
         attempts -= 1;
         let late = match deadline {
-            Some(deadline) => wait(shards, &open, &before.positions, deadline).await?,
+            Some(deadline) => {
+                let waiting = (&mut open, &mut settled, &mut halts);
+                wait(shards, waiting, &before.positions, deadline).await?
+            }
             None => BTreeSet::new(),
         };
         open.retain(|key| {
@@ -337,14 +363,37 @@ fn wanted(open: &[Open], of: impl Fn((u16, u16)) -> bool) -> Vec<&[u8]> {
     keys.into_iter().collect()
 }
 
+fn streams(open: &[Open]) -> BTreeSet<(u16, u16)> {
+    open.iter().map(|key| key.suspect.stream).collect()
+}
+
 /// Waits until each stream has passed its old shard's position. Gives those that did not in time.
+/// Keys of those that have halted are left at once.
 async fn wait(
     shards: &mut Shards,
-    open: &[Open],
+    (open, settled, halts): (&mut Vec<Open>, &mut Settled, &mut Halts),
     positions: &BTreeMap<u16, GtidSet>,
     deadline: Instant,
 ) -> Result<BTreeSet<(u16, u16)>, VerifyError> {
-    let streams: BTreeSet<(u16, u16)> = open.iter().map(|key| key.suspect.stream).collect();
+    loop {
+        let until = deadline.min(Instant::now() + PATIENCE);
+        let late = wait_until(shards, &streams(open), positions, until).await?;
+        if late.is_empty() || Instant::now() >= deadline {
+            return Ok(late);
+        }
+        let mut halted = halts.look(shards, &streams(open)).await?.clone();
+        // What has passed before can be compared all the same.
+        halted.retain(|stream, _| late.contains(stream));
+        settled.leave(open, &halted);
+    }
+}
+
+async fn wait_until(
+    shards: &mut Shards,
+    streams: &BTreeSet<(u16, u16)>,
+    positions: &BTreeMap<u16, GtidSet>,
+    deadline: Instant,
+) -> Result<BTreeSet<(u16, u16)>, VerifyError> {
     let late = try_join_all(shards.new.iter_mut().enumerate().map(async |(index, shard)| {
         let sources: Vec<u16> =
             streams.iter().filter(|s| usize::from(s.1) == index).map(|s| s.0).collect();

@@ -73,7 +73,14 @@ pub async fn run(
         true => None,
         false => Some(audited(&plan).await?),
     };
-    let outcome = drive(plan, settings, args.dry_run).await;
+    let Some(outcome) = drive(plan, settings, args.dry_run).await else {
+        answer::line(format_args!(
+            "{direction}: ended at once by a second signal. The run is as it was then: modshift status \
+             says who serves, and modshift {direction} --abort or --resume ends it, if no daemon has \
+             ended it by then"
+        ));
+        return Ok(Exit::CannotTell);
+    };
     let (exit, text) = match &outcome {
         Ok(Outcome::Done) if args.dry_run => {
             (Exit::Done, format!("{direction}: nothing was done, this was a dry run"))
@@ -113,30 +120,42 @@ pub async fn run(
     Ok(exit)
 }
 
-async fn drive(plan: Arc<Plan>, settings: Settings, dry: bool) -> Result<Outcome, CutoverError> {
+/// `None`: ended at once, by a second signal. The first one has the run undone, or leaves an opening.
+async fn drive(
+    plan: Arc<Plan>,
+    settings: Settings,
+    dry: bool,
+) -> Option<Result<Outcome, CutoverError>> {
     let (stop, interrupt) = watch::channel(false);
     let cancel = CancellationToken::new();
-    let signals = Signals::listen().ok().map(|signals| {
-        let cancel = cancel.clone();
-        tokio::spawn(signals.drain_then_quit(cancel))
-    });
-    let watching = {
-        let cancel = cancel.clone();
-        tokio::spawn(async move {
-            cancel.cancelled().await;
-            stop.send_replace(true);
-            // Held open: a closed channel is no interrupt.
-            std::future::pending::<()>().await;
-        })
+    let quit = {
+        let (signals, cancel) = (Signals::listen(), cancel.clone());
+        async move {
+            match signals {
+                Ok(signals) => signals.drain_then_quit(cancel).await,
+                // Then each of them ends the process by itself.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    };
+    let watching = async {
+        cancel.cancelled().await;
+        stop.send_replace(true);
+        // Held open: a closed channel is no interrupt.
+        std::future::pending::<()>().await;
     };
     let wiring = Wiring::new(plan.clone(), dry);
-    let outcome = match Cutover::take(plan, settings, wiring, interrupt).await {
-        Ok(cutover) => Box::pin(cutover.run()).await,
-        Err(error) => Err(error),
+    let driving = async {
+        match Cutover::take(plan, settings, wiring, interrupt).await {
+            Ok(cutover) => Box::pin(cutover.run()).await,
+            Err(error) => Err(error),
+        }
     };
-    watching.abort();
-    signals.inspect(tokio::task::JoinHandle::abort);
-    outcome
+    tokio::select! {
+        outcome = Box::pin(driving) => Some(outcome),
+        () = watching => None,
+        () = quit => None,
+    }
 }
 
 /// The audit table is where the journal is: this is written down on another new shard, where one takes

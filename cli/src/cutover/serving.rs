@@ -68,9 +68,23 @@ pub async fn serves(plan: &Plan) -> Serves {
     of_run(&found)
 }
 
+/// The journal's last entry as a part of a sentence.
+fn last_said(entry: &str) -> String {
+    match entry.split_once(' ') {
+        Some(("ended", "to")) => "was completed".to_owned(),
+        Some(("ended", "from")) => "was undone".to_owned(),
+        Some(("begun", step)) => format!("began its step {step}"),
+        Some(("done", step)) => format!("finished its step {step}"),
+        Some(("undone", step)) => format!("undid its step {step}"),
+        _ if entry == "resumed" => "was taken up again".to_owned(),
+        _ if entry == "finished" => "was the last one before modshift finish".to_owned(),
+        _ => entry.to_owned(),
+    }
+}
+
 fn of_run(found: &register::Found) -> Serves {
     let (run, direction) = (&found.name, found.run.direction);
-    let at = format!("run {run}: {} at {} UTC by {}", found.last, found.at, found.who);
+    let at = format!("run {run} {} at {} UTC by {}", last_said(&found.last), found.at, found.who);
     let unfinished = format!("modshift {direction} --resume or --abort finishes it");
     let over = found.run.journal.ended().is_some();
     match serving(&found.run.journal) {
@@ -91,6 +105,26 @@ fn of_run(found: &register::Found) -> Serves {
                 "the {side} shards are being opened ({at}; modshift {direction} --resume finishes it)"
             );
             Serves { side, text }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_read_as_parts_of_a_sentence() {
+        for (entry, expected) in [
+            ("ended to", "was completed"),
+            ("ended from", "was undone"),
+            ("begun fence", "began its step fence"),
+            ("done drain", "finished its step drain"),
+            ("undone publish", "undid its step publish"),
+            ("resumed", "was taken up again"),
+            ("turned back", "turned back"),
+        ] {
+            assert_eq!(last_said(entry), expected);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod back;
 mod faults;
+mod halted;
 mod load;
 mod proof;
 mod requests;

@@ -15,7 +15,7 @@ pub(super) async fn same(
     range: &Range,
     (old_away, new_away): (&[String], &[String]),
 ) -> Result<Option<Compared>, VerifyError> {
-    let Shards { old, new } = shards;
+    let Shards { old, new, .. } = shards;
     let old = old.iter_mut().zip(old_away);
     let old = try_join_all(old.map(|(shard, away)| shard.total(table, range, away)));
     let new = new.iter_mut().zip(new_away);
@@ -32,7 +32,7 @@ pub(super) async fn look(
     range: &Range,
     bounded: bool,
 ) -> Result<Option<Compared>, VerifyError> {
-    let Shards { old, new } = shards;
+    let Shards { old, new, .. } = shards;
     let old = try_join_all(old.iter_mut().map(|shard| shard.sums(table, range, bounded)));
     let new = try_join_all(new.iter_mut().map(|shard| shard.sums(table, range, bounded)));
     let (old, new) = tokio::try_join!(old, new)?;

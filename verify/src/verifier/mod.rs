@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use self::round::Round;
 use crate::compare::Suspect;
 use crate::error::VerifyError;
+use crate::halts;
 use crate::lock::Lock;
 use crate::metrics;
 use crate::pace::Pace;
 use crate::progress::{self, Saved};
-use crate::report::{Mismatch, TableReport};
+use crate::report::{Halt, Mismatch, TableReport};
 use crate::settle::{self, Settled, Shards, Until};
 use crate::shard::Shard;
 use crate::table::{self, CheckedTable};
@@ -49,6 +50,7 @@ pub struct Verifier {
     pace: Option<Arc<Pace>>,
     /// `None`: beside another verifier, for single keys.
     lock: Option<Lock>,
+    halts: BTreeSet<Halt>,
 }
 
 impl Verifier {
@@ -81,7 +83,7 @@ impl Verifier {
             endpoints.iter().cloned().map(shard).collect()
         };
         let read: Vec<_> = plan.old.iter().map(|endpoint| endpoint.tailed()).collect();
-        let mut shards = Shards { old: of(&read), new: of(&plan.new) };
+        let mut shards = Shards { old: of(&read), new: of(&plan.new), direction: plan.direction() };
         progress::prepare(&mut shards.new).await?;
         let tables = table::load(&plan, &mut shards.old, &mut shards.new).await?;
         let (pagers, primaries) = (of(&read), of(&plan.old));
@@ -94,6 +96,7 @@ impl Verifier {
             differences: tables.differences,
             pace,
             lock,
+            halts: BTreeSet::new(),
         })
     }
 
@@ -120,13 +123,25 @@ impl Verifier {
             return Err(VerifyError::Switched);
         }
         let old_shards = self.plan.old_modulus.get();
-        for (new, shard) in self.shards.new.iter_mut().enumerate() {
-            let applied = settle::applied(shard).await?;
-            if let Some(old) = (0..old_shards).find(|old| !applied.contains_key(old)) {
-                return Err(VerifyError::Copying { old, new: new as u16 });
-            }
+        for new in 0..self.shards.new.len() {
+            let applied = settle::applied(&mut self.shards.new[new]).await?;
+            let Some(old) = (0..old_shards).find(|old| !applied.contains_key(old)) else {
+                continue;
+            };
+            let stream = (old, new as u16);
+            let halted = halts::find(&mut self.shards, &BTreeSet::from([stream])).await?;
+            let halt = halted.into_values().next();
+            return Err(match halt {
+                Some(halt) => VerifyError::Halted { old, new: new as u16, halt },
+                None => VerifyError::Copying { old, new: new as u16 },
+            });
         }
         Ok(())
+    }
+
+    /// Streams for which keys were left unsettled since this was asked last.
+    pub fn take_halts(&mut self) -> Vec<Halt> {
+        std::mem::take(&mut self.halts).into_iter().collect()
     }
 
     /// What is known to differ, of the tables that can be compared: at most [`progress::PAGE`] rows of
@@ -216,6 +231,7 @@ impl Verifier {
             // One look is too short to call a row moving.
             settled.unsettled.append(&mut settled.moving);
         }
+        self.halts.extend(settled.halts.iter().cloned());
         record(&mut self.shards, &table, &settled).await?;
         Ok(settled)
     }
@@ -235,7 +251,8 @@ impl Verifier {
                 let suspects: BTreeSet<Suspect> = page.iter().map(known).collect();
                 let Some(end) = page.pop() else { break };
                 last = Some(end);
-                let settled = settle::settle(&mut self.shards, table, suspects, until).await?;
+                let mut settled = settle::settle(&mut self.shards, table, suspects, until).await?;
+                self.halts.append(&mut settled.halts);
                 record(&mut self.shards, table, &settled).await?;
                 if let Some(pace) = &self.pace {
                     pace.done(0, settled.reading);

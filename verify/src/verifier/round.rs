@@ -147,7 +147,7 @@ impl<'v> Round<'v> {
     /// The end of the largest range from here that has no more than the wanted rows on any shard.
     async fn narrow(&mut self) -> Result<Option<Vec<Vec<u8>>>, VerifyError> {
         let mut range = self.range.clone();
-        let Shards { old, new } = &mut self.verifier.shards;
+        let Shards { old, new, .. } = &mut self.verifier.shards;
         for shard in old.iter_mut().chain(new.iter_mut()) {
             if let Some(cut) = shard.boundary(&self.table, &range, self.rows).await? {
                 range.until = Some(cut);
@@ -167,7 +167,7 @@ impl<'v> Round<'v> {
             let mine = streams.iter().filter(|stream| usize::from(of(stream)) == shard);
             mine.map(other).collect::<Vec<u16>>()
         };
-        let Shards { old, new } = &mut self.verifier.shards;
+        let Shards { old, new, .. } = &mut self.verifier.shards;
         let expected = try_join_all(old.iter_mut().enumerate().map(async |(index, shard)| {
             let targets = others(|s| s.0, |s| s.1, index);
             match targets.is_empty() {
@@ -233,7 +233,9 @@ impl<'v> Round<'v> {
         let until = Until::Passed(self.verifier.plan.verify.settle_max);
         let suspects = std::mem::take(&mut self.suspects);
         let shards = &mut self.verifier.shards;
-        let settled = settle::settle(shards, &self.table, suspects, until).await?;
+        let mut settled = settle::settle(shards, &self.table, suspects, until).await?;
+        self.verifier.halts.append(&mut settled.halts);
+        let shards = &mut self.verifier.shards;
         let beyond = record(shards, &self.table, &settled).await?;
         if let Some(pace) = &self.verifier.pace {
             pace.done(0, settled.reading);
