@@ -257,7 +257,7 @@ pub struct Unfence {
 }
 
 /// Which daemons; without any, those of the plan's log, where its [http] says
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Daemons {
     /// A replicator, `https://host:port`; may be repeated
     #[arg(long, value_name = "URL")]

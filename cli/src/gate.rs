@@ -1,8 +1,9 @@
 //! The gate as seen from outside: `modshift gate`, and /ready of the daemons.
 //!
-//! Both ask the databases only, so that neither depends on a daemon that may be dead. The decision
-//! is the consumer crate's; what is added here is what `check` finds by now, what the journal says,
-//! and what the streams of this process know of their own end.
+//! Both ask the databases, so that neither depends on a daemon that may be dead. The decision is the
+//! consumer crate's; what is added here is what `check` finds by now, what the journal says, what the
+//! streams of this process know of their own end, and which logins daemons say are refused to them:
+//! no database shows that, for nothing can be written there by a login that is refused.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::control::pages;
 use crate::daemon::streams::Board;
 use crate::exit::Exit;
 use crate::{answer, args, check, cutover, obstacles};
@@ -279,12 +281,13 @@ impl Asking {
 /// at least as long; a no is known at once.
 pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
     let deadline = args.wait.map(|wait| Instant::now() + wait);
+    let mut daemons = pages::Daemons::of(&plan);
     let mut asking = Asking::new(plan, Asker::Other);
     let mut every = interval(SAMPLE_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let answer = asking.ask(Vec::new()).await;
+        let answer = asking.ask(daemons.refused().await).await;
         let only_hold =
             answer.reasons.iter().all(|l| matches!(l.reason, Some(Reason::Hold { .. })));
         let over = match deadline {
@@ -424,8 +427,9 @@ pub fn watch(
             let of = |(stream, halt): (String, crate::daemon::streams::Halt)| {
                 format!("{stream} has halted in this process: {}", halt.message)
             };
-            let halted = board.halts().into_iter().map(of).collect();
-            let answer = asking.ask(halted).await;
+            let halted = board.halts().into_iter().map(of);
+            let said = halted.chain(pages::refused_here()).collect();
+            let answer = asking.ask(said).await;
             let before = sender.send_replace(answer.clone());
             if before.open != answer.open {
                 let reason = answer.reasons.first().map_or("none", |line| line.message.as_str());

@@ -111,6 +111,7 @@ async fn status(State(pages): State<Arc<Pages>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": pages.started.elapsed().as_secs(),
         "streams": pages.board.status(),
+        "refused_logins": control::pages::refused_here(),
         "throttle": pages.throttle.view(),
         "gate": pages.gate.borrow().clone().by(Instant::now()),
     });

@@ -9,6 +9,7 @@ use anyhow::Context;
 use metrics::{Unit, counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use modshift_mariadb::pace::Throttle;
+use modshift_mariadb::refused;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::direction::Directed;
@@ -20,6 +21,7 @@ const BUILD_INFO: &str = "modshift_build_info";
 const STREAMS: &str = "modshift_streams";
 const THROTTLE_PACE: &str = "modshift_throttle_pace";
 const THROTTLE_PAUSED: &str = "modshift_throttle_paused";
+const LOGINS_REFUSED: &str = "modshift_logins_refused";
 const THROTTLE_WAITED: &str = "modshift_throttle_waited_seconds";
 
 /// A commit every 20 ms is the usual pace and 10 s is past every alert: powers of about two.
@@ -64,6 +66,7 @@ pub fn install() -> anyhow::Result<Exported> {
         "share of the time that a server leaves to copying and verifying, 0.05 to 1"
     );
     describe_gauge!(THROTTLE_PAUSED, "1 while an operator has copying and verifying paused");
+    describe_gauge!(LOGINS_REFUSED, "logins that servers refuse to this process now, tried again");
     describe_gauge!(
         THROTTLE_WAITED,
         Unit::Seconds,
@@ -80,7 +83,7 @@ pub async fn upkeep(exported: Exported, cancel: CancellationToken) {
     }
 }
 
-/// Shows what the throttle does. Never ends: runs beside the work, and is dropped with it.
+/// Shows what the throttle does, and which logins are refused. Never ends: runs beside the work, and is dropped with it.
 pub async fn follow(throttle: &Throttle) {
     let mut every = tokio::time::interval(THROTTLE_INTERVAL);
     loop {
@@ -91,6 +94,7 @@ pub async fn follow(throttle: &Throttle) {
         }
         gauge!(THROTTLE_PAUSED).set(f64::from(u8::from(view.paused.is_some())));
         gauge!(THROTTLE_WAITED).set(view.waited_s);
+        gauge!(LOGINS_REFUSED).set(refused::refused().len() as f64);
     }
 }
 

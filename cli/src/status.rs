@@ -1,4 +1,5 @@
-//! `modshift status`: how far every stream is, from the databases alone.
+//! `modshift status`: how far every stream is, from the databases; and which logins are refused to
+//! daemons, which no database shows.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -9,6 +10,7 @@ use modshift_consumer::gate::{Decision, Evaluator, Facts, Outside, Reason, UNPRO
 use modshift_proto::plan::Plan;
 use serde::Serialize;
 
+use crate::control::pages;
 use crate::cutover::{Fence, Serves, fences, serves};
 use crate::exit::Exit;
 use crate::{answer, args};
@@ -27,6 +29,8 @@ struct Status {
     streams: Vec<Stream>,
     /// What the plan gives up, in words.
     notes: Vec<String>,
+    /// Logins that are refused to daemons, as these say where they can be reached.
+    refused_logins: Vec<String>,
     /// What is wrong with the way back; `None`: the plan wants none.
     #[serde(skip_serializing_if = "Option::is_none")]
     back: Option<Back>,
@@ -75,13 +79,19 @@ struct Stream {
 
 pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
     let mut evaluator = Evaluator::new(plan.clone());
+    let mut daemons = pages::Daemons::of(&plan);
     let redraw = args.watch && !args.json && std::io::stdout().is_terminal();
     loop {
         // Tables are not compared here: the gate does that, and says so.
         let (decision, facts) = evaluator.sample(Outside::default()).await;
-        let (serves, fences) = tokio::join!(serves(&plan), fences(&plan));
-        let status =
-            Status { serves: Some(serves), fences, ..Status::of(&plan, &decision, &facts) };
+        let (serves, fences, refused_logins) =
+            tokio::join!(serves(&plan), fences(&plan), daemons.refused());
+        let status = Status {
+            serves: Some(serves),
+            fences,
+            refused_logins,
+            ..Status::of(&plan, &decision, &facts)
+        };
         match (args.json, redraw) {
             (true, _) => answer::line(serde_json::to_string(&status)?),
             // Home, and clear from there: no flicker.
@@ -164,6 +174,7 @@ impl Status {
             new: new.collect(),
             streams: streams.collect(),
             notes: decision.notes.iter().filter(|note| *note == UNPROVEN).cloned().collect(),
+            refused_logins: Vec::new(),
             back: facts.back.is_some().then(|| Back::of(decision)),
         }
     }
@@ -192,10 +203,17 @@ impl Status {
         for fence in &self.fences {
             let _ = writeln!(text, "{}", fence.text);
         }
-        if !self.fences.is_empty() {
+        for refused in &self.refused_logins {
+            let _ = writeln!(text, "{refused}");
+        }
+        if !self.fences.is_empty() || !self.refused_logins.is_empty() {
             text.push('\n');
         }
         for old in &self.old {
+            if let Some(detail) = &old.unreachable {
+                let _ = writeln!(text, "old {:<4} cannot be asked: {detail}", old.old);
+                continue;
+            }
             let share = match old.rows_estimated {
                 0 => 0.0,
                 rows => 100.0 * old.rows_copied as f64 / rows as f64,
@@ -209,12 +227,16 @@ impl Status {
             if old.repairs_refused > 0 {
                 let _ = write!(text, "  REFUSED {} requests for a repair", old.repairs_refused);
             }
-            text += &trouble(old.unreachable.as_deref(), old.halted.as_deref());
+            text += &halted(old.halted.as_deref());
         }
         text.push('\n');
         for new in &self.new {
+            if let Some(detail) = &new.unreachable {
+                let _ = writeln!(text, "new {:<4} cannot be asked: {detail}", new.new);
+                continue;
+            }
             let _ = write!(text, "new {:<4} parked {:>7}", new.new, new.parked);
-            text += &trouble(new.unreachable.as_deref(), new.halted.as_deref());
+            text += &halted(new.halted.as_deref());
         }
         let _ = writeln!(text, "\n{:<12}{:>12}{:>12}  copied", "stream", "lag", "groups");
         for stream in &self.streams {
@@ -243,16 +265,8 @@ fn seconds(ms: i64) -> String {
     format!("{:.3} s", ms as f64 / 1000.0)
 }
 
-fn trouble(unreachable: Option<&str>, halted: Option<&str>) -> String {
-    let mut text = String::new();
-    if let Some(detail) = unreachable {
-        let _ = write!(text, "  DOES NOT ANSWER: {detail}");
-    }
-    if let Some(why) = halted {
-        let _ = write!(text, "  HALTED: {why}");
-    }
-    text.push('\n');
-    text
+fn halted(why: Option<&str>) -> String {
+    why.map_or("\n".to_owned(), |why| format!("  HALTED: {why}\n"))
 }
 
 #[cfg(test)]
@@ -272,15 +286,26 @@ mod tests {
             halted: None,
         };
         let new = New { new: 0, unreachable: None, parked: 2, halted: Some("a stray".into()) };
+        let away = Old {
+            old: 1,
+            unreachable: Some("db:3307 cannot be reached: gone".into()),
+            rows_copied: 0,
+            rows_estimated: 0,
+            copied: false,
+            token_age_ms: None,
+            repairs_refused: 0,
+            halted: None,
+        };
         let stream =
             Stream { old: 0, new: 0, lag_ms: Some(1500), groups_behind: None, copied: false };
         let troubles = vec!["way back: new shard 0 has never been read".to_owned()];
         let status = Status {
             plan: "shop".into(),
-            old: vec![old],
+            old: vec![old, away],
             new: vec![new],
             streams: vec![stream],
             notes: vec![UNPROVEN.to_owned()],
+            refused_logins: Vec::new(),
             back: Some(Back { halted: false, troubles }),
             serves: Some(Serves { side: "new", text: "the new shards serve".into() }),
             fences: vec![Fence {
@@ -289,10 +314,11 @@ mod tests {
                 text: "fence of old shard 0 put up again".into(),
             }],
         };
-        let expected = "shop: 1 -> 1 shards\n\nthe new shards serve\n\n\
+        let expected = "shop: 2 -> 1 shards\n\nthe new shards serve\n\n\
             fence of old shard 0 put up again\n\n\
             old 0    copied  25.0 % (50 rows), read 0.120 s ago  \
-            REFUSED 3 requests for a repair\n\n\
+            REFUSED 3 requests for a repair\n\
+            old 1    cannot be asked: db:3307 cannot be reached: gone\n\n\
             new 0    parked       2  HALTED: a stray\n\n\
             stream               lag      groups  copied\n\
             0 -> 0           1.500 s           ?  no\n\n\

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use modshift_proto::plan::{Endpoint, TlsMode};
+use modshift_proto::plan::{Endpoint, Secret, TlsMode};
 use mysql_async::{Conn, Opts, OptsBuilder};
 
 use crate::desk::NOWHERE;
 use crate::error::{self, ServerError};
-use crate::{session, tls};
+use crate::{refused, session, tls};
 
 /// Name lookup, TCP, TLS and login together. Enough for a server across a continent under load,
 /// short enough that a dead address does not hold up its task.
@@ -52,6 +52,24 @@ pub async fn connect(endpoint: &Endpoint, session: Session) -> Result<Conn, Serv
 
 /// A connection as the server gives it: for what reads no values, see [`connect`].
 async fn open(endpoint: &Endpoint) -> Result<Conn, ServerError> {
+    let opened = opened(endpoint).await;
+    refused::note(endpoint, &opened);
+    opened
+}
+
+/// What to log in with now: a file may hold another password than when the plan was read. While it
+/// cannot be read, or is empty amid being written, the last one known counts.
+pub(crate) fn password(endpoint: &Endpoint) -> String {
+    let known = &endpoint.password;
+    let read = known.file().and_then(|file| {
+        let content = std::fs::read_to_string(file).ok()?;
+        Some(Secret::of_file(file.to_owned(), &content))
+    });
+    let read = read.filter(|read| !read.expose().is_empty());
+    read.as_ref().unwrap_or(known).expose().to_owned()
+}
+
+async fn opened(endpoint: &Endpoint) -> Result<Conn, ServerError> {
     let error = match attempt(endpoint, opts(endpoint)).await? {
         Ok(conn) => return Ok(conn),
         Err(error) => error,
@@ -76,7 +94,7 @@ fn builder(endpoint: &Endpoint) -> OptsBuilder {
         .ip_or_hostname(endpoint.host.clone())
         .tcp_port(endpoint.port)
         .user(Some(endpoint.user.clone()))
-        .pass(Some(endpoint.password.expose()))
+        .pass(Some(password(endpoint)))
         .db_name(Some(endpoint.schema.clone()))
         .prefer_socket(false)
         .tcp_nodelay(true)

@@ -63,9 +63,11 @@ impl ServerError {
             | ServerError::Lost { .. }
             | ServerError::Conflict { .. }
             | ServerError::Busy { .. }
-            | ServerError::ReadOnly { .. } => Class::Retry,
+            | ServerError::ReadOnly { .. }
+            // Passwords are changed, accounts locked and hosts blocked on the server, and are mended
+            // there: what is known of the shard's data stays as it is.
+            | ServerError::Login { .. } => Class::Retry,
             ServerError::Tls { .. }
-            | ServerError::Login { .. }
             | ServerError::Privilege { .. }
             | ServerError::NoSchema { .. }
             | ServerError::ReplicaIdTaken { .. }
@@ -89,7 +91,8 @@ impl ServerError {
                  subjectAltName"
             }
             ServerError::Login { .. } => {
-                "check user and password in the plan and the account's host"
+                "check user and password in the plan and the account's host; what runs tries again, \
+                 with what a password_file says by then"
             }
             ServerError::Privilege { missing, .. } => {
                 return Some(format!("GRANT {missing} TO the account of the plan"));
@@ -198,8 +201,8 @@ pub fn of(at: &str, doing: &'static str, error: Error) -> ServerError {
 fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -> ServerError {
     let mysql_async::ServerError { code, message, state } = error;
     match code {
-        // Access denied; unknown plugin; host not allowed or blocked; expired, locked.
-        1045 | 1129 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 4151 => {
+        // Access denied; unknown plugin; host not allowed or blocked; expired, blocked, locked.
+        1045 | 1129 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 4150 | 4151 => {
             ServerError::Login { at, code, message }
         }
         1044 | 1142 | 1143 | 1227 | 1370 => {

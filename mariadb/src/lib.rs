@@ -13,6 +13,7 @@ mod literal;
 mod order;
 pub mod pace;
 pub mod program;
+pub mod refused;
 pub mod seats;
 pub mod server;
 pub mod session;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use modshift_mariadb::whole_log::Part;
-use modshift_mariadb::{Desk, Session, catalog, control, value};
+use modshift_mariadb::{Conn, Desk, Session, catalog, control, value};
 use modshift_proto::OldShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
@@ -11,8 +11,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::binlog::{Collations, whole};
 use crate::error::{ReadError, server_error};
-use crate::route::{RoutedTable, Target};
-use crate::snapshot::TableProgress;
+use crate::route::RoutedTable;
 use crate::token::within;
 
 /// The planned tables of one old shard, and what else matters of its server.
@@ -50,6 +49,10 @@ pub async fn prepare(plan: &Plan, shard: OldShard, desk: &Desk) -> Result<Prepar
         if !engine.eq_ignore_ascii_case("InnoDB") {
             return Err(ReadError::Engine { shard, table: schema.name, engine });
         }
+        // On the way back nothing is copied.
+        if plan.direction() == Direction::Forward {
+            pageable(&mut conn, shard, endpoint, &schema).await?;
+        }
         tables.push(RoutedTable::bind(plan, index, schema, shard)?);
     }
     let xa: Option<(String, u64)> = conn
@@ -83,42 +86,25 @@ pub async fn whole_logs(primary: &Endpoint, desk: &Desk) -> Result<(), ReadError
     Ok(())
 }
 
-/// Some keys have another order in comparisons than in the index: pages would leave rows out. Asked
-/// of a table while nothing of it is copied, and never again, since that reads all of it: rows that
-/// come later are in the binlog.
-pub async fn pageable(
-    plan: &Plan,
+/// Some keys have another order in comparisons than in the index: pages would leave rows out.
+async fn pageable(
+    conn: &mut Conn,
     shard: OldShard,
-    tables: &[RoutedTable],
-    progress: &HashMap<String, TableProgress>,
+    endpoint: &Endpoint,
+    schema: &TableSchema,
 ) -> Result<(), ReadError> {
-    // On the way back nothing is copied.
-    if plan.direction() == Direction::Back {
-        return Ok(());
+    let keys: Vec<_> = schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
+    let Some(condition) = value::unpageable(&keys) else { return Ok(()) };
+    let table = value::quote(&schema.name);
+    let found: Option<u8> = conn
+        .query_first(format!("SELECT 1 FROM {table} WHERE {condition} LIMIT 1"))
+        .await
+        .map_err(|error| server_error(endpoint, "looking at primary keys", error))?;
+    let table = schema.name.clone();
+    match found {
+        Some(_) => Err(ReadError::Unpageable { shard, table, condition }),
+        None => Ok(()),
     }
-    let endpoint = &plan.old[usize::from(shard.0)];
-    for RoutedTable { schema, target, .. } in tables {
-        let begun = progress.get(&schema.name).is_some_and(TableProgress::has_begun);
-        let keys: Vec<_> = schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
-        let condition = value::unpageable(&keys);
-        let Some(condition) = condition.filter(|_| !begun && !matches!(target, Target::Nowhere))
-        else {
-            continue;
-        };
-        let table = value::quote(&schema.name);
-        let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
-        let found: Option<u8> = conn
-            .query_first(format!("SELECT 1 FROM {table} WHERE {condition} LIMIT 1"))
-            .await
-            .map_err(|error| server_error(endpoint, "looking at primary keys", error))?;
-        // What it said is known; the server closes what we cannot.
-        let _ = conn.disconnect().await;
-        if found.is_some() {
-            let table = schema.name.clone();
-            return Err(ReadError::Unpageable { shard, table, condition });
-        }
-    }
-    Ok(())
 }
 
 pub async fn token_table(endpoint: &Endpoint) -> Result<TableSchema, ReadError> {

@@ -303,9 +303,10 @@ fn affordable(text: &str) -> Result<()> {
 }
 
 /// What each alert is about: a metric that goes bad, and how, after five quiet minutes in steps of 15 s.
-const GOES_BAD: [(&str, &str, &str); 17] = [
+const GOES_BAD: [(&str, &str, &str); 18] = [
     ("ModshiftDown", "up", "1x20 0x100"),
     ("ModshiftStreamHalted", "modshift_streams", "0x20 1x100"),
+    ("ModshiftLoginRefused", "modshift_logins_refused", "0x20 1x100"),
     ("ModshiftRowsDiffer", "modshift_verify_mismatches_total", "0x20 1x100"),
     ("ModshiftRepairRefused", "modshift_repairs_refused_total", "0x20 1x100"),
     ("ModshiftFenceOpen", "modshift_fence_open", "0x20 1x100"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Estate, EstateOptions, Log, Modshift, Writer, WriterOptions, case::Size, drained,
-    estate::Shard, place::free_port, process::http_get, random::Random, wait_until,
+    estate::Shard, place::free_port, process::http_get, random::Random, server::ADMIN, wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -106,6 +106,67 @@ impl Daemon {
     fn lines_with(&self, text: &str) -> usize {
         self.process.lines().iter().filter(|line| line.contains(text)).count()
     }
+}
+
+/// Nothing of a shard is lost or wrong because a password was changed on its server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_refused_is_said_and_tried_again_with_what_its_file_says_by_then()
+-> Result<()> {
+    let options = EstateOptions { size: Size::rows(300), seed: 94, ..EstateOptions::default() };
+    let estate = Estate::start(1, 2, options).await?;
+    let (file, port) = (estate.dir().join("password"), free_port()?);
+    let plan = estate.plan().replace(&format!("user = \"{ADMIN}\""), "user = \"mover\"").replace(
+        "password = \"${MODSHIFT_PASSWORD}\"",
+        &format!("password_file = \"{}\"", file.display()),
+    );
+    let plan = format!("{plan}\n[http]\nrun = \"127.0.0.1:{port}\"\n");
+    std::fs::write(estate.plan_path(), plan)?;
+    std::fs::write(&file, "first\n")?;
+    let old = &estate.old[0];
+    for shard in estate.old.iter().chain(&estate.new) {
+        shard.run("CREATE USER mover@'127.0.0.1' IDENTIFIED BY 'first'").await?;
+        shard.run("GRANT ALL ON *.* TO mover@'127.0.0.1' WITH GRANT OPTION").await?;
+    }
+    let daemon = Daemon { process: estate.modshift(["run"]).start()?, port };
+    wait_until("the copy", LIMIT, || async { Ok(copied(&estate).await?.then_some(())) })
+        .await
+        .with_context(|| daemon.process.output())?;
+    drained(&estate, LIMIT).await.with_context(|| daemon.process.output())?;
+
+    old.run("ALTER USER mover@'127.0.0.1' IDENTIFIED BY 'second'").await?;
+    old.run("KILL USER mover@'127.0.0.1'").await?;
+    old.run("UPDATE t_wallet SET ver = ver + 1").await?;
+    let words = format!("127.0.0.1:{} refuses the login of user mover", old.planned().port);
+    for page in ["status", "ready"] {
+        wait_until("a login that is refused", LIMIT, || async {
+            Ok(daemon.get(page).await?.1.contains(&words).then_some(()))
+        })
+        .await
+        .with_context(|| daemon.process.output())?;
+    }
+    let refused = || async {
+        let (_, page) = daemon.get("metrics").await?;
+        let line = page.lines().find_map(|line| line.strip_prefix("modshift_logins_refused "));
+        line.context("no such metric")?.parse::<f64>().context("a metric is no number")
+    };
+    wait_until("the metric", LIMIT, || async { Ok((refused().await? == 1.0).then_some(())) })
+        .await?;
+    for command in ["gate", "status"] {
+        let (code, output) = estate.modshift([command]).finish(LIMIT).await?;
+        ensure!(code != 0, "modshift {command} ended with 0:\n{output}");
+        let said = format!("modshift run: {words}");
+        ensure!(output.contains(&said), "modshift {command} does not say so:\n{output}");
+    }
+    daemon.ensure_well().await?;
+
+    std::fs::write(&file, "second\n")?;
+    drained(&estate, LIMIT).await.with_context(|| daemon.process.output())?;
+    wait_until("all logins let in", LIMIT, || async {
+        Ok((refused().await? == 0.0).then_some(()))
+    })
+    .await?;
+    daemon.ensure_well().await?;
+    estate.oracle().compare().await?.ensure_clean()
 }
 
 async fn copied(estate: &Estate) -> Result<bool> {

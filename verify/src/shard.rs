@@ -152,7 +152,10 @@ impl Shard {
             };
             // The same statement under the same limit runs into it again.
             let limited = error.code() == Some(STATEMENT_TIMEOUT);
-            if limited || error.class() != Class::Retry || Instant::now() >= until {
+            // A person has to mend that: who waits for an answer is told at once.
+            let refused = matches!(error, ServerError::Login { .. });
+            let over = limited || refused || Instant::now() >= until;
+            if over || error.class() != Class::Retry {
                 return Err(error.into());
             }
             tracing::debug!(error = %error, "asking again");

@@ -70,7 +70,7 @@ pub async fn run(plan: Arc<Plan>, daemons: &args::Daemons, action: Action) -> an
         return Err(BadPlan(message.to_owned()).into());
     };
     let urls = urls(&plan, daemons)?;
-    let agent = agent(plan.control.tls_ca.as_deref())?;
+    let agent = agent(plan.control.tls_ca.as_deref(), ANSWER_WITHIN)?;
     let asking = tokio::task::spawn_blocking(move || {
         let mut exit = Exit::Done;
         for (role, url) in urls {
@@ -157,14 +157,14 @@ fn header(text: &str) -> String {
 }
 
 /// Straight to the daemon: no proxy sees the token, and no redirect takes it elsewhere.
-fn agent(ca: Option<&Path>) -> anyhow::Result<Agent> {
+pub(super) fn agent(ca: Option<&Path>, within: Duration) -> anyhow::Result<Agent> {
     let roots = match ca {
         None => RootCerts::WebPki,
         Some(path) => RootCerts::new_with_certs(&authorities(path)?),
     };
     let config = Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(ANSWER_WITHIN))
+        .timeout_global(Some(within))
         .max_redirects(0)
         .proxy(None)
         .tls_config(TlsConfig::builder().root_certs(roots).build())
@@ -184,7 +184,7 @@ fn authorities(path: &Path) -> anyhow::Result<Vec<Certificate<'static>>> {
 }
 
 /// Those of the command line; without any, where the plan has them.
-fn urls(plan: &Plan, daemons: &args::Daemons) -> anyhow::Result<Vec<(Role, String)>> {
+pub(super) fn urls(plan: &Plan, daemons: &args::Daemons) -> anyhow::Result<Vec<(Role, String)>> {
     let named = [
         (Role::Replicator, &daemons.replicator),
         (Role::Consumer, &daemons.consumer),

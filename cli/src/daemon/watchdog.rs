@@ -137,7 +137,8 @@ async fn lacking(endpoint: Endpoint, schemas: Vec<&str>, locks: bool) -> Option<
         Ok(Ok(grants)) => grants,
         Ok(Err(error)) => {
             let error: modshift_mariadb::ServerError = error;
-            return (error.class() == Class::Halt).then(|| error.to_string());
+            let refused = matches!(error, modshift_mariadb::ServerError::Login { .. });
+            return (refused || error.class() == Class::Halt).then(|| error.to_string());
         }
         Err(_) => return None,
     };

@@ -12,6 +12,8 @@ use mysql_common::packets::{
 };
 use mysql_common::proto::MySerialize;
 
+use crate::connect::password;
+
 /// The largest payload either side may send.
 const PACKET_BYTES_MAX: u32 = 1 << 30;
 /// utf8mb4_general_ci: user and schema names are UTF-8 in the plan.
@@ -65,7 +67,8 @@ impl Greeting {
     /// The login proper, by the method that most accounts have.
     pub fn answer(&self, endpoint: &Endpoint) -> Vec<u8> {
         let method = AuthPlugin::MysqlNativePassword;
-        let proof = method.gen_data(Some(endpoint.password.expose()), &self.nonce);
+        let password = password(endpoint);
+        let proof = method.gen_data(Some(&password), &self.nonce);
         let tls = endpoint.tls != modshift_proto::plan::TlsMode::Off;
         bytes(&HandshakeResponse::new(
             proof.as_deref(),
@@ -95,7 +98,8 @@ pub(super) fn switch(payload: &[u8], endpoint: &Endpoint) -> Result<Vec<u8>, Str
             ));
         }
     }
-    let proof = method.gen_data(Some(endpoint.password.expose()), asked.plugin_data());
+    let password = password(endpoint);
+    let proof = method.gen_data(Some(&password), asked.plugin_data());
     Ok(proof.map(|proof| bytes(&proof)).unwrap_or_default())
 }
 

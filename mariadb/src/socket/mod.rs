@@ -20,7 +20,7 @@ use self::login::Greeting;
 use self::packets::{Broken, Packets};
 use crate::connect::{label, unreached, within_connect_timeout};
 use crate::error::{self, ServerError};
-use crate::{session, tls};
+use crate::{refused, session, tls};
 
 const CONNECTING: &str = "connecting";
 const OK: u8 = 0;
@@ -44,7 +44,10 @@ pub struct ServerSocket {
 impl ServerSocket {
     /// Connects and logs in.
     pub async fn connect(endpoint: &Endpoint) -> Result<ServerSocket, ServerError> {
-        within_connect_timeout(endpoint, Self::begin(endpoint)).await?.map_err(unreached)
+        let connected = within_connect_timeout(endpoint, Self::begin(endpoint)).await;
+        let connected = connected.and_then(|begun| begun.map_err(unreached));
+        refused::note(endpoint, &connected);
+        connected
     }
 
     async fn begin(endpoint: &Endpoint) -> Result<ServerSocket, ServerError> {

@@ -135,14 +135,10 @@ pub(super) fn is_identifier(text: &str) -> bool {
     (1..=64).contains(&text.chars().count()) && !text.contains('\0')
 }
 
-/// The file's text; the newline with which editors end it is no part of the password.
 pub(super) fn read_secret_file(item: &Item<'_>) -> Option<Secret> {
     let path = item.file()?;
     match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let line = text.strip_suffix('\n').unwrap_or(&text);
-            Some(Secret::new(line.strip_suffix('\r').unwrap_or(line).to_owned()))
-        }
+        Ok(text) => Some(Secret::of_file(path, &text)),
         Err(error) => {
             item.fault(format!("{} cannot be read: {error}", path.display()));
             None

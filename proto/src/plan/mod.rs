@@ -24,7 +24,7 @@ mod variable;
 mod verify;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,15 +143,31 @@ pub enum TlsMode {
 
 /// A password: never printed.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
+pub struct Secret {
+    text: String,
+    /// Where it was read, and may be another by now.
+    file: Option<PathBuf>,
+}
 
 impl Secret {
     pub fn new(text: String) -> Secret {
-        Secret(text)
+        Secret { text, file: None }
     }
 
+    /// As such a file has it: the newline with which editors end it is no part of it.
+    pub fn of_file(file: PathBuf, content: &str) -> Secret {
+        let line = content.strip_suffix('\n').unwrap_or(content);
+        let text = line.strip_suffix('\r').unwrap_or(line).to_owned();
+        Secret { text, file: Some(file) }
+    }
+
+    /// As of when the plan was read.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 }
 

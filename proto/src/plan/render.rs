@@ -10,7 +10,7 @@ use super::cutover::{AUTO_INCREMENT_WORDS, FENCE_WORDS};
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
-use super::{Endpoint, Log, Placement, Plan, Secret, control, rehearse, throttle};
+use super::{Endpoint, Log, Placement, Plan, control, rehearse, throttle};
 use crate::rule::ShardRule;
 
 /// Stands for every secret, and reads as a password that no one has.
@@ -66,7 +66,7 @@ impl Plan {
                 if !kafka.properties.is_empty() {
                     out.head("[log.properties]");
                 }
-                for (name, Secret(_)) in &kafka.properties {
+                for (name, _) in &kafka.properties {
                     // Unquoted, the dots would make tables of it.
                     out.text(&format!("\"{name}\""), REDACTED);
                 }

@@ -15,7 +15,7 @@ use crate::epoch;
 use crate::error::{Class, ReadError};
 use crate::feed::Feeds;
 use crate::metrics;
-use crate::prepare::{pageable, prepare, token_table};
+use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
 use crate::status::{Phase, ReaderState, ReaderStatus};
 use crate::token::{self, TokenWriters, within};
@@ -141,10 +141,6 @@ where
         return Ok(());
     };
     epoch::same(shard, plan, &prepared.tables, &epoch.kept)?;
-    let keys = || async { pageable(plan, shard, &prepared.tables, &epoch.tables).await };
-    if retrying(shard, "start", cancel, keys).await?.is_none() {
-        return Ok(());
-    }
     let Some(token_table) = retrying(shard, "start", cancel, || async {
         let _turn = throttle.few().turn(&primary).await;
         token_table(&primary).await

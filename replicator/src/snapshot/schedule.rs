@@ -23,13 +23,6 @@ pub struct TableProgress {
     pub done: bool,
 }
 
-impl TableProgress {
-    /// Some of the table is copied.
-    pub fn has_begun(&self) -> bool {
-        self.done || self.copied_to.is_some()
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TableState {
     table: usize,

@@ -63,7 +63,8 @@ pub struct Server {
 pub struct Unreached {
     pub message: String,
     pub hint: Option<String>,
-    /// It may answer later.
+    /// It may answer later by itself. A login that is refused at the start is a plan's fault: what
+    /// runs already tries again.
     pub passing: bool,
     /// It said no more than "Unknown error" (seen on 10.11.19 while other schemas of the server came
     /// and went): worth asking again.
@@ -77,15 +78,22 @@ const UNKNOWN_ERROR: u16 = 1105;
 
 impl From<ServerError> for Unreached {
     fn from(error: ServerError) -> Unreached {
-        let passing = error.class() == Class::Retry;
+        let passing = passes(&error);
         let disturbed = error.code() == Some(UNKNOWN_ERROR);
         Unreached { message: error.to_string(), hint: error.hint(), passing, disturbed }
     }
 }
 
+fn passes(error: &ServerError) -> bool {
+    error.class() == Class::Retry && !matches!(error, ServerError::Login { .. })
+}
+
 impl From<CatalogError> for Unreached {
     fn from(error: CatalogError) -> Unreached {
-        let passing = error.class() == Class::Retry;
+        let passing = match &error {
+            CatalogError::Server(error) => passes(error),
+            error => error.class() == Class::Retry,
+        };
         let code = match &error {
             CatalogError::Server(error) => error.code(),
             _ => None,
