@@ -51,8 +51,8 @@ pub fn start(
         let (throttle, together) = (beside.throttle.clone(), beside.together.clone());
         let reading = async move {
             let open = |epoch| log.clone().writer(shard, epoch);
-            let outcome = run_reader(plan, shard, open, status, throttle, together, cancel).await;
-            outcome.map_err(|error| of_reader(&error, way))
+            let reading = run_reader(plan, shard, open, status, throttle, together, cancel);
+            Box::pin(reading).await.map_err(|error| of_reader(&error, way))
         };
         let detail = move || serde_json::to_value(shown.get()).unwrap_or_default();
         let reading = readers.track_future(under(way, reading));
