@@ -25,12 +25,13 @@ fn parse(text: &str) -> Plan {
 
 /// `# key = value` becomes `key = value`, unless the key is one of those that show no default.
 fn with_defaults(text: &str) -> String {
-    const NO_DEFAULT: [&str; 9] = [
+    const NO_DEFAULT: [&str; 10] = [
         "user",
         "password",
         "password_file",
         "tls_ca",
         "rows_per_s_max",
+        "spill_dir",
         "token",
         "token_file",
         "tls_cert",
