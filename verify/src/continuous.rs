@@ -81,7 +81,7 @@ impl Troubles {
     fn note(&mut self, error: &VerifyError) {
         let text = error.to_string();
         let hint = error.hint().unwrap_or_default();
-        if error.class() == Class::Retry {
+        if error.class() == Class::Retry && !error.is_refused_login() {
             tracing::debug!(error = text, "not verifying just now");
         } else if self.0.as_ref() != Some(&text) {
             tracing::error!(error = text, hint, "not verifying until that is mended");

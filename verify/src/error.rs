@@ -41,6 +41,13 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
+    /// Goes on by itself, but not before somebody has mended the login.
+    pub fn is_refused_login(&self) -> bool {
+        use VerifyError::{Catalog, Server};
+        let (Server(error) | Catalog(CatalogError::Server(error))) = self else { return false };
+        matches!(error, ServerError::Login { .. })
+    }
+
     pub fn class(&self) -> Class {
         match self {
             VerifyError::Server(error) => error.class(),
