@@ -210,7 +210,8 @@ async fn damage(estate: &Estate, tables: &[Table], random: &mut Random) -> Resul
     Ok(())
 }
 
-async fn one(seed: u64) -> Result<()> {
+/// How many rows have been seen parked.
+async fn one(seed: u64) -> Result<u64> {
     let mut random = Random::new(seed);
     let tables: Vec<Table> =
         (0..TABLES).map(|number| Table::generate(number, &mut random)).collect();
@@ -240,7 +241,6 @@ async fn one(seed: u64) -> Result<()> {
             copied(&estate, LIMIT).await?;
             let seen = move_about(&estate, &tables, &mut random).await?;
             println!("{seen} rows were parked");
-            ensure!(seen > 0, "no row was ever parked");
             change(&estate, &tables, CHANGES, &mut random).await?;
             drained(&estate, LIMIT).await?;
             let (code, output) = estate.modshift(["verify"]).finish(LIMIT).await?;
@@ -253,10 +253,12 @@ async fn one(seed: u64) -> Result<()> {
             drained(&estate, LIMIT).await?;
             estate.oracle().compare().await?.ensure_clean()?;
             ensure!(parked(&estate).await? == 0, "rows are still parked");
-            there_and_changed(&estate, &tables, &mut random).await
+            there_and_changed(&estate, &tables, &mut random).await?;
+            Ok(seen)
         };
-        run.await.with_context(|| daemons.output())?;
-        daemons.stop(LIMIT).await
+        let seen = run.await.with_context(|| daemons.output())?;
+        daemons.stop(LIMIT).await?;
+        Ok(seen)
     };
     whole.await.with_context(says)
 }
@@ -285,10 +287,13 @@ async fn hostile_rows_of_generated_tables_end_equal() -> Result<()> {
         None if soak => (0..SOAK_SEEDS).collect(),
         None => vec![2611],
     };
+    let mut parked = 0;
     for seed in seeds {
         println!("seed {seed}");
-        one(seed).await?;
+        parked += one(seed).await?;
     }
+    // The tables of one seed alone may have no values that meet.
+    ensure!(parked > 0 || given.is_some(), "no row was ever parked");
     Ok(())
 }
 

@@ -307,7 +307,11 @@ impl Model for Cutovers {
             Action::GiveUp(place) => self.over(&mut next, place, true),
             Action::Kill(place) => {
                 next.left.kills -= 1;
-                let excused = self.case.budget.watches == 0;
+                // Where others gave up because of an outage, none of those who may come is left.
+                let spent = next.left.outages < self.case.budget.outages
+                    && next.left.watches == 0
+                    && next.left.commands == 0;
+                let excused = self.case.budget.watches == 0 || spent;
                 self.over(&mut next, place, excused);
             }
             Action::Stall(_) => {
