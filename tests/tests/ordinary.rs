@@ -284,3 +284,28 @@ async fn statements_that_change_no_planned_row_pass_and_others_halt() -> Result<
     ensure!(halted.contains("ops.acct has triggers"), "{halted}");
     running.stop(LIMIT).await.map(drop)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_may_call_what_writes_planned_rows_unseen() -> Result<()> {
+    let (estate, running) = start("").await?;
+    let shard = &estate.old[0];
+    let mut conn = shard.address().connect().await?;
+    let function = format!(
+        "CREATE FUNCTION ops.bump() RETURNS INT DETERMINISTIC MODIFIES SQL DATA \
+         BEGIN UPDATE {}.acct SET v = v + 1 WHERE id = 1; RETURN 1; END",
+        shard.schema
+    );
+    let sly = [
+        "SET SESSION binlog_format = 'STATEMENT'",
+        &function,
+        "CREATE VIEW ops.sly AS SELECT ops.bump() AS a",
+        "INSERT INTO ops.noise SELECT a FROM ops.sly",
+    ];
+    let before: i64 = shard.value("SELECT v FROM acct WHERE id = 1").await?;
+    all(&mut conn, &sly).await?;
+    let after: i64 = shard.value("SELECT v FROM acct WHERE id = 1").await?;
+    ensure!(after > before, "nothing was written unseen");
+    let halted = running.wait_line("reader halted", LIMIT).await?;
+    ensure!(halted.contains("one of which may be a view that calls ops.bump"), "{halted}");
+    running.stop(LIMIT).await.map(drop)
+}

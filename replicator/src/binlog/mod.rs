@@ -37,8 +37,8 @@ pub use query::without_values;
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};
 pub use sql::{
-    Charset, Lexis, Name, Savepoint, Statement, Table, Touched, Write, read as read_statement,
-    savepoint,
+    Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Write,
+    read as read_statement, savepoint,
 };
 pub use stream::{EventStream, whole};
 pub use table_map::TableName;

@@ -13,8 +13,8 @@ use modshift_proto::Gtid;
 use super::Tail;
 use super::group::{RollbackError, spill_error};
 use crate::binlog::{
-    Charset, Lexis, Name, Savepoint, Statement, Table, Touched, Write, read_statement, savepoint,
-    without_values,
+    Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Write, read_statement,
+    savepoint, without_values,
 };
 use crate::error::{Foreign, ReadError};
 use crate::history::Opening;
@@ -28,23 +28,44 @@ pub struct Question {
     pub statement: String,
     /// Schema and name of the table that is written.
     pub target: Option<(String, String)>,
-    /// Names of functions.
+    /// Names of functions that may be stored ones.
     pub calls: Vec<String>,
+    /// It reads tables, of which one may be a view that calls a stored function.
+    pub reads: bool,
 }
 
-/// Tables known to have no triggers and to be no views.
+/// What the server was asked about before. Forgotten with each definition in the log.
 #[derive(Default)]
-pub(super) struct Plain(HashSet<(String, String)>);
+pub(super) struct Plain {
+    /// Have no triggers, and are no views.
+    tables: HashSet<(String, String)>,
+    /// Are no stored functions.
+    functions: HashSet<String>,
+    /// There are no stored functions at all that a view could call.
+    reads: bool,
+}
 
 /// An application that writes so many in statement format is asked about again.
 const PLAIN_MAX: usize = 10_000;
 
 impl Plain {
-    fn insert(&mut self, table: (String, String)) {
-        if self.0.len() >= PLAIN_MAX {
-            self.0.clear();
+    fn table(&mut self, table: (String, String)) {
+        if self.tables.len() >= PLAIN_MAX {
+            self.tables.clear();
         }
-        self.0.insert(table);
+        self.tables.insert(table);
+    }
+
+    fn passed(&mut self, question: Question) {
+        let Question { target, calls, reads, .. } = question;
+        if let Some(table) = target {
+            self.table(table);
+        }
+        if self.functions.len() + calls.len() > PLAIN_MAX {
+            self.functions.clear();
+        }
+        self.functions.extend(calls);
+        self.reads |= reads;
     }
 }
 
@@ -103,10 +124,10 @@ impl Tail {
                 }
                 standalone
             }
-            Statement::Tables { what, touched, calls } => {
+            Statement::Tables { what, touched, runs } => {
                 self.tables_defined(gtid, schema, sql, &what, &touched)?;
-                if !calls.is_empty() {
-                    self.ask(gtid, schema, sql, Write { verb: what, target: None, calls })?;
+                if !runs.nothing() {
+                    self.ask(gtid, schema, sql, Write { verb: what, target: None, runs })?;
                 }
                 standalone
             }
@@ -187,9 +208,9 @@ impl Tail {
             };
             // A new table has no triggers.
             if what == "CREATE TABLE" && *changes {
-                self.plain.insert(at);
+                self.plain.table(at);
             } else {
-                self.plain.0.remove(&at);
+                self.plain.tables.remove(&at);
             }
         }
         Ok(())
@@ -208,7 +229,7 @@ impl Tail {
         if self.group.as_ref().is_some_and(|group| group.opening == Opening::Proof) {
             return Ok(());
         }
-        let Write { verb, target, calls } = write;
+        let Write { verb, target, runs: Runs { calls, reads } } = write;
         let statement = without_values(sql);
         // Rows of these the reader must see.
         let own = |table: &Table| {
@@ -224,10 +245,14 @@ impl Tail {
             None => None,
         };
         let names: Option<Vec<String>> = calls.iter().map(Name::text).collect();
-        let calls = names.ok_or_else(unknown)?;
-        let target = target.filter(|at| !self.plain.0.contains(at));
-        if target.is_some() || !calls.is_empty() {
-            self.question = Some(Question { gtid, verb, statement, target, calls });
+        let mut calls = names.ok_or_else(unknown)?;
+        // A function's name has no case.
+        calls.iter_mut().for_each(|name| *name = name.to_lowercase());
+        calls.retain(|name| !self.plain.functions.contains(name));
+        let target = target.filter(|at| !self.plain.tables.contains(at));
+        let reads = reads && !self.plain.reads;
+        if target.is_some() || !calls.is_empty() || reads {
+            self.question = Some(Question { gtid, verb, statement, target, calls, reads });
         }
         Ok(())
     }
@@ -237,9 +262,9 @@ impl Tail {
         self.question.take()
     }
 
-    /// The server says that it has no triggers and is no view.
-    pub fn is_plain(&mut self, table: (String, String)) {
-        self.plain.insert(table);
+    /// The server says that it wrote nothing but what it says.
+    pub fn passed(&mut self, question: Question) {
+        self.plain.passed(question);
     }
 
     pub(super) fn foreign(&self, gtid: Gtid, what: Foreign) -> ReadError {

@@ -5,7 +5,7 @@
 
 use super::lex::{Lexer, Token};
 use super::name::{Table, name, table};
-use super::{Statement, Touched};
+use super::{Runs, Statement, Touched};
 
 /// What a definition that changes no table is of.
 const DEFINITIONS: [&str; 12] = [
@@ -28,7 +28,7 @@ fn touches(table: Table, changes: bool) -> Touched {
 }
 
 fn tables(what: &str, touched: Vec<Touched>) -> Option<Statement> {
-    Some(Statement::Tables { what: what.to_owned(), touched, calls: Vec::new() })
+    Some(Statement::Tables { what: what.to_owned(), touched, runs: Runs::default() })
 }
 
 /// The kind of a routine and the like, for a log line.
@@ -63,8 +63,8 @@ pub(super) fn create(mut lexer: Lexer<'_>) -> Option<Statement> {
             // Where there is one already, nothing happens.
             let careful = lexer.words(&["IF", "NOT", "EXISTS"]);
             let touched = vec![touches(table(&mut lexer)?, replaces || !careful)];
-            let calls = super::write::calls_of_select(lexer)?;
-            return Some(Statement::Tables { what: what.to_owned(), touched, calls });
+            let runs = super::write::runs_of_select(lexer)?;
+            return Some(Statement::Tables { what: what.to_owned(), touched, runs });
         }
     }
     if lexer.word("DATABASE") || lexer.word("SCHEMA") {

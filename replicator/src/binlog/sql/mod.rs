@@ -29,7 +29,7 @@ pub enum Statement {
     Tables {
         what: String,
         touched: Vec<Touched>,
-        calls: Vec<Name>,
+        runs: Runs,
     },
     /// Changes all of a schema.
     Schema {
@@ -58,8 +58,22 @@ pub struct Write {
     pub verb: String,
     /// `None`: a SELECT of functions.
     pub target: Option<Table>,
+    pub runs: Runs,
+}
+
+/// What a statement may run that the log does not show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
     /// What is called, in whatever schema.
     pub calls: Vec<Name>,
+    /// Tables are read: one may be a view, which calls what it likes.
+    pub reads: bool,
+}
+
+impl Runs {
+    pub fn nothing(&self) -> bool {
+        self.calls.is_empty() && !self.reads
+    }
 }
 
 pub fn read(sql: &[u8], lexis: Lexis) -> Statement {

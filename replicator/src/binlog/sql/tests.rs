@@ -238,9 +238,9 @@ fn writes_name_their_table() {
 #[test]
 fn calls_are_named() {
     let of = |sql: &str| match read(sql.as_bytes(), Lexis::default()) {
-        Statement::Write(Write { calls, .. }) | Statement::Tables { calls, .. } => {
+        Statement::Write(Write { runs, .. }) | Statement::Tables { runs, .. } => {
             let names = ["f", "count", "acct", "now"].into_iter();
-            names.filter(|n| calls.iter().any(|call| call.may_be(n, true))).collect::<Vec<_>>()
+            names.filter(|n| runs.calls.iter().any(|call| call.may_be(n, true))).collect::<Vec<_>>()
         }
         other => panic!("{sql}: {other:?}"),
     };
@@ -255,6 +255,32 @@ fn calls_are_named() {
     let partitions = "PARTITION BY RANGE (a) (PARTITION f VALUES LESS THAN (1))";
     assert_eq!(of(&format!("CREATE TABLE x (a INT) WITH SYSTEM VERSIONING {partitions}")), [""; 0]);
     assert_eq!(of("CREATE TABLE x VALUES (f(1))"), ["f"]);
+}
+
+#[test]
+fn reading_tables_is_noticed() {
+    let reads = |sql: &str| match read(sql.as_bytes(), Lexis::default()) {
+        Statement::Write(Write { runs, .. }) | Statement::Tables { runs, .. } => runs.reads,
+        other => panic!("{sql}: {other:?}"),
+    };
+    for sql in [
+        "INSERT INTO x SELECT a FROM v",
+        "REPLACE x (a) SELECT 1 FROM `v`",
+        "UPDATE x SET a = (SELECT a FROM v LIMIT 1)",
+        "DELETE FROM x WHERE a IN (SELECT y.a FROM y STRAIGHT_JOIN v)",
+        "CREATE TABLE x AS SELECT * FROM v",
+        "SELECT f(1) FROM v",
+    ] {
+        assert!(reads(sql), "{sql}");
+    }
+    for sql in [
+        "INSERT INTO x (a) VALUES (' FROM v')",
+        "UPDATE x SET `from` = 1 WHERE a = 2",
+        "DELETE FROM x WHERE a = 1",
+        "CREATE TABLE x (a INT)",
+    ] {
+        assert!(!reads(sql), "{sql}");
+    }
 }
 
 #[test]

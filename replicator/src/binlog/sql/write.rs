@@ -2,7 +2,7 @@
 
 use super::lex::{Lexer, Token};
 use super::name::{Name, Table, table};
-use super::{Statement, Write};
+use super::{Runs, Statement, Write};
 
 /// More functions than any statement calls.
 const CALLS_MAX: usize = 1000;
@@ -32,12 +32,8 @@ pub(super) fn write(verb: &str, mut lexer: Lexer<'_>) -> Option<Statement> {
         _ => None,
     };
     let target = if verb == "SELECT" { Vec::new() } else { vec![target?] };
-    let calls = calls(lexer)?;
-    Some(Statement::Write(Write {
-        verb: verb.to_owned(),
-        target: target.into_iter().next(),
-        calls,
-    }))
+    let runs = runs(lexer)?;
+    Some(Statement::Write(Write { verb: verb.to_owned(), target: target.into_iter().next(), runs }))
 }
 
 /// The one table that is written; `None` where there may be several.
@@ -63,7 +59,7 @@ fn single(lexer: &mut Lexer<'_>, ends: &[&str]) -> Option<Table> {
 }
 
 /// Of CREATE TABLE … SELECT.
-pub(super) fn calls_of_select(mut lexer: Lexer<'_>) -> Option<Vec<Name>> {
+pub(super) fn runs_of_select(mut lexer: Lexer<'_>) -> Option<Runs> {
     while let Some(token) = lexer.next() {
         if token == Token::Broken {
             return None;
@@ -71,10 +67,10 @@ pub(super) fn calls_of_select(mut lexer: Lexer<'_>) -> Option<Vec<Name>> {
         // VALUES LESS THAN and VALUES IN are of partitions.
         let rows = token.is("VALUES") && lexer.peek() == Some(Token::Symbol(b'('));
         if rows || token.is("SELECT") {
-            return calls(lexer);
+            return runs(lexer);
         }
     }
-    Some(Vec::new())
+    Some(Runs::default())
 }
 
 /// What stands before a parenthesis and is no function.
@@ -117,15 +113,17 @@ const KEYWORDS: [&str; 36] = [
     "XOR",
 ];
 
-/// Names before a parenthesis: functions, of which some may be stored ones. `None`: not understood.
-fn calls(lexer: Lexer<'_>) -> Option<Vec<Name>> {
+/// Names before a parenthesis are functions, of which some may be stored ones; what follows FROM or
+/// JOIN may be a view. `None`: not understood.
+fn runs(lexer: Lexer<'_>) -> Option<Runs> {
     let charset = lexer.lexis().charset;
-    let mut calls: Vec<Name> = Vec::new();
+    let Runs { mut calls, mut reads } = Runs::default();
     let mut before: Option<Token<'_>> = None;
     for token in lexer {
         if token == Token::Broken {
             return None;
         }
+        reads |= token.is_any(&["FROM", "JOIN", "STRAIGHT_JOIN"]);
         if token == Token::Symbol(b'(') {
             let name = match &before {
                 Some(word @ Token::Word(bytes)) if !word.is_any(&KEYWORDS) => {
@@ -144,5 +142,5 @@ fn calls(lexer: Lexer<'_>) -> Option<Vec<Name>> {
         // SELECT … INTO OUTFILE, NEXT VALUE FOR, PROCEDURE ANALYSE change no row of a table.
         before = Some(token);
     }
-    Some(calls)
+    Some(Runs { calls, reads })
 }
