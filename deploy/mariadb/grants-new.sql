@@ -44,6 +44,10 @@ EXECUTE IMMEDIATE CONCAT(
 EXECUTE IMMEDIATE CONCAT(
     'GRANT SELECT (db, name, status, definer) ON mysql.event TO ', @account);
 
+-- Names of stored functions: what an application writes in statement format once this shard serves
+-- may call one, and the way back has to know.
+EXECUTE IMMEDIATE CONCAT('GRANT SELECT (db, name, type) ON mysql.proc TO ', @account);
+
 -- The scratch table of `modshift check --trial`.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON `', REPLACE(@schema, '`', '``'),
     '`.modshift_trial TO ', @account);

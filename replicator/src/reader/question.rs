@@ -88,13 +88,13 @@ impl<W: LogWriter> Reader<W> {
     /// A view calls whatever functions it likes, and which views a statement reads through others is
     /// not ours to find out: where the server has no stored function, none is called.
     async fn views(&self) -> Result<Option<String>, ReadError> {
-        let sql = "SELECT CONCAT(db, '.', name) FROM mysql.proc WHERE type IN ('FUNCTION', 'PACKAGE BODY') \
-                   AND db NOT IN ('mysql', 'sys') LIMIT 1";
+        let sql = "SELECT CONCAT(db, '.', name) FROM mysql.proc \
+                   WHERE type IN ('FUNCTION', 'PACKAGE BODY') AND db NOT IN ('mysql', 'sys') LIMIT 1";
         let found: Option<String> = self.asked(sql).await?;
         Ok(found.map(|name| {
             format!(
                 "it reads tables, one of which may be a view that calls {name} or another \
-                     stored function"
+                 stored function"
             )
         }))
     }
