@@ -216,6 +216,32 @@ async fn tls_goes_as_far_as_the_plan_asks() -> Result<()> {
     Ok(())
 }
 
+/// One login in 256 has a nonce that ends with a zero byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_password_is_let_in_whatever_the_server_asks() -> Result<()> {
+    const LOGINS: usize = 2_000;
+    let options = MariaDbOptions::default().arg("--plugin-load-add=auth_ed25519");
+    let server = MariaDbServer::start(options).await?;
+    let account = "CREATE DATABASE s; GRANT ALL ON s.* TO e@'%' \
+                   IDENTIFIED VIA ed25519 USING PASSWORD('secret')";
+    server.run(account).await?;
+    let endpoint = Endpoint {
+        user: "e".to_owned(),
+        password: Secret::new("secret".to_owned()),
+        ..endpoint(&server.address(), "s")
+    };
+    let (mut drivers, mut sockets) = (0, 0);
+    for _ in 0..LOGINS {
+        drivers += usize::from(connect(&endpoint, Session::Plain).await.is_err());
+        sockets += usize::from(ServerSocket::connect(&endpoint).await.is_err());
+    }
+    ensure!(
+        (drivers, sockets) == (0, 0),
+        "of {LOGINS} logins {drivers} and {sockets} were refused"
+    );
+    Ok(())
+}
+
 /// Every connection there is, the binlog's too: the account is let in through TLS alone, and the
 /// certificate is for the very address that the plan names.
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use crate::connect::password;
 
 /// The largest payload either side may send.
 const PACKET_BYTES_MAX: u32 = 1 << 30;
+const ED25519_NONCE: usize = 32;
 /// utf8mb4_general_ci: user and schema names are UTF-8 in the plan.
 const UTF8MB4: u8 = 45;
 
@@ -99,8 +100,18 @@ pub(super) fn switch(payload: &[u8], endpoint: &Endpoint) -> Result<Vec<u8>, Str
         }
     }
     let password = password(endpoint);
-    let proof = method.gen_data(Some(&password), asked.plugin_data());
+    let proof = method.gen_data(Some(&password), nonce(payload, &asked));
     Ok(proof.map(|proof| bytes(&proof)).unwrap_or_default())
+}
+
+/// What is to be signed. `plugin_data` leaves out a zero byte at the end, which after that of
+/// mysql_native_password is an end mark, and after that of ed25519 one byte in 256 of the nonce itself.
+fn nonce<'a>(payload: &'a [u8], asked: &'a AuthSwitchRequest<'_>) -> &'a [u8] {
+    let whole = payload.len().checked_sub(ED25519_NONCE).and_then(|at| payload.get(at..));
+    match (asked.auth_plugin(), whole) {
+        (AuthPlugin::Ed25519, Some(whole)) => whole,
+        _ => asked.plugin_data(),
+    }
 }
 
 fn bytes(packet: &impl MySerialize) -> Vec<u8> {
