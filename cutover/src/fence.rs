@@ -14,6 +14,7 @@ mod marker;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
+use modshift_changelog::stage;
 use modshift_mariadb::connect::label;
 use modshift_mariadb::control::VERIFY;
 use modshift_mariadb::{ServerError, Session, connect, error};
@@ -298,24 +299,42 @@ pub enum Release {
     Serve,
 }
 
+/// Between two statements that open a shard: whoever repeats all of them mends what is half done.
+const MID_RELEASE: &str = "mid_release";
+
+/// Is there anything to be released? Not where that was done already.
+pub async fn is_closed(shard: &mut Shard) -> Result<bool, CutoverError> {
+    Ok(!shard.was.is_empty() || held::own(shard).await?.is_some())
+}
+
 /// Lets applications write again. The serving marker must stand in the log before.
 pub async fn release(shard: &mut Shard, how: Release) -> Result<(), CutoverError> {
     release_primary(shard, how).await?;
-    CutoverError::all(release_replicas(shard, how).await)
+    CutoverError::all(release_replicas(shard, how).await)?;
+    released(shard).await
+}
+
+/// Nothing of it is left to be done: what the servers were is remembered no longer.
+pub async fn released(shard: &mut Shard) -> Result<(), CutoverError> {
+    held::forget(shard).await?;
+    stage::reached(MID_RELEASE, 1).await;
+    Ok(())
 }
 
 /// The shard serves after it.
 pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), CutoverError> {
-    let was = shard.was.first().cloned().unwrap_or_default();
     let serve = how == Release::Serve;
     let doing = "ending read_only";
     let others = held::let_go(shard).await?;
+    stage::reached(MID_RELEASE, 1).await;
+    let was = shard.was.first().cloned().unwrap_or_default();
     shard.kept_closed = matches!(others, Others::OtherPlan(_));
     let last = others == Others::Nobody;
     if last && !shard.accounts_only && (serve || !was.read_only) {
         let state: Vec<bool> = shard.primary.ask(doing, "SELECT @@read_only").await?;
         if state.first() != Some(&false) {
             shard.primary.run(doing, "SET GLOBAL read_only = 0").await?;
+            stage::reached(MID_RELEASE, 1).await;
         }
     }
     for account in &shard.accounts {
@@ -325,6 +344,7 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
         if is_locked(&mut shard.primary, account).await? || shard.primary.is_dry() {
             let sql = format!("ALTER USER {} ACCOUNT UNLOCK", account_sql(account));
             shard.primary.run("unlocking the application's accounts", &sql).await?;
+            stage::reached(MID_RELEASE, 1).await;
         }
     }
     if let Others::OtherPlan(record) = &others {
@@ -339,7 +359,10 @@ pub async fn release_primary(shard: &mut Shard, how: Release) -> Result<(), Cuto
         return Ok(());
     }
     start_replication(&mut shard.primary, &was.replicating).await?;
-    events::start(&mut shard.primary, &was).await
+    stage::reached(MID_RELEASE, 1).await;
+    events::start(&mut shard.primary, &was).await?;
+    stage::reached(MID_RELEASE, 1).await;
+    Ok(())
 }
 
 async fn start_replication(server: &mut Server, names: &[String]) -> Result<(), CutoverError> {
@@ -375,5 +398,7 @@ pub async fn release_replicas(shard: &mut Shard, how: Release) -> Vec<CutoverErr
         }
         events::start(replica, was).await
     }));
-    released.await.into_iter().filter_map(Result::err).collect()
+    let errors = released.await.into_iter().filter_map(Result::err).collect();
+    stage::reached(MID_RELEASE, shard.replicas.len() as u64).await;
+    errors
 }

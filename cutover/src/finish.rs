@@ -69,7 +69,11 @@ pub async fn unfence(
         handover::put_back(handover::Scope::new(plan, "unfence"), shard).await?;
         let sql = format!("DROP TABLE IF EXISTS {HANDOVER}");
         shard.primary.run("removing modshift's tables", &sql).await?;
-        fence::release(shard, Release::Restore).await
+        // Given a second time it leaves alone what was changed there since.
+        match fence::is_closed(shard).await? {
+            true => fence::release(shard, Release::Restore).await,
+            false => Ok(()),
+        }
     }))
     .await;
     say(&mut register, &mut shards, tell);

@@ -3,8 +3,10 @@
 //!
 //! `read_only`, the event scheduler and replication into a server are the whole server's, and several
 //! shards of one plan may live there, and other plans. So the row is written before the server is
-//! closed, and removed before it is opened; **a server is opened only by the last who closed it**. What
-//! it was before is known to the first who closes it; everyone after takes that over from him.
+//! closed, and says before it is opened that it keeps it closed no longer; **a server is opened only by
+//! the last who closed it**. What it was before is known to the first who closes it; everyone after
+//! takes that over from him. The row goes only once all is as it was: whoever dies between leaves what
+//! another needs to go on.
 
 use modshift_mariadb::control::{FENCES, FENCES_TABLE, SCHEMA};
 
@@ -16,6 +18,8 @@ use crate::shard::{Shard, Was};
 const NO_SUCH_TABLE: u16 = 1146;
 const NO_SUCH_SCHEMA: u16 = 1049;
 const DOING: &str = "reading who keeps the server closed";
+/// In the column `server`, of a row whose server is being opened.
+const GOING: u8 = 2;
 
 /// Why a shard is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub(crate) struct Record {
     pub cause: Cause,
     /// The server is closed, not accounts alone.
     pub server: bool,
+    /// It is being opened: who goes after it need not wait for it.
+    pub going: bool,
     /// Of the shard's primary, then of its replicas.
     pub was: Vec<Was>,
 }
@@ -56,9 +62,11 @@ impl Record {
 
 /// Every row on the shard's server.
 async fn all(shard: &mut Shard) -> Result<Vec<Record>, CutoverError> {
-    let sql =
-        format!("SELECT plan, shard, abandoned, server, was FROM {FENCES} ORDER BY plan, shard");
-    type Row = (String, String, bool, bool, String);
+    let sql = format!(
+        "SELECT plan, shard, abandoned, server > 0, server = {GOING}, was FROM {FENCES} \
+         ORDER BY plan, shard"
+    );
+    type Row = (String, String, bool, bool, bool, String);
     let rows: Vec<Row> = match shard.primary.ask(DOING, &sql).await {
         Err(CutoverError::Server(error))
             if matches!(error.code(), Some(NO_SUCH_TABLE | NO_SUCH_SCHEMA)) =>
@@ -67,11 +75,12 @@ async fn all(shard: &mut Shard) -> Result<Vec<Record>, CutoverError> {
         }
         rows => rows?,
     };
-    let record = |(plan, of, left, server, was): Row| Record {
+    let record = |(plan, of, left, server, going, was): Row| Record {
         plan,
         shard: of,
         cause: if left { Cause::Left } else { Cause::KeptOut },
         server,
+        going,
         was: serde_json::from_str(&was).unwrap_or_default(),
     };
     Ok(rows.into_iter().map(record).collect())
@@ -118,7 +127,9 @@ pub(crate) async fn before(shard: &mut Shard) -> Result<Before, CutoverError> {
 pub(crate) async fn claim(shard: &mut Shard, cause: Cause) -> Result<(), CutoverError> {
     let known = own(shard).await?;
     let (server, left) = (!shard.accounts_only, cause == Cause::Left);
-    let done = |record: &Record| record.server == server && (record.cause == cause || !left);
+    let done = |record: &Record| {
+        record.server == server && !record.going && (record.cause == cause || !left)
+    };
     if known.as_ref().is_some_and(done) {
         return Ok(());
     }
@@ -171,26 +182,46 @@ pub(crate) enum Others {
     OtherPlan(Record),
 }
 
-/// Removes the row, then looks who else has one: of two that go at once the last sees none.
+/// Says in the row that the server is being opened, then looks who else keeps it closed: of two that go
+/// at once the last sees none. Repeated, it says the same.
 pub(crate) async fn let_go(shard: &mut Shard) -> Result<Others, CutoverError> {
-    if own(shard).await?.is_some() {
+    if let Some(record) = own(shard).await? {
+        if shard.was.is_empty() {
+            // Who does without the journal knows it from here.
+            shard.accounts_only = !record.server;
+            shard.was = record.was;
+        }
         let sql = format!(
-            "DELETE FROM {FENCES} WHERE plan = {} AND shard = {}",
+            "UPDATE {FENCES} SET server = {GOING} WHERE plan = {} AND shard = {} AND server = 1",
             quote(&shard.plan),
             quote(shard.primary.name.as_str())
         );
-        shard.primary.run("noting that the server is open", &sql).await?;
+        shard.primary.run("noting that the server is being opened", &sql).await?;
     }
     let records = all(shard).await?;
     Ok(others(&records, shard))
 }
 
+/// All is as it was, or serves.
+pub(crate) async fn forget(shard: &mut Shard) -> Result<(), CutoverError> {
+    if own(shard).await?.is_none() {
+        return Ok(());
+    }
+    let sql = format!(
+        "DELETE FROM {FENCES} WHERE plan = {} AND shard = {}",
+        quote(&shard.plan),
+        quote(shard.primary.name.as_str())
+    );
+    shard.primary.run("noting that the server is open", &sql).await.map(drop)
+}
+
 fn others(records: &[Record], shard: &Shard) -> Others {
-    let mut others = records.iter().filter(|record| record.server && !record.is_of(shard));
+    let closes = |record: &&Record| record.server && !record.going && !record.is_of(shard);
+    let mut others = records.iter().filter(closes);
     let foreign = others.clone().find(|record| record.plan != shard.plan);
     match (foreign, others.next()) {
         (Some(record), _) => Others::OtherPlan(record.clone()),
-        // A dry run has removed nothing.
+        // A dry run has written nothing.
         (None, Some(_)) if !shard.primary.is_dry() => Others::Twin,
         (None, _) => Others::Nobody,
     }

@@ -176,11 +176,18 @@ pub async fn abort(
         Box::pin(take_back(&mut to, scope)),
     )
     .await;
-    outside.tell(
-        "note: what replicated into these servers, and events that ran there, is known to the lost \
-         journal alone: START SLAVE and SET GLOBAL event_scheduler = ON where they are missed; \
-         replicas stay in read_only; an account of the plan that was locked before the fence is unlocked now",
-    );
+    // Each server's row in modshift.fences says what it was.
+    let unknown: Vec<&str> =
+        answering.iter().filter(|shard| shard.was.is_empty()).map(Shard::name).collect();
+    if !unknown.is_empty() {
+        outside.tell(&format!(
+            "note: what replicated into the servers of {}, and whether events ran there, is known to \
+             the lost journal alone: START SLAVE and SET GLOBAL event_scheduler = ON where they are \
+             missed; replicas stay in read_only; an account of the plan that was locked before the \
+             fence is unlocked now",
+            unknown.join(", ")
+        ));
+    }
     for note in answering.iter_mut().chain(&mut to).flat_map(|shard| shard.primary.take_notes()) {
         outside.tell(&format!("note: {note}"));
     }

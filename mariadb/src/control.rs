@@ -188,7 +188,7 @@ pub const FENCES_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift.fences (
         plan VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         shard VARCHAR(64) NOT NULL COMMENT 'old shard 0',
         abandoned BOOLEAN NOT NULL COMMENT '1: a run has left it, 0: kept out until it serves',
-        server BOOLEAN NOT NULL COMMENT '1: the whole server is closed, 0: accounts alone',
+        server TINYINT NOT NULL COMMENT '1: the whole server is closed, 2: and being opened, 0: accounts alone',
         was LONGTEXT NOT NULL COMMENT 'JSON: settings before, of the primary and its replicas',
         since DATETIME(6) NOT NULL COMMENT 'UTC',
         PRIMARY KEY (plan, shard)

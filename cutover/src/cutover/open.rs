@@ -134,6 +134,10 @@ impl<O: Outside> Cutover<O> {
             errors.extend(failed);
         }
         if errors.is_empty() {
+            let released = join_all(self.to.iter_mut().map(fence::released)).await;
+            errors.extend(released.into_iter().filter_map(Result::err));
+        }
+        if errors.is_empty() {
             let keys: Vec<String> = self.to.iter().flat_map(Shard::keys).collect();
             errors.extend(self.register.forget(&keys).await.err());
         }

@@ -84,8 +84,9 @@ impl<O: Outside> Cutover<O> {
             None => Ok(()),
             Some(let_go) => {
                 let_go?;
-                self.forget().await?;
+                // In this order: whoever goes on in between lets go once more, by what is remembered.
                 self.note(Entry::Undone(Step::Fence)).await?;
+                self.forget().await?;
                 self.outside.tell("fence undone");
                 Ok(())
             }
@@ -307,7 +308,11 @@ async fn release(
     if first {
         outside.tell(&served(shard));
     }
-    fence::release_replicas(shard, Release::Restore).await
+    let errors = fence::release_replicas(shard, Release::Restore).await;
+    match errors.is_empty() {
+        true => fence::released(shard).await.err().into_iter().collect(),
+        false => errors,
+    }
 }
 
 /// What can be said of a shard that is as it was before the fence.

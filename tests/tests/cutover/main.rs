@@ -18,6 +18,7 @@ mod obstacles;
 mod others;
 mod peers;
 mod proven;
+mod released;
 mod round_trip;
 mod shared;
 mod site;
