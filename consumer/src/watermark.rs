@@ -105,37 +105,27 @@ impl Versions {
             .collect()
     }
 
-    /// The transaction's first statements, each of which must change exactly one row.
-    pub fn compare_and_set(&self, moves: &[Move], offset: Option<Offset>) -> Vec<String> {
+    /// The transaction's first statements. One moves many rows: the binlog of a server with many
+    /// shards, where each moves several times a second, would be full of them.
+    pub fn compare_and_set(&self, moves: &[Move], offset: Option<Offset>) -> Vec<CompareAndSet> {
         let mut statements = Vec::new();
+        let mut there = Vec::new();
         for source in self.touched(moves) {
-            let moved = moves.iter().find(|moved| moved.source == source);
-            let version = self.after(source);
-            let mut text = String::with_capacity(256);
+            let mut columns = vec![("version", self.after(source).to_string())];
+            if let Some(moved) = moves.iter().find(|moved| moved.source == source) {
+                columns.extend(mark_columns(&moved.mark));
+            }
+            columns.push(("commit_us", self.commit_us.to_string()));
+            columns.extend(offset.map(|offset| ("log_offset", offset.to_string())));
             match self.of(source) {
-                Some(_) => {
-                    let _ = write!(text, "UPDATE {WATERMARK} SET version = {version}");
-                }
-                None => {
-                    let _ = write!(
-                        text,
-                        "INSERT INTO {WATERMARK} SET source = {}, version = {version}",
-                        source.0
-                    );
-                }
+                Some(had) => there.push(Moving { source, had, columns }),
+                None => statements.push(insert(source, &columns)),
             }
-            if let Some(moved) = moved {
-                write_mark(&mut text, &moved.mark);
-            }
-            let _ = write!(text, ", commit_us = {}", self.commit_us);
-            if let Some(offset) = offset {
-                let _ = write!(text, ", log_offset = {offset}");
-            }
-            if let Some(had) = self.of(source) {
-                let _ = write!(text, " WHERE source = {} AND version = {had}", source.0);
-            }
-            statements.push(text);
         }
+        // Rows that move, and where one is inserted those that do not.
+        let same_columns = |one: &Moving, other: &Moving| one.columns.len() == other.columns.len();
+        let runs = there.chunk_by(same_columns).flat_map(|run| run.chunks(ROWS_PER_STATEMENT_MAX));
+        statements.splice(0..0, runs.map(update));
         statements
     }
 
@@ -185,7 +175,60 @@ impl Versions {
     }
 }
 
-fn write_mark(text: &mut String, mark: &Watermark) {
+/// A statement, and how many rows it must change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompareAndSet {
+    pub text: String,
+    pub rows: usize,
+    /// Of rows that are there: has a condition, to which others may be added.
+    pub update: bool,
+}
+
+/// A row that is there, what it must be, and what becomes of it.
+struct Moving {
+    source: OldShard,
+    had: u64,
+    columns: Vec<(&'static str, String)>,
+}
+
+/// Each is looked up in a list as long as this.
+const ROWS_PER_STATEMENT_MAX: usize = 64;
+
+fn insert(source: OldShard, columns: &[(&'static str, String)]) -> CompareAndSet {
+    let mut text = format!("INSERT INTO {WATERMARK} SET source = {}", source.0);
+    for (name, value) in columns {
+        let _ = write!(text, ", {name} = {value}");
+    }
+    CompareAndSet { text, rows: 1, update: false }
+}
+
+/// All of them have the same columns.
+fn update(rows: &[Moving]) -> CompareAndSet {
+    let sources: Vec<String> = rows.iter().map(|row| row.source.0.to_string()).collect();
+    let of = |value: &dyn Fn(&Moving) -> String| {
+        let values: Vec<String> = rows.iter().map(value).collect();
+        if values.iter().all(|value| *value == values[0]) {
+            return values[0].clone();
+        }
+        let whens = sources.iter().zip(&values);
+        let whens: String =
+            whens.map(|(source, value)| format!(" WHEN {source} THEN {value}")).collect();
+        format!("CASE source{whens} END")
+    };
+    let columns = rows.first().map_or(&[][..], |row| &row.columns);
+    let sets = columns.iter().enumerate().map(|(index, (name, _))| {
+        format!("{name} = {}", of(&|row: &Moving| row.columns[index].1.clone()))
+    });
+    let text = format!(
+        "UPDATE {WATERMARK} SET {} WHERE source IN ({}) AND version = {}",
+        sets.collect::<Vec<_>>().join(", "),
+        sources.join(", "),
+        of(&|row: &Moving| row.had.to_string()),
+    );
+    CompareAndSet { text, rows: rows.len(), update: true }
+}
+
+fn mark_columns(mark: &Watermark) -> [(&'static str, String); 10] {
     let awaited = |awaited: bool| if awaited { AWAITED.to_string() } else { String::new() };
     let (group, ordinal) = match &mark.partial {
         Some(Partial { position, awaited: waits }) => {
@@ -202,18 +245,18 @@ fn write_mark(text: &mut String, mark: &Watermark) {
         Some(token) => format!("'{}{}'", token.digest, awaited(token.awaited)),
         None => "NULL".to_owned(),
     };
-    let _ = write!(
-        text,
-        ", epoch = {}, number = {}, gtids = '{}', group_gtid = {group}, group_ordinal = {ordinal}, \
-         token_digest = {token}, token_writes = {}, token_clock_us = {}, copied = {}, tables = {}",
-        mark.epoch,
-        mark.number,
-        mark.gtids,
-        mark.token_writes,
-        mark.token_clock_us,
-        u8::from(mark.copied),
-        mark.tables,
-    );
+    [
+        ("epoch", mark.epoch.to_string()),
+        ("number", mark.number.to_string()),
+        ("gtids", format!("'{}'", mark.gtids)),
+        ("group_gtid", group),
+        ("group_ordinal", ordinal.to_string()),
+        ("token_digest", token),
+        ("token_writes", mark.token_writes.to_string()),
+        ("token_clock_us", mark.token_clock_us.to_string()),
+        ("copied", u8::from(mark.copied).to_string()),
+        ("tables", mark.tables.to_string()),
+    ]
 }
 
 /// Makes this applier the owner of the new shard and reads what has been applied. Safe to repeat.
@@ -356,24 +399,62 @@ mod tests {
         let mut versions = Versions::take_over(&[kept(0, (3 << 40) + 8)], 3, 77);
         versions.commit_took(Duration::from_micros(1500));
         let moved = |source| Move { source: OldShard(source), mark: mark() };
-        let text = versions.compare_and_set(&[moved(0)], Some(12));
-        assert_eq!(
-            text,
-            [format!(
-                "UPDATE modshift_watermark SET version = {}, epoch = 5, number = 6, \
-                 gtids = '0-1-7', group_gtid = '0-1-9?', group_ordinal = 4, token_digest = NULL, \
-                 token_writes = 0, token_clock_us = 0, copied = 0, tables = 0, commit_us = 1500, log_offset = 12 \
-                 WHERE source = 0 AND version = {}",
-                (4u64 << 40) + 1,
-                4u64 << 40
-            )]
+        let base = 4u64 << 40;
+        let marked = "epoch = 5, number = 6, gtids = '0-1-7', group_gtid = '0-1-9?', \
+             group_ordinal = 4, token_digest = NULL, token_writes = 0, token_clock_us = 0, \
+             copied = 0, tables = 0, commit_us = 1500";
+        let expected = CompareAndSet {
+            text: format!(
+                "UPDATE modshift_watermark SET version = {}, {marked}, log_offset = 12 \
+                 WHERE source IN (0) AND version = {base}",
+                base + 1
+            ),
+            rows: 1,
+            update: true,
+        };
+        assert_eq!(versions.compare_and_set(&[moved(0)], Some(12)), [expected]);
+        // Of the other row no more than the version.
+        let compared = format!(
+            "UPDATE modshift_watermark SET version = {}, commit_us = 1500 WHERE source IN (0) AND \
+             version = {base}",
+            base + 1
         );
-        let text = versions.compare_and_set(&[moved(2)], None);
-        assert_eq!(text.len(), 2);
-        assert!(
-            text[0].starts_with("UPDATE modshift_watermark SET version = 4398046511105, commit_us")
+        let inserted = format!(
+            "INSERT INTO modshift_watermark SET source = 2, version = {}, {marked}",
+            base + 1
         );
-        assert!(text[1].starts_with("INSERT INTO modshift_watermark SET source = 2, version ="));
+        let set = versions.compare_and_set(&[moved(2)], None);
+        let set: Vec<_> = set.into_iter().map(|set| (set.text, set.rows, set.update)).collect();
+        assert_eq!(set, [(compared, 1, true), (inserted, 1, false)]);
+    }
+
+    #[test]
+    fn rows_that_move_together_are_compared_and_set_by_one_statement() {
+        let mut versions = Versions::take_over(&[kept(0, 0), kept(1, 0), kept(2, 0)], 3, 0);
+        let moved = |source, number| Move {
+            source: OldShard(source),
+            mark: Watermark { number, partial: None, ..mark() },
+        };
+        versions.committed(&[moved(1, 1)]);
+        let base = 1u64 << 40;
+        let set = versions.compare_and_set(&[moved(0, 7), moved(1, 8), moved(2, 7)], None);
+        let expected = format!(
+            "UPDATE modshift_watermark SET version = CASE source WHEN 0 THEN {a} WHEN 1 THEN {b} \
+             WHEN 2 THEN {a} END, epoch = 5, number = CASE source WHEN 0 THEN 7 WHEN 1 THEN 8 WHEN 2 \
+             THEN 7 END, gtids = '0-1-7', group_gtid = NULL, group_ordinal = 0, token_digest = NULL, \
+             token_writes = 0, token_clock_us = 0, copied = 0, tables = 0, commit_us = 0 WHERE source \
+             IN (0, 1, 2) AND version = CASE source WHEN 0 THEN {base} WHEN 1 THEN {a} WHEN 2 THEN \
+             {base} END",
+            a = base + 1,
+            b = base + 2,
+        );
+        assert_eq!(set, [CompareAndSet { text: expected, rows: 3, update: true }]);
+        // However many there are.
+        let many: Vec<Kept> = (0..150).map(|source| kept(source, 0)).collect();
+        let versions = Versions::take_over(&many, 150, 0);
+        let moves: Vec<Move> = (0..150).map(|source| moved(source, 1)).collect();
+        let rows = versions.compare_and_set(&moves, None).into_iter().map(|set| set.rows);
+        assert_eq!(rows.collect::<Vec<_>>(), [64, 64, 22]);
     }
 
     #[test]

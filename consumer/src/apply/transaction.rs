@@ -1,7 +1,7 @@
 //! The transaction of a batch: the watermark's compare-and-set, the rows by the fast or the exact
 //! road, COMMIT.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use modshift_changelog::stage;
 use modshift_mariadb::control::HANDED_OVER;
@@ -15,7 +15,7 @@ use crate::error::ApplyError;
 use crate::merge::{MergeError, Placed, exact_road, fast_road};
 use crate::parked::ParkedChanges;
 use crate::places::SqlPlaces;
-use crate::watermark::Outcome;
+use crate::watermark::{CompareAndSet, Outcome};
 
 /// One bulk statement: more does not pay, and a packet must never be split (the driver sends
 /// parameter types with the first part only).
@@ -29,6 +29,17 @@ impl Keeper {
         exact: bool,
         standing: &mut Standing,
     ) -> Result<Option<(Applied, ParkedChanges)>, Failure> {
+        if cut.batch.is_empty() {
+            let statements = self.versions.compare_and_set(&cut.moves, cut.offset);
+            if let [only] = &statements[..]
+                && only.update
+            {
+                Box::pin(standing.check(conn, &self.endpoint, &self.target, &[])).await?;
+                let commit = self.marks(conn, cut, only).await?;
+                let applied = Applied { commit, ..Applied::default() };
+                return Ok(Some((applied, ParkedChanges::default())));
+            }
+        }
         self.compare_and_set(conn, cut).await?;
         let mut places = SqlPlaces {
             conn,
@@ -73,25 +84,45 @@ impl Keeper {
         Ok(Some((applied, changes)))
     }
 
+    /// Nothing but watermarks: the comparison commits by itself, in one round trip. An owner that took
+    /// over has raised every row, so it moves all of them or none. What it took.
+    async fn marks(
+        &self,
+        conn: &mut Conn,
+        cut: &Cut,
+        only: &CompareAndSet,
+    ) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        query(conn, &self.at, "moving the watermark", &only.text)
+            .await
+            .map_err(Failure::Unknown)?;
+        let took = began.elapsed();
+        match conn.affected_rows() == only.rows as u64 {
+            true => Ok(took),
+            false => self.refused(conn, cut).await.map(|()| took).map_err(Failure::from),
+        }
+    }
+
     /// BEGIN and the compare-and-set, in one round trip.
     async fn compare_and_set(&self, conn: &mut Conn, cut: &Cut) -> Result<(), ApplyError> {
         let of = |error| error::of(&self.at, "moving the watermark", error);
         let mut statements = self.versions.compare_and_set(&cut.moves, cut.offset);
         if !cut.batch.is_empty() {
             // Not where triggers of the application are. The rows read stay locked to the end.
-            for update in statements.iter_mut().filter(|text| text.starts_with("UPDATE")) {
-                update.push_str(&format!(" AND NOT EXISTS ({HANDED_OVER})"));
+            for update in statements.iter_mut().filter(|statement| statement.update) {
+                update.text.push_str(&format!(" AND NOT EXISTS ({HANDED_OVER})"));
             }
         }
-        let expected = statements.len();
-        let text = format!("BEGIN; {}", statements.join("; "));
+        let texts: Vec<&str> = statements.iter().map(|statement| statement.text.as_str()).collect();
+        let text = format!("BEGIN; {}", texts.join("; "));
+        let expected: u64 = statements.iter().map(|statement| statement.rows as u64).sum();
         let mut hit = 0;
         let mut result = match conn.query_iter(text).await {
             Ok(result) => result,
             Err(error) => return Err(of(error).into()),
         };
         let outcome = loop {
-            hit += usize::from(result.affected_rows() == 1);
+            hit += result.affected_rows();
             if result.is_empty() {
                 break result.drop_result().await;
             }
