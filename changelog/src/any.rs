@@ -24,6 +24,13 @@ impl LogWriter for AnyWriter {
         }
     }
 
+    async fn send_beat(&mut self, to: NewShard, message: &[u8]) -> Result<(), LogError> {
+        match self {
+            AnyWriter::Direct(writer) => writer.send_beat(to, message).await,
+            AnyWriter::Kafka(writer) => writer.send_beat(to, message).await,
+        }
+    }
+
     async fn flush(&mut self) -> Result<(), LogError> {
         match self {
             AnyWriter::Direct(writer) => writer.flush().await,
@@ -51,6 +58,13 @@ impl LogReader for AnyReader {
         match self {
             AnyReader::Direct(reader) => reader.next().await,
             AnyReader::Kafka(reader) => reader.next().await,
+        }
+    }
+
+    async fn next_pressing(&mut self) -> Result<Delivery, LogError> {
+        match self {
+            AnyReader::Direct(reader) => reader.next_pressing().await,
+            AnyReader::Kafka(reader) => reader.next_pressing().await,
         }
     }
 

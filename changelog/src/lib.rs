@@ -36,6 +36,16 @@ pub trait LogWriter: Send {
         message: &[u8],
     ) -> impl Future<Output = Result<(), LogError>> + Send;
 
+    /// As [`send`](Self::send), of a mere heartbeat: a reader that has others may leave it waiting, so
+    /// it need not be woken.
+    fn send_beat(
+        &mut self,
+        to: NewShard,
+        message: &[u8],
+    ) -> impl Future<Output = Result<(), LogError>> + Send {
+        self.send(to, &[], message)
+    }
+
     /// Sends on what is only buffered so far. Does not wait for acknowledgement.
     fn flush(&mut self) -> impl Future<Output = Result<(), LogError>> + Send;
 
@@ -60,6 +70,12 @@ pub struct Delivery {
 pub trait LogReader: Send {
     /// The next message. Cancel safe.
     fn next(&mut self) -> impl Future<Output = Result<Delivery, LogError>> + Send;
+
+    /// The next message, at the latest when one is here that is no mere heartbeat. What is here before
+    /// that [`try_next`](Self::try_next) gives. Cancel safe.
+    fn next_pressing(&mut self) -> impl Future<Output = Result<Delivery, LogError>> + Send {
+        self.next()
+    }
 
     /// The next message if it is already here.
     fn try_next(&mut self) -> Result<Option<Delivery>, LogError>;

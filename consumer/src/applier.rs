@@ -10,10 +10,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use modshift_changelog::{Backlog, LogError, LogReader, Offset};
+use modshift_changelog::{Backlog, Delivery, LogError, LogReader, Offset};
 use modshift_proto::NewShard;
 use modshift_proto::plan::Plan;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -123,7 +123,9 @@ where
             status,
             cancel,
             clocks: vec![None; usize::from(plan.old_modulus.get())],
+            gauges: interval(GAUGES),
         };
+        flow.gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         match Box::pin(flow.run(&mut keeper)).await {
             Ok(()) => break Ok(()),
             Err(ApplyError::Log(error)) if error.class() == modshift_changelog::Class::Retry => {
@@ -218,6 +220,7 @@ struct Flow<'a, R> {
     cancel: &'a CancellationToken,
     /// Of the newest token applied, for the lag gauges. Index = old shard.
     clocks: Vec<Option<i64>>,
+    gauges: Interval,
 }
 
 impl<R: LogReader> Flow<'_, R> {
@@ -242,12 +245,10 @@ impl<R: LogReader> Flow<'_, R> {
 
     /// `Some`: no more messages will be taken.
     async fn gather_until_due(&mut self) -> Option<Result<(), ApplyError>> {
-        let mut gauges = interval(GAUGES);
-        gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.gather.is_full() {
             let due = self.gather.due().map(Instant::from_std);
             if due.is_some_and(|due| due <= Instant::now()) {
-                break;
+                return self.take_waiting();
             }
             let wake = async {
                 match due {
@@ -258,9 +259,9 @@ impl<R: LogReader> Flow<'_, R> {
             let next = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Some(Ok(())),
-                () = wake => break,
-                next = self.reader.next() => next,
-                _ = gauges.tick() => {
+                () = wake => return self.take_waiting(),
+                next = next_of(&mut self.reader, self.gather.only_beats()) => next,
+                _ = self.gauges.tick() => {
                     self.refresh_gauges();
                     continue;
                 }
@@ -274,6 +275,11 @@ impl<R: LogReader> Flow<'_, R> {
             }
         }
         None
+    }
+
+    /// Heartbeats that came after the first one have woken nobody.
+    fn take_waiting(&mut self) -> Option<Result<(), ApplyError>> {
+        self.take_more().err().map(Err)
     }
 
     /// Takes what is already here, for one turn.
@@ -305,7 +311,9 @@ impl<R: LogReader> Flow<'_, R> {
                     applied?;
                     return Ok(stop);
                 }
-                next = self.reader.next(), if stop.is_none() && !self.gather.is_full() => next,
+                next = self.reader.next_pressing(), if stop.is_none() && !self.gather.is_full() => {
+                    next
+                }
             };
             let taken = next.map_err(ApplyError::from).and_then(|delivery| {
                 self.gather.take(delivery, &self.target)?;
@@ -367,6 +375,11 @@ impl<R: LogReader> Flow<'_, R> {
             Backlog::Unknown => {}
         }
     }
+}
+
+/// The next message; where heartbeats wait for each other already, the next that is none.
+async fn next_of<R: LogReader>(reader: &mut R, beats_wait: bool) -> Result<Delivery, LogError> {
+    if beats_wait { reader.next_pressing().await } else { reader.next().await }
 }
 
 /// This host's clock.

@@ -83,6 +83,11 @@ impl Gather {
         self.batch.is_full(&self.limits)
     }
 
+    /// Something is here, and nobody waits for any of it.
+    pub fn only_beats(&self) -> bool {
+        self.first_message.is_some() && self.first_change.is_none() && !self.urgent
+    }
+
     /// When what is here should be applied, full or not. `None`: there is nothing.
     pub fn due(&self) -> Option<Instant> {
         match (self.first_change, self.first_message) {
@@ -326,12 +331,14 @@ mod tests {
         gather.take(delivery(0, "start"), &target).unwrap();
         gather.take(delivery(1, "beat"), &target).unwrap();
         let began = gather.first_message.unwrap();
-        assert_eq!(gather.due(), Some(began + TOKENS_AGE_MAX));
+        assert_eq!((gather.due(), gather.only_beats()), (Some(began + TOKENS_AGE_MAX), true));
         gather.take(delivery(2, "1 4"), &target).unwrap();
+        assert!(!gather.only_beats());
         assert_eq!(gather.due(), gather.first_change.map(|first| first + gather.age));
         gather.take(delivery(3, "token"), &target).unwrap();
         assert_eq!(gather.due(), Some(began));
         gather.cut().unwrap();
+        assert!(!gather.only_beats(), "nothing is here");
         gather.take(delivery(4, "beat"), &target).unwrap();
         assert_eq!(gather.due(), gather.first_message.map(|first| first + TOKENS_AGE_MAX));
     }

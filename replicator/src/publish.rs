@@ -150,7 +150,12 @@ impl<W: LogWriter> Publisher<W> {
         for to in self.partitions() {
             self.message.clear();
             message::encode_token(&self.envelope(to), token, &mut self.message);
-            self.send(to, &[]).await?;
+            if token.beat {
+                self.writer.send_beat(to, &self.message).await?;
+                self.sent(to, self.message.len());
+            } else {
+                self.send(to, &[]).await?;
+            }
         }
         self.tokens.sent(resume, self.numbers.clone(), self.bytes.clone());
         Ok(())

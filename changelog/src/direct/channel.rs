@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use modshift_proto::NewShard;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::LogError;
 
 /// Messages, each behind its length, and the part of the budget that they take until read.
 pub(super) struct Segment {
     pub bytes: Bytes,
+    /// More than heartbeats are in it.
+    pub pressing: bool,
     _room: OwnedSemaphorePermit,
 }
 
@@ -25,6 +27,9 @@ pub(super) struct Channel {
     /// Not bounded by itself: nothing is sent without its room.
     segments: UnboundedSender<Segment>,
     waiting_bytes: AtomicU64,
+    /// Segments that are queued and press.
+    pressing: AtomicU64,
+    pressed: Notify,
 }
 
 impl Channel {
@@ -38,6 +43,8 @@ impl Channel {
             budget,
             segments,
             waiting_bytes: AtomicU64::new(0),
+            pressing: AtomicU64::new(0),
+            pressed: Notify::new(),
         };
         (channel, receiver)
     }
@@ -61,10 +68,39 @@ impl Channel {
         }
     }
 
-    pub fn send(&self, bytes: Bytes, room: OwnedSemaphorePermit) -> Result<(), LogError> {
+    pub fn send(
+        &self,
+        bytes: Bytes,
+        pressing: bool,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), LogError> {
         let added = bytes.len() as u64;
         self.waiting_bytes.fetch_add(added, Ordering::Relaxed);
-        self.segments.send(Segment { bytes, _room: room }).map_err(|_| LogError::Closed(self.to))
+        if pressing {
+            // Before it can be taken out again.
+            self.pressing.fetch_add(1, Ordering::AcqRel);
+        }
+        let segment = Segment { bytes, pressing, _room: room };
+        self.segments.send(segment).map_err(|_| LogError::Closed(self.to))?;
+        if pressing {
+            self.pressed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// A segment has left the queue.
+    pub fn taken(&self, segment: &Segment) {
+        if segment.pressing {
+            self.pressing.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Resolves while a segment is queued that presses; for the one reader. Cancel safe.
+    pub async fn pressing(&self) {
+        while self.pressing.load(Ordering::Acquire) == 0 {
+            // A notice that comes before this is kept.
+            self.pressed.notified().await;
+        }
     }
 
     pub fn read(&self, bytes: usize) {

@@ -44,6 +44,7 @@ impl DirectReader {
     }
 
     fn open(&mut self, segment: Segment) {
+        self.channel.taken(&segment);
         let whole = segment.bytes.len();
         self.current = Some((segment, whole));
     }
@@ -66,6 +67,13 @@ impl LogReader for DirectReader {
             };
             self.open(segment);
         }
+    }
+
+    async fn next_pressing(&mut self) -> Result<Delivery, LogError> {
+        if self.current.is_none() {
+            self.channel.pressing().await;
+        }
+        self.next().await
     }
 
     fn try_next(&mut self) -> Result<Option<Delivery>, LogError> {

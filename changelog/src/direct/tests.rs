@@ -264,3 +264,39 @@ async fn old_shards_share_a_partition() {
         expected[source] += 1;
     }
 }
+
+#[tokio::test]
+async fn heartbeats_press_nobody_and_whatever_else_comes_does_in_its_order() {
+    let log = DirectLog::new(2, 2, 64 * 1024);
+    let mut reader = log.reader(NEW).unwrap();
+    let (mut one, mut other) = (log.writer(OLD, 1), log.writer(OldShard(1), 1));
+    let beat = async |writer: &mut DirectWriter, message: &[u8]| {
+        soon("room", writer.send_beat(NEW, message)).await.unwrap();
+        writer.flush().await.unwrap();
+    };
+    beat(&mut one, b"first").await;
+    beat(&mut other, b"second").await;
+    assert!(reader.next_pressing().now_or_never().is_none(), "nothing presses");
+    // Who has nothing yet hears of the first one, and takes what has come with it.
+    assert_eq!(next(&mut reader).await, b"first");
+    assert_eq!(reader.try_next().unwrap().unwrap().message, b"second"[..]);
+    assert!(reader.try_next().unwrap().is_none());
+
+    beat(&mut one, b"third").await;
+    {
+        let mut pressing = std::pin::pin!(reader.next_pressing());
+        assert!(pressing.as_mut().now_or_never().is_none());
+        // A heartbeat and a change in one segment press.
+        soon("room", other.send_beat(NEW, b"fourth")).await.unwrap();
+        send(&mut other, NEW, b"change").await;
+        other.flush().await.unwrap();
+        assert_eq!(soon("what presses", pressing).await.unwrap().message, b"third"[..]);
+    }
+    assert_eq!(soon("the next", reader.next_pressing()).await.unwrap().message, b"fourth"[..]);
+    assert_eq!(soon("the change", reader.next_pressing()).await.unwrap().message, b"change"[..]);
+    assert!(reader.next_pressing().now_or_never().is_none(), "all of it was taken");
+    // One that is too large for company presses like any other.
+    send(&mut one, NEW, &[7; 20 * 1024]).await;
+    one.flush().await.unwrap();
+    assert_eq!(soon("large", reader.next_pressing()).await.unwrap().message.len(), 20 * 1024);
+}

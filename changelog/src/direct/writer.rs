@@ -27,6 +27,8 @@ struct Lane {
     channel: Arc<Channel>,
     /// Segments are split off its front: small ones share an allocation.
     buffer: BytesMut,
+    /// Of these some are more than heartbeats.
+    pressing: bool,
 }
 
 impl DirectWriter {
@@ -35,7 +37,7 @@ impl DirectWriter {
         channels: Vec<Arc<Channel>>,
         segment_bytes: usize,
     ) -> DirectWriter {
-        let lane = |channel| Lane { channel, buffer: BytesMut::new() };
+        let lane = |channel| Lane { channel, buffer: BytesMut::new(), pressing: false };
         DirectWriter {
             acks,
             lanes: channels.into_iter().map(lane).collect(),
@@ -56,7 +58,7 @@ impl Lane {
             return Ok(());
         }
         let room = room(&self.channel, acks, self.buffer.len()).await?;
-        self.channel.send(self.buffer.split().freeze(), room)
+        self.pass_on(room)
     }
 
     fn try_ship(&mut self) -> Result<(), LogError> {
@@ -64,9 +66,14 @@ impl Lane {
             return Ok(());
         }
         match self.channel.try_room(self.buffer.len())? {
-            Some(room) => self.channel.send(self.buffer.split().freeze(), room),
+            Some(room) => self.pass_on(room),
             None => Ok(()),
         }
+    }
+
+    fn pass_on(&mut self, room: OwnedSemaphorePermit) -> Result<(), LogError> {
+        let pressing = std::mem::take(&mut self.pressing);
+        self.channel.send(self.buffer.split().freeze(), pressing, room)
     }
 }
 
@@ -86,9 +93,9 @@ async fn room(
     }
 }
 
-impl LogWriter for DirectWriter {
+impl DirectWriter {
     /// Cancel safe: a message is taken at once after the last wait, or not at all.
-    async fn send(&mut self, to: NewShard, _key: &[u8], message: &[u8]) -> Result<(), LogError> {
+    async fn take(&mut self, to: NewShard, message: &[u8], presses: bool) -> Result<(), LogError> {
         self.acks.check()?;
         let partitions = super::count(self.lanes.len());
         let Some(lane) = self.lanes.get_mut(usize::from(to.0)) else {
@@ -107,7 +114,7 @@ impl LogWriter for DirectWriter {
             let mut alone = BytesMut::with_capacity(bytes);
             alone.put_u32_le(length);
             alone.put_slice(message);
-            return lane.channel.send(alone.freeze(), room);
+            return lane.channel.send(alone.freeze(), presses, room);
         }
         if lane.buffer.capacity() - lane.buffer.len() < bytes {
             // The rest of the allocation is too short: pass on what is in it, or a growing buffer
@@ -117,7 +124,18 @@ impl LogWriter for DirectWriter {
         }
         lane.buffer.put_u32_le(length);
         lane.buffer.put_slice(message);
+        lane.pressing |= presses;
         Ok(())
+    }
+}
+
+impl LogWriter for DirectWriter {
+    async fn send(&mut self, to: NewShard, _key: &[u8], message: &[u8]) -> Result<(), LogError> {
+        self.take(to, message, true).await
+    }
+
+    async fn send_beat(&mut self, to: NewShard, message: &[u8]) -> Result<(), LogError> {
+        self.take(to, message, false).await
     }
 
     async fn flush(&mut self) -> Result<(), LogError> {
