@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::beats::until_next;
 use super::member::{Member, Request};
-use super::statement::{Step, Write, transaction};
+use super::statement::{Step, Transaction, Write, transaction};
 use super::within;
 use crate::backoff::Backoff;
 use crate::error::{Class, ReadError, server_error};
@@ -22,6 +22,8 @@ use crate::metrics;
 
 /// How long a row of one shard may keep those of the others waiting, once.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// More at once does not pay.
+const PACKET_BYTES_MAX: usize = 4 << 20;
 /// What is due so soon comes along.
 const COMPANY: Duration = Duration::from_millis(2);
 const DOING: &str = "writing the token";
@@ -30,12 +32,18 @@ pub(super) struct Server {
     endpoint: Endpoint,
     requests: mpsc::Receiver<Request>,
     members: Vec<Member>,
-    conn: Option<Conn>,
+    conn: Option<Kept>,
     /// What the last transaction took: for the throttle, which may be in another process.
     commit_us: u32,
     backoff: Backoff,
     /// The server cannot be reached: not tried before.
     not_before: Option<Instant>,
+}
+
+/// A connection, and what the server takes at once over it.
+struct Kept {
+    conn: Conn,
+    packet_bytes_max: usize,
 }
 
 /// What came of a transaction.
@@ -151,26 +159,27 @@ impl Server {
                 progress: member.save.as_ref().map(|save| &save.progress),
             })
             .collect();
-        let (sql, steps) = transaction(&writes, lock_wait);
         let (endpoint, kept) = (self.endpoint.clone(), self.conn.take());
         let trying = async {
-            let mut conn = match kept {
-                Some(conn) => conn,
-                None => modshift_mariadb::connect(&endpoint, Session::Plain).await?,
+            let mut kept = match kept {
+                Some(kept) => kept,
+                None => connected(&endpoint).await?,
             };
+            let bytes_max = PACKET_BYTES_MAX.min(kept.packet_bytes_max / 2);
+            let Transaction { packets, steps } = transaction(&writes, lock_wait, bytes_max);
             let began = Instant::now();
-            let outcome = send(&mut conn, &endpoint, &sql, steps.len()).await?;
-            Ok((conn, outcome, began.elapsed()))
+            let outcome = send(&mut kept.conn, &endpoint, &packets, steps.len()).await?;
+            Ok((kept, steps, outcome, began.elapsed()))
         };
         match within(&endpoint, DOING, trying).await {
-            Ok((conn, outcome, took)) => {
+            Ok((kept, steps, outcome, took)) => {
                 // A session keeps the rights that it had when it began, and stays where the address led
                 // to then: after a refusal only one that a lock explains is used again.
                 let again = match &outcome {
                     Outcome::Done(_) => true,
                     Outcome::Refused(_, error) => is_lock(error),
                 };
-                self.conn = again.then_some(conn);
+                self.conn = again.then_some(kept);
                 self.backoff.reset();
                 self.not_before = None;
                 match outcome {
@@ -250,16 +259,16 @@ impl Server {
 
     /// Only for the message: 0 where nobody can tell.
     async fn epoch_of(&mut self, schema: &str) -> u64 {
-        let Some(mut conn) = self.conn.take() else { return 0 };
+        let Some(mut kept) = self.conn.take() else { return 0 };
         let table = format!("{}.{}", value::quote(schema), control::TOKEN);
         let sql = format!("SELECT epoch FROM {table} WHERE id = 1");
         let asking = async {
-            let asked = conn.query_first(sql).await;
+            let asked = kept.conn.query_first(sql).await;
             let epoch: Option<u64> = asked.map_err(|e| server_error(&self.endpoint, DOING, e))?;
-            Ok((conn, epoch))
+            Ok((kept, epoch))
         };
-        let Ok((conn, epoch)) = within(&self.endpoint, DOING, asking).await else { return 0 };
-        self.conn = Some(conn);
+        let Ok((kept, epoch)) = within(&self.endpoint, DOING, asking).await else { return 0 };
+        self.conn = Some(kept);
         epoch.unwrap_or(0)
     }
 
@@ -311,16 +320,30 @@ impl Clock {
     }
 }
 
+async fn connected(endpoint: &Endpoint) -> Result<Kept, ReadError> {
+    let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
+    let packet_bytes_max = modshift_mariadb::server::max_allowed_packet(&mut conn).await?;
+    let packet_bytes_max = usize::try_from(packet_bytes_max).unwrap_or(usize::MAX);
+    Ok(Kept { conn, packet_bytes_max })
+}
+
 /// Sends the statements and takes their answers in. After a refusal nothing of them is in, and the
 /// connection is as it was.
 async fn send(
     conn: &mut Conn,
     endpoint: &Endpoint,
-    sql: &str,
+    packets: &[String],
     statements: usize,
 ) -> Result<Outcome, ReadError> {
     let mut answers = Vec::new();
-    match answers_of(conn, sql, &mut answers).await {
+    let mut sent = Ok(());
+    for packet in packets {
+        sent = answers_of(conn, packet, &mut answers).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    match sent {
         Ok(()) if answers.len() == statements => Ok(Outcome::Done(answers)),
         // As after any other answer that makes no sense, nobody knows what is in.
         Ok(()) => Err(ReadError::Server(ServerError::Lost {
