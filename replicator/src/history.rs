@@ -141,8 +141,10 @@ impl History {
             let (gtid, events) = (partial.gtid, partial.events);
             return Err(ReadError::GroupChanged { shard, gtid, events });
         }
-        self.before = self.done.clone();
-        self.last = Some(digest);
+        // What is done is what was before the last one, and that.
+        if let Some(last) = self.last.replace(digest) {
+            self.before.set(last.gtid);
+        }
         self.done.set(digest.gtid);
         Ok(())
     }

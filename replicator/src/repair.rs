@@ -122,6 +122,11 @@ impl Repairs {
         self.requests = None;
     }
 
+    /// Nothing is under way, or asked for.
+    pub fn at_rest(&self) -> bool {
+        self.work.is_empty() && self.waiting.is_empty() && self.requests.is_none()
+    }
+
     /// Brings the requests one step further. Only after the copy; `guard` is the copy's.
     pub async fn look_after<W: LogWriter>(
         &mut self,
@@ -150,7 +155,7 @@ impl Repairs {
         if tail.between_groups() {
             self.enter(tail, guard, out).await?;
         }
-        let idle = self.work.is_empty() && self.waiting.is_empty() && self.requests.is_none();
+        let idle = self.at_rest();
         if idle && !(self.sent.is_empty() && self.refused.is_empty()) {
             self.mark();
         } else if idle && Instant::now() >= self.due {

@@ -41,8 +41,6 @@ pub(super) fn split(event: &[u8]) -> Result<(EventHeader, &[u8]), BinlogError> {
 pub enum EventKind {
     /// Begins this group.
     Group(Gtid),
-    /// How the events of the file are written.
-    Format,
     /// The server has nothing to say.
     Heartbeat,
     Other,
@@ -60,7 +58,6 @@ pub fn kind(event: &[u8]) -> Result<EventKind, BinlogError> {
                 .map(|begun| EventKind::Group(begun.gtid))
                 .map_err(malformed)
         }
-        Some(&code::FORMAT_DESCRIPTION) => Ok(EventKind::Format),
         Some(&code::HEARTBEAT) => Ok(EventKind::Heartbeat),
         // The decoder of each reader says what is wrong with one that has no header.
         Some(_) | None => Ok(EventKind::Other),

@@ -7,23 +7,26 @@
 //! again, so the reader compares it as on every connection. Whoever falls behind what the feed keeps
 //! leaves it and goes on alone; no reader waits for another.
 //!
+//! Which readers a group concerns is decided once, by `judge`. The others are told no more than its
+//! GTID and checksum, and are not even woken for it.
+//!
 //! A reader that is alone on its server never joins: its own connection costs a copy less.
 
+mod feeding;
+mod joined;
+mod judge;
 mod ring;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use modshift_mariadb::connect;
 use modshift_proto::plan::Endpoint;
 use modshift_proto::{Gtid, GtidSet};
-use tokio::sync::watch;
 
-use self::ring::{Chunk, Filling, Held, Place, Ring};
-use crate::binlog::{BinlogError, EventKind, EventStream, kind};
-
-/// A chunk is given out at the latest when it has so many bytes.
-const CHUNK_BYTES: usize = 256 << 10;
+use self::feeding::Feed;
+pub use self::joined::{Item, Joined, Source};
+pub use self::ring::Passed;
+use self::ring::Place;
 
 /// The feeds of a process, and who reads where.
 #[derive(Clone, Default)]
@@ -32,27 +35,19 @@ pub struct Feeds(Arc<Mutex<Vec<Server>>>);
 /// Readers of one server under one login.
 struct Server {
     endpoint: Endpoint,
-    /// How many readers read there, joined or not.
-    readers: usize,
+    /// Of those who read there, joined or not.
+    chairs: Vec<Chair>,
+    next: u64,
     feed: Weak<Feed>,
 }
 
-/// What a feed and its readers share. Each reader holds it; the feed's task does not, and ends with
-/// the last reader.
-struct Feed {
-    at: String,
-    state: Arc<Mutex<State>>,
-    news: watch::Receiver<()>,
-}
-
-struct State {
-    ring: Ring,
-    /// The newest format description: who joins midway is shown it first.
-    format: Option<Arc<[u8]>>,
-    /// At the other end; `None`: not connected yet.
-    server_id: Option<u32>,
-    /// Why nothing more comes.
-    ended: Option<String>,
+/// What is kept of a reader.
+struct Chair {
+    number: u64,
+    /// Its own, by the plan.
+    replica_id: u32,
+    /// What its own connection is known to the server by, if it has one.
+    used: Option<u32>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,17 +64,46 @@ fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
         && one.tls_ca == other.tls_ca
 }
 
+impl Server {
+    fn feed(&self) -> Option<Arc<Feed>> {
+        self.feed.upgrade().filter(|feed| !feed.has_ended())
+    }
+
+    /// The replica id for a connection of this reader's own. A server ends the connection of the
+    /// same id that it has already: the reader by whose id the feed is known would end it for all.
+    /// The readers that are joined do not use theirs, so there is one for whoever leaves.
+    fn take_id(&mut self, number: u64, feed: Option<u32>) -> Option<u32> {
+        let others = || self.chairs.iter().filter(|chair| chair.number != number);
+        let free = |id: u32| feed != Some(id) && others().all(|chair| chair.used != Some(id));
+        let own = self.chairs.iter().find(|chair| chair.number == number)?.replica_id;
+        let mut ids = [own].into_iter().chain(others().map(|chair| chair.replica_id));
+        let id = ids.find(|&id| free(id)).unwrap_or(own);
+        self.chair(number)?.used = Some(id);
+        Some(id)
+    }
+
+    fn chair(&mut self, number: u64) -> Option<&mut Chair> {
+        self.chairs.iter_mut().find(|chair| chair.number == number)
+    }
+}
+
 impl Feeds {
-    /// A reader begins to read there.
-    pub fn enter(&self, tailed: &Endpoint) -> Seat {
+    /// A reader of this schema, as the binlog spells it, begins to read there.
+    pub fn enter(&self, tailed: &Endpoint, schema: &str) -> Seat {
         let mut servers = lock(&self.0);
-        match servers.iter_mut().find(|server| same_server(&server.endpoint, tailed)) {
-            Some(server) => server.readers += 1,
-            None => {
-                servers.push(Server { endpoint: tailed.clone(), readers: 1, feed: Weak::new() })
-            }
-        }
-        Seat { feeds: self.clone(), endpoint: tailed.clone() }
+        let known = servers.iter().position(|server| same_server(&server.endpoint, tailed));
+        let index = known.unwrap_or_else(|| {
+            let endpoint = tailed.clone();
+            servers.push(Server { endpoint, chairs: Vec::new(), next: 0, feed: Weak::new() });
+            servers.len() - 1
+        });
+        let server = &mut servers[index];
+        let number = server.next;
+        server.next += 1;
+        let replica_id = tailed.replica_server_id;
+        server.chairs.push(Chair { number, replica_id, used: None });
+        let schema = schema.as_bytes().to_vec();
+        Seat { feeds: self.clone(), endpoint: tailed.clone(), schema, number }
     }
 }
 
@@ -87,26 +111,37 @@ impl Feeds {
 pub struct Seat {
     feeds: Feeds,
     endpoint: Endpoint,
+    schema: Vec<u8>,
+    number: u64,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut servers = lock(&self.feeds.0);
-        if let Some(index) =
-            servers.iter().position(|server| same_server(&server.endpoint, &self.endpoint))
-        {
-            servers[index].readers -= 1;
-            if servers[index].readers == 0 {
-                servers.swap_remove(index);
-            }
+        for server in servers.iter_mut().filter(|s| same_server(&s.endpoint, &self.endpoint)) {
+            server.chairs.retain(|chair| chair.number != self.number);
         }
+        servers.retain(|server| !server.chairs.is_empty());
     }
 }
 
 impl Seat {
-    /// The feed of the server `server_id` at the group `last`, which came right after `before`; begins
-    /// one where there is none. `None`: alone there, or the feed does not have that place. A feed that
-    /// is still connected to where the address led before is none of that server's.
+    /// For a connection of the reader's own, which takes the place of one that it had.
+    pub fn alone(&self) -> Endpoint {
+        let mut servers = lock(&self.feeds.0);
+        let server = servers.iter_mut().find(|s| same_server(&s.endpoint, &self.endpoint));
+        let id = server.and_then(|server| {
+            let feed = server.feed().map(|feed| feed.replica_id);
+            server.take_id(self.number, feed)
+        });
+        let replica_server_id = id.unwrap_or(self.endpoint.replica_server_id);
+        Endpoint { replica_server_id, ..self.endpoint.clone() }
+    }
+
+    /// The feed of the server `server_id`, to which the reader is connected, at the group `last`,
+    /// which came right after `before`; begins one where there is none. `None`: alone there, or the
+    /// feed does not have that place. A feed that is still connected to where the address led before
+    /// is none of that server's. Whoever gets a place gives up a connection of its own.
     pub fn join(
         &self,
         server_id: u32,
@@ -115,213 +150,71 @@ impl Seat {
     ) -> Option<Joined> {
         let mut servers = lock(&self.feeds.0);
         let server = servers.iter_mut().find(|s| same_server(&s.endpoint, &self.endpoint))?;
-        if server.readers < 2 {
+        if server.chairs.len() < 2 {
             return None;
         }
-        if let Some(feed) = server.feed.upgrade() {
-            let state = lock(&feed.state);
-            if state.ended.is_none() {
-                if state.server_id != Some(server_id) {
-                    return None;
-                }
-                let place = state.ring.find(last, before)?;
-                let format = state.format.clone();
-                drop(state);
-                return Some(Joined::new(feed, place, format));
+        let (feed, place) = match server.feed() {
+            Some(feed) => {
+                let place = feed.place(server_id, last, before)?;
+                (feed, place)
             }
-        }
-        let feed = Feed::begin(self.endpoint.clone(), before.clone(), heartbeat);
-        server.feed = Arc::downgrade(&feed);
-        Some(Joined::new(feed, Place { chunk: 0, event: 0 }, None))
-    }
-}
-
-impl Feed {
-    fn begin(endpoint: Endpoint, start: GtidSet, heartbeat: Duration) -> Arc<Feed> {
-        let state =
-            State { ring: Ring::new(start.clone()), format: None, server_id: None, ended: None };
-        let state = Arc::new(Mutex::new(state));
-        let (tell, news) = watch::channel(());
-        let at = connect::label(&endpoint);
-        tracing::debug!(server = at, %start, "one binlog connection for all readers of the server");
-        let feeding = Arc::clone(&state);
-        tokio::spawn(async move {
-            let ended = tokio::select! {
-                () = tell.closed() => return,
-                ended = feed(&endpoint, start, heartbeat, &feeding, &tell) => ended,
-            };
-            lock(&feeding).ended = Some(ended.to_string());
-            tell.send_replace(());
-        });
-        Arc::new(Feed { at, state, news })
-    }
-}
-
-/// Brings chunks until the stream ends.
-async fn feed(
-    endpoint: &Endpoint,
-    start: GtidSet,
-    heartbeat: Duration,
-    state: &Mutex<State>,
-    tell: &watch::Sender<()>,
-) -> BinlogError {
-    let mut stream = match EventStream::open(endpoint, &start, heartbeat).await {
-        Ok(stream) => stream,
-        Err(error) => return error,
-    };
-    lock(state).server_id = Some(stream.server_id());
-    let mut filling = Filling::new(start);
-    let mut format = None;
-    loop {
-        let taken = fill(&mut stream, &mut filling, &mut format).await;
-        if !filling.chunk().is_empty() {
-            let (chunk, begun) = filling.take();
-            {
-                let mut state = lock(state);
-                state.format = format.clone();
-                state.ring.push(chunk, begun);
+            None => {
+                let used = server.chair(self.number)?.used;
+                let replica_server_id = used.unwrap_or(self.endpoint.replica_server_id);
+                let endpoint = Endpoint { replica_server_id, ..self.endpoint.clone() };
+                let feed = Feed::begin(endpoint, before.clone(), heartbeat, server_id);
+                server.feed = Arc::downgrade(&feed);
+                (feed, Place { chunk: 0, event: 0 })
             }
-            tell.send_replace(());
-            // With a backlog nothing in this loop ever waits.
-            tokio::task::yield_now().await;
-        }
-        if let Err(error) = taken {
-            return error;
-        }
+        };
+        server.chair(self.number)?.used = None;
+        Some(Joined::new(feed, place, self.schema.clone()))
     }
 }
 
-/// What comes next, and what is here with it.
-async fn fill(
-    stream: &mut EventStream,
-    filling: &mut Filling,
-    format: &mut Option<Arc<[u8]>>,
-) -> Result<(), BinlogError> {
-    let mut take = |event: &[u8]| -> Result<usize, BinlogError> {
-        let mut group = None;
-        match kind(event)? {
-            EventKind::Heartbeat => return Ok(0),
-            EventKind::Format => *format = Some(Arc::from(event)),
-            EventKind::Group(gtid) => group = Some(gtid),
-            EventKind::Other => {}
-        }
-        filling.push(event, group);
-        Ok(event.len())
-    };
-    let mut bytes = take(stream.next().await?)?;
-    while bytes < CHUNK_BYTES {
-        let Some(event) = stream.here()? else { break };
-        bytes += take(event)?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use modshift_proto::plan::{Secret, TlsMode};
 
-/// A reader's place in a feed.
-pub struct Joined {
-    feed: Arc<Feed>,
-    news: watch::Receiver<()>,
-    /// Of the event that comes next.
-    place: Place,
-    chunk: Option<Arc<Chunk>>,
-    /// To be shown before anything else.
-    format: Option<Arc<[u8]>>,
-    /// That, once it is.
-    shown: Option<Arc<[u8]>>,
-}
+    use super::*;
 
-impl Joined {
-    fn new(feed: Arc<Feed>, place: Place, format: Option<Arc<[u8]>>) -> Joined {
-        let news = feed.news.clone();
-        Joined { feed, news, place, chunk: None, format, shown: None }
-    }
-
-    /// Is the next event here?
-    fn ready(&mut self) -> Result<bool, BinlogError> {
-        if self.format.is_some() {
-            return Ok(true);
-        }
-        loop {
-            if let Some(chunk) = &self.chunk {
-                if chunk.event(self.place.event).is_some() {
-                    return Ok(true);
-                }
-                self.chunk = None;
-                self.place = Place { chunk: self.place.chunk + 1, event: 0 };
-            }
-            let state = lock(&self.feed.state);
-            let at = || self.feed.at.clone();
-            match (state.ring.held(self.place.chunk), &state.ended) {
-                (Held::Chunk(chunk), _) => self.chunk = Some(chunk),
-                (Held::Gone, _) => return Err(BinlogError::FellBehind { at: at() }),
-                (Held::Coming, Some(why)) => {
-                    return Err(BinlogError::FeedEnded { at: at(), detail: why.clone() });
-                }
-                (Held::Coming, None) => return Ok(false),
-            }
+    fn endpoint(replica_server_id: u32) -> Endpoint {
+        Endpoint {
+            host: "192.0.2.1".to_owned(),
+            port: 1,
+            schema: format!("s{replica_server_id}"),
+            user: "u".to_owned(),
+            password: Secret::new("p".to_owned()),
+            tls: TlsMode::Off,
+            tls_ca: None,
+            replica_server_id,
+            replicas: Vec::new(),
+            read_from: None,
         }
     }
 
-    /// The event that is [ready](Self::ready).
-    fn take(&mut self) -> Option<&[u8]> {
-        if let Some(format) = self.format.take() {
-            return self.shown.insert(format).get(..);
+    #[test]
+    fn who_leaves_a_feed_that_goes_on_never_takes_the_id_that_it_is_known_by() {
+        let feeds = Feeds::default();
+        let seats: Vec<Seat> = (71..=73).map(|id| feeds.enter(&endpoint(id), "s")).collect();
+        let alone = |seat: usize| seats[seat].alone().replica_server_id;
+        assert_eq!((alone(0), alone(1), alone(2)), (71, 72, 73), "each its own");
+        assert_eq!(alone(1), 72, "again, after trouble");
+        {
+            let mut servers = lock(&feeds.0);
+            let server = &mut servers[0];
+            let joined = |server: &mut Server, at: usize| server.chairs[at].used = None;
+            // All have joined a feed that is known by the first one's id.
+            (0..3).for_each(|number| joined(server, number));
+            assert_eq!(server.take_id(0, Some(71)), Some(72), "one that nobody uses");
+            assert_eq!(server.take_id(1, Some(71)), Some(73), "its own is lent");
+            // Once it is back the other one can have its own again.
+            joined(server, 0);
+            assert_eq!(server.take_id(1, Some(71)), Some(72));
+            joined(server, 1);
+            assert_eq!(server.take_id(0, None), Some(71), "the feed is gone");
         }
-        let event = self.place.event;
-        self.place.event += 1;
-        self.chunk.as_ref()?.event(event)
-    }
-
-    fn here(&mut self) -> Result<Option<&[u8]>, BinlogError> {
-        Ok(if self.ready()? { self.take() } else { None })
-    }
-
-    /// Cancel safe.
-    async fn next(&mut self) -> Result<&[u8], BinlogError> {
-        while !self.ready()? {
-            self.news.borrow_and_update();
-            // Between the two something may have come.
-            if self.ready()? {
-                break;
-            }
-            let at = self.feed.at.clone();
-            let broken = |_| BinlogError::FeedEnded { at, detail: "its task is gone".to_owned() };
-            self.news.changed().await.map_err(broken)?;
-        }
-        let at = self.feed.at.clone();
-        self.take().ok_or(BinlogError::NotAnEvent { at })
-    }
-}
-
-/// Where a reader's events come from.
-pub enum Source {
-    Own(Box<EventStream>),
-    Joined(Joined),
-}
-
-impl Source {
-    /// The server at the other end of the reader's own connection.
-    pub fn own(&self) -> Option<u32> {
-        match self {
-            Source::Own(stream) => Some(stream.server_id()),
-            Source::Joined(_) => None,
-        }
-    }
-
-    /// The next event if it is here already.
-    #[inline]
-    pub fn here(&mut self) -> Result<Option<&[u8]>, BinlogError> {
-        match self {
-            Source::Own(stream) => stream.here(),
-            Source::Joined(joined) => joined.here(),
-        }
-    }
-
-    /// The next event. Cancel safe.
-    #[inline]
-    pub async fn next(&mut self) -> Result<&[u8], BinlogError> {
-        match self {
-            Source::Own(stream) => stream.next().await,
-            Source::Joined(joined) => joined.next().await,
-        }
+        drop(seats);
+        assert!(lock(&feeds.0).is_empty());
     }
 }

@@ -5,22 +5,51 @@
 //! over a connection of its own, and none waits for another.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
-use modshift_proto::{Gtid, GtidSet};
+use modshift_proto::{GroupDigest, Gtid, GtidSet};
+
+use super::judge::Judged;
 
 /// A few thousand transactions of an ordinary application; a reader that is further behind has
 /// stood still for a moment.
 pub const BYTES_MAX: usize = 16 << 20;
 
 /// Where a group begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct GroupStart {
     /// Its first event's place in the chunk.
     event: usize,
     gtid: Gtid,
     /// What its domain ended with before it.
     before: Option<Gtid>,
+    /// Known where all of it is in the chunk.
+    whole: Option<Whole>,
+}
+
+/// A complete group of nothing but rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Whole {
+    judged: Judged,
+    /// Its first event's place, and that of the event behind its last.
+    events: Range<usize>,
+}
+
+/// A group in which a reader has no table: all that it must know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub digest: GroupDigest,
+    pub events: u64,
+    pub bytes: u64,
+}
+
+/// Whom what has come concerns.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Concerned<'a> {
+    Everyone,
+    /// Readers of these schemas, perhaps named again and again.
+    Schemas(Vec<&'a [u8]>),
 }
 
 /// Events that arrived together.
@@ -35,8 +64,33 @@ pub struct Chunk {
 impl Chunk {
     pub fn event(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous]);
-        Some(&self.bytes[start..end])
+        Some(&self.bytes[self.start(index)..end])
+    }
+
+    fn start(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |previous| self.ends[previous])
+    }
+
+    /// The group that begins with this event, if a reader of the schema may pass it by, and the
+    /// event behind it.
+    pub fn passed(&self, index: usize, schema: &[u8]) -> Option<(Passed, usize)> {
+        let group = self.groups.binary_search_by_key(&index, |group| group.event).ok()?;
+        let Whole { judged, events } = self.groups[group].whole.as_ref()?;
+        if judged.schemas.iter().any(|named| named == schema) {
+            return None;
+        }
+        let bytes = self.ends[events.end - 1] - self.start(events.start);
+        let (count, bytes) = (events.len() as u64, bytes as u64);
+        Some((Passed { digest: judged.digest, events: count, bytes }, events.end))
+    }
+
+    pub fn concerned(&self) -> Concerned<'_> {
+        let wholes = || self.groups.iter().filter_map(|group| group.whole.as_ref());
+        if wholes().map(|whole| whole.events.len()).sum::<usize>() < self.ends.len() {
+            return Concerned::Everyone;
+        }
+        let schemas = wholes().flat_map(|whole| &whole.judged.schemas);
+        Concerned::Schemas(schemas.map(Vec::as_slice).collect())
     }
 
     pub fn bytes(&self) -> usize {
@@ -79,15 +133,23 @@ impl Filling {
         Filling { chunk: Chunk::default(), begun: start }
     }
 
-    /// `gtid`: the event begins this group.
-    pub fn push(&mut self, event: &[u8], gtid: Option<Gtid>) {
+    /// `gtid`: the event begins this group. `ended`: it ended this one.
+    pub fn push(&mut self, event: &[u8], gtid: Option<Gtid>, ended: Option<Judged>) {
+        let chunk = &mut self.chunk;
         if let Some(gtid) = gtid {
-            let before = self.begun.get(gtid.domain);
-            self.chunk.groups.push(GroupStart { event: self.chunk.ends.len(), gtid, before });
+            let (event, before) = (chunk.ends.len(), self.begun.get(gtid.domain));
+            chunk.groups.push(GroupStart { event, gtid, before, whole: None });
             self.begun.set(gtid);
         }
-        self.chunk.bytes.extend_from_slice(event);
-        self.chunk.ends.push(self.chunk.bytes.len());
+        chunk.bytes.extend_from_slice(event);
+        chunk.ends.push(chunk.bytes.len());
+        // The first part of a group may be in an earlier chunk.
+        if let (Some(judged), Some(group)) = (ended, chunk.groups.last_mut())
+            && judged.digest.gtid == group.gtid
+        {
+            let events = group.event..chunk.ends.len();
+            group.whole = Some(Whole { judged, events });
+        }
     }
 
     pub fn chunk(&self) -> &Chunk {
@@ -175,8 +237,8 @@ mod tests {
         let mut filling = Filling::new(set("0-1-4"));
         let mut ring = Ring::new(set("0-1-4"));
         for gtid in groups {
-            filling.push(b"begins", Some(*gtid));
-            filling.push(b"ends", None);
+            filling.push(b"begins", Some(*gtid), None);
+            filling.push(b"ends", None, None);
             let (chunk, begun) = filling.take();
             ring.push(chunk, begun);
         }
@@ -211,9 +273,9 @@ mod tests {
     #[test]
     fn groups_of_one_chunk_have_places_of_their_own() {
         let mut filling = Filling::new(set(""));
-        filling.push(b"format", None);
-        filling.push(b"a", Some(gtid(0, 1)));
-        filling.push(b"b", Some(gtid(0, 2)));
+        filling.push(b"format", None, None);
+        filling.push(b"a", Some(gtid(0, 1)), None);
+        filling.push(b"b", Some(gtid(0, 2)), None);
         let mut ring = Ring::new(set(""));
         let (chunk, begun) = filling.take();
         ring.push(chunk, begun);
@@ -221,19 +283,52 @@ mod tests {
         assert_eq!(ring.find(gtid(0, 2), &set("0-1-1")), Some(Place { chunk: 0, event: 2 }));
     }
 
+    fn judged(seq: u64, schemas: &[&str]) -> Judged {
+        let digest = GroupDigest { gtid: gtid(0, seq), checksum: seq as u32 };
+        Judged { digest, schemas: schemas.iter().map(|name| name.as_bytes().to_vec()).collect() }
+    }
+
+    #[test]
+    fn a_group_is_passed_by_only_where_it_is_whole_and_of_other_schemas() {
+        let mut filling = Filling::new(set(""));
+        filling.push(b"gtid", Some(gtid(0, 1)), None);
+        filling.push(b"rows", None, None);
+        filling.push(b"commit", None, Some(judged(1, &["a", "b"])));
+        filling.push(b"gtid", Some(gtid(0, 2)), None);
+        let (chunk, _) = filling.take();
+        let digest = judged(1, &[]).digest;
+        let passed = Some((Passed { digest, events: 3, bytes: 14 }, 3));
+        assert_eq!(chunk.passed(0, b"c"), passed);
+        assert_eq!(chunk.passed(0, b"A"), passed, "names are what the binlog says");
+        assert_eq!((chunk.passed(0, b"a"), chunk.passed(0, b"b")), (None, None));
+        assert_eq!((chunk.passed(1, b"c"), chunk.passed(3, b"c")), (None, None));
+        assert_eq!(chunk.concerned(), Concerned::Everyone, "one of the groups goes on");
+        // What ends here began in the chunk before: nobody has passed its beginning by.
+        filling.push(b"commit", None, Some(judged(2, &["a"])));
+        filling.push(b"gtid", Some(gtid(0, 3)), None);
+        filling.push(b"commit", None, Some(judged(3, &["a"])));
+        let (chunk, _) = filling.take();
+        assert_eq!((chunk.passed(0, b"c"), chunk.passed(1, b"c").is_some()), (None, true));
+        assert_eq!(chunk.concerned(), Concerned::Everyone);
+        filling.push(b"gtid", Some(gtid(0, 4)), None);
+        filling.push(b"commit", None, Some(judged(4, &["a"])));
+        let (chunk, _) = filling.take();
+        assert_eq!(chunk.concerned(), Concerned::Schemas(vec![b"a"]));
+    }
+
     #[test]
     fn what_is_beyond_the_bound_is_gone_but_never_the_newest() {
         let mut filling = Filling::new(set(""));
         let mut ring = Ring::new(set(""));
         for seq in 1..=3 {
-            filling.push(&vec![0; BYTES_MAX / 2 + 1], Some(gtid(0, seq)));
+            filling.push(&vec![0; BYTES_MAX / 2 + 1], Some(gtid(0, seq)), None);
             let (chunk, begun) = filling.take();
             ring.push(chunk, begun);
         }
         assert!(matches!(ring.held(1), Held::Gone));
         assert!(matches!(ring.held(2), Held::Chunk(_)));
         assert_eq!(ring.find(gtid(0, 2), &set("0-1-1")), None);
-        filling.push(&vec![0; BYTES_MAX * 2], None);
+        filling.push(&vec![0; BYTES_MAX * 2], None, None);
         let (chunk, begun) = filling.take();
         ring.push(chunk, begun);
         assert!(matches!(ring.held(3), Held::Chunk(_)));

@@ -132,7 +132,8 @@ impl<W: LogWriter> Reader<W> {
         let token = self.planned.iter().filter(|table| table.table.name == control::TOKEN);
         let mut decoder = Decoder::new(token.cloned().collect())?;
         let columns = self.tail.token_columns();
-        let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
+        let alone = self.seat.alone();
+        let opening = EventStream::open(&alone, &start, BINLOG_HEARTBEAT);
         let opened = Box::pin(opening).await;
         let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
         let (mut before, mut after) = (DecodedRow::default(), DecodedRow::default());

@@ -34,7 +34,7 @@ use crate::copy::Copying;
 use crate::definitions::Definitions;
 use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
-use crate::feed::{Seat, Source};
+use crate::feed::{Item, Seat, Source};
 use crate::metrics;
 use crate::prepare::{Prepared, whole_logs};
 use crate::publish::Publisher;
@@ -47,8 +47,11 @@ use watch::Watch;
 
 /// Events taken in a row before acknowledgements, chunks and timers get their turn.
 const EVENTS_PER_TURN: usize = 512;
-/// How often what does not follow from an event is looked after.
+/// How often what does not follow from an event is looked after while something is copied.
 const TICK: Duration = Duration::from_millis(20);
+/// The same of a reader that only follows the log. Nobody waits for acknowledgements there either:
+/// they are looked at now and then, and not once for each new shard and token.
+const TICK_AT_REST: Duration = Duration::from_millis(100);
 /// How often metrics and status are brought up to date.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// So often in a row another connection may take this reader's replica id before it gives up.
@@ -175,9 +178,10 @@ impl<W: LogWriter> Reader<W> {
             anew: epoch.anew.clone(),
             tables: tables_crc(sent.map(|table| table.schema.name.as_str())),
         };
+        let schema = prepared.schema_name;
         let mut tail = Tail::new(TailParts {
             shard,
-            schema: prepared.schema_name,
+            schema: schema.clone(),
             epoch: epoch.number,
             moduli,
             tables,
@@ -191,11 +195,12 @@ impl<W: LogWriter> Reader<W> {
             },
         });
         tail.copied = copying.finished();
+        let seat = together.feeds.enter(&primary.tailed(), &schema);
         let watch =
             Watch::new(shard, primary.clone(), Arc::clone(&definitions), throttle.desk().clone());
         Ok(Reader {
             shard,
-            seat: together.feeds.enter(&primary.tailed()),
+            seat,
             join_due: Instant::now(),
             tailed: primary.tailed(),
             primary,
@@ -291,18 +296,18 @@ impl<W: LogWriter> Reader<W> {
         Box::pin(whole_logs(&self.primary, &self.desk)).await?;
         let decoder = Decoder::new(self.planned.clone())?;
         let start = self.tail.reconnect(decoder.with_collations(self.collations.clone()));
-        let opening = EventStream::open(&self.tailed, &start, BINLOG_HEARTBEAT);
+        let alone = self.seat.alone();
+        let opening = EventStream::open(&alone, &start, BINLOG_HEARTBEAT);
         let opened = Box::pin(opening).await;
         let opened = opened.map_err(|error| self.replica_behind(error, start))?;
         let mut stream = Source::Own(Box::new(opened));
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = std::pin::pin!(tokio::time::sleep(TICK));
         loop {
             // What is here already is taken without the cost of a select per event.
             let mut taken = 0;
             while taken < EVENTS_PER_TURN {
-                let Some(event) = stream.here()? else { break };
-                self.take(event).await?;
+                let Some(item) = stream.here()? else { break };
+                self.take(item).await?;
                 taken += 1;
             }
             if taken > 0 {
@@ -315,44 +320,45 @@ impl<W: LogWriter> Reader<W> {
             } else if let Some(server_id) = stream.own().filter(|_| Instant::now() >= self.join_due)
             {
                 self.join_due = Instant::now() + JOIN_INTERVAL;
-                if let Some(shared) = self.join(server_id)? {
+                if let Some(shared) = self.join(server_id) {
                     stream = shared;
                 }
             }
             self.look_after(plan, status).await?;
+            let at_rest = self.at_rest();
             tokio::select! {
                 biased;
                 outcome = self.copying.next_read() => match outcome {
                     Ok(outcome) => self.copying.was_read(outcome)?,
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
-                event = stream.next() => self.take(event?).await?,
-                outcome = self.publisher.acknowledged() => outcome?,
-                _ = tick.tick() => {}
+                item = stream.next() => self.take(item?).await?,
+                outcome = self.publisher.acknowledged(), if !at_rest => outcome?,
+                () = tick.as_mut() => {
+                    let next = if at_rest { TICK_AT_REST } else { TICK };
+                    tick.as_mut().reset(tokio::time::Instant::now() + next);
+                }
             }
         }
     }
 
     /// Nothing more is here: the binlog connection that the server's readers share takes over at the
     /// group that was read last, as a new connection would.
-    fn join(&mut self, server_id: u32) -> Result<Option<Source>, ReadError> {
-        let Some(stand) = self.tail.stands_behind() else { return Ok(None) };
-        let Some(joined) = self.seat.join(server_id, stand, BINLOG_HEARTBEAT) else {
-            return Ok(None);
-        };
+    fn join(&mut self, server_id: u32) -> Option<Source> {
+        let stand = self.tail.stands_behind()?;
+        let joined = self.seat.join(server_id, stand, BINLOG_HEARTBEAT)?;
         tracing::debug!(shard = self.shard.0, last = %stand.0, "shares the server's binlog connection");
-        // It may lead to another server than the last one did.
-        self.copying.connection_lost();
-        self.repairs.connection_lost();
-        let decoder = Decoder::new(self.planned.clone())?;
-        self.tail.reconnect(decoder.with_collations(self.collations.clone()));
-        Ok(Some(Source::Joined(joined)))
+        self.tail.shown_again();
+        Some(Source::Joined(joined))
     }
 
     /// One event; and the table that it names under a new id is looked up before the next.
     #[inline]
-    async fn take(&mut self, event: &[u8]) -> Result<(), ReadError> {
-        self.tail.event(event, &mut self.publisher).await?;
+    async fn take(&mut self, item: Item<'_>) -> Result<(), ReadError> {
+        match item {
+            Item::Event(event) => self.tail.event(event, &mut self.publisher).await?,
+            Item::Passed(passed) => return self.tail.passed_by(passed),
+        }
         if let Some(question) = self.tail.question() {
             Box::pin(self.answer(question)).await?;
         }
@@ -395,6 +401,11 @@ impl<W: LogWriter> Reader<W> {
             self.report(status, head_age);
         }
         Ok(())
+    }
+
+    /// Nothing is copied or repaired, nor will it be before the next tick.
+    fn at_rest(&self) -> bool {
+        self.copying.guard_after().is_some() && self.repairs.at_rest()
     }
 
     fn head_age(&self) -> Option<Duration> {

@@ -38,6 +38,7 @@ use self::statement::Plain;
 use crate::binlog::{DecodedRow, Decoder, Event, TableName};
 use crate::epoch::ResumePoint;
 use crate::error::{Foreign, ReadError};
+use crate::feed::Passed;
 use crate::history::{History, Opening};
 use crate::publish::Publisher;
 use crate::route::{Moduli, RoutedTable};
@@ -192,6 +193,12 @@ impl Tail {
         self.history.reconnect(partial).clone()
     }
 
+    /// The same log comes from another connection to the same server, from the last group on: it is
+    /// shown again, and what is known of the server stays known.
+    pub fn shown_again(&mut self) {
+        self.history.reconnect(None);
+    }
+
     /// The table that must be looked up on the server before the next event.
     pub fn unlooked(&self) -> Option<usize> {
         self.unlooked
@@ -292,6 +299,18 @@ impl Tail {
         tracing::warn!(shard = shard.0, %gtid, events = group.events,
             "the server was killed while it wrote this group to its binlog: it does not count");
         Ok(())
+    }
+
+    /// A complete group in which no row is of this shard. Only of a log that was joined between
+    /// groups: of none of them a part was read before.
+    pub fn passed_by(&mut self, passed: Passed) -> Result<(), ReadError> {
+        self.counts.events += passed.events;
+        self.counts.bytes += passed.bytes;
+        if let Some(group) = &self.group {
+            return Err(self.foreign(group.gtid, Foreign::Group(passed.digest.gtid)));
+        }
+        self.history.open(passed.digest.gtid)?;
+        self.history.close(passed.digest)
     }
 
     /// Checks the group in progress against what was seen of it before the connection broke.
