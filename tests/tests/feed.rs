@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use modshift_proto::plan::Plan;
 use modshift_tests::{
     Estate, EstateOptions, Mix, Modshift, Writer, WriterOptions, case::Size, drained,
     estate::Shard, wait_until,
 };
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// Far more than a feed keeps for readers that are behind, in one transaction.
@@ -29,6 +32,21 @@ async fn one_each(shards: [&Shard; 2], daemon: &Modshift) -> Result<Vec<u64>> {
             all.extend(dumps(shard).await?);
         }
         Ok((all.len() == shards.len()).then_some(all))
+    })
+    .await
+    .with_context(|| daemon.last_words(60))
+}
+
+/// The old shard by whose replica id the server knows the one connection that reads its binlog.
+async fn began_by(estate: &Estate, daemon: &Modshift) -> Result<usize> {
+    let plan = Plan::parse(&estate.plan(), &|_| Some("secret".to_owned()))?;
+    wait_until("the feed's replica id", LIMIT, || async {
+        let mut conn = estate.old[0].address().connect().await?;
+        let replicas: Vec<Row> = conn.query("SHOW SLAVE HOSTS").await?;
+        conn.disconnect().await?;
+        let [replica] = &replicas[..] else { return Ok(None) };
+        let id: u32 = replica.get("Server_id").context("an id")?;
+        Ok(plan.old.iter().position(|shard| shard.replica_server_id == id))
     })
     .await
     .with_context(|| daemon.last_words(60))
@@ -82,25 +100,29 @@ async fn readers_of_one_server_share_a_binlog_connection_and_lose_nothing() -> R
         ensure!(cut.iter().zip(&next).all(|(cut, next)| cut != next), "{cut:?} {next:?}");
     }
     // One shard's reader has more to do than the feed waits for: it goes on alone, the others don't
-    // wait, and it comes back.
-    let rows: u64 = estate.old[1].value("SELECT COUNT(*) FROM t_all_types").await?;
+    // wait, and it comes back. It is the one that the feed is known to the server by.
+    let began = began_by(&estate, &daemon).await?;
+    let rows: u64 = estate.old[began].value("SELECT COUNT(*) FROM t_all_types").await?;
     let each = GIANT_BYTES / rows.max(1);
     // What a transaction holds is sent at its end, and meanwhile the next ones come.
     let behind = "fell behind those that it shares";
     for letter in 'a'..='h' {
         let giant = format!("UPDATE t_all_types SET longblob_ = REPEAT('{letter}', {each})");
         // Now and then it is in the writer's way, and the server lets the writer go on.
-        let done = estate.old[1].run(&giant).await;
+        let done = estate.old[began].run(&giant).await;
         ensure!(done.as_ref().err().is_none_or(is_lock), "{done:?}");
         if daemon.output().contains(behind) {
             break;
         }
     }
-    let bytes: u64 = estate.old[1].value("SELECT SUM(LENGTH(longblob_)) FROM t_all_types").await?;
+    let bytes: u64 =
+        estate.old[began].value("SELECT SUM(LENGTH(longblob_)) FROM t_all_types").await?;
     ensure!(bytes > GIANT_BYTES / 2, "{rows} rows of {bytes} bytes");
     daemon.wait_line(behind, LIMIT).await?;
     writer.commits(60, LIMIT).await?;
     one_each(servers, &daemon).await?;
+    let ended = daemon.output().contains("same replica_server_id");
+    ensure!(!ended, "one connection has ended another:\n{}", daemon.last_words(60));
     writer.stop().await?;
     drained(&estate, LIMIT).await.with_context(|| daemon.last_words(60))?;
     estate.oracle().compare().await?.ensure_clean()?;

@@ -36,8 +36,8 @@ const THREADS_BESIDE_CORES: u64 = 8;
 const RESIDENT_BYTES: u64 = 160 << 20;
 /// Messages at rest: so many tokens a second for each stream, there and back.
 const MESSAGES_PER_STREAM_S: f64 = 6.0;
-/// Of one core, at rest. What the tests build without optimisation is not measured.
-const CPU: f64 = 0.5;
+/// Of one core, at rest; and what the tests build without optimisation, beside other tests.
+const CPU: f64 = if cfg!(debug_assertions) { 1.0 } else { 0.1 };
 
 struct Estate {
     server: MariaDbServer,
@@ -265,6 +265,6 @@ async fn many_shards_of_one_server_leave_it_to_the_application() -> Result<()> {
     ensure!(peak < RESIDENT_BYTES, "{peak} bytes resident");
     let streams = (2 * OLD * NEW) as f64;
     ensure!(resting.messages_per_s < streams * MESSAGES_PER_STREAM_S, "{resting:?}");
-    ensure!(cfg!(debug_assertions) || resting.cpu < CPU, "{resting:?}");
+    ensure!(resting.cpu < CPU, "{resting:?}");
     Ok(())
 }
