@@ -37,7 +37,7 @@ const RESIDENT_BYTES: u64 = 160 << 20;
 /// Messages at rest: so many tokens a second for each stream, there and back.
 const MESSAGES_PER_STREAM_S: f64 = 6.0;
 /// Of one core, at rest; and what the tests build without optimisation, beside other tests.
-const CPU: f64 = if cfg!(debug_assertions) { 1.0 } else { 0.1 };
+const CPU: f64 = if cfg!(debug_assertions) { 0.5 } else { 0.1 };
 
 struct Estate {
     server: MariaDbServer,
