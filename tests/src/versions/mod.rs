@@ -33,6 +33,8 @@ pub async fn ensure_rising(estate: &Estate) -> Result<Versions> {
     let mut total = Versions::default();
     for (index, shard) in estate.new.iter().enumerate() {
         let layouts = layouts(estate, shard).await?;
+        // New sessions have a second, and what is printed may be read more slowly than it is sent.
+        shard.run("SET GLOBAL net_write_timeout = 600").await?;
         let first: String = shard.value("SHOW BINARY LOGS").await?;
         let (schema, port) = (shard.schema.clone(), shard.server.port());
         let seen = tokio::task::spawn_blocking(move || read(port, &first, &schema, layouts));
