@@ -3,7 +3,7 @@
 use super::views;
 use crate::check::fault::{Fault, Severity, some_of};
 use crate::check::mend::{self, Mend, Way};
-use crate::check::survey::{Account, Survey};
+use crate::check::survey::{Account, Sort, Survey};
 
 const RULE: &str = "accounts";
 const HIDING: [&str; 2] = ["BINLOG ADMIN", "SUPER"];
@@ -28,11 +28,11 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             );
             continue;
         };
-        let (administrators, others): (Vec<&Account>, Vec<&Account>) = accounts
-            .iter()
-            .filter(|account| !survey.is_ours(&account.user) && !account.is_servers_own())
-            .filter(|account| account.may_hide_from_binlog())
-            .partition(|account| account.administrates());
+        let of = |sorts: &[Sort]| -> Vec<&Account> {
+            let may = accounts.iter().filter(|account| account.may_hide_from_binlog());
+            may.filter(|account| sorts.contains(&survey.sort_of(account))).collect()
+        };
+        let others = of(&[Sort::Application, Sort::Role]);
         let may = |accounts: &[&Account]| {
             format!(
                 "{} may switch binlog_format or sql_log_bin in their session and so write what no \
@@ -49,9 +49,13 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 ),
             );
         }
-        if !administrators.is_empty() {
+        for sort in [Sort::Administrator, Sort::Replication, Sort::Anonymous] {
+            let accounts = of(&[sort]);
+            if accounts.is_empty() {
+                continue;
+            }
             faults.push(
-                fault(format!("administrators {}", may(&administrators)))
+                fault(format!("{}{}", sort.words(), may(&accounts)))
                     .expected("none of them to write to planned tables in that way")
                     .mend(format!("{accept} says that they do not")),
             );

@@ -10,7 +10,7 @@ use super::views;
 use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, some_of};
 use crate::check::mend::{self, Mend, Way};
-use crate::check::survey::{Account, Facts, Server, Survey};
+use crate::check::survey::{Account, Facts, Server, Sort, Survey};
 
 const RULE: &str = "fence";
 
@@ -54,10 +54,11 @@ fn of_server(
         .iter()
         .filter(|a| !a.is_servers_own() && a.may_write_when_read_only(super_suffices))
         .collect();
-    let (administrators, others): (Vec<&Account>, Vec<&Account>) = privileged
-        .iter()
-        .filter(|account| !survey.is_ours(&account.user) && !account.locked)
-        .partition(|account| account.administrates());
+    let of = |sorts: &[Sort]| -> Vec<&Account> {
+        let open = privileged.iter().filter(|account| !account.locked);
+        open.filter(|account| sorts.contains(&survey.sort_of(account))).copied().collect()
+    };
+    let others = of(&[Sort::Application, Sort::Role]);
     let may = |accounts: &[&Account]| {
         let names = some_of(accounts.iter().map(|account| account.shown()));
         format!("{names} may write while the server is read-only")
@@ -70,12 +71,16 @@ fn of_server(
                 .mend(revoked(&others, super_suffices)),
         );
     }
-    if !administrators.is_empty() {
-        faults.push(
-            warning(format!("administrators {}", may(&administrators)))
-                .expected("nobody to write by them during the cutover")
-                .mend("keep jobs and people that log in by them away until the cutover has ended"),
-        );
+    for sort in [Sort::Administrator, Sort::Replication, Sort::Anonymous] {
+        let accounts = of(&[sort]);
+        if !accounts.is_empty() {
+            let away = "keep jobs and people that log in by them away until the cutover has ended";
+            faults.push(
+                warning(format!("{}{}", sort.words(), may(&accounts)))
+                    .expected("nobody to write by them during the cutover")
+                    .mend(away),
+            );
+        }
     }
     faults.extend(of_bodies(server, facts, &privileged));
     faults.extend(of_writers(survey, server, facts, accounts, named));
@@ -161,26 +166,68 @@ fn of_writers(
                 .mend(views::mend("writers", &account)),
         ];
     };
-    let everywhere = accounts.iter().filter(|a| a.may_write() && !a.is_servers_own());
+    let everywhere = accounts.iter().filter(|a| a.may_write() && !a.locked);
     let mut unlocked: Vec<String> = everywhere.map(Account::shown).collect();
     unlocked.extend(writers.iter().cloned());
     unlocked.sort();
     unlocked.dedup();
-    // A user's name may hold an @, a host's may not.
-    let user =
-        |account: &str| account.rsplit_once('@').map_or(String::new(), |(u, _)| u.to_owned());
-    unlocked.retain(|account| !survey.is_ours(&user(account)) && !named.contains(account));
-    if unlocked.is_empty() {
-        return Vec::new();
+    let mut by_sort: BTreeMap<Sort, Vec<String>> = BTreeMap::new();
+    for account in unlocked.into_iter().filter(|account| !named.contains(account)) {
+        let known = accounts.iter().find(|known| known.shown() == account);
+        // A user's name may hold an @, a host's may not.
+        let user = account.rsplit_once('@').map_or(account.as_str(), |(user, _)| user);
+        let sort = match known {
+            Some(known) => survey.sort_of(known),
+            None if survey.is_ours(user) => Sort::Ours,
+            None => Sort::Application,
+        };
+        by_sort.entry(sort).or_default().push(account);
     }
-    let list: Vec<String> = unlocked.iter().map(|account| format!("\"{account}\"")).collect();
-    let actual = format!("{} may write and are not in cutover.accounts", some_of(&unlocked));
-    vec![
-        Fault::new(Severity::Warning, RULE, server.side, actual)
-            .expected("every account that writes to be locked by the fence")
-            .mend(format!(
-                "cutover.accounts = [..., {}] in the plan, or REVOKE what they write with",
-                list.join(", ")
-            )),
-    ]
+    let mut faults = Vec::new();
+    for (sort, names) in by_sort {
+        let actual = format!(
+            "{}{} may write and are not in cutover.accounts",
+            sort.words(),
+            some_of(&names)
+        );
+        let (severity, expected, mend) = match sort {
+            Sort::Application => (
+                Severity::Warning,
+                "every account that writes to be locked by the fence",
+                plan_line("cutover.accounts", &names) + ", or REVOKE what they write with",
+            ),
+            Sort::Role => (
+                Severity::Warning,
+                "every account that holds one of them to be locked by the fence",
+                "the accounts of the application that hold them belong in cutover.accounts: SELECT \
+                 User, Host, Role FROM mysql.roles_mapping names them"
+                    .to_owned(),
+            ),
+            Sort::Administrator => (
+                Severity::Note,
+                "nobody to write by them during the cutover; the fence does not lock them",
+                "keep jobs and people that log in by them away until the cutover has ended".to_owned(),
+            ),
+            Sort::Replication => (
+                Severity::Note,
+                "nobody but replicas to log in by them; the fence does not lock them",
+                "none, where only replicas use them".to_owned(),
+            ),
+            Sort::Anonymous => (
+                Severity::Warning,
+                "no account by which a client logs in under any name",
+                "find out who logs in by them, and DROP USER each".to_owned(),
+            ),
+            // Nobody logs in by the one; the other has to write through the fence.
+            Sort::ServersOwn | Sort::Ours => continue,
+        };
+        faults.push(Fault::new(severity, RULE, server.side, actual).expected(expected).mend(mend));
+    }
+    faults
+}
+
+/// What belongs into the plan: accounts of the application alone.
+pub(super) fn plan_line(key: &str, accounts: &[String]) -> String {
+    let list: Vec<String> = accounts.iter().map(|account| format!("\"{account}\"")).collect();
+    format!("{key} = [..., {}] in the plan", list.join(", "))
 }

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use modshift_cutover::accounts::shared_user;
 use modshift_proto::plan::{self, FenceScope};
 
+use super::fence::plan_line;
 use crate::check::fault::{Fault, Severity, Side, some_of};
-use crate::check::survey::{Account, Survey};
+use crate::check::survey::{Account, Sort, Survey};
 
 const RULE: &str = "fence";
 
@@ -54,17 +55,32 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             .filter(|account| named.iter().any(|of_plan| of_plan.user == account.user))
             .filter(|account| !is_named(account))
             .collect();
-        if !doors.is_empty() {
-            let names = some_of(doors.iter().map(|account| account.name()));
-            let list: Vec<String> = doors.iter().map(|a| format!("\"{}\"", a.name())).collect();
+        let mut by_sort: BTreeMap<Sort, Vec<String>> = BTreeMap::new();
+        for account in doors {
+            by_sort.entry(survey.sort_of(account)).or_default().push(account.name());
+        }
+        for (sort, names) in by_sort {
             let actual = format!(
-                "{names} has a user name of {key} and is not in it: a client that a locked account \
-                 refuses logs in by it"
+                "{}{} has a user name of {key} and is not in it: a client that a locked account \
+                 refuses logs in by it",
+                sort.words(),
+                some_of(&names)
             );
+            let (expected, mend) = match sort {
+                Sort::Application => (
+                    "every account of such a user name to be locked by the fence",
+                    plan_line(key, &names),
+                ),
+                // The cutover ends and locks by user name, and must not lock these.
+                _ => (
+                    "a user name that only the application has",
+                    format!("RENAME USER: another name for it, or for the accounts of {key}"),
+                ),
+            };
             faults.push(
                 Fault::new(Severity::Fault, RULE, server.side, actual)
-                    .expected("every account of such a user name to be locked by the fence")
-                    .mend(format!("{key} = [..., {}] in the plan", list.join(", "))),
+                    .expected(expected)
+                    .mend(mend),
             );
         }
         let proxies: Vec<&str> = facts
@@ -75,18 +91,34 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             .filter(|account| !named.iter().any(|of_plan| of_plan.to_string() == *account))
             .collect();
         if !proxies.is_empty() && accounts_only(survey, server.side) {
-            let actual = format!(
-                "{} may act in the place of an account of {key} and is not in it",
-                some_of(proxies.iter())
-            );
-            let list: Vec<String> = proxies.iter().map(|name| format!("\"{name}\"")).collect();
-            faults.push(
-                Fault::new(Severity::Fault, RULE, server.side, actual)
-                    .expected(
-                        "nobody to come in by it once those are locked: the cutover refuses it",
-                    )
-                    .mend(format!("{key} = [..., {}] in the plan", list.join(", "))),
-            );
+            let sort_of = |name: &str| {
+                let known = accounts.iter().find(|account| account.name() == name);
+                known.map_or(Sort::Application, |account| survey.sort_of(account))
+            };
+            let mut by_sort: BTreeMap<Sort, Vec<String>> = BTreeMap::new();
+            for name in proxies {
+                by_sort.entry(sort_of(name)).or_default().push(name.to_owned());
+            }
+            for (sort, names) in by_sort {
+                let actual = format!(
+                    "{}{} may act in the place of an account of {key} and is not in it",
+                    sort.words(),
+                    some_of(&names)
+                );
+                let mend = match sort {
+                    Sort::Application => plan_line(key, &names),
+                    _ => {
+                        format!("REVOKE PROXY on the accounts of {key} from it: nothing else of it")
+                    }
+                };
+                faults.push(
+                    Fault::new(Severity::Fault, RULE, server.side, actual)
+                        .expected(
+                            "nobody to come in by it once those are locked: the cutover refuses it",
+                        )
+                        .mend(mend),
+                );
+            }
         }
         let anonymous: Vec<String> =
             open.filter(|a| a.user.is_empty()).map(|a| format!("''@'{}'", a.host)).collect();
@@ -142,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::check::survey::made::{lines, survey};
-    use crate::check::survey::plain_account;
+    use crate::check::survey::{administrator, plain_account, replication_account};
 
     fn with_plan(mut survey: Survey, old: &[(&str, &str)], new: &[(&str, &str)]) -> Survey {
         let of = |accounts: &[(&str, &str)]| -> Vec<plan::Account> {
@@ -184,6 +216,36 @@ mod tests {
         );
         assert!(found[1].starts_with("warning  old shard 0: has anonymous accounts"), "{found:?}");
         assert!(found[1].ends_with("mend: remove them: DROP USER ''@'localhost'"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_no_account_of_the_application_is_called_what_it_is() {
+        let made = survey(|which, facts| {
+            if which == 0 {
+                let ours = plain_account("u", "10.9.%");
+                facts.accounts = Some(vec![
+                    plain_account("app", "%"),
+                    administrator("app", "localhost"),
+                    replication_account("app", "10.3.%"),
+                    ours,
+                ]);
+                facts.proxies = vec![("root@localhost".to_owned(), "app".to_owned())];
+                facts.accounts.as_mut().unwrap().push(administrator("root", "localhost"));
+            }
+        });
+        let mut survey = with_plan(made, &[("app", "%"), ("u", "%")], &[]);
+        Arc::make_mut(&mut survey.plan).cutover.scope = FenceScope::Accounts;
+        let found = lines(&check(&survey));
+        for (sort, rest) in [
+            ("replication accounts app@10.3.%", "RENAME USER"),
+            ("administrators app@localhost", "RENAME USER"),
+            ("modshift's own accounts u@10.9.%", "RENAME USER"),
+            ("administrators root@localhost may act in the place", "REVOKE PROXY"),
+        ] {
+            let one = found.iter().find(|line| line.contains(sort));
+            assert!(one.is_some_and(|line| line.contains(rest)), "{sort}: {found:#?}");
+        }
+        assert!(!found.iter().any(|line| line.contains("[...,")), "{found:#?}");
     }
 
     #[test]

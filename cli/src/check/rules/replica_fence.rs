@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::fence::revoked;
 use crate::check::fault::{Fault, Severity, once_each, some_of};
 use crate::check::mend::{Mend, Way};
-use crate::check::survey::{Account, Part, Survey};
+use crate::check::survey::{Account, Part, Sort, Survey};
 use modshift_mariadb::value::quote;
 
 const RULE: &str = "fence";
@@ -56,6 +56,16 @@ fn privileged<'a>(
     (super_suffices, found)
 }
 
+fn beside(survey: &Survey, account: &Account, name: String) -> String {
+    match survey.sort_of(account) {
+        Sort::Application | Sort::Role => name,
+        Sort::Administrator => format!("{name} (administrator)"),
+        Sort::Replication => format!("{name} (of replication)"),
+        Sort::Anonymous => format!("{name} (anonymous)"),
+        Sort::ServersOwn | Sort::Ours => format!("{name} (not of the application)"),
+    }
+}
+
 fn accounts(survey: &Survey, part: Part<'_>) -> Option<Fault> {
     let of_primary = survey.primary(part.role.side).map(|(_, facts)| facts);
     let Some(accounts) = &part.facts.accounts else {
@@ -88,11 +98,24 @@ fn accounts(survey: &Survey, part: Part<'_>) -> Option<Fault> {
         return None;
     }
     let names = others.iter().map(|account| account.shown());
-    let actual = format!("{} may write while the server is read-only", some_of(names));
+    let mut sorts: Vec<&str> =
+        others.iter().map(|account| survey.sort_of(account).words()).collect();
+    sorts.sort_unstable();
+    sorts.dedup();
+    // Of several sorts each is said behind its name.
+    let names: Vec<String> = match sorts[..] {
+        [_] => names.collect(),
+        _ => {
+            others.iter().zip(names).map(|(account, name)| beside(survey, account, name)).collect()
+        }
+    };
+    let what = if let [only] = sorts[..] { only } else { "" };
+    let actual = format!("{what}{} may write while the server is read-only", some_of(names));
     let fault = Fault::new(Severity::Warning, RULE, part.name(), actual)
         .expected("nobody but modshift, and whom the primary has");
     // Not to be locked out: see the same of a primary.
-    if others.iter().any(|account| account.administrates()) {
+    let ordinary = [Sort::Application, Sort::Role];
+    if others.iter().any(|account| !ordinary.contains(&survey.sort_of(account))) {
         return Some(fault.mend("keep whoever logs in by them away until the cutover has ended"));
     }
     let mend = revoked(&others, super_suffices);

@@ -38,9 +38,9 @@ pub use beside::Beside;
 pub use beside::Upstream;
 pub use connections::Connections;
 pub use further::{Further, Kind, Role, Standing};
-pub use privileged::{Account, Body};
+pub use privileged::{Account, Body, Sort};
 #[cfg(test)]
-pub use privileged::{plain_account, privileged_account};
+pub use privileged::{administrator, plain_account, privileged_account, replication_account};
 pub use room::Room;
 pub use token::Token;
 pub use variables::Variables;
@@ -292,6 +292,11 @@ impl Survey {
         let login = plan.cutover.login.iter().map(|(user, _)| user.as_str());
         let mut ours = shards.chain(login).chain(rehearsal.map(|endpoint| endpoint.user.as_str()));
         ours.any(|own| own == user)
+    }
+
+    /// What an account is for.
+    pub fn sort_of(&self, account: &Account) -> Sort {
+        account.sort(self.is_ours(&account.user))
     }
 
     /// Has the shard of that side been let in to serve, by the last marker of a cutover or since its

@@ -11,7 +11,10 @@ use super::ask::if_allowed;
 const INSERT_UPDATE_DELETE: u64 = 0b111 << 1;
 const GRANT_OPTION: u64 = 1 << 10;
 const SUPER: u64 = 1 << 15;
+const REPLICATION_SLAVE: u64 = 1 << 19;
+const CREATE_USER: u64 = 1 << 25;
 const READ_ONLY_ADMIN: u64 = 1 << 33;
+const REPLICATION_SLAVE_ADMIN: u64 = 1 << 34;
 const BINLOG_ADMIN: u64 = 1 << 36;
 
 /// An account, or a role (an empty host): whoever holds one can take it up.
@@ -24,15 +27,54 @@ pub struct Account {
     pub locked: bool,
 }
 
+/// What an account is for, as far as its name and its rights tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sort {
+    Application,
+    /// Whoever holds it can take it up; it cannot be locked, nor log in.
+    Role,
+    Replication,
+    /// Who locks them out may have nobody left to open by hand.
+    Administrator,
+    /// By it a client logs in under any user name.
+    Anonymous,
+    /// In its name the views of the schema `sys` run.
+    ServersOwn,
+    Ours,
+}
+
+impl Sort {
+    /// Before the names of some of them.
+    pub fn words(self) -> &'static str {
+        match self {
+            Sort::Application => "",
+            Sort::Role => "roles ",
+            Sort::Replication => "replication accounts ",
+            Sort::Administrator => "administrators ",
+            Sort::Anonymous => "anonymous accounts ",
+            Sort::ServersOwn => "the server's own account ",
+            Sort::Ours => "modshift's own accounts ",
+        }
+    }
+}
+
 impl Account {
-    pub fn may_hide_from_binlog(&self) -> bool {
-        self.access & (SUPER | BINLOG_ADMIN) != 0
+    /// `ours`: of a login of the plan.
+    pub fn sort(&self, ours: bool) -> Sort {
+        let has = |bits: u64| self.access & bits != 0;
+        match () {
+            () if ours => Sort::Ours,
+            () if self.is_servers_own() => Sort::ServersOwn,
+            () if self.user.is_empty() => Sort::Anonymous,
+            () if self.user == "root" || has(GRANT_OPTION | CREATE_USER) => Sort::Administrator,
+            () if self.is_role() => Sort::Role,
+            () if has(REPLICATION_SLAVE | REPLICATION_SLAVE_ADMIN) => Sort::Replication,
+            () => Sort::Application,
+        }
     }
 
-    /// It gives rights to others, so it could give them to itself again; and who takes the last
-    /// administrator's rights away is locked out.
-    pub fn administrates(&self) -> bool {
-        self.access & GRANT_OPTION != 0
+    pub fn may_hide_from_binlog(&self) -> bool {
+        self.access & (SUPER | BINLOG_ADMIN) != 0
     }
 
     /// SUPER alone did so before 10.11, which split READ_ONLY ADMIN from it.
@@ -216,6 +258,17 @@ pub(super) async fn events(
     let rows: mysql_async::Result<Vec<(String, String)>> = conn.exec(SQL, (schema,)).await;
     let event = |(name, status)| EventInfo { name, status };
     Ok(if_allowed(rows)?.map(|rows| rows.into_iter().map(event).collect()))
+}
+
+/// An administrator, and one that replicas log in by, for tests of rules.
+#[cfg(test)]
+pub fn administrator(user: &str, host: &str) -> Account {
+    Account { access: GRANT_OPTION | SUPER | INSERT_UPDATE_DELETE, ..plain_account(user, host) }
+}
+
+#[cfg(test)]
+pub fn replication_account(user: &str, host: &str) -> Account {
+    Account { access: REPLICATION_SLAVE | INSERT_UPDATE_DELETE, ..plain_account(user, host) }
 }
 
 /// One with READ_ONLY ADMIN, for tests of rules.
