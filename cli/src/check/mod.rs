@@ -8,6 +8,7 @@
 mod ahead;
 mod alter;
 mod configuration;
+mod created;
 mod fault;
 mod load;
 mod log;
@@ -80,7 +81,7 @@ pub async fn standing(plan: Arc<Plan>) -> Option<Standing> {
 }
 
 pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
-    let survey = Survey::take(plan.clone(), survey::all_sides(&plan), Extent::Whole).await;
+    let mut survey = Survey::take(plan.clone(), survey::all_sides(&plan), Extent::Whole).await;
     // What is over is the application's alone: nothing there is to fit a reshard any more.
     let over = !rules::finished::check(&survey).is_empty();
     let asked: &[rules::Rule] = if over { &rules::OF_THE_FINISHED } else { &rules::ALL };
@@ -88,6 +89,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
     if over {
         return show(&Report::new(&plan, faults, None, None), args);
     }
+    faults.extend(created::faults(&mut survey, asked, &faults));
     faults.extend(log::check(&plan).await);
     let mut read = Read::default();
     if !args.quick && survey.olds().count() == plan.old.len() {
