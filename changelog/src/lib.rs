@@ -13,7 +13,7 @@ pub mod stage;
 
 pub use any::{AnyReader, AnyWriter};
 pub use direct::{DirectLog, DirectReader, DirectWriter};
-pub use kafka::{KafkaReader, KafkaWriter, delete_topic, ensure_topic};
+pub use kafka::{KafkaReader, KafkaWriter, delete_topic, ensure_topic, remove_topic};
 pub use metrics::describe as describe_metrics;
 
 use std::fmt;
@@ -185,14 +185,14 @@ impl LogError {
             }
             LogError::OffsetGone { .. } => Some(
                 "messages were lost to retention or the topic was re-created; \
-                 start the reshard again from a fresh copy",
+                 start over with `modshift restart-copy`",
             ),
             LogError::Topic { .. } => {
                 Some("alter or delete the topic; modshift creates it with the right settings")
             }
             LogError::NoTopic { .. } => Some(
                 "the topic was deleted, or log.topic names another one; if messages were lost with \
-                 it, start the reshard again from a fresh copy",
+                 it, start over with `modshift restart-copy`",
             ),
             LogError::Unreachable { .. } => Some(
                 "check log.brokers and the network, and log.properties where the brokers want a login",

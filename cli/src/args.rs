@@ -56,6 +56,9 @@ pub enum Command {
     Verify(Verify),
     /// Let a stream that halted on a foreign write go on behind it; stop the daemons first
     Rearm(Rearm),
+    /// Start over: forget what the streams remember, and empty the planned tables of the new shards;
+    /// before the cutover only, and with the daemons stopped
+    RestartCopy(RestartCopy),
     /// Go the whole way there and back on the shards of [rehearse], and predict the pause
     Rehearse(Rehearse),
     /// Make the new shards serve: fence, drain, publish, open
@@ -66,6 +69,8 @@ pub enum Command {
     Finish(Finish),
     /// Let applications write to the old shards again, after finish
     Unfence(Unfence),
+    /// List what is left of modshift after finish and unfence, and remove what is its own
+    Cleanup(Cleanup),
     /// Let running daemons start no further piece of copying or verifying; tailing and applying go
     /// on
     Pause(Daemons),
@@ -194,6 +199,16 @@ pub struct Rearm {
 }
 
 #[derive(Debug, Args)]
+pub struct RestartCopy {
+    /// Print what would be emptied, dropped and deleted, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before it acts
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Rehearse {
     /// Print the report as one JSON document
     #[arg(long)]
@@ -247,6 +262,22 @@ pub struct Finish {
     /// Print every statement that would be sent, and send none that changes anything
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cleanup {
+    /// Tables, views, topics, the schema modshift and modshift's accounts, after finish and unfence
+    #[arg(long)]
+    pub leftovers: bool,
+    /// Also modshift_routing, which applications may follow
+    #[arg(long, requires = "leftovers")]
+    pub with_routing: bool,
+    /// Print what is left and what would be removed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before it acts
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

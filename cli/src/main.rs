@@ -9,6 +9,7 @@ mod answer;
 mod args;
 mod audit;
 mod check;
+mod cleanup;
 mod control;
 mod cutover;
 mod daemon;
@@ -23,7 +24,9 @@ mod metrics;
 mod obstacles;
 mod rearm;
 mod rehearse;
+mod restart;
 mod schema;
+mod session;
 mod signals;
 mod status;
 mod verify;
@@ -116,6 +119,12 @@ fn left_by(command: &Command) -> &'static str {
             "; what was created is there: the same command creates the rest"
         }
         Command::Rearm(_) => "; the stream may be rearmed in part: give the same command again",
+        Command::RestartCopy(args) if !args.dry_run => {
+            "; it may be done in part, and no daemon starts before the same command has done the rest"
+        }
+        Command::Cleanup(args) if !args.dry_run => {
+            "; some of it may be gone: the same command removes the rest"
+        }
         Command::Finish(_) | Command::Unfence(_) => {
             "; some shards may be done and others not: the same command does the rest"
         }
@@ -144,6 +153,7 @@ async fn command(plan: Arc<Plan>, command: &Command) -> anyhow::Result<Exit> {
         Command::Verify(args) => verify::run(plan, args).await,
         Command::Rehearse(args) => rehearse::run(plan, args).await,
         Command::Rearm(args) => rearm::run(plan, args).await,
+        Command::RestartCopy(args) => restart::run(plan, args).await,
         Command::Cutover(args) => {
             cutover::run(plan, Direction::Cutover, &args.common, args.stop_writes, &[]).await
         }
@@ -153,6 +163,7 @@ async fn command(plan: Arc<Plan>, command: &Command) -> anyhow::Result<Exit> {
         }
         Command::Finish(args) => cutover::finish(plan, args).await,
         Command::Unfence(args) => cutover::unfence(plan, args).await,
+        Command::Cleanup(args) => cleanup::run(plan, args).await,
         Command::Pause(daemons) => controlling::run(plan, daemons, Action::Pause).await,
         Command::Resume(daemons) => controlling::run(plan, daemons, Action::Resume).await,
         Command::Throttle(args) => {

@@ -7,25 +7,28 @@
 //! resume point to where the shard is now, if everything from before the fence has been applied:
 //! that is asked first. The token's row stays locked throughout. Each target is moved before the
 //! source is, each in a transaction of its own: after a crash in between the reader comes to the
-//! same halt again, and the command can be repeated. An applier that still runs finds its row
-//! changed and stops.
+//! same halt again, and the command can be repeated.
+//!
+//! Not while a daemon of the plan runs: its reader has halted for good, and its appliers know the
+//! watermarks that were. One that new shard 0 has not heard of loses nothing all the same: an applier
+//! finds its row changed and stops, a reader its epoch.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use modshift_cutover::CutoverError;
 use modshift_cutover::register::Hold;
-use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::control::RESUME_ROW;
-use modshift_mariadb::{Conn, ServerError, error};
+use modshift_mariadb::presence;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::{GroupDigest, GtidSet, NewShard, OldShard};
-use mysql_async::Params;
-use mysql_async::prelude::{FromRow, Queryable};
 
 use crate::exit::{BadPlan, Exit};
+use crate::session::Server;
 use crate::{answer, args, audit, cutover};
+
+const DOING: &str = "rearming a stream";
 
 pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
     // Turned around, new shards are the sources.
@@ -53,10 +56,25 @@ pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
         ));
         return Ok(Exit::No);
     }
+    let daemons = presence::daemons(&plan).await?;
+    if !daemons.is_empty() {
+        answer::line(format_args!("nothing was rearmed: {}", still_run(args, &daemons)));
+        return Ok(Exit::No);
+    }
     let entry = audit::begin(&plan, "moves a stream past what it halted on").await?;
     let outcome = answered(&plan, shard, source).await;
     audit::finish(entry, &outcome).await;
     outcome
+}
+
+/// A daemon knows of its streams what it read when it started.
+fn still_run(args: &args::Rearm, daemons: &[String]) -> String {
+    let (shard, old) = (args.shard, if args.old { " --old" } else { "" });
+    format!(
+        "daemons of this plan still run ({}), and would overwrite or miss what it sets. Stop all of \
+         them, give `modshift rearm --shard {shard}{old}` again, then start them",
+        daemons.join(", ")
+    )
 }
 
 async fn answered(plan: &Plan, shard: OldShard, source: &Endpoint) -> anyhow::Result<Exit> {
@@ -79,7 +97,7 @@ async fn rearm(
     shard: OldShard,
     source: &Endpoint,
 ) -> anyhow::Result<Result<GtidSet, String>> {
-    let mut server = Server::open(source).await?;
+    let mut server = Server::open(source, DOING).await?;
     server.run("START TRANSACTION", ()).await?;
     let sql = "SELECT phase, fence, halted FROM modshift_token WHERE id = 1 FOR UPDATE";
     let token: Option<(String, Option<String>, Option<String>)> = server.first(sql, ()).await?;
@@ -114,7 +132,7 @@ async fn rearm(
     let now: Option<String> = server.first("SELECT @@gtid_binlog_pos", ()).await?;
     let now: GtidSet = now.unwrap_or_default().parse().context("reading gtid_binlog_pos")?;
     for endpoint in &plan.new {
-        let mut target = Server::open(endpoint).await?;
+        let mut target = Server::open(endpoint, DOING).await?;
         target
             .run(
                 "UPDATE modshift_watermark SET version = version + 1, gtids = ?,
@@ -169,7 +187,7 @@ async fn all_applied(
     resume: &GtidSet,
 ) -> anyhow::Result<Result<(), String>> {
     for (endpoint, new) in plan.new.iter().zip((0..).map(NewShard)) {
-        let mut target = Server::open(endpoint).await?;
+        let mut target = Server::open(endpoint, DOING).await?;
         let sql = "SELECT gtids FROM modshift_watermark WHERE source = ?";
         let gtids: Option<String> = target.first(sql, (shard.0,)).await?;
         let gtids: GtidSet =
@@ -182,36 +200,17 @@ async fn all_applied(
     Ok(Ok(()))
 }
 
-/// A connection, and what its errors are called.
-struct Server {
-    conn: Conn,
-    at: String,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Server {
-    async fn open(endpoint: &Endpoint) -> Result<Server, ServerError> {
-        Ok(Server { conn: connect(endpoint, Session::Plain).await?, at: label(endpoint) })
-    }
-
-    fn failed(&self, error: mysql_async::Error) -> ServerError {
-        error::of(&self.at, "rearming a stream", error)
-    }
-
-    async fn run(
-        &mut self,
-        sql: &str,
-        params: impl Into<Params> + Send,
-    ) -> Result<(), ServerError> {
-        let outcome = self.conn.exec_drop(sql, params).await;
-        outcome.map_err(|error| self.failed(error))
-    }
-
-    async fn first<T: FromRow + Send + 'static>(
-        &mut self,
-        sql: &str,
-        params: impl Into<Params> + Send,
-    ) -> Result<Option<T>, ServerError> {
-        let outcome = self.conn.exec_first(sql, params).await;
-        outcome.map_err(|error| self.failed(error))
+    #[test]
+    fn who_is_refused_learns_which_command_to_give_again() {
+        let said = still_run(
+            &args::Rearm { shard: 2, old: true },
+            &["modshift run on 10.0.0.5".to_owned()],
+        );
+        assert!(said.contains("still run (modshift run on 10.0.0.5)"), "{said}");
+        assert!(said.contains("give `modshift rearm --shard 2 --old` again"), "{said}");
     }
 }

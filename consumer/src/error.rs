@@ -248,7 +248,11 @@ impl ApplyError {
     pub fn hint_for(&self, direction: Direction) -> Option<String> {
         match (direction, self) {
             (Direction::Back, ApplyError::Sequence { .. }) => Some(LOST_BACK.to_owned()),
-            _ => self.hint().map(|hint| direction.words(&hint)),
+            _ => self.hint().map(|hint| match direction {
+                // Nothing is copied on the way back.
+                Direction::Back if hint.contains("restart-copy") => LOST_BACK.to_owned(),
+                _ => direction.words(&hint),
+            }),
         }
     }
 

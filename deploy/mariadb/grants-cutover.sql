@@ -51,6 +51,9 @@ EXECUTE IMMEDIATE IF(@locks,
 CREATE DATABASE IF NOT EXISTS modshift;
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON modshift.fences TO ', @account);
 
+-- Remove it all in the end: `modshift cleanup --leftovers`. May be left out until then.
+EXECUTE IMMEDIATE CONCAT('GRANT DROP ON modshift.* TO ', @account);
+
 -- Read how far the streams are; read counters and sequences, and carry them over: ALTER TABLE ...
 -- AUTO_INCREMENT takes ALTER, CREATE and INSERT, SETVAL takes INSERT.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, INSERT, CREATE, ALTER ON ', @in_pattern, '.* TO ', @account);
@@ -95,6 +98,9 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON 
     '.modshift_fence TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_audit TO ', @account);
--- What `check --deep` has kept there, and what a killed `check --trial` has left.
+-- What `check --deep` has kept there, what a killed `check --trial` has left, what says that
+-- `restart-copy` is at it, and what `finish` leaves on purpose.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_check TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_trial TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_restart TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_finished TO ', @account);

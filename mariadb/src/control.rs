@@ -8,6 +8,7 @@
 //! | `modshift_watermark` | target | a row per source: what of it has been applied |
 //! | `modshift_parked` | target | rows that wait for their place |
 //! | `modshift_finished` | any | the reshard is over: nobody starts it anew |
+//! | `modshift_restart` | any | the copy is being started over: no stream of this shard starts |
 //! | `modshift_audit` | new shard 0 | who did what, and what came of it |
 //! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
 //! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
@@ -58,6 +59,7 @@ pub const SETTLED: &str = "modshift_settled";
 pub const VERIFIER: &str = "modshift_verifier";
 pub const REPAIR: &str = "modshift_repair";
 pub const FINISHED: &str = "modshift_finished";
+pub const RESTART: &str = "modshift_restart";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
@@ -80,8 +82,9 @@ pub const OWN_TABLES: [&str; 16] = [
     AUDIT,
 ];
 
-/// What `check --deep` keeps, and what a killed `check --trial` leaves behind.
-pub const OWN_REMAINS: [&str; 2] = ["modshift_check", "modshift_trial"];
+/// What `check --deep` keeps, what a killed `check --trial` or `restart-copy` leaves behind, and what
+/// `finish` leaves on purpose.
+pub const OWN_REMAINS: [&str; 4] = ["modshift_check", "modshift_trial", RESTART, FINISHED];
 
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.
@@ -178,6 +181,11 @@ pub const FINISHED_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_finished (
         at DATETIME(6) NOT NULL COMMENT 'UTC, by this server'
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
 
+/// On each shard while `modshift restart-copy` is at it: what is there without rows says enough.
+pub const RESTART_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_restart (
+        id TINYINT UNSIGNED NOT NULL PRIMARY KEY
+    ) ENGINE=InnoDB COMMENT='its copy is being started over'";
+
 /// Modshift's own schema, where a server needs to know something of all plans.
 pub const SCHEMA: &str = "modshift";
 pub const FENCES: &str = "modshift.fences";
@@ -271,7 +279,8 @@ async fn phase(conn: &mut Conn, at: &str) -> Result<Option<(String, Option<Strin
 
 /// Creates the tables that are missing, and refuses those of an earlier version: the binlog between
 /// their change and the resume point could not be read. An existing table is not touched, since
-/// even `CREATE TABLE IF NOT EXISTS` writes an event group. Refuses a reshard that is finished.
+/// even `CREATE TABLE IF NOT EXISTS` writes an event group. Refuses a reshard that is finished, and one
+/// whose copy is being started over.
 pub async fn create(
     conn: &mut Conn,
     at: &str,
@@ -286,12 +295,15 @@ pub async fn create(
     let columns: Vec<(String, String)> = conn
         .exec(
             "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS
-             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?, ?)",
-            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, TABLES, HANDOVER),
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?, ?, ?)",
+            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, TABLES, HANDOVER, RESTART),
         )
         .await
         .map_err(failed)?;
     let present = |name: &str| columns.iter().any(|(table, _)| table == name);
+    if present(RESTART) {
+        return Err(ServerError::Restarting { at: at.to_owned() });
+    }
     for (table, column) in LATER_COLUMNS {
         let has = columns.iter().any(|(t, c)| t == table && c == column);
         if present(table) && !has {

@@ -49,6 +49,8 @@ pub enum ServerError {
     EarlierTable { at: String, table: &'static str, column: &'static str },
     #[error("{at}: the reshard {plan} is finished: its streams do not start again")]
     Finished { at: String, plan: String },
+    #[error("{at}: its copy is being started over, so no stream of it starts")]
+    Restarting { at: String },
     /// Any other error of the server: code, SQLSTATE and text as it sent them.
     #[error("{at}: error {code} ({state}) while {doing}: {message}")]
     Statement { at: String, doing: &'static str, code: u16, state: String, message: String },
@@ -75,6 +77,7 @@ impl ServerError {
             | ServerError::TooLarge { .. }
             | ServerError::EarlierTable { .. }
             | ServerError::Finished { .. }
+            | ServerError::Restarting { .. }
             | ServerError::Statement { .. }
             | ServerError::Driver { .. } => Class::Halt,
         }
@@ -105,12 +108,17 @@ impl ServerError {
                 "stop the other reader, or give each a replica_server_id of its own"
             }
             ServerError::Binlog { message, .. } if is_purged(message) => {
-                "the changes since the resume point are gone: start from a fresh copy, and keep \
-                 binlogs longer (expire_logs_days, slave_connections_needed_for_purge)"
+                "the changes since the resume point are gone: keep binlogs longer \
+                 (expire_logs_days, slave_connections_needed_for_purge), and start over with \
+                 `modshift restart-copy`"
             }
             ServerError::EarlierTable { .. } => {
-                "finish this reshard with the version that began it; or start over: drop the \
-                 modshift_* tables on every shard and empty the new shards"
+                "finish this reshard with the version that began it, or start over with \
+                 `modshift restart-copy`"
+            }
+            ServerError::Restarting { .. } => {
+                "a restart-copy was begun and has not ended: where nobody is at it, give `modshift \
+                 restart-copy` again, then start the daemons"
             }
             ServerError::Finished { .. } => "a further reshard is another plan, of another name",
             ServerError::TooLarge { .. } => "raise max_allowed_packet on this server",
@@ -140,6 +148,7 @@ impl ServerError {
             | ServerError::Tls { .. }
             | ServerError::EarlierTable { .. }
             | ServerError::Finished { .. }
+            | ServerError::Restarting { .. }
             | ServerError::Driver { .. } => None,
         }
     }

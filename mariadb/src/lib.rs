@@ -12,6 +12,7 @@ pub mod grants;
 mod literal;
 mod order;
 pub mod pace;
+pub mod presence;
 pub mod program;
 pub mod refused;
 pub mod seats;

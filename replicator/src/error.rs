@@ -41,30 +41,30 @@ impl Foreign {
     fn hint(&self) -> &'static str {
         match self {
             Foreign::Group(_) => {
-                "the binlog file is damaged: check it with mariadb-binlog, and start over from a \
-                 fresh copy"
+                "the binlog file is damaged: check it with mariadb-binlog, and start over with \
+                 `modshift restart-copy`"
             }
             Foreign::Xa => {
                 "XA transactions are not carried over: let the application use plain transactions \
-                 while resharding, and start over from a fresh copy"
+                 while resharding, and start over with `modshift restart-copy`"
             }
             Foreign::Ddl { .. } => {
-                "make the same change on every other shard, old and new, and start over from a \
-                 fresh copy; change planned tables before a reshard or after it"
+                "make the same change on every other shard, old and new, and start over with \
+                 `modshift restart-copy`; change planned tables before a reshard or after it"
             }
             Foreign::StatementFormat { .. } => {
                 "a session wrote in statement format: set binlog_format=ROW for every session, and \
-                 start over from a fresh copy"
+                 start over with `modshift restart-copy`"
             }
             Foreign::Unseen { .. } => {
                 "where modshift may not see it or its triggers, GRANT SELECT, TRIGGER on that \
                  schema to its login and start the daemons again: they go on at this group. Else \
                  it may have changed planned tables unseen: set binlog_format=ROW for every \
-                 session, and start over from a fresh copy"
+                 session, and start over with `modshift restart-copy`"
             }
             Foreign::Unknown { .. } => {
-                "it may have changed rows unseen: start over from a fresh copy, and run such \
-                 statements before a reshard or after it"
+                "it may have changed rows unseen: start over with `modshift restart-copy`, and \
+                 run such statements before a reshard or after it"
             }
         }
     }
@@ -286,7 +286,11 @@ impl ReadError {
             }
             Direction::Forward => self.hint(),
             Direction::Back if lost => Some(LOST_BACK.to_owned()),
-            Direction::Back => self.hint().map(|hint| direction.words(&hint)),
+            Direction::Back => self.hint().map(|hint| match hint.contains("restart-copy") {
+                // Nothing is copied on the way back.
+                true => LOST_BACK.to_owned(),
+                false => direction.words(&hint),
+            }),
         }
     }
 
@@ -301,8 +305,7 @@ impl ReadError {
                 "run one replicator per old shard; this one has stopped and lost nothing"
             }
             ReadError::ProgressLost { .. } | ReadError::ProgressUnreadable { .. } => {
-                "the resume point is gone; to start over, drop the modshift_* tables on this old \
-                 shard and empty the new shards"
+                "the resume point is gone: start over with `modshift restart-copy`"
             }
             ReadError::HistoryChanged { .. }
             | ReadError::HistoryMissing { .. }
@@ -310,7 +313,7 @@ impl ReadError {
             | ReadError::GroupCut { .. } => {
                 "the server lost the end of its binlog (crash without sync_binlog=1, or failover \
                  to a replica that was behind); new shards may hold rows that no longer exist: \
-                 start over from a fresh copy"
+                 start over with `modshift restart-copy`"
             }
             ReadError::SequenceBack { .. } => {
                 "set gtid_strict_mode=1 on the old shard and find out who writes GTIDs by hand"

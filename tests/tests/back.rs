@@ -196,6 +196,11 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
     let (code, output) = estate.modshift(["status"]).finish(LIMIT).await?;
     ensure!(code == 4 && output.contains(closed), "status ended with {code}:\n{output}");
 
+    let (code, output) = estate.modshift(["rearm", "--shard", "1"]).finish(LIMIT).await?;
+    let alive = output.contains("daemons of this plan still run (modshift run on ");
+    let next = output.contains("give `modshift rearm --shard 1` again");
+    ensure!(code == 1 && alive && next, "rearm beside a daemon ended with {code}:\n{output}");
+
     daemons[0].stop(LIMIT).await?;
     foreign.run(&format!("REPLACE INTO `{table}` SELECT * FROM kept")).await?;
     let (code, output) = estate.modshift(["rearm", "--shard", "1"]).finish(LIMIT).await?;

@@ -391,9 +391,7 @@ async fn a_binlog_purged_while_the_reader_was_away_halts() -> Result<()> {
     reading.reader = Reading::reader(&reading.case)?;
     let at = format!("{}/{} cannot send its binlog", reading.server.port(), reading.schema());
     let words = [&at, "purged"];
-    reading
-        .halts(&words, "the changes since the resume point are gone: start from a fresh copy")
-        .await
+    reading.halts(&words, "the changes since the resume point are gone: keep binlogs longer").await
 }
 
 #[tokio::test]

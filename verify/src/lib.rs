@@ -36,6 +36,7 @@ pub use changed::{ChangedKey, ChangedKeys};
 pub use continuous::{DRAINER_SEATS, run_continuous};
 pub use error::VerifyError;
 pub use fenced::AtFence;
+pub use lock::Lock;
 pub use metrics::describe as describe_metrics;
 pub use pace::Pace;
 pub use report::{Halt, Kind, Mismatch, Report};

@@ -24,7 +24,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::LogError;
 
 pub use self::reader::KafkaReader;
-pub use self::topic::{delete_topic, ensure_topic};
+pub use self::topic::{delete_topic, ensure_topic, remove_topic};
 pub use self::writer::KafkaWriter;
 
 /// How long a broker may take to answer when the log is opened.

@@ -155,6 +155,21 @@ pub async fn delete_topic(log: &KafkaLog) -> Result<(), LogError> {
     deleted
 }
 
+/// The same, and waits until the brokers know it no more: one that is on its way out cannot be made
+/// anew.
+pub async fn remove_topic(log: &KafkaLog) -> Result<(), LogError> {
+    delete_topic(log).await?;
+    let deadline = Instant::now() + OPEN_LIMIT;
+    while describe(log).await?.is_some() {
+        if Instant::now() >= deadline {
+            let detail = format!("topic {} is being deleted and still there", log.topic);
+            return Err(LogError::Unreachable { brokers: log.brokers.clone(), detail });
+        }
+        tokio::time::sleep(LEADER_POLL).await;
+    }
+    Ok(())
+}
+
 /// A topic that was just created has no leaders for a moment.
 async fn until_led(log: &KafkaLog, new_shards: u16) -> Result<(), LogError> {
     let deadline = Instant::now() + OPEN_LIMIT;

@@ -48,7 +48,8 @@ impl Load {
         let readers = when(read > 0, doors) + when(written(plan, here), doors) + doors;
         let appliers = new + when(back, old);
         let kept = when(plan.cutover.scope == FenceScope::Server, doors);
-        let journal = when(here.journal, 2) + when(here.journal && plan.verify.continuous, 1);
+        // The journal as gate and watchdog read it, and that a daemon runs.
+        let journal = when(here.journal, 3) + when(here.journal && plan.verify.continuous, 1);
         // Who compares what is changed asks for fences all the time.
         let drained = when(plan.verify.continuous, usize::from(DRAINER_SEATS) * doors);
         let fixed = readers + appliers + kept + drained + processes * (doors + journal);

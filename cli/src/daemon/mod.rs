@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use modshift_changelog::Class;
 use modshift_mariadb::pace::Throttle;
+use modshift_mariadb::presence::Present;
 use modshift_proto::plan::{Log, Plan};
 use modshift_proto::{NewShard, OldShard};
 use modshift_replicator::Together;
@@ -126,6 +127,7 @@ pub async fn run(
     }
     let cancel = CancellationToken::new();
     let quit = signals.drain_then_quit(cancel.clone());
+    let present = Present::enter(&plan, role.name()).await;
     let board = Board::default();
     let throttle = Throttle::new(&plan);
     let (gate, asking) = gate::watch(plan.clone(), board.clone(), cancel.clone());
@@ -150,6 +152,7 @@ pub async fn run(
         tokio::select! {
             exit = work(ways, board, &throttle, &cancel) => exit,
             never = Box::pin(watchdog::run(&plan)) => match never {},
+            never = present.stay() => match never {},
         }
     };
     // Those beside the work end with it: they are dropped here.

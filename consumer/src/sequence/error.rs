@@ -70,17 +70,18 @@ impl SequenceError {
             | SequenceError::NoMarker { .. }
             | SequenceError::MarkerInside { .. } => {
                 "the change log lost or reordered messages; restart the reader of that old shard, \
-                 and start from a fresh copy if the error stays"
+                 and start over with `modshift restart-copy` if the error stays"
             }
             SequenceError::NoWatermark { .. }
             | SequenceError::NotCovered { .. }
             | SequenceError::ForeignResume { .. } => {
                 "the change log or modshift's control tables were emptied, restored or changed by \
-                 hand; start the reshard again from a fresh copy"
+                 hand; start over with `modshift restart-copy`"
             }
             SequenceError::LostTail { .. } => {
                 "the server crashed without sync_binlog=1 or a replica that was behind was \
-                 promoted; rows applied here may not exist there: start again from a fresh copy"
+                 promoted; rows applied here may not exist there: start over with `modshift \
+                 restart-copy`"
             }
             SequenceError::OtherGroup { .. } | SequenceError::Backwards { .. } => {
                 "sequence numbers must rise in each GTID domain; look for a second writer or \

@@ -131,14 +131,15 @@ impl BinlogError {
             BinlogError::NotWhole { gap, .. } => {
                 return Some(format!(
                     "{}; what was left out meanwhile no log can bring: start the daemons again, \
-                     and run modshift verify, or start over from a fresh copy if it finds much",
+                     and run modshift verify, or start over with `modshift restart-copy` if it \
+                     finds much",
                     gap.mend()
                 ));
             }
             BinlogError::UnknownDomain { .. } | BinlogError::BehindStart { .. } => {
                 "this is not the server that was read before, or it lost the end of its binlog; \
-                 point the plan at a server of this shard that has the resume point, or start over \
-                 from a fresh copy"
+                 point the plan at a server of this shard that has the resume point, or start \
+                 over with `modshift restart-copy`"
             }
             BinlogError::Checksum { .. } | BinlogError::NotAnEvent { .. } => {
                 "start the replicator again; if it stops at the same place, the binlog file is \
@@ -146,14 +147,14 @@ impl BinlogError {
             }
             BinlogError::Unsupported { code: 6..=12 | 17 | 18 } => {
                 "a session wrote in statement format: set binlog_format=ROW for every session, and \
-                 start over from a fresh copy"
+                 start over with `modshift restart-copy`"
             }
             BinlogError::Unsupported { code: code::XA_PREPARE } => {
                 "XA transactions are not carried over: let the application use plain transactions \
-                 while resharding, and start over from a fresh copy"
+                 while resharding, and start over with `modshift restart-copy`"
             }
             BinlogError::Incident { .. } => {
-                "the server may have failed to log changes: start over from a fresh copy"
+                "the server may have failed to log changes: start over with `modshift restart-copy`"
             }
             BinlogError::ColumnCount { .. } | BinlogError::SchemaMismatch { .. } => {
                 "the table was altered after these rows were written, or without the binlog \
@@ -163,7 +164,7 @@ impl BinlogError {
             }
             BinlogError::IncompleteImage { .. } => {
                 "SET GLOBAL binlog_row_image = FULL, also in my.cnf, let every session reconnect, \
-                 and start over from a fresh copy"
+                 and start over with `modshift restart-copy`"
             }
             BinlogError::KeyColumn { .. } => "choose a stored column as the shard key",
             _ => return None,

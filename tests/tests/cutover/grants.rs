@@ -8,6 +8,7 @@ use modshift_tests::{
     grants::{grant_all, grant_with},
     wait_until,
 };
+use mysql_async::prelude::Queryable;
 
 use crate::site::{APP_ACCOUNT, LIMIT, Site, options, says};
 
@@ -67,6 +68,13 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
     ensure!(repaired.contains("3 rows were copied again"), "{repaired}");
     // A stream that halted on a write that is none of ours, on a new shard.
     daemons = rearmed(&site, daemons, &estate.new[1], &["rearm", "--shard", "1"]).await?;
+    // And the whole copy once more: rows that the daemons' login may only delete.
+    for daemon in &daemons {
+        daemon.stop(LIMIT).await?;
+    }
+    may(&site, &["restart-copy", "--dry-run"], &[0]).await?;
+    may(&site, &["restart-copy", "--yes"], &[0]).await?;
+    daemons = site.daemons()?;
     may(&site, &["gate", "--wait", "120s"], &[0]).await.with_context(|| says(&daemons))?;
     for args in [&["verify"][..], &["status"], &["cutover", "--dry-run"], &["check", "--quick"]] {
         may(&site, args, &[0, 1]).await?;
@@ -100,6 +108,20 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
         &["unfence"],
         &["audit"],
     ] {
+        // What would be removed is still needed.
+        let cleanup = ["cleanup", "--leftovers", "--dry-run"];
+        match args {
+            ["finish", "--dry-run"] => {
+                let refused = may(&site, &cleanup, &[1]).await?;
+                ensure!(refused.contains("`modshift finish` ends it"), "{refused}");
+                ensure!(refused.contains("a reshard that is not finished uses"), "{refused}");
+            }
+            ["unfence", "--dry-run"] => {
+                let refused = may(&site, &cleanup, &[1]).await?;
+                ensure!(refused.contains("`modshift unfence` of that plan"), "{refused}");
+            }
+            _ => {}
+        }
         let only_looks = ["check", "status"].contains(&args[0]);
         let codes: &[i32] = if only_looks { &[0, 1, 2] } else { &[0] };
         let said = may(&site, args, codes).await?;
@@ -111,7 +133,70 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
             }
         }
     }
+    nothing_is_left(&site).await
+}
+
+/// After the end: what remains is what README lists, and one command removes it, its own accounts last.
+async fn nothing_is_left(site: &Site) -> Result<()> {
+    let estate = &site.estate;
+    for (index, shard) in estate.old.iter().chain(&estate.new).enumerate() {
+        let mut remain = vec!["modshift_finished", "modshift_routing"];
+        if index == estate.old.len() {
+            let home =
+                ["modshift_audit", "modshift_fence", "modshift_journal", "modshift_operator"];
+            remain.extend(home);
+        }
+        let mut expected: Vec<String> =
+            remain.into_iter().map(|name| format!("{}.{name}", shard.schema)).collect();
+        let views: &[_] = if index < estate.old.len() { &["accounts", "writers"] } else { &[] };
+        expected.extend(["fences"].iter().chain(views).map(|name| format!("modshift.{name}")));
+        expected.extend([DAEMONS, SWITCHER].map(|user| format!("account {user}")));
+        expected.push("schema modshift".to_owned());
+        expected.sort();
+        ensure!(of_modshift(shard).await? == expected, "{:#?}", of_modshift(shard).await?);
+    }
+    let clean = |more: &'static str| ["cleanup", "--leftovers", more];
+    let listed = may(site, &clean("--dry-run"), &[0]).await?;
+    for line in [
+        "new shard 0: DROP TABLE IF EXISTS `modshift_journal`;",
+        "old shard 1: table modshift_routing stays: applications may follow it",
+        "the server of old shard 0: DROP DATABASE IF EXISTS `modshift`;",
+        "the server of new shard 2: DROP USER `switcher`@`127.0.0.%`;",
+        "kafka: topic ",
+    ] {
+        ensure!(listed.contains(line), "no {line} in {listed}");
+    }
+    site.command(&["cleanup", "--leftovers"], &[3]).await?;
+    let done = may(site, &clean("--yes"), &[0]).await?;
+    ensure!(done.ends_with("cleanup: done"), "{done}");
+    for shard in estate.old.iter().chain(&estate.new) {
+        let left = of_modshift(shard).await?;
+        ensure!(left == [format!("{}.modshift_routing", shard.schema)], "{left:?}");
+    }
     Ok(())
+}
+
+/// Every table, view, routine, trigger, event, schema and account that is modshift's on the server.
+async fn of_modshift(shard: &Shard) -> Result<Vec<String>> {
+    const MINE: &str = "LIKE 'modshift%'";
+    let sql = format!(
+        "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME) FROM information_schema.TABLES \
+         WHERE TABLE_NAME LIKE 'modshift\\_%' OR TABLE_SCHEMA = 'modshift' \
+         UNION ALL SELECT CONCAT('schema ', SCHEMA_NAME) FROM information_schema.SCHEMATA \
+         WHERE SCHEMA_NAME {MINE} \
+         UNION ALL SELECT CONCAT('routine ', ROUTINE_NAME) FROM information_schema.ROUTINES \
+         WHERE ROUTINE_NAME {MINE} \
+         UNION ALL SELECT CONCAT('trigger ', TRIGGER_NAME) FROM information_schema.TRIGGERS \
+         WHERE TRIGGER_NAME {MINE} \
+         UNION ALL SELECT CONCAT('event ', EVENT_NAME) FROM information_schema.EVENTS \
+         WHERE EVENT_NAME {MINE} \
+         UNION ALL SELECT DISTINCT CONCAT('account ', User) FROM mysql.global_priv \
+         WHERE User IN ('{DAEMONS}', '{SWITCHER}')"
+    );
+    let mut conn = shard.server.connect().await?;
+    let mut found: Vec<String> = conn.query(sql).await?;
+    found.sort();
+    Ok(found)
 }
 
 /// Where the plan names no accounts, no events run and keys are the application's own, the login of the

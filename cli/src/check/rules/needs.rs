@@ -19,6 +19,8 @@ pub enum On {
     Own(&'static str),
     /// The table of who keeps a server closed, in modshift's own schema.
     Fences,
+    /// All of modshift's own schema.
+    OwnSchema,
     /// Columns of a table of the schema `mysql`.
     System(&'static str, &'static [&'static str]),
 }
@@ -170,7 +172,9 @@ pub fn cutover(plan: &Plan, old: bool, facts: &Facts) -> Vec<Need> {
     }
     let why = "needed by cutover, rollback and finish for modshift's own tables";
     needs.extend(control::OWN_TABLES.map(|table| warning(On::Own(table), &ROWS_AND_DROP, why)));
-    let why = "needed by modshift finish";
+    let why = "needed by modshift cleanup";
+    needs.push(need(Severity::Note, On::OwnSchema, &["DROP"], why));
+    let why = "needed by modshift finish, restart-copy and cleanup";
     let remains = control::OWN_REMAINS.map(|name| warning(On::Own(name), &["CREATE", "DROP"], why));
     needs.extend(remains);
     needs
@@ -181,6 +185,7 @@ fn lacking(grants: &Grants, schema: &str, need: &Need) -> Vec<&'static str> {
         On::Global => !grants.has_global(privilege),
         On::Schema => !grants.has_on_schema(schema, privilege),
         On::Own(table) => !grants.has_on_table(schema, table, privilege),
+        On::OwnSchema => !grants.has_on_schema(control::SCHEMA, privilege),
         On::Fences => !grants.has_on_table(control::SCHEMA, control::FENCES_NAME, privilege),
         On::System(table, columns) => {
             !columns.iter().all(|column| grants.has_on_column("mysql", table, column, privilege))
@@ -209,6 +214,10 @@ pub fn judge(
             On::Schema => {
                 let shown = format!("`{schema}`.*");
                 (Way::GrantSchema, mend::on_schema(schema), shown, list.clone())
+            }
+            On::OwnSchema => {
+                let on = mend::on_schema(control::SCHEMA);
+                (Way::GrantSchema, on.clone(), on, list.clone())
             }
             On::Fences => {
                 let on = mend::on_table(control::SCHEMA, control::FENCES_NAME);

@@ -1,0 +1,80 @@
+//! `modshift cleanup --leftovers`: what is still there of modshift after `finish` and `unfence`, and its
+//! removal: tables and views, topics, its schema and its accounts. Lines of my.cnf are named alone: no
+//! server lets a client write there.
+//!
+//! `modshift_finished` keeps a daemon from beginning the reshard anew, over rows that are newer by now.
+//! So it goes last, with the accounts by which a daemon would come; where these stay, it stays.
+
+mod left;
+mod look;
+mod remove;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use modshift_cutover::CutoverError;
+use modshift_cutover::register::Hold;
+use modshift_mariadb::presence;
+use modshift_proto::plan::Plan;
+
+use crate::exit::{BadPlan, Exit};
+use crate::{answer, args, audit, cutover, session};
+
+pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> {
+    if !args.leftovers {
+        let message = "cleanup: give --leftovers: it removes what is modshift's after finish";
+        return Err(BadPlan(message.to_owned()).into());
+    }
+    let hold = match Hold::take(&plan).await {
+        Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
+        hold => hold?,
+    };
+    let found = look::all(&plan).await.context("nothing was done")?;
+    let mut objections = left::objections(&found, plan.forward_name());
+    if objections.is_empty()
+        && let Some(run) = cutover::under_way(&plan).await?
+    {
+        objections.push(format!("a run is not over, end it first: {run}"));
+    }
+    let daemons = presence::daemons(&plan).await?;
+    objections.extend(daemons.iter().map(|daemon| format!("{daemon} runs: stop it first")));
+    if !objections.is_empty() {
+        return Ok(refused(&objections));
+    }
+    let work = left::work(&found, args.with_routing);
+    let topics = remove::topics(&plan);
+    for line in work.lines().chain(topics.iter().map(|topic| format!("kafka: topic {topic}"))) {
+        answer::line(line);
+    }
+    if args.dry_run {
+        answer::line("cleanup: nothing was done, this was a dry run");
+        return Ok(Exit::Done);
+    }
+    if !args.yes && !session::agreed("cleanup", &plan.name).await? {
+        answer::line("cleanup: nothing was done");
+        return Ok(Exit::No);
+    }
+    // For as long as there is something to write it down in.
+    let entry = audit::begin(&plan, "removes what is left of modshift").await?;
+    let removed = remove::all(&plan, &found, &work).await;
+    let outcome = removed.map(|complete| if complete { Exit::Done } else { Exit::CannotTell });
+    match &outcome {
+        // The table itself has gone.
+        Ok(Exit::Done) => {}
+        outcome => audit::finish(entry, outcome).await,
+    }
+    drop(hold);
+    let exit = outcome?;
+    answer::line(match exit {
+        Exit::Done => "cleanup: done",
+        _ => "cleanup: what is named above is left: mend it, and give the same command again",
+    });
+    Ok(exit)
+}
+
+fn refused(objections: &[String]) -> Exit {
+    for objection in objections {
+        answer::line(format_args!("cleanup: nothing was done: {objection}"));
+    }
+    Exit::No
+}

@@ -1,0 +1,110 @@
+//! `modshift restart-copy`: starts the copy over, as one command.
+//!
+//! What the streams remember goes on every shard, the planned tables of the new shards are emptied, and
+//! the topics of a Kafka log are deleted. The daemons then begin as on the first day. Only before the
+//! cutover, and never on a shard that serves.
+//!
+//! A table of its own, `modshift_restart`, stands on every shard from before the first change until
+//! after the last: no reader and no applier starts where it is. So a command that was killed in its
+//! middle is given again, and nothing runs on the half that is left.
+
+mod look;
+mod object;
+mod wipe;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use modshift_cutover::CutoverError;
+use modshift_cutover::register::Hold;
+use modshift_mariadb::presence;
+use modshift_proto::plan::{Log, Plan};
+use modshift_verify::Lock;
+
+use crate::exit::Exit;
+use crate::{answer, args, audit, cutover, session};
+
+pub async fn run(plan: Arc<Plan>, args: &args::RestartCopy) -> anyhow::Result<Exit> {
+    // Nobody begins a cutover, or compares, on what goes away here.
+    let _hold = match Hold::take(&plan).await {
+        Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
+        hold => hold?,
+    };
+    let mut verifying = Lock::new(&plan);
+    if let Err(error) = verifying.take(std::time::Duration::ZERO).await {
+        return Ok(refused(&[error.to_string()]));
+    }
+    let shards = look::all(&plan).await.context("nothing was done")?;
+    let mut objections = object::objections(&shards);
+    objections.extend(by_journal(&plan).await?);
+    let daemons = presence::daemons(&plan).await?;
+    objections.extend(still_run(&daemons));
+    if !objections.is_empty() {
+        return Ok(refused(&objections));
+    }
+    let topics = topics(&plan);
+    for line in wipe::script(&shards, &topics) {
+        answer::line(line);
+    }
+    if args.dry_run {
+        answer::line("restart-copy: nothing was done, this was a dry run");
+        return Ok(Exit::Done);
+    }
+    if !args.yes && !session::agreed("restart-copy", &plan.name).await? {
+        answer::line("restart-copy: nothing was done");
+        return Ok(Exit::No);
+    }
+    let entry = audit::begin(&plan, "starts the copy over").await?;
+    let outcome = acted(&plan, &shards, &topics).await;
+    audit::finish(entry, &outcome).await;
+    outcome
+}
+
+async fn acted(plan: &Plan, shards: &[look::Shard], topics: &[String]) -> anyhow::Result<Exit> {
+    wipe::mark(plan, shards).await?;
+    // One that was started since: from here on none passes the mark.
+    let objection = still_run(&presence::daemons(plan).await?);
+    if !objection.is_empty() {
+        wipe::unmark(plan, shards).await?;
+        return Ok(refused(&objection));
+    }
+    wipe::wipe(plan, shards).await?;
+    wipe::remove_topics(plan, topics).await?;
+    wipe::unmark(plan, shards).await?;
+    answer::line("restart-copy: done; start the daemons: they copy every table anew");
+    Ok(Exit::Done)
+}
+
+fn refused(objections: &[String]) -> Exit {
+    for objection in objections {
+        answer::line(format_args!("restart-copy: nothing was done: {objection}"));
+    }
+    Exit::No
+}
+
+fn still_run(daemons: &[String]) -> Vec<String> {
+    let stop =
+        |daemon: &String| format!("{daemon} runs: stop it, and give `modshift restart-copy` again");
+    daemons.iter().map(stop).collect()
+}
+
+/// What the journal says against it.
+async fn by_journal(plan: &Plan) -> anyhow::Result<Option<String>> {
+    if let Some(run) = cutover::under_way(plan).await? {
+        return Ok(Some(format!("a run is not over, end it first: {run}")));
+    }
+    let serves = cutover::serves(plan).await;
+    let cut = "the reshard has been cut over, and a copy would bring older rows over newer ones";
+    Ok((serves.side != "old").then(|| format!("{}: {cut}", serves.text)))
+}
+
+/// Of both directions; none over the in-process log.
+fn topics(plan: &Plan) -> Vec<String> {
+    let of = |plan: &Plan| match &plan.log {
+        Log::Kafka(log) => Some(log.topic.clone()),
+        Log::Direct { .. } => None,
+    };
+    let mut topics: Vec<String> = of(plan).into_iter().chain(of(&plan.reversed())).collect();
+    topics.dedup();
+    topics
+}
