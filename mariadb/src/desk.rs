@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Endpoint, Login};
 use mysql_async::Conn;
 use tokio::sync::OwnedMutexGuard;
 
@@ -43,7 +43,7 @@ struct Kept {
 
 /// A handle that everyone who asks has a clone of.
 #[derive(Clone, Default)]
-pub struct Desk(Arc<Mutex<Vec<(Endpoint, Slot)>>>);
+pub struct Desk(Arc<Mutex<Vec<(Login, Slot)>>>);
 
 /// The connection, while its turn lasts.
 pub struct Turn {
@@ -65,7 +65,7 @@ impl Desk {
 
     async fn turn_within(&self, endpoint: &Endpoint, age: Duration) -> Result<Turn, ServerError> {
         let server = server_of(endpoint);
-        let mut slot = self.slot(&server).lock_owned().await;
+        let mut slot = self.slot(server.login()).lock_owned().await;
         // Taken out: a connection whose answer did not come, or that failed, is not used again.
         let Kept { conn, since } = match slot.take().filter(|kept| kept.since.elapsed() < age) {
             Some(kept) => kept,
@@ -74,13 +74,13 @@ impl Desk {
         Ok(Turn { slot, conn, since })
     }
 
-    fn slot(&self, server: &Endpoint) -> Slot {
+    fn slot(&self, login: Login) -> Slot {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, slot)) = slots.iter().find(|(known, _)| known == server) {
+        if let Some((_, slot)) = slots.iter().find(|(known, _)| *known == login) {
             return slot.clone();
         }
         let slot = Slot::default();
-        slots.push((server.clone(), slot.clone()));
+        slots.push((login, slot.clone()));
         slot
     }
 }

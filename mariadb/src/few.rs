@@ -5,13 +5,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Address, Endpoint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Each may open one more for the login of `[cutover]`.
 pub const AT_ONCE: usize = 4;
 
-type Turns = Vec<((String, u16), Arc<Semaphore>)>;
+type Turns = Vec<(Address, Arc<Semaphore>)>;
 
 /// For all who have a clone of it.
 #[derive(Clone, Debug, Default)]
@@ -26,13 +26,13 @@ impl Few {
     }
 
     fn of(&self, endpoint: &Endpoint) -> Arc<Semaphore> {
-        let place = (endpoint.host.clone(), endpoint.port);
+        let address = endpoint.address();
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, turns)) = servers.iter().find(|(known, _)| *known == place) {
+        if let Some((_, turns)) = servers.iter().find(|(known, _)| *known == address) {
             return turns.clone();
         }
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        servers.push((place, turns.clone()));
+        servers.push((address, turns.clone()));
         turns
     }
 }

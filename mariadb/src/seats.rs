@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Address, Endpoint};
 use mysql_async::Conn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -26,12 +26,9 @@ pub const IDLE_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Seats(Arc<All>);
 
-/// Host and port: the plan may log in to one server by several names.
-type Place = (String, u16);
-
 struct All {
     per_server: usize,
-    servers: Mutex<Vec<(Place, Arc<Server>)>>,
+    servers: Mutex<Vec<(Address, Arc<Server>)>>,
 }
 
 struct Server {
@@ -106,15 +103,15 @@ impl Seats {
     }
 
     fn server(&self, endpoint: &Endpoint) -> Arc<Server> {
-        let place = (endpoint.host.clone(), endpoint.port);
+        let address = endpoint.address();
         let mut servers = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, server)) = servers.iter().find(|(known, _)| *known == place) {
+        if let Some((_, server)) = servers.iter().find(|(known, _)| *known == address) {
             return server.clone();
         }
         let per_server = self.0.per_server;
         let free = Arc::new(Semaphore::new(per_server));
         let server = Arc::new(Server { per_server, free, state: Mutex::default() });
-        servers.push((place, server.clone()));
+        servers.push((address, server.clone()));
         server
     }
 }

@@ -13,7 +13,7 @@ pub struct Here {
     pub new: usize,
     /// How many shards' binlogs are read there.
     pub read: usize,
-    /// Ways in: host, port and user as the plan has them.
+    /// Ways in: logins as the plan has them.
     pub doors: usize,
     /// It has new shard 0, hence the journal.
     pub journal: bool,

@@ -60,7 +60,8 @@ pub fn servers(plan: &Plan) -> Vec<Server> {
     for (side, number, shard) in old.chain(new) {
         let (endpoint, schema) = (server_of(shard), shard.schema.clone());
         let place = Place { side, number, schema };
-        match servers.iter_mut().find(|server| server.endpoint == endpoint) {
+        let login = endpoint.login();
+        match servers.iter_mut().find(|server| server.endpoint.login() == login) {
             Some(server) => server.places.push(place),
             None => servers.push(Server { endpoint, places: vec![place], line: None }),
         }

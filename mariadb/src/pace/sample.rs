@@ -71,7 +71,8 @@ fn servers(plan: &Plan) -> Vec<Server> {
     for (index, (endpoint, commits)) in old.chain(new).enumerate() {
         let shard = Shard { index, replicas: endpoint.replicas.clone(), commits };
         let primary = server_of(endpoint);
-        let known = servers.iter().position(|server| server.primary.endpoint == primary);
+        let login = primary.login();
+        let known = servers.iter().position(|server| server.primary.endpoint.login() == login);
         let known = known.unwrap_or_else(|| {
             let primary = Asked::new(primary.clone());
             servers.push(Server { primary, replicas: Vec::new(), shards: Vec::new() });
@@ -80,7 +81,7 @@ fn servers(plan: &Plan) -> Vec<Server> {
         let server = &mut servers[known];
         for replica in &endpoint.replicas {
             let replica = primary.on(replica);
-            if server.replicas.iter().all(|asked| asked.endpoint != replica) {
+            if server.replicas.iter().all(|asked| asked.endpoint.login() != replica.login()) {
                 server.replicas.push(Asked::new(replica));
             }
         }
@@ -113,9 +114,8 @@ async fn follow_one(mut server: Server, limits: &plan::Throttle, throttle: &Thro
             let mut found = primary.clone();
             shards.get(place).into_iter().for_each(|more| found.add(more.clone()));
             for (asked, more) in server.replicas.iter().zip(&replicas) {
-                let is_it =
-                    |r: &HostPort| (&r.host, r.port) == (&asked.endpoint.host, asked.endpoint.port);
-                if shard.replicas.iter().any(is_it) {
+                let address = asked.endpoint.address();
+                if shard.replicas.iter().any(|replica| replica.address() == address) {
                     found.add(more.clone());
                 }
             }

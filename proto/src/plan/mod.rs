@@ -18,6 +18,7 @@ mod render;
 mod reverse;
 mod routing;
 mod section;
+mod server;
 mod table;
 mod throttle;
 mod variable;
@@ -37,6 +38,7 @@ pub use self::routing::{
     EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,
     RoutingTarget, ShardingSphereTarget,
 };
+pub use self::server::{Address, Login};
 use crate::rule::ShardRule;
 use crate::shard::{Modulus, NewShard, OldShard};
 

@@ -20,7 +20,7 @@ mod ring;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Endpoint, Login};
 use modshift_proto::{Gtid, GtidSet};
 
 use self::feeding::Feed;
@@ -34,7 +34,7 @@ pub struct Feeds(Arc<Mutex<Vec<Server>>>);
 
 /// Readers of one server under one login.
 struct Server {
-    endpoint: Endpoint,
+    login: Login,
     /// Of those who read there, joined or not.
     chairs: Vec<Chair>,
     next: u64,
@@ -52,16 +52,6 @@ struct Chair {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The schema apart: the same server, reached in the same way.
-fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
-    one.host.eq_ignore_ascii_case(&other.host)
-        && one.port == other.port
-        && one.user == other.user
-        && one.password == other.password
-        && one.tls == other.tls
-        && one.tls_ca == other.tls_ca
 }
 
 impl Server {
@@ -91,10 +81,11 @@ impl Feeds {
     /// A reader of this schema, as the binlog spells it, begins to read there.
     pub fn enter(&self, tailed: &Endpoint, schema: &str) -> Seat {
         let mut servers = lock(&self.0);
-        let known = servers.iter().position(|server| same_server(&server.endpoint, tailed));
+        let login = tailed.login();
+        let known = servers.iter().position(|server| server.login == login);
         let index = known.unwrap_or_else(|| {
-            let endpoint = tailed.clone();
-            servers.push(Server { endpoint, chairs: Vec::new(), next: 0, feed: Weak::new() });
+            let login = login.clone();
+            servers.push(Server { login, chairs: Vec::new(), next: 0, feed: Weak::new() });
             servers.len() - 1
         });
         let server = &mut servers[index];
@@ -103,13 +94,14 @@ impl Feeds {
         let replica_id = tailed.replica_server_id;
         server.chairs.push(Chair { number, replica_id, used: None });
         let schema = schema.as_bytes().to_vec();
-        Seat { feeds: self.clone(), endpoint: tailed.clone(), schema, number }
+        Seat { feeds: self.clone(), login, endpoint: tailed.clone(), schema, number }
     }
 }
 
 /// A reader's place among those of its server; given up when dropped.
 pub struct Seat {
     feeds: Feeds,
+    login: Login,
     endpoint: Endpoint,
     schema: Vec<u8>,
     number: u64,
@@ -118,7 +110,7 @@ pub struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut servers = lock(&self.feeds.0);
-        for server in servers.iter_mut().filter(|s| same_server(&s.endpoint, &self.endpoint)) {
+        for server in servers.iter_mut().filter(|server| server.login == self.login) {
             server.chairs.retain(|chair| chair.number != self.number);
         }
         servers.retain(|server| !server.chairs.is_empty());
@@ -129,7 +121,7 @@ impl Seat {
     /// For a connection of the reader's own, which takes the place of one that it had.
     pub fn alone(&self) -> Endpoint {
         let mut servers = lock(&self.feeds.0);
-        let server = servers.iter_mut().find(|s| same_server(&s.endpoint, &self.endpoint));
+        let server = servers.iter_mut().find(|server| server.login == self.login);
         let id = server.and_then(|server| {
             let feed = server.feed().map(|feed| feed.replica_id);
             server.take_id(self.number, feed)
@@ -149,7 +141,7 @@ impl Seat {
         heartbeat: Duration,
     ) -> Option<Joined> {
         let mut servers = lock(&self.feeds.0);
-        let server = servers.iter_mut().find(|s| same_server(&s.endpoint, &self.endpoint))?;
+        let server = servers.iter_mut().find(|server| server.login == self.login)?;
         if server.chairs.len() < 2 {
             return None;
         }

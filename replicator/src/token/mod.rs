@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use modshift_mariadb::{ServerError, Session};
 use modshift_proto::OldShard;
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Endpoint, Login};
 use mysql_async::prelude::Queryable;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -55,7 +55,7 @@ pub struct TokenWriters(Arc<Mutex<Servers>>);
 
 #[derive(Default)]
 struct Servers {
-    requests: Vec<(Endpoint, mpsc::Sender<Request>)>,
+    requests: Vec<(Login, mpsc::Sender<Request>)>,
     tasks: JoinSet<()>,
 }
 
@@ -106,13 +106,13 @@ impl TokenWriters {
 
     fn requests_to(&self, primary: &Endpoint) -> mpsc::Sender<Request> {
         let mut servers = self.lock();
-        if let Some((_, requests)) = servers.requests.iter().find(|(e, _)| same_server(e, primary))
-        {
+        let login = primary.login();
+        if let Some((_, requests)) = servers.requests.iter().find(|(known, _)| *known == login) {
             return requests.clone();
         }
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         servers.tasks.spawn(Server::new(primary, waiting).run());
-        servers.requests.push((primary.clone(), requests.clone()));
+        servers.requests.push((login, requests.clone()));
         requests
     }
 
@@ -126,13 +126,6 @@ impl TokenWriters {
             }
         }
     }
-}
-
-/// The schema apart: the same server, reached in the same way.
-fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
-    one.host.eq_ignore_ascii_case(&other.host)
-        && (one.port, &one.user, &one.password) == (other.port, &other.user, &other.password)
-        && (one.tls, &one.tls_ca) == (other.tls, &other.tls_ca)
 }
 
 /// The reader's end.

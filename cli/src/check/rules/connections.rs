@@ -1,7 +1,7 @@
 //! What each server will have to carry, against what it lets in: forty shards of one server take more
 //! connections than a default `max_connections` leaves to its application.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::check::fault::{Fault, Severity, Side, some_of};
 use crate::check::load::{Here, Load};
@@ -40,10 +40,12 @@ fn all(survey: &Survey) -> Vec<Fault> {
 fn here(survey: &Survey, shards: &[(&Server, &Facts)]) -> Here {
     let back = survey.plan.back.enabled;
     let count = |is: &dyn Fn(&Server) -> bool| shards.iter().filter(|(s, _)| is(s)).count();
-    let doors: BTreeSet<_> = shards
-        .iter()
-        .map(|(server, _)| (&server.endpoint.host, server.endpoint.port, &server.endpoint.user))
-        .collect();
+    let mut doors = Vec::new();
+    for login in shards.iter().map(|(server, _)| server.endpoint.login()) {
+        if !doors.contains(&login) {
+            doors.push(login);
+        }
+    }
     Here {
         old: count(&|server| server.side.is_old()),
         new: count(&|server| !server.side.is_old()),

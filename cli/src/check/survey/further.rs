@@ -162,12 +162,8 @@ pub fn named(plan: &Plan) -> Vec<(Endpoint, Vec<Role>)> {
     let mut found: Vec<(Endpoint, Vec<Role>)> = Vec::new();
     let mut add = |endpoint: Endpoint, kind, side| {
         let role = Role { kind, side, schema: endpoint.schema.clone() };
-        let same = |other: &Endpoint| {
-            other.host.eq_ignore_ascii_case(&endpoint.host)
-                && (other.port, &other.user) == (endpoint.port, &endpoint.user)
-                && other.password == endpoint.password
-        };
-        match found.iter_mut().find(|(other, _)| same(other)) {
+        let login = endpoint.login();
+        match found.iter_mut().find(|(other, _)| other.login() == login) {
             Some((_, roles)) => roles.push(role),
             None => found.push((endpoint, vec![role])),
         }
