@@ -10,8 +10,8 @@ use crate::binlog::{BinlogError, EventStream};
 #[derive(Debug)]
 pub enum Item<'a> {
     Event(&'a [u8]),
-    /// A whole group in which the reader has no table.
-    Passed(Passed),
+    /// A whole group in which the reader has no table but its token's.
+    Passed(Passed<'a>),
 }
 
 /// A reader's place in a feed.

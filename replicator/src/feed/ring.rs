@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use modshift_proto::{GroupDigest, Gtid, GtidSet};
 
-use super::judge::Judged;
+use super::judge::{Holds, Judged};
 
 /// A few thousand transactions of an ordinary application; a reader that is further behind has
 /// stood still for a moment.
@@ -36,12 +36,31 @@ struct Whole {
     events: Range<usize>,
 }
 
-/// A group in which a reader has no table: all that it must know of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
+/// A group in which a reader has no rows but its token's: all that it must know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed<'a> {
     pub digest: GroupDigest,
     pub events: u64,
     pub bytes: u64,
+    pub token: Token<'a>,
+}
+
+/// The events that hold a reader's token, what names its table with them; or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Token<'a> {
+    chunk: &'a Chunk,
+    from: usize,
+    end: usize,
+}
+
+impl<'a> Iterator for Token<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let event = (self.from < self.end).then(|| self.chunk.event(self.from))??;
+        self.from += 1;
+        Some(event)
+    }
 }
 
 /// Whom what has come concerns.
@@ -73,15 +92,20 @@ impl Chunk {
 
     /// The group that begins with this event, if a reader of the schema may pass it by, and the
     /// event behind it.
-    pub fn passed(&self, index: usize, schema: &[u8]) -> Option<(Passed, usize)> {
+    pub fn passed(&self, index: usize, schema: &[u8]) -> Option<(Passed<'_>, usize)> {
         let group = self.groups.binary_search_by_key(&index, |group| group.event).ok()?;
         let Whole { judged, events } = self.groups[group].whole.as_ref()?;
-        if judged.schemas.iter().any(|named| named == schema) {
-            return None;
-        }
+        let token = match judged.parts.iter().find(|part| part.schema == schema) {
+            None => 0..0,
+            Some(part) => match &part.holds {
+                Holds::Token(token) => events.start + token.start..events.start + token.end,
+                Holds::Rows => return None,
+            },
+        };
+        let token = Token { chunk: self, from: token.start, end: token.end };
         let bytes = self.ends[events.end - 1] - self.start(events.start);
         let (count, bytes) = (events.len() as u64, bytes as u64);
-        Some((Passed { digest: judged.digest, events: count, bytes }, events.end))
+        Some((Passed { digest: judged.digest, events: count, bytes, token }, events.end))
     }
 
     pub fn concerned(&self) -> Concerned<'_> {
@@ -89,8 +113,8 @@ impl Chunk {
         if wholes().map(|whole| whole.events.len()).sum::<usize>() < self.ends.len() {
             return Concerned::Everyone;
         }
-        let schemas = wholes().flat_map(|whole| &whole.judged.schemas);
-        Concerned::Schemas(schemas.map(Vec::as_slice).collect())
+        let parts = wholes().flat_map(|whole| &whole.judged.parts);
+        Concerned::Schemas(parts.map(|part| part.schema.as_slice()).collect())
     }
 
     pub fn bytes(&self) -> usize {
@@ -222,6 +246,7 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use super::super::judge::Part;
     use super::*;
 
     fn gtid(domain: u32, seq: u64) -> Gtid {
@@ -285,7 +310,8 @@ mod tests {
 
     fn judged(seq: u64, schemas: &[&str]) -> Judged {
         let digest = GroupDigest { gtid: gtid(0, seq), checksum: seq as u32 };
-        Judged { digest, schemas: schemas.iter().map(|name| name.as_bytes().to_vec()).collect() }
+        let rows = |name: &&str| Part { schema: name.as_bytes().to_vec(), holds: Holds::Rows };
+        Judged { digest, parts: schemas.iter().map(rows).collect() }
     }
 
     #[test]
@@ -297,23 +323,45 @@ mod tests {
         filling.push(b"gtid", Some(gtid(0, 2)), None);
         let (chunk, _) = filling.take();
         let digest = judged(1, &[]).digest;
-        let passed = Some((Passed { digest, events: 3, bytes: 14 }, 3));
-        assert_eq!(chunk.passed(0, b"c"), passed);
-        assert_eq!(chunk.passed(0, b"A"), passed, "names are what the binlog says");
-        assert_eq!((chunk.passed(0, b"a"), chunk.passed(0, b"b")), (None, None));
-        assert_eq!((chunk.passed(1, b"c"), chunk.passed(3, b"c")), (None, None));
+        let passed = |chunk: &Chunk, at, schema: &str| {
+            let (passed, next) = chunk.passed(at, schema.as_bytes())?;
+            let token: Vec<Vec<u8>> = passed.token.map(<[u8]>::to_vec).collect();
+            Some((passed.digest, passed.events, passed.bytes, token, next))
+        };
+        let whole = Some((digest, 3, 14, Vec::new(), 3));
+        assert_eq!(passed(&chunk, 0, "c"), whole);
+        assert_eq!(passed(&chunk, 0, "A"), whole, "names are what the binlog says");
+        assert_eq!((passed(&chunk, 0, "a"), passed(&chunk, 0, "b")), (None, None));
+        assert_eq!((passed(&chunk, 1, "c"), passed(&chunk, 3, "c")), (None, None));
         assert_eq!(chunk.concerned(), Concerned::Everyone, "one of the groups goes on");
         // What ends here began in the chunk before: nobody has passed its beginning by.
         filling.push(b"commit", None, Some(judged(2, &["a"])));
         filling.push(b"gtid", Some(gtid(0, 3)), None);
         filling.push(b"commit", None, Some(judged(3, &["a"])));
         let (chunk, _) = filling.take();
-        assert_eq!((chunk.passed(0, b"c"), chunk.passed(1, b"c").is_some()), (None, true));
+        assert_eq!((passed(&chunk, 0, "c"), passed(&chunk, 1, "c").is_some()), (None, true));
         assert_eq!(chunk.concerned(), Concerned::Everyone);
         filling.push(b"gtid", Some(gtid(0, 4)), None);
         filling.push(b"commit", None, Some(judged(4, &["a"])));
         let (chunk, _) = filling.take();
         assert_eq!(chunk.concerned(), Concerned::Schemas(vec![b"a"]));
+        // Who has no more than a token in it is shown that, and is woken for it.
+        filling.push(b"gtid", Some(gtid(0, 5)), None);
+        filling.push(b"commit", None, Some(judged(5, &["a"])));
+        filling.push(b"gtid", Some(gtid(0, 6)), None);
+        for event in ["map a", "rows a", "map b", "rows b"] {
+            filling.push(event.as_bytes(), None, None);
+        }
+        let holds = [("a", Holds::Token(1..3)), ("b", Holds::Rows)];
+        let part = |(name, holds): (&str, Holds)| Part { schema: name.as_bytes().to_vec(), holds };
+        let judged = Judged { parts: holds.map(part).into(), ..judged(6, &[]) };
+        filling.push(b"commit", None, Some(judged));
+        let (chunk, _) = filling.take();
+        let token = vec![b"map a".to_vec(), b"rows a".to_vec()];
+        let of_a = passed(&chunk, 2, "a").map(|(_, events, _, token, next)| (events, token, next));
+        assert_eq!(of_a, Some((6, token, 8)));
+        assert_eq!((passed(&chunk, 2, "b"), passed(&chunk, 2, "c").is_some()), (None, true));
+        assert_eq!(chunk.concerned(), Concerned::Schemas(vec![b"a", b"a", b"b"]));
     }
 
     #[test]

@@ -357,7 +357,9 @@ impl<W: LogWriter> Reader<W> {
     async fn take(&mut self, item: Item<'_>) -> Result<(), ReadError> {
         match item {
             Item::Event(event) => self.tail.event(event, &mut self.publisher).await?,
-            Item::Passed(passed) => return self.tail.passed_by(passed),
+            Item::Passed(passed) => {
+                return self.tail.passed_by(passed, &mut self.publisher).await;
+            }
         }
         if let Some(question) = self.tail.question() {
             Box::pin(self.answer(question)).await?;

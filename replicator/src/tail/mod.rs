@@ -301,16 +301,29 @@ impl Tail {
         Ok(())
     }
 
-    /// A complete group in which no row is of this shard. Only of a log that was joined between
-    /// groups: of none of them a part was read before.
-    pub fn passed_by(&mut self, passed: Passed) -> Result<(), ReadError> {
-        self.counts.events += passed.events;
-        self.counts.bytes += passed.bytes;
+    /// A complete group in which no row is of this shard but its token's. Only of a log that was
+    /// joined between groups: of none of them a part was read before.
+    pub async fn passed_by<W: LogWriter>(
+        &mut self,
+        passed: Passed<'_>,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let Passed { digest, events, bytes, token } = passed;
+        self.counts.events += events;
+        self.counts.bytes += bytes;
         if let Some(group) = &self.group {
-            return Err(self.foreign(group.gtid, Foreign::Group(passed.digest.gtid)));
+            return Err(self.foreign(group.gtid, Foreign::Group(digest.gtid)));
         }
-        self.history.open(passed.digest.gtid)?;
-        self.history.close(passed.digest)
+        let opening = self.history.open(digest.gtid)?;
+        let token = match opening {
+            Opening::Proof => None,
+            Opening::New { .. } => self.token_in(digest.gtid, token)?,
+        };
+        self.history.close(digest)?;
+        match token {
+            Some(token) => self.token(token, digest, out).await,
+            None => Ok(()),
+        }
     }
 
     /// Checks the group in progress against what was seen of it before the connection broke.

@@ -6,12 +6,12 @@
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::control;
-use modshift_proto::GroupDigest;
 use modshift_proto::message::{Token, TokenPhase};
 use modshift_proto::row::{RowError, cell_datetime, cell_uint};
+use modshift_proto::{GroupDigest, Gtid};
 
 use super::Tail;
-use crate::binlog::{DecodedRow, RowKind, RowsEvent, Want};
+use crate::binlog::{DecodedRow, Event, RowKind, RowsEvent, TableRef, Want};
 use crate::error::ReadError;
 use crate::publish::Publisher;
 
@@ -42,9 +42,46 @@ pub(crate) struct TokenRow {
 }
 
 impl Tail {
-    pub(super) fn token_rows(&mut self, mut rows: RowsEvent<'_>) -> Result<(), ReadError> {
+    /// What the token's rows in the group in progress say.
+    pub(super) fn token_rows(&mut self, rows: RowsEvent<'_>) -> Result<(), ReadError> {
+        let Some(group) = &mut self.group else { return Ok(()) };
+        let (gtid, mut token) = (group.gtid, group.token.take());
+        let changes = self.read_tokens(gtid, rows, &mut token)?;
+        if let Some(group) = &mut self.group {
+            group.token = token;
+            group.changes += changes;
+        }
+        Ok(())
+    }
+
+    /// The token that these events of a group hold, if there is one.
+    pub(super) fn token_in<'e>(
+        &mut self,
+        gtid: Gtid,
+        events: impl Iterator<Item = &'e [u8]>,
+    ) -> Result<Option<TokenRow>, ReadError> {
+        let mut token = None;
+        for event in events {
+            // Of its table nobody keeps a definition, whatever its id.
+            if let Event::Rows(rows) = self.decoder.decode(event)?
+                && matches!(rows.table, TableRef::Planned(table) if table == self.token_table)
+            {
+                self.read_tokens(gtid, rows, &mut token)?;
+            }
+        }
+        Ok(token)
+    }
+
+    /// Takes rows of the token's table into `token`. How many there are.
+    fn read_tokens(
+        &mut self,
+        gtid: Gtid,
+        mut rows: RowsEvent<'_>,
+        token: &mut Option<TokenRow>,
+    ) -> Result<u32, ReadError> {
         let kind = rows.kind;
         let columns = self.token_columns;
+        let mut count = 0;
         loop {
             let more = rows.read_row(
                 self.decoder.layout(self.token_table),
@@ -53,21 +90,23 @@ impl Tail {
                 Want::Row,
                 &mut self.after,
             )?;
-            let Some(group) = self.group.as_mut().filter(|_| more) else { return Ok(()) };
-            group.changes += 1;
+            if !more {
+                return Ok(count);
+            }
+            count += 1;
             if kind == RowKind::Delete {
                 continue; // the operator starts over; the next reader writes a new row
             }
-            let mut token = read_token(&self.after, columns).map_err(|source| ReadError::Row {
+            let mut read = read_token(&self.after, columns).map_err(|source| ReadError::Row {
                 shard: self.shard,
                 table: control::TOKEN.to_owned(),
-                position: group.gtid.to_string(),
+                position: gtid.to_string(),
                 source,
             })?;
-            if let Some(had) = &group.token {
-                (token.beat, token.quiet) = (token.beat && had.beat, token.quiet && had.quiet);
+            if let Some(had) = &token {
+                (read.beat, read.quiet) = (read.beat && had.beat, read.quiet && had.quiet);
             }
-            group.token = Some(token);
+            *token = Some(read);
         }
     }
 
