@@ -26,6 +26,7 @@ mod snapshot;
 mod status;
 mod tail;
 mod token;
+mod whole;
 
 pub use error::{Class, ReadError};
 pub use reader::{Together, run_reader};

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 
-use modshift_mariadb::whole_log::Part;
-use modshift_mariadb::{Conn, Desk, Session, catalog, control, value};
+use modshift_mariadb::{Conn, Session, catalog, control, value};
 use modshift_proto::OldShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use mysql_async::prelude::Queryable;
 
-use crate::binlog::{Collations, whole};
+use crate::binlog::Collations;
 use crate::error::{ReadError, server_error};
 use crate::route::RoutedTable;
-use crate::token::within;
 
 /// The planned tables of one old shard, and what else matters of its server.
 pub struct Prepared {
@@ -28,7 +26,7 @@ pub struct Prepared {
     pub xa_seen: bool,
 }
 
-pub async fn prepare(plan: &Plan, shard: OldShard, desk: &Desk) -> Result<Prepared, ReadError> {
+pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError> {
     let endpoint = &plan.old[usize::from(shard.0)];
     let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
     let mut estimates = HashMap::new();
@@ -62,28 +60,11 @@ pub async fn prepare(plan: &Plan, shard: OldShard, desk: &Desk) -> Result<Prepar
     let collations = catalog::collations(&mut conn).await?;
     let failed = |error| server_error(endpoint, "closing a connection", error);
     conn.disconnect().await.map_err(failed)?;
-    Box::pin(whole_logs(endpoint, desk)).await?;
     let (schema_name, lower_case) = names.unwrap_or_default();
     let schema_name = schema_name.unwrap_or_else(|| endpoint.schema.clone());
     let fold_names = lower_case != 0;
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
     Ok(Prepared { tables, estimates, schema_name, fold_names, collations, xa_seen })
-}
-
-/// The binlogs that everything comes through leave nothing out: the primary's, and that of the
-/// replica that is read.
-pub async fn whole_logs(primary: &Endpoint, desk: &Desk) -> Result<(), ReadError> {
-    let replica = primary.read_from.as_ref().map(|_| (primary.tailed(), Part::Replica));
-    for (endpoint, part) in [(primary.clone(), Part::Primary)].into_iter().chain(replica) {
-        let asking = async {
-            let mut conn = desk.turn(&endpoint).await?;
-            whole(&mut conn, &modshift_mariadb::connect::label(&endpoint), part).await?;
-            conn.done();
-            Ok(())
-        };
-        within(&endpoint, "asking what its binlog leaves out", Box::pin(asking)).await?;
-    }
-    Ok(())
 }
 
 /// Some keys have another order in comparisons than in the index: pages would leave rows out.

@@ -40,5 +40,5 @@ pub use sql::{
     Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Write,
     read as read_statement, savepoint,
 };
-pub use stream::{EventStream, whole};
+pub use stream::EventStream;
 pub use table_map::TableName;

@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use modshift_mariadb::error::of;
-use modshift_mariadb::whole_log::{self, Part};
 use modshift_mariadb::{Conn, ServerSocket, Session, connect};
 use modshift_proto::GtidSet;
 use modshift_proto::plan::Endpoint;
@@ -248,15 +247,6 @@ async fn check_server(conn: &mut Conn, at: &str, start: &GtidSet) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// Nothing that changes rows on this server is missing in its binlog, as far as settings show it.
-pub async fn whole(conn: &mut Conn, at: &str, part: Part) -> Result<(), BinlogError> {
-    let facts = whole_log::read(conn, at).await?;
-    match whole_log::gaps(&facts, part).into_iter().next() {
-        Some(gap) => Err(BinlogError::NotWhole { at: at.to_owned(), gap: Box::new(gap) }),
-        None => Ok(()),
-    }
 }
 
 /// How a replica of MariaDB introduces itself before it asks for the binlog.

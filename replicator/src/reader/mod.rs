@@ -36,13 +36,14 @@ use crate::epoch::Epoch;
 use crate::error::{Class, ReadError};
 use crate::feed::{Item, Seat, Source};
 use crate::metrics;
-use crate::prepare::{Prepared, whole_logs};
+use crate::prepare::Prepared;
 use crate::publish::Publisher;
 use crate::repair::Repairs;
 use crate::route::{Moduli, Target};
 use crate::status::{ReaderState, ReaderStatus};
 use crate::tail::{Spill, Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
+use crate::whole::WholeLogs;
 use watch::Watch;
 
 /// Events taken in a row before acknowledgements, chunks and timers get their turn.
@@ -81,6 +82,7 @@ struct Reader<W> {
     watch: Watch,
     definitions: Arc<Definitions>,
     collations: Arc<Collations>,
+    logs: WholeLogs,
     /// For small questions, such as looking tables up where they are read.
     desk: Desk,
     start: Start,
@@ -197,7 +199,7 @@ impl<W: LogWriter> Reader<W> {
         tail.copied = copying.finished();
         let seat = together.feeds.enter(&primary.tailed(), &schema);
         let watch =
-            Watch::new(shard, primary.clone(), Arc::clone(&definitions), throttle.desk().clone());
+            Watch::new(shard, primary.clone(), Arc::clone(&definitions), together, throttle.desk());
         Ok(Reader {
             shard,
             seat,
@@ -213,6 +215,7 @@ impl<W: LogWriter> Reader<W> {
             watch,
             definitions,
             collations,
+            logs: together.logs.clone(),
             desk: throttle.desk().clone(),
             start,
             saving: None,
@@ -293,7 +296,7 @@ impl<W: LogWriter> Reader<W> {
         backoff: &mut Backoff,
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
-        Box::pin(whole_logs(&self.primary, &self.desk)).await?;
+        Box::pin(self.logs.ask(&self.primary, &self.desk, Instant::now())).await?;
         let decoder = Decoder::new(self.planned.clone())?;
         let start = self.tail.reconnect(decoder.with_collations(self.collations.clone()));
         let alone = self.seat.alone();

@@ -2,6 +2,7 @@
 //! log is lost. What halts is recorded on the old shard.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use modshift_changelog::{LogError, LogWriter, stage};
 use modshift_mariadb::pace::Throttle;
@@ -19,6 +20,7 @@ use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
 use crate::status::{Phase, ReaderState, ReaderStatus};
 use crate::token::{self, TokenWriters, within};
+use crate::whole::WholeLogs;
 
 /// Reads one old shard until cancelled (`Ok`) or halted (`Err`). `open_log` is asked for the writer
 /// of each epoch. `throttle` slows the copy down, never the tail; `together` is the process's.
@@ -87,6 +89,8 @@ pub struct Together {
     pub(super) feeds: Feeds,
     /// One that tokens are written by.
     pub(super) tokens: TokenWriters,
+    /// What is known of what their binlogs leave out.
+    pub(super) logs: WholeLogs,
 }
 
 struct Process {
@@ -111,7 +115,9 @@ where
     // Before the epoch is raised: a plan that does not fit must not end a reader that works.
     let Some(found) = retrying(shard, "start", cancel, || async {
         let _turn = throttle.few().turn(&primary).await;
-        prepare(plan, shard, throttle.desk()).await
+        let prepared = prepare(plan, shard).await?;
+        Box::pin(together.logs.ask(&primary, throttle.desk(), Instant::now())).await?;
+        Ok(prepared)
     })
     .await?
     else {
@@ -134,7 +140,9 @@ where
     // And again after it: what changes a table from here on is in the log.
     let Some(prepared) = retrying(shard, "start", cancel, || async {
         let _turn = throttle.few().turn(&primary).await;
-        prepare(plan, shard, throttle.desk()).await
+        let prepared = prepare(plan, shard).await?;
+        Box::pin(together.logs.ask(&primary, throttle.desk(), Instant::now())).await?;
+        Ok(prepared)
     })
     .await?
     else {

@@ -9,19 +9,23 @@ use modshift_proto::OldShard;
 use modshift_proto::plan::Endpoint;
 use tokio::task::JoinSet;
 
+use super::Together;
 use crate::definitions::Definitions;
 use crate::error::{Class, ReadError};
-use crate::prepare::whole_logs;
 use crate::token::within;
+use crate::whole::WholeLogs;
 
 /// A change of these settings that comes with no event is noticed so soon. A handful of small
 /// questions for each shard.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// What another reader of the server was told so recently will do.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Watch {
     shard: OldShard,
     primary: Endpoint,
     definitions: Arc<Definitions>,
+    logs: WholeLogs,
     desk: Desk,
     due: Instant,
     /// At most one round under way.
@@ -33,10 +37,12 @@ impl Watch {
         shard: OldShard,
         primary: Endpoint,
         definitions: Arc<Definitions>,
-        desk: Desk,
+        together: &Together,
+        desk: &Desk,
     ) -> Watch {
         let due = Instant::now() + INTERVAL;
-        Watch { shard, primary, definitions, desk, due, work: JoinSet::new() }
+        let (logs, desk) = (together.logs.clone(), desk.clone());
+        Watch { shard, primary, definitions, logs, desk, due, work: JoinSet::new() }
     }
 
     /// Begins a round when it is time, and says what the last one found. A server that does not
@@ -56,9 +62,12 @@ impl Watch {
         if self.work.is_empty() && Instant::now() >= self.due {
             self.due = Instant::now() + INTERVAL;
             let (primary, definitions) = (self.primary.clone(), self.definitions.clone());
-            let desk = self.desk.clone();
+            let (logs, desk) = (self.logs.clone(), self.desk.clone());
             self.work.spawn(async move {
-                whole_logs(&primary, &desk).await?;
+                // Of a host that has been up for less there is no such time.
+                let now = Instant::now();
+                let since = now.checked_sub(TOLD_WITHIN).unwrap_or(now);
+                logs.ask(&primary, &desk, since).await?;
                 let replica = primary.read_from.as_ref().map(|_| primary.tailed());
                 for server in [primary.clone()].into_iter().chain(replica) {
                     let asking = tables(&definitions, &server, &desk);
