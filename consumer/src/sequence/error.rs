@@ -44,6 +44,11 @@ pub enum SequenceError {
          while {partial} was half applied"
     )]
     Domains { old: OldShard, partial: Gtid, found: Gtid },
+    #[error(
+        "{old} sent a change of {found}, in another GTID domain, while {partial} was half applied, and \
+         tables have left the plan since: whether the rest of {partial} is still to come cannot be told"
+    )]
+    DomainsWithoutTables { old: OldShard, partial: Gtid, found: Gtid },
 }
 
 impl SequenceError {
@@ -60,6 +65,7 @@ impl SequenceError {
             SequenceError::OtherGroup { .. } => "other_group",
             SequenceError::Backwards { .. } => "backwards",
             SequenceError::Domains { .. } => "domains",
+            SequenceError::DomainsWithoutTables { .. } => "domains_without_tables",
         }
     }
 
@@ -88,6 +94,11 @@ impl SequenceError {
                  gtid_strict_mode=OFF on that old shard"
             }
             SequenceError::Domains { .. } => "read that old shard from the server it was read from",
+            SequenceError::DomainsWithoutTables { .. } => {
+                "stop the daemons, put the tables that were taken out of the plan back into it, and start \
+                 them with that: all of that group comes again, and the stream goes on. Take the tables \
+                 out once modshift status shows that all streams have caught up"
+            }
         }
     }
 }

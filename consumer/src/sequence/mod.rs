@@ -357,12 +357,19 @@ impl Watermark {
             return Ok(Verdict::Drop(Dropped::Position));
         }
         if let Some(partial) = &mut self.partial {
-            let had = partial.position;
+            let (had, awaited) = (partial.position, partial.awaited);
             if had.gtid.domain != gtid.domain {
                 // Groups do not interleave in one binlog, but another server of the shard may have
                 // the domains in another order: then the rest of the old group is still to come.
-                if partial.awaited != Awaited::No {
-                    return Err(SequenceError::Domains { old, partial: had.gtid, found: gtid });
+                let (partial, found) = (had.gtid, gtid);
+                match awaited {
+                    Awaited::No => {}
+                    Awaited::Yes => return Err(SequenceError::Domains { old, partial, found }),
+                    // It may be the same server, on which nothing more of that group is sent; and
+                    // which it is nobody can tell. With the former tables the group comes again.
+                    Awaited::Perhaps => {
+                        return Err(SequenceError::DomainsWithoutTables { old, partial, found });
+                    }
                 }
                 self.gtids.set(had.gtid);
             } else if had.gtid.seq == gtid.seq {

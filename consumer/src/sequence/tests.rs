@@ -254,3 +254,33 @@ fn a_group_logged_under_other_tables_need_not_come_again() {
     check(&format!("{begun}\n{same}\n6.1 row 0-1-10:0 => other_group"));
     check(&format!("{begun}\n{same}\n6.1 token 0-1-10 b => other_group"));
 }
+
+#[test]
+fn where_nobody_can_tell_whether_a_group_goes_on_its_tables_in_the_plan_again_are_the_way_out() {
+    let begun = "5.0 start 0-1-8,1-1-3 initial => progress
+                 5.1 row 0-1-9:0 => apply
+                 5.2 row 0-1-9:4 => apply
+                 6.0 start 0-1-8,1-1-3 initial tables => progress
+                 6.1 row 1-1-4:0 => domains_without_tables";
+    // As the message says: the tables are back, and one of them is copied anew.
+    for back in ["", " anew"] {
+        let stream = check(&format!(
+            "{begun}
+             7.0 start 0-1-8,1-1-3 initial{back} => progress
+             7.1 row 0-1-9:0 => drop position
+             7.2 row 0-1-9:4 => drop position
+             7.3 row 0-1-9:6 => apply
+             7.4 row 1-1-4:0 => apply"
+        ));
+        assert_eq!(stream.mark().unwrap().gtids.to_string(), "0-1-9,1-1-3");
+    }
+    // A token of beyond it tells, too.
+    check(&format!("{begun}\n6.1 token 0-1-9,1-1-3 a => progress\n6.2 row 1-1-4:0 => apply"));
+    let (partial, found) = ("0-1-9".parse().unwrap(), "1-1-4".parse().unwrap());
+    let error = SequenceError::DomainsWithoutTables { old: OldShard(1), partial, found };
+    let said = format!("{error}; {}", error.hint());
+    for part in ["0-1-9 was half applied", "tables have left the plan", "put the tables"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!said.contains("fresh copy"), "{said}");
+}
