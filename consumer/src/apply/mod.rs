@@ -14,17 +14,19 @@ mod transaction;
 pub use anew::numbers;
 pub use cut::{Applied, Begin, Cut, Road};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::{Conn, ServerError, Session, catalog, connect, control, error, server};
-use modshift_proto::NewShard;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
+use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::anew::Cleared;
 use self::parked::load_parked;
 use self::standing::Standing;
 use self::transaction::query;
@@ -56,6 +58,8 @@ pub struct Keeper {
     clocks: Vec<i64>,
     conn: Option<Conn>,
     standing: Standing,
+    /// Of the batch in hand: tables that are copied anew.
+    cleared: BTreeMap<(OldShard, u32), Cleared>,
     packet_bytes_max: usize,
 }
 
@@ -121,6 +125,7 @@ impl Keeper {
             clocks,
             conn: Some(conn),
             standing: Standing::new(texts),
+            cleared: BTreeMap::new(),
             packet_bytes_max,
         };
         metrics::parked(shard, keeper.parked.len());
@@ -145,6 +150,7 @@ impl Keeper {
         cancel: &CancellationToken,
     ) -> Result<Applied, ApplyError> {
         let mut backoff = Backoff::new();
+        self.cleared.clear();
         let mut unknown = false;
         let mut exact = false;
         let mut limit = ATTEMPT_TIMEOUT;
