@@ -8,13 +8,16 @@
 //!
 //! Which locks a session holds tells the plugin `metadata_lock_info` alone, which is rarely there.
 //! Without it whoever is in the shard's schema, or names it, and has a transaction open or a statement
-//! under way is taken for a holder.
+//! under way is taken for a holder. Where that is not enough to put a shard back, it may be a session
+//! of another schema. On a server that the fence closes all of those are ended; where the plan spares
+//! others on it (`fence = "accounts"`), those whose account has any right in the shard's schema, since
+//! no other can have read there but through a view or routine.
 
 use std::time::Duration;
 
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, ServerError, Session, connect, error};
-use modshift_proto::plan::{Endpoint, Plan};
+use modshift_proto::plan::{Endpoint, FenceScope, Plan};
 use mysql_async::prelude::Queryable;
 
 use crate::error::CutoverError;
@@ -41,8 +44,18 @@ pub struct Search<'a> {
     pub spared: &'a [String],
     /// With a transaction or a statement that is older.
     pub older: Duration,
-    /// Without the plugin: in whichever schema.
-    pub anywhere: bool,
+    /// Without the plugin.
+    pub range: Range,
+}
+
+/// Sessions that may hold a table, as far as the process list shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// In the shard's schema, or with a statement that names it.
+    Near,
+    /// And all others of accounts that may use a table of it.
+    Allowed,
+    Everyone,
 }
 
 /// A session.
@@ -59,6 +72,12 @@ impl Holder {
     pub fn words(&self) -> String {
         let open = self.open.as_secs_f64();
         format!("{} (connection {}, open for {open:.1} s)", self.user, self.connection)
+    }
+
+    /// What it was ended for.
+    fn guilt(&self, table: &str) -> String {
+        let held = if self.tables.is_some() { "held" } else { "may have held" };
+        format!("{}, which {held} {table}", self.words())
     }
 }
 
@@ -102,7 +121,8 @@ impl Search<'_> {
         let statement = "p.COMMAND IN ('Query', 'Execute')";
         let age = "COALESCE(TIMESTAMPDIFF(MICROSECOND, MIN(t.trx_started), NOW(6)), \
                    CAST(MAX(p.TIME_MS) * 1000 AS SIGNED))";
-        let (tables, join, which) = match (plugin, self.anywhere) {
+        let near = format!("(p.DB = {schema} OR LOCATE({schema}, p.INFO) > 0)");
+        let (tables, join, which) = match (plugin, self.range) {
             (true, _) => (
                 "GROUP_CONCAT(DISTINCT m.TABLE_NAME ORDER BY m.TABLE_NAME SEPARATOR ', ')",
                 format!(
@@ -113,12 +133,11 @@ impl Search<'_> {
                 ),
                 "TRUE".to_owned(),
             ),
-            (false, true) => ("NULL", String::new(), "TRUE".to_owned()),
-            (false, false) => (
-                "NULL",
-                String::new(),
-                format!("(p.DB = {schema} OR LOCATE({schema}, p.INFO) > 0)"),
-            ),
+            (false, Range::Everyone) => ("NULL", String::new(), "TRUE".to_owned()),
+            (false, Range::Near) => ("NULL", String::new(), near),
+            (false, Range::Allowed) => {
+                ("NULL", String::new(), format!("({near} OR {})", allowed(&schema)))
+            }
         };
         let holds = match plugin {
             true => "TRUE".to_owned(),
@@ -136,13 +155,53 @@ impl Search<'_> {
     }
 }
 
+/// Sessions of user names that have a right on all schemas, on this one, or on a table of it; a role is
+/// seen where it is the default. Asks only for columns that deploy/mariadb/grants-cutover.sql gives.
+fn allowed(schema: &str) -> String {
+    /// SELECT, INSERT, UPDATE and DELETE among an account's global privileges.
+    const ROWS: u64 = 0b1111;
+    let of_db = format!("SELECT d.User FROM mysql.db d WHERE {schema} LIKE d.Db");
+    let of_table = format!("SELECT t.User FROM mysql.tables_priv t WHERE t.Db = {schema}");
+    let names = "BINARY p.USER, BINARY 'PUBLIC'";
+    // An anonymous account lets in any name.
+    let has = |users: &str| {
+        format!(
+            "EXISTS (SELECT 1 FROM ({users}) AS a WHERE a.User = '' OR BINARY a.User IN ({names}) \
+             OR BINARY a.User IN (SELECT BINARY JSON_VALUE(g.Priv, '$.default_role') \
+             FROM mysql.global_priv g WHERE BINARY g.User = BINARY p.USER))"
+        )
+    };
+    let global = format!(
+        "SELECT g.User FROM mysql.global_priv g \
+         WHERE COALESCE(CAST(JSON_VALUE(g.Priv, '$.access') AS UNSIGNED), 0) & {ROWS} > 0"
+    );
+    has(&format!("{of_db} UNION ALL {of_table} UNION ALL {global}"))
+}
+
 /// How far the search for holders goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// Those that are likely to hold it.
     Likely,
-    /// The application waits for nothing else: in the end everyone who may.
-    Anyone,
+    /// The application waits for nothing else: from the second attempt on all who may.
+    Beyond(Range),
+}
+
+impl Reach {
+    /// For what puts back a shard that nobody can use until then.
+    pub(crate) fn beyond(scope: FenceScope) -> Reach {
+        match scope {
+            FenceScope::Server => Reach::Beyond(Range::Everyone),
+            FenceScope::Accounts => Reach::Beyond(Range::Allowed),
+        }
+    }
+
+    fn range(self, attempt: usize) -> Range {
+        match self {
+            Reach::Beyond(range) if attempt > 0 => range,
+            Reach::Beyond(_) | Reach::Likely => Range::Near,
+        }
+    }
 }
 
 /// Changes definitions of a table, and ends whoever keeps it waiting. `act` may be repeated.
@@ -165,7 +224,7 @@ pub(crate) async fn past<T>(
             tables: &tables,
             spared: &spared,
             older: Duration::ZERO,
-            anywhere: reach == Reach::Anyone && attempt > 0,
+            range: reach.range(attempt),
         };
         let mut ended = Vec::new();
         let outcome = {
@@ -185,8 +244,8 @@ pub(crate) async fn past<T>(
         };
         for holder in ended {
             let words = holder.words();
-            tracing::warn!(server = name, table, holder = words, "ended: it held a table");
-            server.note(format!("{name}: ended {words}, which held {table}"));
+            tracing::warn!(server = name, table, holder = words, "ended: it may have held a table");
+            server.note(format!("{name}: ended {}", holder.guilt(table)));
             held_by.push(words);
         }
         match outcome {
@@ -200,7 +259,7 @@ pub(crate) async fn past<T>(
         tables: &tables,
         spared: &spared,
         older: PATIENCE,
-        anywhere: true,
+        range: Range::Everyone,
     };
     let looking = async {
         let mut conn = connect(&endpoint, Session::Plain).await?;
@@ -231,7 +290,13 @@ async fn end(endpoint: &Endpoint, search: Search<'_>) -> Result<Vec<Holder>, Ser
     if waits.is_none() {
         return Ok(Vec::new());
     }
-    let found = find(&mut conn, &at, search).await?;
+    let found = match find(&mut conn, &at, search).await {
+        // Which accounts have rights there it may not see.
+        Err(ServerError::Privilege { .. }) => {
+            find(&mut conn, &at, Search { range: Range::Near, ..search }).await?
+        }
+        found => found?,
+    };
     for holder in &found {
         kill(&mut conn, holder.connection).await.map_err(of)?;
     }
@@ -251,14 +316,27 @@ mod tests {
             tables: &tables,
             spared: &spared,
             older: Duration::from_millis(300),
-            anywhere: false,
+            range: Range::Near,
         };
         let sql = search.sql(false);
         assert!(sql.contains("p.DB = 'shop' OR LOCATE('shop', p.INFO) > 0"), "{sql}");
         assert!(sql.contains("'event_scheduler', 'modshift')"), "{sql}");
         assert!(sql.contains("HAVING age > 300000"), "{sql}");
-        assert!(!Search { anywhere: true, ..search }.sql(false).contains("LOCATE"));
+        assert!(!Search { range: Range::Everyone, ..search }.sql(false).contains("LOCATE"));
+        let sql = Search { range: Range::Allowed, ..search }.sql(false);
+        assert!(sql.contains("LOCATE('shop', p.INFO) > 0) OR EXISTS"), "{sql}");
+        assert!(sql.contains("'shop' LIKE d.Db") && sql.contains("t.Db = 'shop'"), "{sql}");
         let sql = search.sql(true);
         assert!(sql.contains("m.TABLE_NAME IN ('t''')") && !sql.contains("LOCATE"), "{sql}");
+    }
+
+    #[test]
+    fn sessions_of_others_are_ended_only_where_the_plan_closes_the_whole_server() {
+        let wide = Reach::beyond(FenceScope::Server);
+        let spares = Reach::beyond(FenceScope::Accounts);
+        let ranges = |reach: Reach| [0, 1, 2].map(|attempt| reach.range(attempt));
+        assert_eq!(ranges(Reach::Likely), [Range::Near; 3]);
+        assert_eq!(ranges(wide), [Range::Near, Range::Everyone, Range::Everyone]);
+        assert_eq!(ranges(spares), [Range::Near, Range::Allowed, Range::Allowed]);
     }
 }

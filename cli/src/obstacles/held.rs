@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use modshift_cutover::holders::{self, Holder, Search, own_users};
+use modshift_cutover::holders::{self, Holder, Range, Search, own_users};
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::plan::{Endpoint, Plan};
@@ -65,7 +65,7 @@ pub async fn find(
     spared.extend(accounts.map(|account| account.user.clone()));
     let older = (plan.cutover.budget / SHARE).max(AT_LEAST);
     let search =
-        Search { schema: &endpoint.schema, tables, spared: &spared, older, anywhere: false };
+        Search { schema: &endpoint.schema, tables, spared: &spared, older, range: Range::Near };
     match holders::find(conn, &label(endpoint), search).await {
         Err(error) if error.is_connection_lost() => Err(error),
         // A right that is missing is for `check` to say.

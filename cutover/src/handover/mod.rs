@@ -361,7 +361,8 @@ pub async fn put_up_again(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cut
     }
     let wanted = record::wanted_in(shard, scope.run).await?;
     record::write(shard, scope.run, State::Raising, record::WANTED, &wanted).await?;
-    triggers(scope, shard, &wanted, Reach::Anyone).await
+    let reach = Reach::beyond(shard.scope);
+    triggers(scope, shard, &wanted, reach).await
 }
 
 /// What was there before, where it is the same but for where it begins; and what stayed behind.
@@ -417,7 +418,8 @@ pub async fn put_back(scope: Scope<'_>, shard: &mut Shard) -> Result<(), Cutover
     }
     if record::state(shard).await? == State::Raising {
         let wanted = record::kept(shard, record::WANTED).await?;
-        triggers(scope, shard, &wanted, Reach::Anyone).await?;
+        let reach = Reach::beyond(shard.scope);
+        triggers(scope, shard, &wanted, reach).await?;
         complete(scope, shard).await?;
     }
     Ok(())
