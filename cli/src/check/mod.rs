@@ -32,7 +32,7 @@ use report::Report;
 use rows::collisions::{self, Listing};
 use rows::matrix::Matrix;
 use rows::trial::Estimate;
-use rows::{broadcast, growth, matrix, record, trial};
+use rows::{broadcast, growth, matrix, pages, record, trial};
 use rules::{connections, disk, reach, retention};
 use survey::{Extent, Survey};
 
@@ -124,6 +124,7 @@ async fn read_rows(
     let (counted, strays) = matrix::count(plan, survey, &tables, args.sample).await?;
     faults.extend(strays);
     faults.extend(broadcast::compare(plan, survey).await?);
+    faults.extend(pages::check(plan, survey).await?);
     if args.deep {
         let file = format!("{}.collisions.tsv", plan.name);
         let file = args.collisions.clone().unwrap_or_else(|| PathBuf::from(file));

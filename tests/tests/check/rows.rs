@@ -125,3 +125,27 @@ async fn the_matrix_tells_rows_and_bytes_and_a_trial_how_long() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn keys_that_pages_would_miss_are_found_before_the_copy_halts_at_them() -> Result<()> {
+    let table = "id UUID NOT NULL, c CHAR(5) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, \
+                 uid BIGINT NOT NULL, PRIMARY KEY (id, c)";
+    let case = Case::new(shared().await?, table).await?;
+    case.run(0, "INSERT INTO t VALUES (UUID(), 'a', 2)").await?;
+    let report = case.check(&[]).await?;
+    ensure!(report.of_rule("pages")?.is_empty(), "{:#}", report.json);
+    // The index has it behind the one with a space in the place of the tab.
+    case.run(1, "INSERT INTO t VALUES (UUID(), 'a\t', 3)").await?;
+    case.run(0, "INSERT INTO t VALUES ('00000000-0000-8000-9000-000000000001', 'a', 2)").await?;
+    for report in [case.check(&[]).await?, case.check(&["--deep"]).await?] {
+        for shard in ["old shard 0", "old shard 1"] {
+            let words = [shard, "table t", "of another order than its index"];
+            report.has("fault", "pages", &words, "give those rows other keys")?;
+        }
+        ensure!(report.of_rule("pages")?.len() == OLD, "{:#}", report.json);
+    }
+    let daemon = case.launch(&["run", "--listen", "127.0.0.1:0"])?.start()?;
+    let halted = daemon.wait_line("reader halted", LIMIT).await?;
+    ensure!(halted.contains("in another order than its index"), "{halted}");
+    Ok(())
+}

@@ -25,6 +25,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     let (olds, news): (Vec<_>, Vec<_>) = (survey.olds().collect(), survey.news().collect());
     let of = |name| of_sequence(survey, name, &olds, &news);
     let mut faults: Vec<Fault> = names(&olds).into_iter().flat_map(of).collect();
+    faults.extend(unknown(survey));
     if ahead::way_back(&survey.plan) {
         // Once new shards serve, a rollback carries theirs back.
         match news.iter().any(|(server, _)| survey.serves(server.side)) {
@@ -38,7 +39,29 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 /// Over a plan turned around: what its run would refuse.
 pub fn check_back(survey: &Survey) -> Vec<Fault> {
     let (from, to): (Vec<_>, Vec<_>) = (survey.olds().collect(), survey.news().collect());
-    refused(&from, &to)
+    let mut faults = refused(&from, &to);
+    faults.extend(unknown(survey));
+    faults
+}
+
+/// A run reads those of both sides, and is refused by one that says what it does not understand.
+fn unknown(survey: &Survey) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (server, facts) in survey.reached() {
+        for (name, row) in &facts.unknown_sequences {
+            let actual = format!("is in an unknown form: {row:?}");
+            faults.push(
+                Fault::new(Severity::Fault, RULE, subject(server.side, name), actual)
+                    .expected("seven numbers, which the cutover carries over")
+                    .mend(format!(
+                        "SELECT * FROM {} there shows which of its values is no whole number; carry it \
+                         over by hand under another name, or use a version of modshift that knows it",
+                        quote(name)
+                    )),
+            );
+        }
+    }
+    faults
 }
 
 fn names<'a>(shards: &[Shard<'a>]) -> BTreeSet<&'a str> {
@@ -332,6 +355,26 @@ mod tests {
                    it counts from 1 in steps of 2";
         let olds = [up(801, 1, 2), up(800, 1, 2)];
         check([olds[0], olds[1], news[0], news[1], news[2]], &[behind, behind, behind, old]);
+    }
+
+    #[test]
+    fn one_that_a_run_could_not_read_is_named_with_what_it_says() {
+        let of = |which: usize| {
+            survey(|shard, facts| {
+                if shard == which {
+                    let said = "1.5 1 9 1 1 0 0".to_owned();
+                    facts.unknown_sequences = [("s".to_owned(), said)].into();
+                }
+            })
+        };
+        // A cutover reads old and new ones; so does a rollback.
+        for (which, name) in [(1, "old shard 1"), (2, "new shard 0")] {
+            let said =
+                format!("fault  {name}: sequence s: is in an unknown form: \"1.5 1 9 1 1 0 0\"");
+            for found in [super::check(&of(which)), super::check_back(&of(which))] {
+                assert!(lines(&found)[0].starts_with(&said), "{found:?}");
+            }
+        }
     }
 
     #[test]

@@ -86,6 +86,7 @@ pub async fn ask(
         if whole {
             variables.ask_origins(&mut conn).await?;
         }
+        let read = sequence::all(&mut conn, &sequences).await?;
         let logs = whole && variables.is_on("log_bin");
         let oldest = match old && logs && grants.has_global("REPLICATION SLAVE") {
             true => oldest::age(endpoint).await,
@@ -106,7 +107,8 @@ pub async fn ask(
             finished: finished(&mut conn, plan).await?,
             handed_over: handed_over(&mut conn).await?,
             room: room::of(&mut conn, variables.text("datadir"), whole).await?,
-            sequences: sequence::all(&mut conn, &sequences).await?,
+            sequences: read.0,
+            unknown_sequences: read.1,
             collisions: if old { None } else { record::read(&mut conn).await? },
             token: token::read(&mut conn).await?,
             connections: match whole {

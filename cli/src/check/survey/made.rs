@@ -176,6 +176,7 @@ pub fn facts() -> Facts {
         handed_over: false,
         bodies: None,
         sequences: BTreeMap::new(),
+        unknown_sequences: BTreeMap::new(),
         tables: [("t".to_owned(), table)].into(),
         xa: Vec::new(),
         clock_ahead_us: 0,

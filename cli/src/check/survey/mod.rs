@@ -145,6 +145,8 @@ pub struct Facts {
     /// Stored code of the schema and in whose name it runs.
     pub bodies: Option<Vec<Body>>,
     pub sequences: BTreeMap<String, Sequence>,
+    /// Those that a cutover could not read, and what they say.
+    pub unknown_sequences: BTreeMap<String, String>,
     /// Planned tables that exist here.
     pub tables: BTreeMap<String, Table>,
     /// Transactions prepared by XA and neither committed nor rolled back.
