@@ -265,7 +265,8 @@ impl Asking {
                 Some(conn) => conn,
                 None => connect(endpoint, Session::Plain).await.map_err(|e| e.to_string())?,
             };
-            let said = cutover::against(&mut conn, &label(endpoint)).await;
+            let said =
+                cutover::against(&mut conn, &label(endpoint), self.plan.forward_name()).await;
             Ok((conn, said.map_err(|error| error.to_string())?))
         };
         let late = |_| Err(format!("no answer within {} s", JOURNAL_TIMEOUT.as_secs()));

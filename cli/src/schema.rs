@@ -94,7 +94,7 @@ async fn one_shard(
     let failed = |error| error::of(&label(endpoint), "creating tables", error);
     if apply {
         conn.query_drop(AS_PRINTED).await.map_err(failed)?;
-        control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await?;
+        control::create(&mut conn, &label(endpoint), endpoint, plan).await?;
     }
     let present = catalog::tables(&mut conn, &endpoint.schema).await?;
     let mut complete = true;

@@ -3,7 +3,8 @@
 //!
 //! What stays: the journal with what the servers were (on new shard 0), the audit table there, and
 //! `modshift_routing`, which applications may read; on the old shards `modshift_handover` with their
-//! triggers and events, which come back with `unfence`; and on every shard `modshift_finished`, which
+//! triggers and events, which come back with `unfence`, and until then `modshift_plan`, so that no
+//! other reshard takes a shard that is still fenced; and on every shard `modshift_finished`, which
 //! keeps its streams from starting again: to a reader that finds no token the old shard would be
 //! new, and its rows would be copied over newer ones.
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use modshift_changelog::stage;
-use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE, HANDOVER};
+use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE, HANDOVER, PLAN};
 use modshift_proto::plan::Plan;
 
 use crate::decide::{Ask, Entry};
@@ -67,13 +68,14 @@ pub async fn unfence(
         // Tables of ours that a finish could not remove, the shard being away.
         retire(plan, shard).await?;
         handover::put_back(handover::Scope::new(plan, "unfence"), shard).await?;
-        let sql = format!("DROP TABLE IF EXISTS {HANDOVER}");
-        shard.primary.run("removing modshift's tables", &sql).await?;
+        let doing = "removing modshift's tables";
+        shard.primary.run(doing, &format!("DROP TABLE IF EXISTS {HANDOVER}")).await?;
         // Given a second time it leaves alone what was changed there since.
-        match fence::is_closed(shard).await? {
-            true => fence::release(shard, Release::Restore).await,
-            false => Ok(()),
+        if fence::is_closed(shard).await? {
+            fence::release(shard, Release::Restore).await?;
         }
+        // Last: from here on another reshard may have it.
+        shard.primary.run(doing, &format!("DROP TABLE IF EXISTS {PLAN}")).await.map(drop)
     }))
     .await;
     say(&mut register, &mut shards, tell);
@@ -163,7 +165,7 @@ async fn retire(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverError> {
     shard.primary.run(doing, &sql).await?;
     stage::reached("finish_marked", 1).await;
     let doing = "removing modshift's tables";
-    let of_old = [HANDOVER].into_iter().filter(|_| shard.side == Side::Old);
+    let of_old = [HANDOVER, PLAN].into_iter().filter(|_| shard.side == Side::Old);
     let kept: Vec<String> = KEPT.into_iter().chain(of_old).map(quote).collect();
     let sql = format!(
         "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = \

@@ -89,7 +89,7 @@ impl<O: Outside, F: Fn() -> O> Watchdog<F> {
             Some(conn) => conn,
             None => connect(endpoint, Session::Plain).await?,
         };
-        let found = newest(&mut conn, &label(endpoint)).await?;
+        let found = newest(&mut conn, &label(endpoint), &self.plan.name).await?;
         self.conn = Some(conn);
         let budget = self.plan.cutover.budget;
         Ok(found.filter(|found| due(&found.run.journal, found.since, budget)))

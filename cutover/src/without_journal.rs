@@ -215,7 +215,7 @@ async fn journal_is_lost(plan: &Plan, direction: Direction, run: &str) -> Result
     let endpoint = shard::login(plan, plan.new[0].clone());
     let asking = async {
         let mut conn = connect(&endpoint, Session::Plain).await?;
-        newest(&mut conn, &label(&endpoint)).await
+        newest(&mut conn, &label(&endpoint), &plan.name).await
     };
     match tokio::time::timeout(JOURNAL, asking).await {
         Ok(Ok(Some(found))) if found.name == run => Err(CutoverError::JournalThere { direction }),

@@ -67,6 +67,8 @@ EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Db, Table_priv) ON mysql.tab
 
 -- Modshift's own tables: markers, journal, routing; `modshift finish` removes them.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
+    '.modshift_plan TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_token TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_progress TO ', @account);

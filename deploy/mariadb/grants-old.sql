@@ -36,6 +36,7 @@ EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT, TRIGGER ON ', @in_pattern, '.* TO ', @account);
 
 -- Its own tables: it writes nowhere else on an old shard before the cutover.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT ON ', @in_schema, '.modshift_plan TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_token TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,

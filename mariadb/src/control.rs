@@ -9,11 +9,8 @@
 //! | `modshift_parked` | target | rows that wait for their place |
 //! | `modshift_finished` | any | the reshard is over: nobody starts it anew |
 //! | `modshift_restart` | any | the copy is being started over: no stream of this shard starts |
+//! | `modshift_plan` | any | whose tables these are: of which reshard, and as which of its shards |
 //! | `modshift_audit` | new shard 0 | who did what, and what came of it |
-//! | `modshift_token` | old | one row: epoch, count of own event groups, clock |
-//! | `modshift_progress` | old | the resume point, and per table how far it has been copied |
-//! | `modshift_watermark` | new | a row per old shard: what of it has been applied |
-//! | `modshift_parked` | new | rows that wait for their place |
 //! | `modshift_verify` | new | per table: how far this round has compared, and the age of the proof |
 //! | `modshift_mismatch` | new | rows that are known to differ, or never stand still to be compared |
 //! | `modshift_settled` | new | up to which fence everything that changed has been compared |
@@ -34,12 +31,15 @@
 //! from there on; a *marker* is an UPDATE of that row by a cutover, which names its run in `fence`.
 //! The row's present phase says nothing about an older position: the resume point has its own.
 
+mod owner;
+
 use std::collections::BTreeMap;
 
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
+pub use self::owner::{Owner, Stage, owner, place};
 use crate::error::{self, ServerError};
 
 /// Names beginning so belong to modshift.
@@ -60,10 +60,12 @@ pub const VERIFIER: &str = "modshift_verifier";
 pub const REPAIR: &str = "modshift_repair";
 pub const FINISHED: &str = "modshift_finished";
 pub const RESTART: &str = "modshift_restart";
+pub const PLAN: &str = "modshift_plan";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 16] = [
+pub const OWN_TABLES: [&str; 17] = [
+    PLAN,
     TOKEN,
     PROGRESS,
     TABLES,
@@ -204,9 +206,13 @@ pub const FENCES_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift.fences (
 
 /// What `modshift finish` has said on this shard.
 pub async fn is_finished(conn: &mut Conn, at: &str, plan: &Plan) -> Result<bool, ServerError> {
+    finished(conn, at, plan.forward_name()).await
+}
+
+async fn finished(conn: &mut Conn, at: &str, plan: &str) -> Result<bool, ServerError> {
     const NO_SUCH_TABLE: u16 = 1146;
     let sql = format!("SELECT 1 FROM {FINISHED} WHERE plan = ?");
-    let found: Result<Option<u8>, _> = conn.exec_first(sql, (plan.forward_name(),)).await;
+    let found: Result<Option<u8>, _> = conn.exec_first(sql, (plan,)).await;
     match found.map_err(|error| error::of(at, "looking whether the reshard is finished", error)) {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(false),
         found => Ok(found?.is_some()),
@@ -279,18 +285,20 @@ async fn phase(conn: &mut Conn, at: &str) -> Result<Option<(String, Option<Strin
 
 /// Creates the tables that are missing, and refuses those of an earlier version: the binlog between
 /// their change and the resume point could not be read. An existing table is not touched, since
-/// even `CREATE TABLE IF NOT EXISTS` writes an event group. Refuses a reshard that is finished, and one
-/// whose copy is being started over.
+/// even `CREATE TABLE IF NOT EXISTS` writes an event group. Refuses a reshard that is finished, one whose
+/// copy is being started over, and a shard that another one still has.
 pub async fn create(
     conn: &mut Conn,
     at: &str,
-    schema: &str,
+    endpoint: &Endpoint,
     plan: &Plan,
 ) -> Result<(), ServerError> {
+    let schema = &endpoint.schema;
     if is_finished(conn, at, plan).await? {
         let plan = plan.forward_name().to_owned();
         return Err(ServerError::Finished { at: at.to_owned(), plan });
     }
+    let owned = owner::is_ours(conn, at, endpoint, plan).await?;
     let failed = |error| error::of(at, "creating modshift's tables", error);
     let columns: Vec<(String, String)> = conn
         .exec(
@@ -315,6 +323,9 @@ pub async fn create(
         if !present(name) {
             conn.query_drop(sql).await.map_err(failed)?;
         }
+    }
+    if !owned {
+        owner::take(conn, at, endpoint, plan).await?;
     }
     Ok(())
 }

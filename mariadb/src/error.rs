@@ -5,6 +5,8 @@
 
 use mysql_async::{DriverError, Error, IoError};
 
+use crate::control::Owner;
+
 /// Retry, or stop and say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -51,6 +53,11 @@ pub enum ServerError {
     Finished { at: String, plan: String },
     #[error("{at}: its copy is being started over, so no stream of it starts")]
     Restarting { at: String },
+    #[error(
+        "{at}: modshift's tables there are those of the reshard {}, which has it as {}",
+        owner.plan, owner.shard
+    )]
+    OtherPlan { at: String, owner: Owner },
     /// Any other error of the server: code, SQLSTATE and text as it sent them.
     #[error("{at}: error {code} ({state}) while {doing}: {message}")]
     Statement { at: String, doing: &'static str, code: u16, state: String, message: String },
@@ -78,6 +85,7 @@ impl ServerError {
             | ServerError::EarlierTable { .. }
             | ServerError::Finished { .. }
             | ServerError::Restarting { .. }
+            | ServerError::OtherPlan { .. }
             | ServerError::Statement { .. }
             | ServerError::Driver { .. } => Class::Halt,
         }
@@ -121,6 +129,7 @@ impl ServerError {
                  restart-copy` again, then start the daemons"
             }
             ServerError::Finished { .. } => "a further reshard is another plan, of another name",
+            ServerError::OtherPlan { owner, .. } => return Some(owner.way_out()),
             ServerError::TooLarge { .. } => "raise max_allowed_packet on this server",
             ServerError::Busy { code: 1040 | 1203 | 1226, .. } => {
                 "raise max_connections or the account's limits"
@@ -149,6 +158,7 @@ impl ServerError {
             | ServerError::EarlierTable { .. }
             | ServerError::Finished { .. }
             | ServerError::Restarting { .. }
+            | ServerError::OtherPlan { .. }
             | ServerError::Driver { .. } => None,
         }
     }

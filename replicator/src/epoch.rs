@@ -56,7 +56,7 @@ pub async fn open(
 ) -> Result<Epoch, ReadError> {
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
     let at = modshift_mariadb::connect::label(primary);
-    control::create(&mut conn, &at, &primary.schema, plan).await?;
+    control::create(&mut conn, &at, primary, plan).await?;
     // Before the epoch is raised: what does not fit must not end a reader that works.
     let mut kept = control::kept_tables(&mut conn, &at).await?;
     same(shard, plan, tables, &kept)?;

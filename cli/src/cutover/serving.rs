@@ -30,13 +30,17 @@ pub(super) async fn newest(plan: &Plan) -> Result<Option<register::Found>, Cutov
     // The daemons' own login reads it as well.
     let endpoint = &plan.new[0];
     let mut conn = connect(endpoint, Session::Plain).await?;
-    register::newest(&mut conn, &label(endpoint)).await
+    register::newest(&mut conn, &label(endpoint), plan.forward_name()).await
 }
 
 /// What the journal says against beginning a cutover: a run that is not over, or new shards that
 /// serve already.
-pub async fn against(conn: &mut Conn, at: &str) -> Result<Option<String>, CutoverError> {
-    let Some(found) = register::newest(conn, at).await? else { return Ok(None) };
+pub async fn against(
+    conn: &mut Conn,
+    at: &str,
+    plan: &str,
+) -> Result<Option<String>, CutoverError> {
+    let Some(found) = register::newest(conn, at, plan).await? else { return Ok(None) };
     let serves = of_run(&found);
     let over = found.run.journal.ended().is_some();
     Ok((!over || serves.side == "new").then_some(serves.text))

@@ -43,7 +43,7 @@ pub async fn create(
 async fn attempt(plan: &Plan, shard: NewShard) -> Result<(), ServerError> {
     let endpoint = &plan.new[usize::from(shard.0)];
     let mut conn = connect(endpoint, Session::Plain).await?;
-    control::create(&mut conn, &label(endpoint), &endpoint.schema, plan).await?;
+    control::create(&mut conn, &label(endpoint), endpoint, plan).await?;
     if wanted(plan) {
         for statement in [control::VERIFIER_TABLE, control::VERIFIER_BEGINS] {
             let failed = |e| error::of(&label(endpoint), "saying that changes are kept", e);

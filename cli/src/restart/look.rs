@@ -1,6 +1,7 @@
 //! What each shard is and holds, before anything is emptied. Nothing is changed here.
 
 use futures_util::future::join_all;
+use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::value::quote;
 use modshift_mariadb::{ServerError, control};
 use modshift_proto::plan::{Endpoint, Plan};
@@ -28,6 +29,8 @@ pub struct State {
     /// The application's triggers are there, or come.
     pub handed_over: bool,
     pub finished: bool,
+    /// Another reshard has it: which, and what comes first.
+    pub other: Option<String>,
     /// Modshift's own tables and views.
     pub own: Vec<String>,
     /// Planned tables that hold rows.
@@ -80,6 +83,7 @@ async fn one(plan: &Plan, endpoint: &Endpoint, old: bool) -> Result<State, Serve
         let sql = format!("SELECT 1 FROM {} WHERE plan = ?", control::FINISHED);
         state.finished = server.first::<u8>(&sql, (plan.forward_name(),)).await?.is_some();
     }
+    state.other = other(plan, endpoint).await?;
     if old {
         return Ok(state);
     }
@@ -98,4 +102,13 @@ async fn one(plan: &Plan, endpoint: &Endpoint, old: bool) -> Result<State, Serve
         state.filled.push(Filled { table: table.name.clone(), rows });
     }
     Ok(state)
+}
+
+async fn other(plan: &Plan, endpoint: &Endpoint) -> Result<Option<String>, ServerError> {
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let owner = control::owner(&mut conn, &label(endpoint)).await?;
+    let owner =
+        owner.filter(|owner| owner.is_other(plan.forward_name(), &control::place(plan, endpoint)));
+    Ok(owner
+        .map(|owner| format!("{} of the reshard {}: {}", owner.shard, owner.plan, owner.way_out())))
 }

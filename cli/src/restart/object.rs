@@ -16,6 +16,9 @@ fn objection(shard: &Shard, olds: &[&Shard]) -> Option<String> {
         let next = "a further reshard is another plan, of another name";
         return Some(format!("{side}: the reshard is finished; {next}"));
     }
+    if let Some(other) = &state.other {
+        return Some(format!("{side} is {other}"));
+    }
     let phase = state.phase.as_deref();
     if side.is_old() {
         let next = "modshift status says by which run, and which command ends it";

@@ -24,7 +24,7 @@ const SAY: Duration = Duration::from_secs(10);
 
 /// All that streams and verifiers remember. The journal, the audit and what `check --deep` has found
 /// of the old rows stay.
-const REMEMBERED: [&str; 10] = [
+const REMEMBERED: [&str; 11] = [
     control::WATERMARK,
     control::PARKED,
     control::PROGRESS,
@@ -35,6 +35,8 @@ const REMEMBERED: [&str; 10] = [
     control::MISMATCH,
     control::SETTLED,
     control::VERIFIER,
+    // Last: from here on another reshard may have the shard.
+    control::PLAN,
 ];
 
 fn dropped(shard: &Shard) -> impl Iterator<Item = &'static str> {

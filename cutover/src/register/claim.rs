@@ -11,6 +11,7 @@ use crate::error::CutoverError;
 /// Proof of ownership, to be shown again wherever a process connects anew.
 #[derive(Clone, Debug)]
 pub struct Claim {
+    pub(super) plan: String,
     pub(super) endpoint: Endpoint,
     pub(super) token: String,
 }
@@ -19,7 +20,7 @@ impl Claim {
     pub async fn verify(&self) -> Result<(), CutoverError> {
         let ask = async {
             let mut conn = connect(&self.endpoint, Session::Plain).await?;
-            let row = operator(&mut conn, &self.endpoint).await?;
+            let row = operator(&mut conn, &self.endpoint, &self.plan).await?;
             // The answer is known, whatever becomes of the connection.
             let _ = conn.disconnect().await;
             Ok(row)
@@ -42,8 +43,9 @@ pub(super) fn superseded(row: Option<OperatorRow>) -> CutoverError {
 pub(super) async fn operator(
     conn: &mut Conn,
     endpoint: &Endpoint,
+    plan: &str,
 ) -> Result<Option<OperatorRow>, ServerError> {
-    let sql = "SELECT token, who, CAST(since AS CHAR) FROM modshift_operator WHERE id = 1";
-    let row = conn.query_first(sql).await;
+    let sql = "SELECT token, who, CAST(since AS CHAR) FROM modshift_operator WHERE plan = ?";
+    let row = conn.exec_first(sql, (plan,)).await;
     row.map_err(|error| error::of(&label(endpoint), "reading who owns the run", error))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use modshift_mariadb::{Conn, error};
 use mysql_async::prelude::{FromRow, Queryable};
 
+use super::table::{JOURNAL, earlier};
 use crate::decide::{End, Entry, Journal, Run, Since, legal};
 use crate::error::CutoverError;
 use crate::step::{Direction, Mode, Step};
@@ -31,9 +32,11 @@ pub struct Found {
 /// With which a daemon writes that it goes on with a run: that begins no budget anew.
 pub const WATCHDOG: &str = "\"watchdog\"";
 
-/// The newest run, `None` if there never was one. For `status`, and whoever asks without a claim.
-pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverError> {
+/// The newest run of the plan, `None` if there never was one. For `status`, and whoever asks without a
+/// claim.
+pub async fn newest(conn: &mut Conn, at: &str, plan: &str) -> Result<Option<Found>, CutoverError> {
     const NO_SUCH_TABLE: u16 = 1146;
+    const NO_SUCH_COLUMN: u16 = 1054;
     type Row = (
         (u64, u64, String, String, String),
         (String, Option<String>, String, String, Option<String>, i64),
@@ -41,10 +44,14 @@ pub async fn newest(conn: &mut Conn, at: &str) -> Result<Option<Found>, CutoverE
     let sql =
         "SELECT run, entry, name, direction, mode, state, step, CAST(at AS CHAR), who, detail,
          TIMESTAMPDIFF(MICROSECOND, at, UTC_TIMESTAMP(6))
-         FROM modshift_journal WHERE run = (SELECT MAX(run) FROM modshift_journal) ORDER BY entry";
-    let rows: Result<Vec<mysql_async::Row>, _> = conn.query(sql).await;
+         FROM modshift_journal WHERE plan = ? AND run = (SELECT MAX(run) FROM modshift_journal
+         WHERE plan = ?) ORDER BY entry";
+    let rows: Result<Vec<mysql_async::Row>, _> = conn.exec(sql, (plan, plan)).await;
     let rows = match rows.map_err(|error| error::of(at, "reading the journal", error)) {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => return Ok(None),
+        Err(error) if error.code() == Some(NO_SUCH_COLUMN) => {
+            return Err(earlier(at.to_owned(), JOURNAL).into());
+        }
         rows => rows?,
     };
     let mut found: Option<Found> = None;

@@ -38,11 +38,11 @@ pub(super) async fn lock(plan: &str, endpoint: &Endpoint) -> Result<Lock, Cutove
     let got: Option<Option<u8>> =
         conn.query_first(format!("SELECT GET_LOCK('{name}', 0)")).await.map_err(of)?;
     if got != Some(Some(1)) {
-        let row = match operator(&mut conn, endpoint).await {
+        let row = match operator(&mut conn, endpoint, plan).await {
             Err(error) if error.code() == Some(NO_SUCH_TABLE) => None,
             row => row?,
         };
-        let found = newest(&mut conn, &at).await?;
+        let found = newest(&mut conn, &at, plan).await?;
         let run = found.map_or_else(|| "about to begin".to_owned(), |found| found.name);
         let (_, who, since) = row.unwrap_or_else(|| {
             (String::new(), "another operator".to_owned(), "just now".to_owned())

@@ -55,6 +55,7 @@ impl Hold {
 /// The owner's hold on the journal.
 #[derive(Debug)]
 pub struct Register {
+    plan: String,
     endpoint: Endpoint,
     conn: Option<Conn>,
     lock: Option<Lock>,
@@ -108,7 +109,7 @@ impl Register {
         if !dry {
             create(&mut conn, &endpoint).await?;
         }
-        let last = newest(&mut conn, &at).await?;
+        let last = newest(&mut conn, &at, plan).await?;
         let newest_number = last.as_ref().map_or(0, |found| found.number);
         let admission = admit(last.as_ref().map(|found| &found.run), ask)?;
         let random = RandomState::new().hash_one((std::process::id(), &at));
@@ -131,13 +132,13 @@ impl Register {
         };
         let token = format!("{random:016x}");
         if !dry {
-            let sql = "INSERT INTO modshift_operator (id, token, writes, who, since)
-                 VALUES (1, ?, 1, ?, UTC_TIMESTAMP(6)) ON DUPLICATE KEY UPDATE
+            let sql = "INSERT INTO modshift_operator (plan, token, writes, who, since)
+                 VALUES (?, ?, 1, ?, UTC_TIMESTAMP(6)) ON DUPLICATE KEY UPDATE
                  token = VALUES(token), writes = writes + 1, who = VALUES(who),
                  since = VALUES(since)";
-            conn.exec_drop(sql, (&token, &who)).await.map_err(of)?;
+            conn.exec_drop(sql, (plan, &token, &who)).await.map_err(of)?;
             // Entries that the one before had under way are in by now, or never will be.
-            let again = newest(&mut conn, &at).await?;
+            let again = newest(&mut conn, &at, plan).await?;
             if again.is_some_and(|found| found.number == number && found.entries != entries) {
                 return Err(CutoverError::Superseded { who: "another operator".to_owned() });
             }
@@ -145,6 +146,7 @@ impl Register {
         let script = dry.then(Vec::new);
         let conn = Some(conn);
         let register = Register {
+            plan: plan.to_owned(),
             endpoint,
             conn,
             lock,
@@ -167,7 +169,11 @@ impl Register {
     }
 
     pub fn claim(&self) -> Claim {
-        Claim { endpoint: self.endpoint.clone(), token: self.token.clone() }
+        Claim {
+            plan: self.plan.clone(),
+            endpoint: self.endpoint.clone(),
+            token: self.token.clone(),
+        }
     }
 
     pub fn take_script(&mut self) -> Vec<String> {
@@ -186,7 +192,8 @@ impl Register {
             Some(conn) => conn,
             None => connect(&self.endpoint, Session::Plain).await?,
         };
-        let rows = conn.query("SELECT server, was FROM modshift_fence").await;
+        let rows =
+            conn.exec("SELECT server, was FROM modshift_fence WHERE plan = ?", (&self.plan,)).await;
         let rows = rows.map_err(|error| {
             error::of(&label(&self.endpoint), "reading what the servers were", error)
         });

@@ -1,4 +1,5 @@
-//! The register's tables on new shard 0.
+//! The register's tables on new shard 0. They outlive `modshift finish`, and a later reshard may have the
+//! same new shard 0: every row says of which plan it is.
 
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, ServerError, error};
@@ -13,6 +14,7 @@ const TABLES: [(&str, &str); 3] = [
     (
         JOURNAL,
         "CREATE TABLE modshift_journal (
+            plan VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
             run BIGINT UNSIGNED NOT NULL,
             entry BIGINT UNSIGNED NOT NULL,
             name VARCHAR(64) NOT NULL COMMENT 'of the run, as in modshift_token.fence',
@@ -23,13 +25,13 @@ const TABLES: [(&str, &str); 3] = [
             at DATETIME(6) NOT NULL COMMENT 'UTC',
             who VARCHAR(255) NOT NULL,
             detail LONGTEXT NULL COMMENT 'JSON',
-            PRIMARY KEY (run, entry)
+            PRIMARY KEY (plan, run, entry)
         ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     ),
     (
         OPERATOR,
         "CREATE TABLE modshift_operator (
-            id TINYINT UNSIGNED NOT NULL PRIMARY KEY,
+            plan VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
             token VARCHAR(64) NOT NULL,
             writes BIGINT UNSIGNED NOT NULL,
             who VARCHAR(255) NOT NULL,
@@ -39,9 +41,11 @@ const TABLES: [(&str, &str); 3] = [
     (
         FENCE,
         "CREATE TABLE modshift_fence (
-            server VARCHAR(255) NOT NULL PRIMARY KEY,
+            plan VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+            server VARCHAR(255) NOT NULL,
             was LONGTEXT NOT NULL COMMENT 'JSON: its settings before the fence',
-            at DATETIME(6) NOT NULL COMMENT 'UTC'
+            at DATETIME(6) NOT NULL COMMENT 'UTC',
+            PRIMARY KEY (plan, server)
         ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     ),
 ];
@@ -50,12 +54,20 @@ const TABLES: [(&str, &str); 3] = [
 pub(super) async fn create(conn: &mut Conn, endpoint: &Endpoint) -> Result<(), ServerError> {
     let at = label(endpoint);
     let of = |error| error::of(&at, "creating the journal", error);
-    let sql = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = ?";
-    let present: Vec<String> = conn.exec(sql, (&endpoint.schema,)).await.map_err(of)?;
+    let sql = "SELECT TABLE_NAME, MAX(COLUMN_NAME = 'plan') FROM information_schema.COLUMNS \
+               WHERE TABLE_SCHEMA = ? AND TABLE_NAME LIKE 'modshift\\_%' GROUP BY TABLE_NAME";
+    let present: Vec<(String, bool)> = conn.exec(sql, (&endpoint.schema,)).await.map_err(of)?;
     for (name, sql) in TABLES {
-        if !present.iter().any(|table| table == name) {
-            conn.query_drop(sql).await.map_err(of)?;
+        match present.iter().find(|(table, _)| table == name) {
+            None => conn.query_drop(sql).await.map_err(of)?,
+            Some((_, true)) => {}
+            Some((_, false)) => return Err(earlier(at, name)),
         }
     }
     Ok(())
+}
+
+/// Made by a version of modshift that did not tell plans apart.
+pub(super) fn earlier(at: String, table: &'static str) -> ServerError {
+    ServerError::EarlierTable { at, table, column: "plan" }
 }

@@ -47,9 +47,10 @@ impl Register {
         let (state, step) = words(entry);
         let quoted = |text: Option<&str>| text.map_or_else(|| "NULL".to_owned(), quote);
         let insert = format!(
-            "INSERT INTO modshift_journal SET run = {}, entry = {}, name = {}, direction = '{}', \
+            "INSERT INTO modshift_journal SET plan = {}, run = {}, entry = {}, name = {}, direction = '{}', \
              mode = '{}', state = '{state}', step = {}, at = UTC_TIMESTAMP(6), who = {}, \
              detail = {}",
+            quote(&self.plan),
             self.number,
             self.entries,
             quote(&self.name),
@@ -85,10 +86,11 @@ impl Register {
         fresh: &[(String, String)],
         kept: &[(String, String)],
     ) -> Result<(), CutoverError> {
+        let plan = quote(&self.plan);
         let statement = |verb: &str, (server, was): &(String, String)| {
             let (server, was) = (quote(server), quote(was));
             let sql = format!(
-                "{verb} INTO modshift_fence SET server = {server}, was = {was}, \
+                "{verb} INTO modshift_fence SET plan = {plan}, server = {server}, was = {was}, \
                  at = UTC_TIMESTAMP(6)"
             );
             (None, sql)
@@ -100,8 +102,11 @@ impl Register {
     }
 
     pub async fn forget(&mut self, servers: &[String]) -> Result<(), CutoverError> {
+        let plan = quote(&self.plan);
         let statement = |server: &String| {
-            (None, format!("DELETE FROM modshift_fence WHERE server = {}", quote(server)))
+            let server = quote(server);
+            let of = format!("plan = {plan} AND server = {server}");
+            (None, format!("DELETE FROM modshift_fence WHERE {of}"))
         };
         let statements: Vec<_> = servers.iter().map(statement).collect();
         self.commit(&statements, WRITE_PATIENCE).await
@@ -151,17 +156,20 @@ impl Register {
         };
         conn.query_drop("START TRANSACTION").await.map_err(of)?;
         // Waits for a commit of ours that nobody answered: the row is locked until then.
-        let sql = "UPDATE modshift_operator SET writes = writes + 1 WHERE id = 1 AND token = ?";
-        conn.exec_drop(sql, (&self.token,)).await.map_err(of)?;
+        let sql = "UPDATE modshift_operator SET writes = writes + 1 WHERE plan = ? AND token = ?";
+        conn.exec_drop(sql, (&self.plan, &self.token)).await.map_err(of)?;
         if conn.affected_rows() != 1 {
             conn.query_drop("ROLLBACK").await.map_err(of)?;
-            let row = operator(&mut conn, &self.endpoint).await?;
+            let row = operator(&mut conn, &self.endpoint, &self.plan).await?;
             return Ok(Err(superseded(row)));
         }
-        let sql = "SELECT 1 FROM modshift_journal WHERE run = ? AND entry = ?";
+        let sql = "SELECT 1 FROM modshift_journal WHERE plan = ? AND run = ? AND entry = ?";
         for (entry, statement) in statements {
             let there: Option<u8> = match entry {
-                Some(entry) => conn.exec_first(sql, (self.number, entry)).await.map_err(of)?,
+                Some(entry) => {
+                    let key = (&self.plan, self.number, entry);
+                    conn.exec_first(sql, key).await.map_err(of)?
+                }
                 None => None,
             };
             if there.is_none() {

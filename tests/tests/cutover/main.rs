@@ -14,6 +14,7 @@ mod handover;
 mod kept;
 mod lost;
 mod network;
+mod next;
 mod obstacles;
 mod others;
 mod peers;

@@ -24,6 +24,7 @@ pub mod left_behind;
 pub mod locked;
 pub mod needs;
 pub mod others;
+pub mod owner;
 pub mod packet;
 pub mod reach;
 pub mod read_as;
@@ -54,12 +55,13 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 50] = [
+pub const ALL: [Rule; 51] = [
     reach::check,
     reach::check_further,
     same_place::check,
     same_place::check_fence,
     finished::check,
+    owner::check,
     version::check,
     version::check_further,
     grants::check,
@@ -148,9 +150,10 @@ pub const OF_GATE_BACK: [Rule; 6] = [
 
 /// What a daemon asks of its own shards at every start, in the middle of a reshard too: no more than
 /// what stays true all the way. A server that is only away is no fault then; its streams wait.
-pub const OF_DAEMONS: [Rule; 13] = [
+pub const OF_DAEMONS: [Rule; 14] = [
     same_place::check,
     finished::check,
+    owner::check,
     version::check,
     grants::check,
     binlog::check,

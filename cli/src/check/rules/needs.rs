@@ -70,6 +70,12 @@ pub fn forward(old: bool) -> Vec<Need> {
                 &["CREATE", "SELECT"],
                 "needed to see whether triggers were handed over",
             ),
+            need(
+                Fault,
+                On::Own(control::PLAN),
+                &["CREATE", "SELECT", "INSERT"],
+                "needed to note whose shard it is",
+            ),
             need(Fault, On::Own(control::TOKEN), &ROWS, "needed for modshift's own rows"),
             need(Fault, On::Own(control::PROGRESS), &ROWS, "needed for modshift's own rows"),
             need(Fault, On::Own(control::TABLES), &ROWS, "needed for modshift's own rows"),

@@ -49,6 +49,8 @@ pub async fn ask(
     let tables = planned_tables(&mut conn, plan, schema).await?;
     let kept_tables = control::kept_tables(&mut conn, &label(endpoint)).await;
     let serves = control::serves(&mut conn, &label(endpoint)).await;
+    // What may not be read is as good as missing: `grants` tells.
+    let owner = control::owner(&mut conn, &label(endpoint)).await;
     let whole = extent == Extent::Whole;
     let names: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
     let programs = match whole {
@@ -105,6 +107,7 @@ pub async fn ask(
             xa: prepared(&mut conn).await?,
             has_watermark: !old && has_watermark(&mut conn).await?,
             finished: finished(&mut conn, plan).await?,
+            owner: owner.ok().flatten(),
             handed_over: handed_over(&mut conn).await?,
             room: room::of(&mut conn, variables.text("datadir"), whole).await?,
             sequences: read.0,

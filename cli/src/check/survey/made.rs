@@ -182,6 +182,7 @@ pub fn facts() -> Facts {
         clock_ahead_us: 0,
         has_watermark: false,
         finished: false,
+        owner: None,
         room: None,
         binlog: Binlog {
             written_bytes: 0,

@@ -25,7 +25,7 @@ use modshift_mariadb::catalog::{CatalogError, EventInfo, TriggerInfo};
 use modshift_mariadb::error::ServerError;
 use modshift_mariadb::program::{Named, Program};
 use modshift_mariadb::whole_log::Settings;
-use modshift_mariadb::{Class, Few, Grants};
+use modshift_mariadb::{Class, Few, Grants, control};
 use modshift_proto::TableSchema;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Endpoint, Plan};
@@ -157,6 +157,8 @@ pub struct Facts {
     pub has_watermark: bool,
     /// The plan's reshard was ended here by `modshift finish`.
     pub finished: bool,
+    /// The reshard that modshift's tables here are of.
+    pub owner: Option<control::Owner>,
     /// Of the disk with the data directory.
     pub room: Option<Room>,
     pub binlog: Binlog,
