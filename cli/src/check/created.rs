@@ -100,10 +100,29 @@ mod tests {
     use super::*;
     use crate::check::rules;
     use crate::check::survey::made::{lines, survey};
+    use modshift_proto::TableSchema;
+    use modshift_proto::schema::{Column, DataType};
 
     #[test]
     fn what_a_created_table_will_need_is_said_before_it_is_there() {
-        let counted = |table: &mut Table| table.counter = Some(("id".to_owned(), 7));
+        let counted = |table: &mut Table| {
+            table.counter = Some(("uid".to_owned(), 7));
+            // What cannot be read is not made.
+            table.schema = Ok(TableSchema {
+                name: "t".to_owned(),
+                columns: vec![Column {
+                    name: "uid".to_owned(),
+                    data: DataType::Int { bytes: 8, unsigned: false },
+                    type_text: "bigint(20)".to_owned(),
+                    charset: None,
+                    collation: None,
+                    nullable: false,
+                    generated: false,
+                }],
+                primary_key: vec![0],
+                unique_keys: Vec::new(),
+            });
+        };
         let limited = "GRANT SELECT ON *.* TO `u`@`%`";
         let mut missing = survey(|which, facts| {
             facts.grants = modshift_mariadb::Grants::parse([limited]);
