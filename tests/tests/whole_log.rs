@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{Estate, EstateOptions, MariaDbOptions, MariaDbServer, case::Size};
+use modshift_tests::{
+    Estate, EstateOptions, MariaDbOptions, MariaDbServer, case::Size, wait_until,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Exit code of what a plan or its servers do not allow.
@@ -88,5 +90,26 @@ async fn a_replica_that_begins_to_leave_changes_out_halts_its_reader() -> Result
     let halted = running.wait_line("reader halted", LIMIT).await?;
     ensure!(halted.contains("slave_exec_mode is IDEMPOTENT, so that events"), "{halted}");
     ensure!(halted.contains("SET GLOBAL slave_exec_mode = 'STRICT'"), "{halted}");
+    running.stop(LIMIT).await?;
+
+    // One that stands and forgets its source is no gap: nothing comes, and the gate says so.
+    change("slave_exec_mode = 'STRICT'").await?;
+    let running = daemon()?;
+    open().await.with_context(|| running.last_words(60))?;
+    replica.run("STOP SLAVE").await?;
+    replica.run("RESET SLAVE ALL").await?;
+    let row = "INSERT INTO t_wallet (id, accountNo, balance, ver) VALUES (1 << 42, 4, 1, 1)";
+    estate.old[0].run(row).await?;
+    wait_until("the gate to close", LIMIT, || async {
+        let (code, output) = estate.modshift(["gate"]).finish(LIMIT).await?;
+        ensure!(!output.contains("halted"), "it is no fault of the log: {output}");
+        Ok((code == 1 && output.contains("old shard 0")).then_some(()))
+    })
+    .await
+    .with_context(|| running.last_words(60))?;
+    replica.follow(primary).await?;
+    open().await.with_context(|| running.last_words(60))?;
+    let count = "SELECT COUNT(*) FROM t_wallet WHERE id = 1 << 42";
+    ensure!(estate.new[0].value::<u64>(count).await? == 1, "the row is lost");
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 #![allow(clippy::print_stdout, reason = "the seed is part of the outcome")]
 
+mod fixed;
 mod hashed;
 mod refused;
 mod table;
