@@ -102,6 +102,13 @@ impl Cutovers {
         (0..old).map(|index| (Side::Old, index)).chain((0..new).map(|index| (Side::New, index)))
     }
 
+    /// Those who gave up because of an outage have left nobody who could come. In truth a daemon comes
+    /// again and again.
+    fn spent(&self, state: &State) -> bool {
+        let (left, had) = (state.left, self.case.budget);
+        left.outages < had.outages && left.watches == 0 && left.commands == 0
+    }
+
     fn over(&self, state: &mut State, place: usize, excused: bool) {
         let operator = state.operators.remove(place);
         state.world.release(operator.id);
@@ -292,7 +299,7 @@ impl Model for Cutovers {
                         let excused = match why {
                             Why::Ended => false,
                             // A daemon that is refused leaves the application waiting.
-                            Why::Refused => had.watches == 0,
+                            Why::Refused => had.watches == 0 || self.spent(&next),
                             Why::Outside => outside,
                         };
                         self.over(&mut next, place, excused);
@@ -307,11 +314,7 @@ impl Model for Cutovers {
             Action::GiveUp(place) => self.over(&mut next, place, true),
             Action::Kill(place) => {
                 next.left.kills -= 1;
-                // Where others gave up because of an outage, none of those who may come is left.
-                let spent = next.left.outages < self.case.budget.outages
-                    && next.left.watches == 0
-                    && next.left.commands == 0;
-                let excused = self.case.budget.watches == 0 || spent;
+                let excused = self.case.budget.watches == 0 || self.spent(&next);
                 self.over(&mut next, place, excused);
             }
             Action::Stall(_) => {

@@ -160,10 +160,14 @@ impl Operator {
         self.at = At::Undoing(Step::Fence, 0, false);
     }
 
-    /// Once all is undone that could be, every target names the side that serves.
+    /// Once all is undone that could be, every target names the side that serves. A version that is
+    /// newer than any this operator knows is another's, who took over: to be led back by that one.
     fn led_back(&self, world: &mut World) {
         let side = self.from();
-        let back = |routed: &Option<Routed>| routed.is_none_or(|routed| routed.side == side);
+        let newer = |version| self.version.is_some_and(|known| version > known);
+        let back = |routed: &Option<Routed>| {
+            routed.is_none_or(|routed| routed.side == side || newer(routed.version))
+        };
         let ours = self.published || self.published_before;
         if ours && !world.targets.iter().all(back) && !self.led_astray {
             world.fault("clients are not led back to the shards that serve");
