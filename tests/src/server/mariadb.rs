@@ -282,7 +282,9 @@ fn make_template() -> Result<PathBuf> {
         .output()
         .context("running mariadb-install-db")?;
     if !output.status.success() {
-        bail!("mariadb-install-db failed: {}", String::from_utf8_lossy(&output.stderr));
+        // It says what is missing on the one, and that something is on the other.
+        let said = [output.stdout, output.stderr].concat();
+        bail!("mariadb-install-db failed: {}", String::from_utf8_lossy(&said).trim());
     }
     // Another test process may have been faster; its template is as good.
     match fs::rename(&made, &ready) {
