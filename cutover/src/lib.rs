@@ -32,6 +32,7 @@ pub mod error;
 pub mod events;
 pub mod fence;
 pub mod finish;
+pub mod first;
 mod handover;
 mod held;
 pub mod holders;

@@ -44,6 +44,10 @@ pub trait Outside {
     /// The highest version that any reachable shard holds; `None`: never published.
     fn routed(&self) -> impl Future<Output = Result<Option<Routed>, String>>;
 
+    /// Under which version that routing is published once more: its own, or the next one where the
+    /// plan has changed since (a table was added, a host renamed). A version is one document for ever.
+    fn version_that_stands(&self, routed: Routed) -> impl Future<Output = Result<u64, String>>;
+
     /// To every target and every shard that serves or shall, or an error that names those that did
     /// not acknowledge. Publishing a version again must be harmless.
     fn publish(&self, side: Side, version: u64) -> impl Future<Output = Result<(), String>>;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use modshift_routing::{Document, Side};
 use modshift_tests::{
-    Daemons, Estate, EstateOptions, Log, Writer, WriterOptions, case::Size, drained,
+    Daemons, Estate, EstateOptions, Log, Writer, WriterOptions, case::Size, drained, wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(150);
@@ -18,7 +19,9 @@ async fn estate(log: Log, seed: u64) -> Result<Estate> {
         seed,
         size: Size::rows(1_500),
         gate: ("5s".to_owned(), "500ms".to_owned()),
-        plan_tail: "[reader]\nprogress_interval = \"100ms\"\n".to_owned(),
+        plan_tail: "[reader]\nprogress_interval = \"100ms\"\n\
+                    [[routing]]\nkind = \"file\"\npath = \"routing.json\"\n"
+            .to_owned(),
         ..EstateOptions::default()
     };
     let estate = Estate::start(2, 3, options).await?;
@@ -55,6 +58,23 @@ async fn opens(estate: &Estate, daemons: &Daemons) -> Result<()> {
     Ok(())
 }
 
+/// The daemon's own publication: applications follow the document long before a cutover.
+async fn routed(estate: &Estate, version: u64, with: bool) -> Result<()> {
+    let path = estate.dir().join("routing.json");
+    wait_until("the routing of the daemons that have begun", LIMIT, || async {
+        let Ok(text) = std::fs::read(&path) else { return Ok(None) };
+        let document = Document::from_json(&text)?;
+        ensure!(document.version <= version, "version {}", document.version);
+        Ok((document.version == version).then(|| document.clone()))
+    })
+    .await
+    .and_then(|document| {
+        ensure!(document.side == Side::Old, "the {} shards serve", document.side.name());
+        ensure!(document.tables.contains_key(TABLE) == with, "{:?}", document.tables);
+        Ok(())
+    })
+}
+
 async fn rows(estate: &Estate) -> Result<u64> {
     let mut rows = 0;
     for shard in &estate.new {
@@ -75,6 +95,7 @@ async fn a_table_that_comes_leaves_and_comes_back_ends_equal() -> Result<()> {
     plan(&mut estate, false)?;
     let daemons = Daemons::start(&estate)?;
     opens(&estate, &daemons).await?;
+    routed(&estate, 1, false).await?;
     writer.commits(50, LIMIT).await?;
     ensure!(rows(&estate).await? == 0, "{TABLE} is not in the plan yet");
 
@@ -86,6 +107,7 @@ async fn a_table_that_comes_leaves_and_comes_back_ends_equal() -> Result<()> {
     daemons.stop(LIMIT).await?;
     let daemons = Daemons::start(&estate)?;
     opens(&estate, &daemons).await?;
+    routed(&estate, 2, true).await?;
     writer.commits(50, LIMIT).await?;
     drained(&estate, LIMIT).await.with_context(|| daemons.output())?;
     let copied = rows(&estate).await?;
@@ -96,6 +118,7 @@ async fn a_table_that_comes_leaves_and_comes_back_ends_equal() -> Result<()> {
     plan(&mut estate, false)?;
     let daemons = Daemons::start(&estate)?;
     opens(&estate, &daemons).await?;
+    routed(&estate, 3, false).await?;
     for shard in &estate.old {
         shard.run(&format!("DELETE FROM {TABLE} WHERE id >= {MINE}")).await?;
     }
@@ -114,6 +137,7 @@ async fn a_table_that_comes_leaves_and_comes_back_ends_equal() -> Result<()> {
     let daemons = Daemons::start(&estate)?;
     writer.commits(50, LIMIT).await?;
     opens(&estate, &daemons).await?;
+    routed(&estate, 4, true).await?;
     let anew = "the table is copied anew";
     ensure!(daemons.output().contains(anew), "no word of it:\n{}", daemons.output());
     writer.stop().await?;

@@ -59,6 +59,8 @@ enum Told {
     Quietly,
     /// To the log, of a daemon that acts in the operator's place.
     Aloud,
+    /// To the log, of a daemon that does what it always does.
+    Calmly,
 }
 
 impl Wiring {
@@ -74,6 +76,11 @@ impl Wiring {
     /// That of a daemon.
     pub fn watchdog(plan: Arc<Plan>) -> Wiring {
         Wiring::telling(plan, false, Told::Aloud)
+    }
+
+    /// That of a daemon before the first run.
+    pub fn before(plan: Arc<Plan>) -> Wiring {
+        Wiring::telling(plan, false, Told::Calmly)
     }
 
     fn telling(plan: Arc<Plan>, dry: bool, told: Told) -> Wiring {
@@ -99,6 +106,7 @@ impl Wiring {
             Told::Terminal => answer::line(text),
             Told::Quietly => tracing::debug!("{text}"),
             Told::Aloud => tracing::warn!("{text}"),
+            Told::Calmly => tracing::info!("{text}"),
         }
     }
 
@@ -112,6 +120,13 @@ impl Wiring {
                 .collect::<Vec<_>>()
         };
         [of(Side::Old, &self.plan.old), of(Side::New, &self.plan.new)].concat()
+    }
+
+    /// The highest of those that answer: it was on all of them before it was on any target.
+    async fn highest(&self) -> Option<Document> {
+        let endpoints = self.endpoints();
+        let asked = join_all(endpoints.iter().map(|(_, at)| held(at, &self.plan.name)));
+        asked.await.into_iter().flatten().flatten().max_by_key(|held| held.version)
     }
 
     /// The shards first: no target ever has a version that no shard knows, or that one of those that
@@ -273,11 +288,15 @@ impl Outside for Wiring {
     }
 
     async fn routed(&self) -> Result<Option<Routed>, String> {
-        let endpoints = self.endpoints();
-        let asked = join_all(endpoints.iter().map(|(_, at)| held(at, &self.plan.name)));
-        // The highest of those that answer: it was on all of them before it was on any target.
-        let highest = asked.await.into_iter().flatten().flatten().max_by_key(|held| held.version);
+        let highest = self.highest().await;
         Ok(highest.map(|held| Routed { version: held.version, side: side_of(held.side) }))
+    }
+
+    async fn version_that_stands(&self, routed: Routed) -> Result<u64, String> {
+        let today = Document::of_plan(&self.plan, side_in_document(routed.side), routed.version);
+        // One that was published meanwhile is looked at by whoever publishes next.
+        let held = self.highest().await.filter(|held| held.version == routed.version);
+        Ok(routed.version + u64::from(held.is_some_and(|held| held != today)))
     }
 
     async fn publish(&self, side: Side, version: u64) -> Result<(), String> {

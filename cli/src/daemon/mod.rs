@@ -6,6 +6,7 @@
 mod control;
 pub mod direction;
 mod fences;
+mod first;
 mod log;
 pub mod newborn;
 pub mod streams;
@@ -152,6 +153,7 @@ pub async fn run(
         tokio::select! {
             exit = work(ways, board, &throttle, &cancel) => exit,
             never = Box::pin(watchdog::run(&plan)) => match never {},
+            never = Box::pin(first::run(&plan, &forward)) => match never {},
             never = present.stay() => match never {},
         }
     };

@@ -67,22 +67,8 @@ pub async fn run(plan: &Arc<Plan>) -> Infallible {
 
 /// Why this process could not end a run; `None`: as far as it can be known, it could.
 async fn unfit(plan: &Plan) -> Option<String> {
-    for target in &plan.routing {
-        let lacks = match &target.kind {
-            RoutingKind::Command { argv, .. } => {
-                argv.first().and_then(|program| no_program(program))
-            }
-            RoutingKind::File { path } => no_folder(path),
-            RoutingKind::ProxySql(sql) => sql.file.as_deref().and_then(no_folder),
-            RoutingKind::ShardingSphere(sphere) => [&sphere.yaml, &sphere.distsql]
-                .into_iter()
-                .flatten()
-                .find_map(|path| no_folder(path)),
-            RoutingKind::Http { .. } | RoutingKind::Etcd(_) => None,
-        };
-        if let Some(lacks) = lacks {
-            return Some(format!("routing target {}: {lacks} on this host", target.name));
-        }
+    if let Some(why) = target_elsewhere(plan) {
+        return Some(why);
     }
     // Grants are the whole server's.
     let (old, new) = (&plan.cutover.old_accounts, &plan.cutover.new_accounts);
@@ -101,6 +87,28 @@ async fn unfit(plan: &Plan) -> Option<String> {
     }
     let asked = servers.into_iter().map(|(server, schemas, locks)| lacking(server, schemas, locks));
     join_all(asked).await.into_iter().flatten().next()
+}
+
+/// A routing target that cannot be told from this host.
+pub fn target_elsewhere(plan: &Plan) -> Option<String> {
+    for target in &plan.routing {
+        let lacks = match &target.kind {
+            RoutingKind::Command { argv, .. } => {
+                argv.first().and_then(|program| no_program(program))
+            }
+            RoutingKind::File { path } => no_folder(path),
+            RoutingKind::ProxySql(sql) => sql.file.as_deref().and_then(no_folder),
+            RoutingKind::ShardingSphere(sphere) => [&sphere.yaml, &sphere.distsql]
+                .into_iter()
+                .flatten()
+                .find_map(|path| no_folder(path)),
+            RoutingKind::Http { .. } | RoutingKind::Etcd(_) => None,
+        };
+        if let Some(lacks) = lacks {
+            return Some(format!("routing target {}: {lacks} on this host", target.name));
+        }
+    }
+    None
 }
 
 fn no_program(program: &str) -> Option<String> {

@@ -160,7 +160,10 @@ impl<O: Outside> Cutover<O> {
         let routed = self.outside.routed().await.map_err(CutoverError::Publish)?;
         let version = match routed {
             None => 1,
-            Some(routed) if routed.side == side => routed.version,
+            Some(routed) if routed.side == side => {
+                let standing = self.outside.version_that_stands(routed).await;
+                standing.map_err(CutoverError::Publish)?
+            }
             Some(routed) => routed.version + 1,
         };
         self.still_ours().await?;
