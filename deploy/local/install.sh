@@ -32,6 +32,10 @@ need_library() { # PKG-CONFIG-NAME PACKAGE
     pkg-config --exists "$1" 2>/dev/null || missing="$missing $2"
 }
 
+need_file() { # PATH PACKAGE
+    [ -e "$1" ] || missing="$missing $2"
+}
+
 need mariadbd mariadb-server
 need mariadb-install-db mariadb-server
 need cc build-essential
@@ -48,6 +52,14 @@ if [ "$with_tests" = yes ]; then
     need faketime faketime
     need etcd etcd-server
     need sqlite3 sqlite3
+    # What the clients of docs/clients are run with.
+    need javac openjdk-17-jdk-headless
+    need go golang-go
+    need_file /usr/share/java/gson.jar libgoogle-gson-java
+    need_file /usr/share/java/mariadb-java-client.jar libmariadb-java
+    need_file /usr/share/gocode/src/github.com/go-sql-driver/mysql golang-github-go-sql-driver-mysql-dev
+    need_file /usr/lib/python3/dist-packages/pymysql python3-pymysql
+    need_file /usr/lib/python3/dist-packages/jsonschema python3-jsonschema
 fi
 
 missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ' | sed 's/ *$//')

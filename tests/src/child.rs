@@ -92,6 +92,11 @@ impl Child {
         (inner.stdout.take(), inner.stderr.take())
     }
 
+    /// Its standard input, where it is piped; once.
+    pub fn take_input(&self) -> Option<std::process::ChildStdin> {
+        self.lock().stdin.take()
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let mut inner = self.lock();
         if let Some(status) = inner.try_wait()? {

@@ -88,6 +88,14 @@ pub(super) fn init_file() -> String {
     text + ";\n"
 }
 
+/// Makes a server's new sessions those of an ordinary one.
+pub fn ordinary() -> String {
+    let usual = HOSTILE.iter().filter(|(name, ..)| *name != "query_cache_type");
+    let each: Vec<String> =
+        usual.map(|(name, _, calm)| format!("GLOBAL {name} = {calm}")).collect();
+    format!("SET GLOBAL init_connect = '', {}", each.join(", "))
+}
+
 /// Begins a session in which nothing surprises.
 pub(super) fn calm() -> String {
     let (first, rest) = HOSTILE.split_at(3);

@@ -5,7 +5,7 @@
 
 mod address;
 mod etcd;
-mod hostile;
+pub mod hostile;
 mod kafka;
 mod mariadb;
 mod options;

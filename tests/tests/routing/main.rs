@@ -1,6 +1,7 @@
 //! Routing against real servers: the table and etcd as targets, the client over each of its
 //! sources, and an application that writes across a switch.
 
+mod clients;
 mod follow;
 mod proxysql;
 mod targets;

@@ -16,11 +16,11 @@ use modshift_tests::{
 
 use super::{LIMIT, publish};
 
-const APP: &str = "app";
+pub const APP: &str = "app";
 const OLD: usize = 2;
 const NEW: usize = 3;
 
-fn plan(old: &[Address], new: &[Address]) -> Result<Plan> {
+pub fn plan(old: &[Address], new: &[Address], tables: &str) -> Result<Plan> {
     let mut text = format!(
         "name = \"orders\"\nmodulus = {{ old = {OLD}, new = {NEW} }}\n\
          log = {{ kind = \"direct\" }}\n[defaults]\nuser = \"modshift\"\npassword = \"\"\n"
@@ -30,13 +30,11 @@ fn plan(old: &[Address], new: &[Address]) -> Result<Plan> {
             write!(text, "[[{kind}]]\nhost = \"{host}\"\nport = {port}\nschema = \"{schema}\"\n")?;
         }
     }
-    for rule in case::rules() {
-        text.push_str(&rule.rule.plan_toml(&rule.table));
-    }
+    text.push_str(tables);
     Ok(Plan::parse(&text, &|_| None)?)
 }
 
-fn schemas(server: &MariaDbServer, kind: &str, count: usize) -> Vec<Address> {
+pub fn schemas(server: &MariaDbServer, kind: &str, count: usize) -> Vec<Address> {
     (0..count).map(|i| server.address().with_schema(&format!("{kind}_{i}"))).collect()
 }
 
@@ -75,14 +73,14 @@ async fn copy(server: &Address, from: &[Address], to: &[Address]) -> Result<()> 
 
 const RIGHTS: &str = "SELECT,INSERT,UPDATE,DELETE";
 
-async fn grant(server: &Address, side: &str) -> Result<()> {
+pub async fn grant(server: &Address, side: &str) -> Result<()> {
     server.run(format!("GRANT {RIGHTS} ON `{side}\\_%`.* TO '{APP}'@'%'")).await
 }
 
 /// Keeps the side that was left shut, for clients that have not read the newest document yet: the
 /// two share a server, so that whatever opens one opens both. A connection goes on with the rights
 /// that its schema had when it chose it, and has to go.
-async fn leave(server: &Address, side: &str) -> Result<()> {
+pub async fn leave(server: &Address, side: &str) -> Result<()> {
     server.run(format!("REVOKE {RIGHTS} ON `{side}\\_%`.* FROM '{APP}'@'%'")).await?;
     wait_until("no session on the side that was left", LIMIT, || async {
         kill_application(server).await?;
@@ -96,8 +94,18 @@ async fn leave(server: &Address, side: &str) -> Result<()> {
 }
 
 /// Ends the application's connections, in the middle of whatever they do.
-async fn kill_application(server: &Address) -> Result<()> {
+pub async fn kill_application(server: &Address) -> Result<()> {
     server.run(format!("KILL HARD USER '{APP}'@'%'")).await
+}
+
+/// Of the application's connections.
+pub async fn none_left(server: &Address) -> Result<()> {
+    wait_until("no session of the application", LIMIT, || async {
+        kill_application(server).await?;
+        let sql = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE user='{APP}'");
+        Ok((server.value::<u64>(sql).await? == 0).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +120,9 @@ async fn no_transaction_fails_across_fences_kills_and_switches() -> Result<()> {
     }
     admin.run(format!("CREATE USER '{APP}'@'%' IDENTIFIED BY '{PASSWORD}'")).await?;
     grant(&admin, "old").await?;
-    let plan = plan(&old, &new)?;
+    let tables: String =
+        case::rules().iter().map(|rule| rule.rule.plan_toml(&rule.table)).collect();
+    let plan = plan(&old, &new, &tables)?;
     let dir = RunDir::create("routing")?;
     let path = dir.join("routing.json");
     let kind = RoutingKind::File { path: path.clone() };
@@ -154,12 +164,7 @@ async fn no_transaction_fails_across_fences_kills_and_switches() -> Result<()> {
 
     // And back: fenced by its account, as where both sides share a server.
     admin.run(format!("ALTER USER '{APP}'@'%' ACCOUNT LOCK")).await?;
-    wait_until("no session of the application", LIMIT, || async {
-        kill_application(&admin).await?;
-        let sql = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE user='{APP}'");
-        Ok((admin.value::<u64>(sql).await? == 0).then_some(()))
-    })
-    .await?;
+    none_left(&admin).await?;
     copy(&admin, &new, &old).await?;
     publish(&target, &Document::of_plan(&plan, Side::Old, 3)).await?;
     leave(&admin, "new").await?;
