@@ -28,7 +28,7 @@ pub async fn first_routing(
     };
     // Asked last: a run that begins after it finds what stands.
     let mut conn = connect(endpoint, Session::Plain).await?;
-    if newest(&mut conn, &label(endpoint)).await?.is_some() {
+    if newest(&mut conn, &label(endpoint), &plan.name).await?.is_some() {
         return Ok(None);
     }
     outside.publish(Side::Old, version).await.map_err(CutoverError::Publish)?;
