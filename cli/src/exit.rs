@@ -13,7 +13,8 @@ pub enum Exit {
     CannotTell = 2,
     /// The plan or the command line is wrong: starting again will not help.
     BadPlan = 3,
-    /// Every stream of this process has halted on a fact that a retry cannot change.
+    /// Every stream of this process has halted on a fact that a retry cannot change, or the reshard is
+    /// finished.
     Halted = 4,
 }
 

@@ -202,7 +202,9 @@ impl ApplyError {
                  the way it was made, start the daemons, and modshift verify"
             }
             ApplyError::Value { .. } => "run replicator and consumer in the same version",
-            ApplyError::TakenOver { .. } => "stop one of the two",
+            ApplyError::TakenOver { .. } => {
+                "stop one of the two; when the other one is gone this daemon takes over again"
+            }
             ApplyError::Triggers { .. } => {
                 "drop them there, for this shard does not serve: a cutover or rollback hands over \
                  those of the side that does. If rows were applied while they were there, verify"
@@ -229,7 +231,8 @@ impl ApplyError {
             }
             ApplyError::TooManyParked { .. } => {
                 "look for keys that exist on several old shards (modshift check) and for rows that \
-                 the server does not store (blocked_by in modshift_parked), or raise \
+                 the server does not store (blocked_by in modshift_parked), change or delete them \
+                 there, and start the consumer again: it applies what makes room. Or raise \
                  apply.parked_rows_max"
             }
             ApplyError::OwnRow { .. } => {

@@ -302,7 +302,8 @@ impl ReadError {
             ReadError::Binlog(error) => return error.hint().map(|hint| hint.to_string()),
             ReadError::Log(error) => return error.hint().map(|hint| hint.to_string()),
             ReadError::Superseded { .. } => {
-                "run one replicator per old shard; this one has stopped and lost nothing"
+                "run one replicator per old shard; this one has lost nothing, and takes over again when \
+                 the other one is gone"
             }
             ReadError::ProgressLost { .. } | ReadError::ProgressUnreadable { .. } => {
                 "the resume point is gone: start over with `modshift restart-copy`"

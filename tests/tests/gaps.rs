@@ -173,6 +173,14 @@ async fn halts(daemon: &Modshift, facts: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Another daemon has all streams of this one, which stays to take them again.
+async fn stands_by(daemon: &Modshift, fact: &str) -> Result<()> {
+    let waiting = daemon.wait_line("waiting until it is gone", LIMIT).await;
+    waiting.with_context(|| says(&[daemon]))?;
+    ensure!(daemon.output().contains(fact), "nothing says {fact:?}:\n{}", says(&[daemon]));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_removed_or_aged_out_halts_and_names_the_gap() -> Result<()> {
     let scene = Scene::start("removed", 31, 600, "").await?;
@@ -292,7 +300,8 @@ async fn a_reader_that_comes_back_after_its_successor_stops() -> Result<()> {
     scene.copied().await.with_context(|| says(&[&second, &consumer]))?;
     second.next_stage("after_send_before_ack", LIMIT).await?;
     first.sigcont()?;
-    halts(&first, &["another reader has taken over"]).await?;
+    stands_by(&first, "another reader has taken over").await?;
+    stopped(&first).await?;
 
     second.next_stage("after_send_before_ack", LIMIT).await?;
     second.sigstop()?;
@@ -300,13 +309,18 @@ async fn a_reader_that_comes_back_after_its_successor_stops() -> Result<()> {
     scene.drained().await.with_context(|| says(&[&third, &consumer]))?;
     writer.commits(50, LIMIT).await?;
     second.sigcont()?;
-    halts(&second, &["another reader has taken over"]).await?;
+    stands_by(&second, "another reader has taken over").await?;
 
     writer.commits(50, LIMIT).await?;
     writer.stop().await?;
     scene.correct().await.with_context(|| says(&[&third, &consumer]))?;
     println!("dropped {:?}", dropped(&consumer).await?.0);
+    // The duplicate goes away, and nobody starts anything.
     stopped(&third).await?;
+    scene.written(20).await?;
+    scene.correct().await.with_context(|| says(&[&second, &consumer]))?;
+    second.wait_line("taking the streams again", LIMIT).await?;
+    stopped(&second).await?;
     stopped(&consumer).await
 }
 
@@ -317,7 +331,8 @@ async fn a_consumer_that_is_replaced_stops_and_says_so() -> Result<()> {
     let writer = scene.writer().await?;
     first.next_stage("after_apply_before_commit", LIMIT).await?;
     let second = scene.consumer()?;
-    halts(&first, &["another applier has taken over"]).await?;
+    stands_by(&first, "another applier has taken over").await?;
+    stopped(&first).await?;
 
     // Frozen with a transaction open, if need be: that must not keep the next one out.
     second.next_stage("after_apply_before_commit", LIMIT).await?;
@@ -325,14 +340,19 @@ async fn a_consumer_that_is_replaced_stops_and_says_so() -> Result<()> {
     let third = scene.consumer()?;
     scene.drained().await.with_context(|| says(&[&third]))?;
     second.sigcont()?;
-    halts(&second, &["another applier has taken over"]).await?;
+    stands_by(&second, "another applier has taken over").await?;
 
     writer.commits(50, LIMIT).await?;
     writer.stop().await?;
     scene.correct().await.with_context(|| says(&[&replicator, &third]))?;
     println!("dropped {:?}", dropped(&third).await?.0);
+    // The duplicate goes away, and nobody starts anything.
+    stopped(&third).await?;
+    scene.written(20).await?;
+    scene.correct().await.with_context(|| says(&[&replicator, &second]))?;
+    second.wait_line("taking the streams again", LIMIT).await?;
     stopped(&replicator).await?;
-    stopped(&third).await
+    stopped(&second).await
 }
 
 /// Who meets the old server when it comes back.

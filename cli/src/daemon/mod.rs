@@ -9,6 +9,7 @@ mod fences;
 mod first;
 mod log;
 pub mod newborn;
+mod standby;
 pub mod streams;
 mod verifier;
 mod watchdog;
@@ -36,7 +37,7 @@ use crate::exit::{BadPlan, Exit};
 use crate::signals::Signals;
 use crate::{args, gate, http, metrics};
 use log::ChangeLog;
-use streams::{Board, Streams};
+use streams::{Board, Ended, Streams};
 use verifier::Changed;
 
 /// How often a change log that cannot be reached is asked for again.
@@ -119,9 +120,8 @@ pub async fn run(
     tracing::info!(role = role.name(), version = env!("CARGO_PKG_VERSION"), %address, "starting");
     tracing::info!("effective plan\n{}", plan.render_redacted());
 
-    // To a reader without a token its shard is new: it would copy old rows over newer ones.
-    if crate::cutover::is_finished(&plan).await {
-        anyhow::bail!("the reshard {} is finished, see modshift status", plan.name);
+    if is_over(&plan).await {
+        return Ok(Exit::Halted);
     }
     if !checked(&plan, &forward).await {
         return Ok(Exit::BadPlan);
@@ -151,7 +151,7 @@ pub async fn run(
     let working = async {
         let ways = [(&plan, &forward), (&back_plan, &back)];
         tokio::select! {
-            exit = work(ways, board, &throttle, &cancel) => exit,
+            exit = Box::pin(work_again(ways, board, &throttle, &cancel)) => exit,
             never = Box::pin(watchdog::run(&plan)) => match never {},
             never = Box::pin(first::run(&plan, &forward)) => match never {},
             never = present.stay() => match never {},
@@ -171,13 +171,52 @@ pub async fn run(
     }
 }
 
+/// A reshard that is finished stays so, however often a daemon is started. (To a reader without a token
+/// its shard is new: it would copy old rows over newer ones.)
+async fn is_over(plan: &Plan) -> bool {
+    let over = crate::cutover::is_finished(plan).await;
+    if over {
+        let name = &plan.name;
+        tracing::error!("the reshard {name} is finished, see modshift status: disable this daemon");
+    }
+    over
+}
+
+/// The streams there and back; and once more when another process that had taken them is gone.
+async fn work_again(
+    ways: [(&Arc<Plan>, &Share); 2],
+    board: Board,
+    throttle: &Throttle,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    loop {
+        match work(ways, board.clone(), throttle, cancel).await? {
+            Ended::Exit(exit) => return Ok(exit),
+            Ended::Displaced => {}
+        }
+        tracing::warn!(
+            "another daemon has the streams of this one: waiting until it is gone. Stop one of the \
+             two for good"
+        );
+        if !standby::until_alone(ways, throttle.desk(), cancel).await {
+            return Ok(Exit::Done);
+        }
+        // Much may have happened.
+        if is_over(ways[0].0).await {
+            return Ok(Exit::Halted);
+        }
+        tracing::info!("the other daemon is gone: taking the streams again");
+        board.clear();
+    }
+}
+
 /// The streams there and back, until all have ended.
 async fn work(
     ways: [(&Arc<Plan>, &Share); 2],
     board: Board,
     throttle: &Throttle,
     cancel: &CancellationToken,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<Ended> {
     let [(plan, _), (back_plan, _)] = ways;
     let mut streams = Streams::new(board);
     let keeping = fences::keep(plan, ways);
@@ -188,13 +227,14 @@ async fn work(
         if *share == Share::default() {
             continue;
         }
-        let Some(log) = opened(plan, cancel).await? else { return Ok(Exit::Done) };
+        let Some(log) = opened(plan, cancel).await? else { return Ok(Ended::Exit(Exit::Done)) };
         let beside = wire::Beside { throttle, changed: &changed, together: &together };
         wire::start(&mut streams, plan, &share.old, &share.new, &log, &beside, cancel);
     }
     let verifying = verifier::run(plan, throttle, changed, cancel);
+    let in_process = matches!(plan.log, Log::Direct { .. });
     tokio::select! {
-        exit = streams.supervise(cancel.clone()) => Ok(exit),
+        ended = streams.supervise(in_process, cancel.clone()) => Ok(ended),
         never = verifying => match never {},
         never = keeping => match never {},
     }
@@ -215,7 +255,10 @@ pub async fn work_alone(
     if !checked(plan, &forward).await {
         return Ok(Exit::BadPlan);
     }
-    work([(plan, &forward), (&back_plan, &back)], board, throttle, cancel).await
+    match work([(plan, &forward), (&back_plan, &back)], board, throttle, cancel).await? {
+        Ended::Exit(exit) => Ok(exit),
+        Ended::Displaced => Ok(Exit::Halted),
+    }
 }
 
 /// Which shards: all, or those named, each of which must exist.

@@ -2,7 +2,8 @@
 //!
 //! A stream that halts stops alone. The process stays up, so that the halt stands in /status, in
 //! the metrics and in the gate, until every stream has halted: then nothing is left to do, and the
-//! process ends with [`Exit::Halted`].
+//! process ends with [`Exit::Halted`]; or waits (`standby`), where another process has taken streams
+//! from it.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,9 @@ pub struct Halt {
     /// An invariant of our own broke: nothing in this process can be trusted any more.
     #[serde(skip)]
     pub fatal: bool,
+    /// Another process has taken the stream.
+    #[serde(skip)]
+    pub displaced: bool,
     /// Short and of few values: a metric label.
     pub reason: String,
     pub message: String,
@@ -39,6 +43,14 @@ pub enum State {
     /// Cancelled, and everything that was in flight is durable or will be replayed.
     Stopped,
     Halted(Halt),
+}
+
+/// How it ended with the streams of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Exit(Exit),
+    /// Another process has taken some, or all.
+    Displaced,
 }
 
 /// What a stream says of itself for /status.
@@ -87,6 +99,16 @@ impl Board {
         status.collect()
     }
 
+    /// All streams are gone, and others follow.
+    pub fn clear(&self) {
+        self.lock().clear();
+        metrics::streams(0, 0);
+    }
+
+    fn displaced(&self) -> bool {
+        self.halts().iter().any(|(_, halt)| halt.displaced)
+    }
+
     /// Streams that have halted, with why.
     pub fn halts(&self) -> Vec<(String, Halt)> {
         let entries = self.lock();
@@ -122,21 +144,30 @@ impl Streams {
         self.tasks.spawn(async move { (index, stream.await) });
     }
 
-    /// Runs until every stream has ended. `cancel` asks them to drain.
-    pub async fn supervise(mut self, cancel: CancellationToken) -> Exit {
+    /// Runs until every stream has ended. `cancel` asks them to drain. `together`: none of them is of
+    /// use without the others, so all end with one that another process has taken.
+    pub async fn supervise(mut self, together: bool, cancel: CancellationToken) -> Ended {
         while let Some(ended) = cancel.run_until_cancelled(self.tasks.join_next()).await.flatten() {
             if self.note(ended).is_err() {
                 cancel.cancel();
                 self.drain().await;
-                return Exit::Halted;
+                return Ended::Exit(Exit::Halted);
+            }
+            if together && self.board.displaced() {
+                // What is in flight is not theirs to bring any further.
+                self.tasks.shutdown().await;
+                break;
             }
         }
         if !cancel.is_cancelled() {
+            if self.board.displaced() {
+                return Ended::Displaced;
+            }
             tracing::error!("every stream has halted");
-            return Exit::Halted;
+            return Ended::Exit(Exit::Halted);
         }
         self.drain().await;
-        Exit::Done
+        Ended::Exit(Exit::Done)
     }
 
     async fn drain(&mut self) {
@@ -190,7 +221,8 @@ mod tests {
     }
 
     fn halt(message: &str) -> Halt {
-        Halt { fatal: false, reason: "stray".into(), message: message.into(), hint: None }
+        let (reason, message) = ("stray".into(), message.into());
+        Halt { fatal: false, displaced: false, reason, message, hint: None }
     }
 
     #[tokio::test]
@@ -209,7 +241,7 @@ mod tests {
             stop.cancel();
             Ok(())
         });
-        assert_eq!(streams.supervise(cancel).await, Exit::Done);
+        assert_eq!(streams.supervise(false, cancel).await, Ended::Exit(Exit::Done));
         assert_eq!(board.halts().len(), 1);
         assert_eq!(board.status()[1].state, State::Stopped);
     }
@@ -220,7 +252,8 @@ mod tests {
         let mut streams = Streams::new(board.clone());
         streams.start("new shard 0", silent(), async { Err(halt("a")) });
         streams.start("new shard 1", silent(), async { Err(halt("b")) });
-        assert_eq!(streams.supervise(CancellationToken::new()).await, Exit::Halted);
+        let ended = streams.supervise(true, CancellationToken::new()).await;
+        assert_eq!(ended, Ended::Exit(Exit::Halted));
         assert_eq!(board.halts().len(), 2);
     }
 
@@ -234,6 +267,32 @@ mod tests {
             others.cancelled().await;
             Ok(())
         });
-        assert_eq!(streams.supervise(cancel).await, Exit::Halted);
+        assert_eq!(streams.supervise(false, cancel).await, Ended::Exit(Exit::Halted));
+    }
+
+    #[tokio::test]
+    async fn streams_that_were_taken_are_waited_for_once_nothing_else_is_left() {
+        let taken = || Err(Halt { displaced: true, ..halt("another reader has taken over") });
+        let board = Board::default();
+        let mut streams = Streams::new(board.clone());
+        let (others_end, end) = tokio::sync::oneshot::channel::<()>();
+        streams.start("old shard 0", silent(), async move { taken() });
+        streams.start("old shard 1", silent(), async move {
+            let _ = end.await;
+            Err(halt("row of t belongs to old shard 0"))
+        });
+        let mut supervising = Box::pin(streams.supervise(false, CancellationToken::new()));
+        let early = tokio::time::timeout(Duration::from_millis(20), &mut supervising).await;
+        assert!(early.is_err(), "the other one goes on");
+        drop(others_end);
+        assert_eq!(supervising.await, Ended::Displaced);
+        board.clear();
+        assert!(board.halts().is_empty() && board.status().is_empty());
+        // In one process with its in-process log none is of use without the others.
+        let mut streams = Streams::new(board.clone());
+        streams.start("new shard 0", silent(), std::future::pending());
+        streams.start("old shard 0", silent(), async move { taken() });
+        let ended = streams.supervise(true, CancellationToken::new()).await;
+        assert_eq!(ended, Ended::Displaced);
     }
 }

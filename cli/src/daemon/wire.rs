@@ -108,8 +108,11 @@ async fn under<F: Future>(way: Direction, stream: F) -> F::Output {
 }
 
 fn of_reader(error: &ReadError, way: Direction) -> Halt {
+    // Where there is no epoch at all, somebody has removed it.
+    let displaced = matches!(error, ReadError::Superseded { ours, theirs, .. } if theirs > ours);
     Halt {
         fatal: false,
+        displaced,
         reason: error.reason().to_owned(),
         message: error.told(way),
         hint: error.hint_for(way),
@@ -119,6 +122,7 @@ fn of_reader(error: &ReadError, way: Direction) -> Halt {
 fn of_applier(error: &ApplyError, way: Direction) -> Halt {
     Halt {
         fatal: error.class() == Class::Fatal,
+        displaced: matches!(error, ApplyError::TakenOver { .. }),
         reason: error.reason().to_owned(),
         message: error.told(way),
         hint: error.hint_for(way),
@@ -130,6 +134,7 @@ fn never_started(error: &ServerError) -> Halt {
     tracing::error!(%error, hint = error.hint(), "applier cannot start");
     Halt {
         fatal: false,
+        displaced: false,
         reason: "control".to_owned(),
         message: error.to_string(),
         hint: error.hint(),

@@ -129,7 +129,6 @@ impl Keeper {
             packet_bytes_max,
         };
         metrics::parked(shard, keeper.parked.len());
-        keeper.check_parked_count()?;
         Ok((keeper, Begin { kept, offset }))
     }
 
@@ -246,6 +245,7 @@ impl Keeper {
     /// The transaction is in. `changes`: `None` where they have been read again.
     fn committed(&mut self, cut: &Cut, changes: Option<ParkedChanges>) -> Result<(), ApplyError> {
         self.versions.committed(&cut.moves);
+        let before = self.parked.len();
         if let Some(changes) = changes {
             for ((source, table), (rows, why)) in changes.refused() {
                 let table = self.target.table(table).schema.name.as_str();
@@ -265,7 +265,7 @@ impl Keeper {
             self.clocks[usize::from(moved.source.0)] = moved.mark.token_clock_us;
         }
         metrics::parked(self.shard, self.parked.len());
-        self.check_parked_count()
+        self.check_parked_count(before)
     }
 
     /// Leaves no transaction open. A connection that cannot even roll back is dropped, and the

@@ -16,9 +16,11 @@ use crate::render;
 use crate::target::Target;
 
 impl Keeper {
-    pub(super) fn check_parked_count(&self) -> Result<(), ApplyError> {
+    /// There were `before`. What makes them fewer, or leaves them, is applied however many there are: it
+    /// comes by no other way than this.
+    pub(super) fn check_parked_count(&self, before: usize) -> Result<(), ApplyError> {
         let (parked, limit) = (self.parked.len(), self.parked_rows_max);
-        if parked <= limit {
+        if parked <= limit || parked <= before {
             return Ok(());
         }
         Err(ApplyError::TooManyParked { new: self.shard, parked, limit })

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use modshift_changelog::LogWriter;
+use modshift_consumer::ApplyError;
 use modshift_proto::message::Op;
 
 use crate::feed::Shard;
@@ -121,6 +122,42 @@ async fn a_user_that_moves_between_old_shards_is_parked_until_its_old_half_is_go
     assert!(users.contains(&"22 1 new name".to_owned()));
     assert!(users.contains(&"101 1 n21".to_owned()));
     assert_eq!(users.len(), 41);
+    applier.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_limit_of_parked_rows_a_restart_applies_what_makes_room() -> Result<()> {
+    let shard = Shard::start("parked_rows_max = 2").await?;
+    let applier = shard.applier();
+    let (mut even, mut odd) = (shard.source(0, 1).await?, shard.source(1, 1).await?);
+    for id in 1..=4 {
+        even.upsert((id, 2 * id, &format!("n{id}"))).await?;
+    }
+    even.applied().await?;
+    for id in 1..=4 {
+        odd.upsert((id, 2 * id + 1, &format!("n{id}"))).await?;
+    }
+    odd.writer.flush().await?;
+    let error = applier.halted().await?;
+    assert!(matches!(error, ApplyError::TooManyParked { parked: 3.., limit: 2, .. }), "{error}");
+    assert!(shard.parked().await? > 2);
+
+    // What mends it comes by no other way than the log. Both readers resume before all of it.
+    let applier = shard.applier();
+    let (mut even, mut odd) = (shard.source(0, 2).await?, shard.source(1, 2).await?);
+    for id in 1..=4 {
+        even.upsert((id, 2 * id, &format!("n{id}"))).await?;
+    }
+    for id in 1..=4 {
+        even.delete(id).await?;
+    }
+    even.applied().await?;
+    for id in 1..=4 {
+        odd.upsert((id, 2 * id + 1, &format!("n{id}"))).await?;
+    }
+    odd.applied().await?;
+    assert_eq!(shard.parked().await?, 0);
+    assert_eq!(shard.users().await?, ["1 3 n1", "2 5 n2", "3 7 n3", "4 9 n4"]);
     applier.stop().await
 }
 
