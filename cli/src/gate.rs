@@ -457,7 +457,10 @@ mod tests {
         check(vec![], Exit::Done);
         check(vec![silent()], Exit::CannotTell);
         check(vec![silent(), Reason::SchemaUnknown], Exit::CannotTell);
-        check(vec![silent(), Reason::Parked { new: 0, rows: 1, refused: 0 }], Exit::No);
+        check(
+            vec![silent(), Reason::Parked { new: 0, rows: 1, refused: 0, of: Vec::new() }],
+            Exit::No,
+        );
     }
 
     #[test]
@@ -471,7 +474,7 @@ mod tests {
 
     #[test]
     fn a_reason_is_shown_in_words_and_in_parts() {
-        let parked = vec![Reason::Parked { new: 2, rows: 3, refused: 0 }];
+        let parked = vec![Reason::Parked { new: 2, rows: 3, refused: 0, of: Vec::new() }];
         let answer = Answer::of(&decision(parked), Instant::now());
         let json = serde_json::to_value(&answer).unwrap();
         assert_eq!(json["reasons"][0]["kind"], "parked");
@@ -489,8 +492,10 @@ mod tests {
         assert_eq!(open(1000).exit(), Exit::Done);
         assert_eq!(open(1001).exit(), Exit::CannotTell);
         assert_eq!(open(2500).reasons[0].message, "the shards last answered 2.5 s ago");
-        let closed =
-            Answer::of(&decision(vec![Reason::Parked { new: 0, rows: 1, refused: 0 }]), begun);
+        let closed = Answer::of(
+            &decision(vec![Reason::Parked { new: 0, rows: 1, refused: 0, of: Vec::new() }]),
+            begun,
+        );
         assert_eq!(closed.by(begun + Duration::from_secs(60)).exit(), Exit::No);
     }
 }

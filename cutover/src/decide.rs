@@ -412,6 +412,8 @@ pub struct Since {
     pub written: Duration,
     /// The application waits under the budget: since a person began or resumed the pause.
     pub paused: Option<Duration>,
+    /// The same, whoever has resumed it: how long it has lasted.
+    pub waited: Option<Duration>,
 }
 
 /// Clients are kept out of the from-shards, or led away from them; or rows have to wait since

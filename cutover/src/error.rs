@@ -123,6 +123,11 @@ impl CutoverError {
                  back.verify_age out of the plan and begin again"
             }
             CutoverError::Gate(_) => "modshift gate --wait 10m waits until it opens",
+            CutoverError::Budget { step: Step::Handover, .. } => {
+                "the run is undone, and what it took down is put up again; raise cutover.budget to \
+                 what the line handover of a rehearsal shows, or find out who held those tables \
+                 (modshift audit names whom the run has ended), then begin again"
+            }
             CutoverError::Budget { .. } => {
                 "raise cutover.budget, or find out what was slow: modshift status --watch"
             }

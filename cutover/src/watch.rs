@@ -97,7 +97,8 @@ impl<O: Outside, F: Fn() -> O> Watchdog<F> {
 
     async fn take_over(&mut self, found: Found) {
         let (run, direction) = (found.name, found.run.direction);
-        let since_s = found.since.paused.unwrap_or(found.since.written).as_secs_f64();
+        // Until now: the end comes on top.
+        let (looked, waited) = (Instant::now(), found.since.waited);
         match Box::pin(self.end(&run, direction)).await {
             // The operator is at it, or another daemon; or it is over by now.
             Err(CutoverError::Busy { who, .. }) => {
@@ -111,7 +112,10 @@ impl<O: Outside, F: Fn() -> O> Watchdog<F> {
                     Outcome::Undone(_) => "undone",
                 };
                 metrics::watchdog_ended(end, 1);
-                tracing::warn!(run, since_s, "its operator was gone: {end} by this daemon");
+                let waited = waited.map(|waited| (waited + looked.elapsed()).as_secs_f64());
+                let waited =
+                    waited.map_or(String::new(), |s| format!("; clients waited for {s:.1} s"));
+                tracing::warn!(run, "its operator was gone: {end} by this daemon{waited}");
             }
             Err(error) => {
                 self.next = Instant::now() + self.pause;

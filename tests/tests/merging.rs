@@ -338,7 +338,7 @@ async fn a_duplicate_halts(key: &str, sql: &str) -> Result<()> {
     ensure!(there == 1, "the row that was there has gone");
     let (code, output) = estate.modshift(["gate"]).finish(LIMIT).await?;
     ensure!(
-        code == 1 && output.contains("1 rows wait for their place"),
+        code == 1 && output.contains("1 rows wait for their place on new shard 0: t_wallet for "),
         "the gate ended with {code}:\n{output}"
     );
 

@@ -213,7 +213,12 @@ fn new_shard(new: u16, facts: &NewFacts, reasons: &mut Vec<Reason>) {
         reasons.push(Reason::ApplierHalted { new, text: text.clone() });
     }
     if facts.parked > 0 {
-        reasons.push(Reason::Parked { new, rows: facts.parked, refused: facts.refused });
+        reasons.push(Reason::Parked {
+            new,
+            rows: facts.parked,
+            refused: facts.refused,
+            of: facts.parked_for.clone(),
+        });
     }
 }
 

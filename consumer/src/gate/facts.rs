@@ -84,6 +84,8 @@ pub struct NewFacts {
     pub parked: u64,
     /// Of the parked rows, those that the server does not store as they are.
     pub refused: u64,
+    /// What some of them wait for: table and taken key, each once.
+    pub parked_for: Vec<String>,
 }
 
 /// What others found out.
@@ -228,6 +230,9 @@ pub async fn read_old(
     Ok(facts.collect())
 }
 
+/// So many of what parked rows wait for: a line stays a line.
+const PARKED_SHOWN: usize = 3;
+
 /// The new shards of one server. `planned`: the plan's tables as literals.
 pub async fn read_new(
     line: &mut Line,
@@ -236,9 +241,15 @@ pub async fn read_new(
     planned: &str,
 ) -> Result<Vec<Result<NewFacts, String>>, ApplyError> {
     let doing = "counting parked rows";
-    let columns = format!("COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL))");
+    let columns = format!(
+        "COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL)), GROUP_CONCAT(DISTINCT \
+         IF(blocked_by LIKE '{REFUSED}%', table_name, CONCAT(table_name, ' for ', LEFT(blocked_by, \
+         200))) ORDER BY 1 SEPARATOR '\\n' LIMIT {PARKED_SHOWN})"
+    );
     let of_tables = format!(" WHERE table_name IN ({planned})");
-    let parked: Vec<Vec<(u64, u64, usize)>> =
+    /// Rows, those refused, what some wait for, the place.
+    type Waiting = (u64, u64, Option<String>, usize);
+    let parked: Vec<Vec<Waiting>> =
         line.rows(places, doing, (&columns, PARKED, &of_tables)).await?;
     let doing = "reading the watermark";
     let marks = line.raw(places, doing, (watermark::COLUMNS, WATERMARK, "")).await?;
@@ -250,8 +261,9 @@ pub async fn read_new(
         if parked.is_empty() && !marks.is_empty() {
             return Err(format!("{}.{PARKED} is not there", place.schema));
         }
-        let (parked, refused, _) = parked.into_iter().next().unwrap_or_default();
-        Ok(NewFacts { marks, parked, refused })
+        let (parked, refused, of, _) = parked.into_iter().next().unwrap_or_default();
+        let parked_for = of.iter().flat_map(|of| of.lines()).map(str::to_owned).collect();
+        Ok(NewFacts { marks, parked, refused, parked_for })
     });
     Ok(facts.collect())
 }

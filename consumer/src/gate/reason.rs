@@ -86,6 +86,8 @@ pub enum Reason {
         rows: u64,
         /// Of them, those that the server does not store as they are.
         refused: u64,
+        /// Table and taken key of some of them.
+        of: Vec<String>,
     },
     SchemaUnknown,
     SchemaDifference {
@@ -309,15 +311,21 @@ impl fmt::Display for Reason {
                 "old shard {old} is at {primary}, behind what new shard {new} has applied, \
                  {applied}"
             ),
-            Reason::Parked { new, rows, refused: 0 } => {
-                write!(f, "{rows} rows wait for their place on new shard {new}")
+            Reason::Parked { new, rows, refused, of } => {
+                write!(f, "{rows} rows wait for their place on new shard {new}")?;
+                if *refused > 0 {
+                    write!(
+                        f,
+                        ", {refused} of them for a change on their old shard: they cannot be stored \
+                         as they are (blocked_by in modshift_parked says why)"
+                    )?;
+                }
+                if of.is_empty() {
+                    return Ok(());
+                }
+                let of = of.join(", ");
+                write!(f, ": {of}; modshift_parked there lists all, each with what it waits for")
             }
-            Reason::Parked { new, rows, refused } => write!(
-                f,
-                "{rows} rows wait for their place on new shard {new}, {refused} of them for a \
-                 change on their old shard: they cannot be stored as they are (blocked_by in \
-                 modshift_parked says why)"
-            ),
             Reason::SchemaUnknown => f.write_str("tables of old and new shards were not compared"),
             Reason::SchemaDifference { text } => write!(f, "tables differ: {text}"),
             Reason::Daemon { text } => f.write_str(text),

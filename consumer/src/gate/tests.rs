@@ -63,6 +63,7 @@ fn well() -> Facts {
             }],
             parked: 0,
             refused: 0,
+            parked_for: Vec::new(),
         })],
         back: None,
         beside: None,
@@ -191,6 +192,15 @@ fn every_reason_closes_it_and_is_named() {
         old(f).unrecorded = vec!["t.a".to_owned()];
     });
     check("parked", "3 rows wait for their place on new shard 0", |f, _| new(f).parked = 3);
+    check(
+        "parked",
+        "3 rows wait for their place on new shard 0: t for uq of old shard 1, u; modshift_parked \
+         there lists all, each with what it waits for",
+        |f, _| {
+            new(f).parked = 3;
+            new(f).parked_for = ["t for uq of old shard 1", "u"].map(str::to_owned).to_vec();
+        },
+    );
     check(
         "parked",
         "3 rows wait for their place on new shard 0, 2 of them for a change on their old shard: \

@@ -275,7 +275,7 @@ impl<O: Outside> Cutover<O> {
     }
 
     pub(super) async fn hand_over(&mut self) -> Result<(), CutoverError> {
-        self.waiting = "triggers to be put up".to_owned();
+        self.waiting = "triggers and events to change sides".to_owned();
         let (plan, run) = (self.plan.clone(), self.register.name.clone());
         let scope = handover::Scope::new(&plan, &run);
         handover::hand_over(scope, &mut self.from, &mut self.to).await

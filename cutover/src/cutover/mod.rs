@@ -162,6 +162,15 @@ impl<O: Outside> Cutover<O> {
                 Err(error) => {
                     self.outside.tell(&format!("trouble: {error}"));
                     self.facts.trouble = true;
+                    let then = next(self.register.journal(), &self.facts);
+                    let back = matches!(then, Action::TurnBack | Action::Undo(_));
+                    if back && !self.settings.dry {
+                        let (way, from) = (self.direction(), self.direction().from());
+                        self.outside.tell(&format!(
+                            "the run is undone now, and the {from} shards serve again; then modshift \
+                             {way} begins anew"
+                        ));
+                    }
                     cause = Some(error);
                 }
             }

@@ -168,7 +168,12 @@ impl<O: Outside> Cutover<O> {
 
     fn tell_pause(&mut self) {
         let Some(paused) = self.paused else { return };
-        let pause = paused.elapsed();
+        // Who took the run up has not been at it all the time.
+        let since = match self.register.journal().mode() {
+            Mode::Online => self.register.waits_since.unwrap_or(paused),
+            Mode::StopWrites => paused,
+        };
+        let pause = since.elapsed();
         self.pause = Some(pause);
         let ms = pause.as_secs_f64() * 1000.0;
         // Writes that were stopped before the copy have waited for that, too.

@@ -170,7 +170,11 @@ fn a_gate_is_asked_again_unless_the_fence_has_begun() {
 #[test]
 fn a_daemon_goes_on_with_a_run_once_its_budget_is_over_or_no_choice_is_left() {
     let s = Duration::from_secs;
-    let since = |written, paused: Option<u64>| Since { written: s(written), paused: paused.map(s) };
+    let since = |written, paused: Option<u64>| Since {
+        written: s(written),
+        paused: paused.map(s),
+        waited: paused.map(s),
+    };
     let check = |journal: &Journal, since: Since, expected| {
         assert_eq!(due(journal, since, s(5)), expected, "{since:?} {journal:?}");
     };

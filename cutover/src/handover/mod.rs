@@ -91,10 +91,34 @@ pub async fn hand_over(
 ) -> Result<(), CutoverError> {
     // Again: the fence has ended all that could change them.
     let carried = carried(scope, from).await?;
-    let down = join_all(from.iter_mut().map(|shard| take_down(scope, shard)));
-    let up = join_all(to.iter_mut().map(|shard| put_up(scope, shard, &carried)));
+    // Where this is not done in time, whoever is not ready is named, with what it still lacks.
+    let what = of_these(&carried);
+    let down = join_all(from.iter_mut().map(async |shard| {
+        shard.waiting = format!("{what} of {} still to be taken down", shard.name());
+        take_down(scope, shard).await?;
+        shard.waiting.clear();
+        Ok(())
+    }));
+    let up = join_all(to.iter_mut().map(async |shard| {
+        shard.waiting = format!("{what} still to be put up on {}", shard.name());
+        put_up(scope, shard, &carried).await?;
+        shard.waiting.clear();
+        Ok(())
+    }));
     let (down, up) = futures_util::future::join(down, up).await;
     CutoverError::all(down.into_iter().chain(up).filter_map(Result::err).collect())
+}
+
+/// `trigger t_bi, event e and 5 more`.
+fn of_these(programs: &[Program]) -> String {
+    const SHOWN_MAX: usize = 3;
+    let named = |program: &Program| format!("{} {}", program.kind.name(), program.name);
+    let shown: Vec<String> = programs.iter().take(SHOWN_MAX).map(named).collect();
+    match programs.len().checked_sub(SHOWN_MAX) {
+        _ if shown.is_empty() => "triggers and events".to_owned(),
+        Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
+        _ => shown.join(", "),
+    }
 }
 
 /// `3 triggers and 1 event`.

@@ -100,6 +100,11 @@ pub async fn newest(conn: &mut Conn, at: &str, plan: &str) -> Result<Option<Foun
             None => Some(age),
             paused => paused,
         };
+        since.waited = match since.waited {
+            _ if !found.run.journal.pausing() => None,
+            None => Some(age),
+            waited => waited,
+        };
         if entry == Entry::Begun(Step::Close)
             && let Some(detail) = &detail
         {

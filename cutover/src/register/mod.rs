@@ -18,7 +18,7 @@ pub(crate) use quote::quote;
 pub use table::{FENCE, JOURNAL, OPERATOR};
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, ServerError, Session, connect, error};
@@ -71,6 +71,8 @@ pub struct Register {
     pub name: String,
     /// From-shards that the run goes without.
     pub lost: Vec<u16>,
+    /// Of a run that was taken up amid its pause: when that began.
+    pub waits_since: Option<Instant>,
     /// With which the routing was last begun to be published.
     pub detail: Option<String>,
     /// In place of writing; see [`Register::take_script`].
@@ -119,6 +121,8 @@ impl Register {
         };
         // What is about a run that there is, or was.
         let kept = last.filter(|_| !matches!(ask, Ask::Start(_)) || admission != Admission::Begin);
+        let waited = kept.as_ref().and_then(|found| found.since.waited);
+        let waits_since = waited.and_then(|waited| Instant::now().checked_sub(waited));
         let lost = kept.as_ref().map(|found| found.lost.clone()).unwrap_or_default();
         let (number, name, run, entries, detail) = match (kept, ask) {
             (Some(found), _) => (found.number, found.name, found.run, found.entries, found.detail),
@@ -158,6 +162,7 @@ impl Register {
             run,
             name,
             lost,
+            waits_since,
             detail,
             script,
         };

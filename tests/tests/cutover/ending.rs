@@ -1,8 +1,11 @@
 //! Going back for good or going on for good: the proof that a rollback may ask for, and a finish
 //! that dies.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{Log, drained_back};
+use modshift_tests::{Log, drained_back, wait_until};
+use mysql_async::prelude::Queryable;
 
 use crate::site::{LIMIT, Site, says};
 
@@ -54,6 +57,7 @@ async fn a_finish_that_died_is_finished_by_another() -> Result<()> {
     for daemon in &daemons {
         daemon.stop(LIMIT).await?;
     }
+    signals_end_what_waits(&site).await?;
     let refuses = async || {
         let (code, output) = estate.modshift(["run"]).finish(LIMIT).await?;
         // One of those after which the units of the daemons do not start them again.
@@ -85,4 +89,55 @@ async fn a_finish_that_died_is_finished_by_another() -> Result<()> {
     let said = site.command(&["check", "--quick"], &[1]).await?;
     ensure!(said.contains("is finished") && !said.contains("late"), "{said}");
     site.command(&["unfence"], &[0]).await.map(drop)
+}
+
+/// Each command amid a wait for a server: the first signal ends it, with a word about what may be left.
+async fn signals_end_what_waits(site: &Site) -> Result<()> {
+    /// The lock that it waits for would hold it for ever; far more than it takes under load.
+    const PROMPT: Duration = Duration::from_secs(10);
+    let estate = &site.estate;
+    let (home, old) = (&estate.new[0], &estate.old[0]);
+    let mut locked = home.address().connect().await?;
+    locked.query_drop("LOCK TABLES modshift_audit WRITE").await?;
+    let mut rows = old.address().connect().await?;
+    rows.query_drop("LOCK TABLES t_wallet WRITE").await?;
+    let waiting = "SELECT CAST(ID AS UNSIGNED) FROM information_schema.PROCESSLIST \
+                   WHERE STATE LIKE 'Waiting for table%'";
+    let done = "the same command";
+    for (args, terminated, left) in [
+        (&["check"][..], false, "ended by SIGINT"),
+        (&["schema", "--apply"], true, "the same command creates the rest"),
+        (&["finish"], false, done),
+        (&["unfence"], true, done),
+        (&["rearm", "--shard", "0", "--old"], false, "give the same command again"),
+        (&["audit"], true, "ended by SIGTERM"),
+    ] {
+        let shard = if args[0] == "check" { old } else { home };
+        let mut conn = shard.address().connect().await?;
+        let before: Vec<u64> = conn.query(waiting).await?;
+        let process = estate.modshift(args.iter().copied()).start()?;
+        wait_until("it to wait for a table", LIMIT, async || {
+            let now: Vec<u64> = shard.address().connect().await?.query(waiting).await?;
+            ensure!(process.running()?, "it ended: {}", process.output());
+            Ok(now.iter().any(|id| !before.contains(id)).then_some(()))
+        })
+        .await
+        .with_context(|| format!("{args:?}: {}", process.output()))?;
+        let begun = Instant::now();
+        match terminated {
+            true => process.sigterm()?,
+            false => process.interrupt(LIMIT).await?,
+        }
+        let status = process.wait_exit(LIMIT).await?;
+        let said = process.output();
+        ensure!(begun.elapsed() < PROMPT, "{args:?} ended after {:?}", begun.elapsed());
+        ensure!(status.code() == Some(2), "{args:?}: {status}\n{said}");
+        ensure!(said.contains("modshift: ended by SIG") && said.contains(left), "{args:?}: {said}");
+    }
+    for conn in [&mut locked, &mut rows] {
+        conn.query_drop("UNLOCK TABLES").await?;
+    }
+    let (code, said) = estate.modshift(["status"]).finish(LIMIT).await?;
+    ensure!(said.contains("the new shards serve"), "status ended with {code}: {said}");
+    Ok(())
 }

@@ -110,6 +110,11 @@ async fn an_operator_who_stood_still_is_told_that_a_daemon_has_taken_over() -> R
     println!("frozen: {:.1} s", waited.as_secs_f64());
     ensure!(waited < BUDGET + BEYOND, "{waited:?}: {}", says(&daemons));
     ended(&site, "old").await.with_context(|| says(&daemons))?;
+    // From the fence on, and not since the daemon has been at it.
+    let told = daemons[0].wait_line("undone by this daemon; clients waited for ", LIMIT).await?;
+    let told = told.split("waited for ").nth(1).and_then(|rest| rest.split(' ').next());
+    let told: f64 = told.context("no time in the line")?.parse()?;
+    ensure!((BUDGET.as_secs_f64()..=begun.elapsed().as_secs_f64() + 5.0).contains(&told), "{told}");
 
     std::fs::write(&file, "")?;
     first.sigcont()?;

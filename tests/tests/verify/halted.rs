@@ -1,9 +1,14 @@
 //! Streams that do not go on: nobody waits for one that has halted, and a signal ends whoever waits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use modshift_tests::{EstateOptions, case::Size, wait_until};
+use modshift_tests::{
+    EstateOptions,
+    case::Size,
+    marker::{covered, mark_all},
+    wait_until,
+};
 use mysql_async::prelude::Queryable;
 
 use super::{LIMIT, estate, stop, verify};
@@ -60,5 +65,33 @@ async fn a_stream_that_stands_is_waited_for_and_one_that_has_halted_is_named_at_
     ensure!(halts.len() == 1 && halts[0]["stream"] == "reader of old shard 0", "{report:#}");
     let why = halts[0]["why"].as_str().unwrap_or_default();
     ensure!(why.contains("statement-format"), "{report:#}");
+
+    // The way back: the shards have changed sides, equal, and a reader of a new one halts.
+    old.run("UPDATE t_wallet SET ver = ver - 1").await?;
+    let (olds, news) = (estate.old_addresses(), estate.new_addresses());
+    mark_all(&olds, "fenced", "there").await?;
+    let there = mark_all(&news, "serving", "there").await?;
+    covered(&olds, &there, LIMIT).await.with_context(|| daemon.output())?;
+    let new = &estate.new[1];
+    let mut conn = new.address().connect().await?;
+    for sql in ["SET SESSION binlog_format = STATEMENT", "UPDATE t_wallet SET ver = ver + 1"] {
+        conn.query_drop(sql).await.context(sql)?;
+    }
+    conn.disconnect().await?;
+    wait_until("a reader of the way back that has halted", LIMIT, || async {
+        Ok((new.value::<u64>(halted).await? > 0).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.output())?;
+    let begun = Instant::now();
+    let (code, report) = verify(&estate, &["--back", "--fresh"]).await?;
+    ensure!(
+        code == 2 && begun.elapsed() < PROMPT,
+        "{code} after {:?}\n{report:#}",
+        begun.elapsed()
+    );
+    let halts = report["halts"].as_array().context("no halts")?;
+    let named = halts.iter().any(|halt| halt["stream"] == "reader of new shard 1");
+    ensure!(named, "{report:#}");
     stop(&daemon).await
 }
