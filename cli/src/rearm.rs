@@ -19,7 +19,7 @@ use anyhow::Context;
 use modshift_cutover::CutoverError;
 use modshift_cutover::register::Hold;
 use modshift_mariadb::control::RESUME_ROW;
-use modshift_mariadb::presence;
+use modshift_mariadb::{ServerError, presence};
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::{GroupDigest, GtidSet, NewShard, OldShard};
@@ -29,6 +29,7 @@ use crate::session::Server;
 use crate::{answer, args, audit, cutover};
 
 const DOING: &str = "rearming a stream";
+const NO_SUCH_TABLE: u16 = 1146;
 
 pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
     // Turned around, new shards are the sources.
@@ -100,7 +101,12 @@ async fn rearm(
     let mut server = Server::open(source, DOING).await?;
     server.run("START TRANSACTION", ()).await?;
     let sql = "SELECT phase, fence, halted FROM modshift_token WHERE id = 1 FOR UPDATE";
-    let token: Option<(String, Option<String>, Option<String>)> = server.first(sql, ()).await?;
+    type Token = (String, Option<String>, Option<String>);
+    let token: Result<Option<Token>, ServerError> = server.first(sql, ()).await;
+    let token = match token {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => None,
+        token => token?,
+    };
     let Some((phase, fence, halted)) = token else {
         return Ok(Err(format!("{shard} has never been read: there is nothing to rearm")));
     };

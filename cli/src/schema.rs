@@ -118,10 +118,19 @@ async fn one_shard(
                     answer::line(format_args!("-- {shard}: table {} {difference}", model.name));
                 }
             }
-            Finding::Missing if apply => {
-                conn.query_drop(&model.statement).await.map_err(failed)?;
-                answer::line(format_args!("-- {shard}: table {} created", model.name));
-            }
+            Finding::Missing if apply => match conn.query_drop(&model.statement).await {
+                Ok(()) => answer::line(format_args!("-- {shard}: table {} created", model.name)),
+                // Of this table alone: the others may be made all the same.
+                Err(mysql_async::Error::Server(error)) => {
+                    complete = false;
+                    let hint = hint_of(error.code);
+                    answer::line(format_args!(
+                        "-- {shard}: table {} was not created: error {} ({}): {}; {hint}",
+                        model.name, error.code, error.state, error.message
+                    ));
+                }
+                Err(error) => return Err(failed(error).into()),
+            },
             Finding::Missing => {
                 complete = false;
                 answer::line(format_args!("-- {shard}: table {} is missing", model.name));
@@ -130,6 +139,31 @@ async fn one_shard(
         }
     }
     Ok(complete)
+}
+
+/// What mends it, so that the command creates the rest.
+fn hint_of(code: u16) -> &'static str {
+    match code {
+        1044 | 1142 | 1143 | 1227 | 1370 => {
+            "grant what deploy/mariadb/grants-new.sql gives, then give the command again"
+        }
+        1118 => {
+            "a row is too large for this server's page size or row format: set innodb_page_size and \
+             innodb_default_row_format as on the old shards, then give the command again"
+        }
+        1050 => "something else has that name there: rename it, then give the command again",
+        1115 | 1273 => {
+            "this server does not know that character set or collation: create it as old shard 0 has \
+             it on a server of that version, or change the column on every old shard"
+        }
+        1286 | 1911 | 1912 => "install what the table asks for there, then give the command again",
+        1005 | 1215 => {
+            "see SHOW ENGINE INNODB STATUS there for the foreign key, then give the command again"
+        }
+        _ => {
+            "mend that there, or make the table by hand as old shard 0 has it, then give the command again"
+        }
+    }
 }
 
 #[cfg(test)]

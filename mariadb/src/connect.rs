@@ -83,6 +83,8 @@ pub(crate) fn password(endpoint: &Endpoint) -> String {
 }
 
 async fn opened(endpoint: &Endpoint) -> Result<Conn, ServerError> {
+    // To the driver a missing file looks like a server that is not there.
+    tls::readable(endpoint)?;
     let error = match attempt(endpoint, opts(endpoint)).await? {
         Ok(conn) => return Ok(conn),
         Err(error) => error,

@@ -44,6 +44,16 @@ pub(crate) fn options(endpoint: &Endpoint) -> Option<SslOpts> {
     }
 }
 
+/// The file that the plan names, where one is used.
+pub(crate) fn readable(endpoint: &Endpoint) -> Result<(), ServerError> {
+    let used = matches!(endpoint.tls, TlsMode::VerifyCa | TlsMode::VerifyIdentity);
+    let Some(file) = endpoint.tls_ca.as_deref().filter(|_| used) else { return Ok(()) };
+    std::fs::File::open(file).map(drop).map_err(|error| ServerError::Tls {
+        at: label(endpoint),
+        detail: format!("tls_ca of the plan, {}, cannot be read: {error}", file.display()),
+    })
+}
+
 /// The plan's authority alone; else the system's; else those built in.
 fn authorities(ca: Option<&Path>) -> Option<PathBuf> {
     let system = || SYSTEM_ROOTS.into_iter().map(PathBuf::from).find(|path| path.exists());

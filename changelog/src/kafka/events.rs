@@ -64,8 +64,10 @@ impl ClientContext for Events {
     /// as an error of ours.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         let client = self.client;
-        // A failed connection is told a second time, by `error`.
-        if facility == "FAIL" || matches!(level, RDKafkaLogLevel::Debug) {
+        // A failed connection is told a second time, by `error`; and of a setting that is wanted, each
+        // producer says that it is experimental.
+        let wanted = line.contains("enable.gapless.guarantee");
+        if facility == "FAIL" || wanted || matches!(level, RDKafkaLogLevel::Debug) {
             debug!(client, facility, "kafka: {line}");
             return;
         }

@@ -79,28 +79,35 @@ pub fn check_keys(survey: &Survey) -> Vec<Fault> {
     if !ahead::way_back(plan) || !crate::check::rows::collisions::can_meet(new, old) {
         return Vec::new();
     }
-    let made = plan.tables.iter().filter(|planned| {
-        let Placement::Sharded { key, .. } = &planned.placement else { return false };
-        let Some(table) = survey.olds().find_map(|(_, facts)| facts.tables.get(&planned.name))
-        else {
-            return false;
-        };
-        let Ok(schema) = &table.schema else { return false };
+    let made = plan.tables.iter().filter_map(|planned| {
+        let Placement::Sharded { key, .. } = &planned.placement else { return None };
+        let table = survey.olds().find_map(|(_, facts)| facts.tables.get(&planned.name))?;
+        let schema = table.schema.as_ref().ok()?;
         let counter = table.counter.as_ref().map(|(column, _)| column.as_str());
-        let keys = schema.unique_keys.iter().map(|key| key.columns.as_slice());
-        keys.chain([schema.primary_key.as_slice()]).any(|columns| {
+        let primary = [("primary key", schema.primary_key.as_slice())];
+        let unique = schema.unique_keys.iter();
+        let keys = primary
+            .into_iter()
+            .chain(unique.map(|unique| (unique.name.as_str(), unique.columns.as_slice())));
+        let made = keys.filter(|(_, columns)| {
             columns.iter().all(|&column| {
                 let name = schema.columns[column].name.as_str();
                 !name.eq_ignore_ascii_case(key) && Some(name) != counter
             })
-        })
+        });
+        let shown: Vec<String> = made
+            .map(|(name, columns)| {
+                let columns = columns.iter().map(|&column| schema.columns[column].name.as_str());
+                format!("{name} ({})", columns.collect::<Vec<_>>().join(", "))
+            })
+            .collect();
+        (!shown.is_empty()).then(|| format!("{}: {}", planned.name, shown.join(" and ")))
     });
-    let made: Vec<&str> = made.map(|planned| planned.name.as_str()).collect();
+    let made: Vec<String> = made.collect();
     if made.is_empty() {
         return Vec::new();
     }
-    let actual =
-        format!("keys of {} come from the application and hold no shard key", some_of(made));
+    let actual = format!("keys come from the application and hold no shard key: {}", some_of(made));
     vec![
         Fault::new(Severity::Note, RULE, "new shards", actual)
             .expected("values that are unique over all new shards: several feed each old one")

@@ -6,6 +6,7 @@ use crate::check::fault::{Fault, Severity, some_of};
 use crate::check::mend::{Mend, Way};
 use crate::check::survey::{Facts, Survey};
 use modshift_mariadb::value::quote;
+use modshift_proto::plan::Placement;
 
 const RULE: &str = "foreign_keys";
 
@@ -13,6 +14,9 @@ const RULE: &str = "foreign_keys";
 pub struct ForeignKey {
     pub name: String,
     pub parent: String,
+    /// Columns, and those that they refer to, in order.
+    pub columns: Vec<String>,
+    pub referenced: Vec<String>,
     /// `ON DELETE CASCADE` and the like; nothing for RESTRICT and NO ACTION.
     pub actions: Vec<String>,
     /// Its definition without actions, as `ADD` takes it.
@@ -27,9 +31,9 @@ pub fn of_create(create: &str) -> Vec<ForeignKey> {
 fn of_line(line: &str) -> Option<ForeignKey> {
     let rest = line.trim_start().strip_prefix("CONSTRAINT ")?;
     let (name, rest) = rest.split_once(" FOREIGN KEY (")?;
-    let (_, rest) = rest.split_once(" REFERENCES ")?;
+    let (columns, rest) = rest.split_once(") REFERENCES ")?;
     let (parent, rest) = rest.split_once(" (")?;
-    let (_, tail) = rest.rsplit_once(')')?;
+    let (referenced, tail) = rest.rsplit_once(')')?;
     let tail = tail.trim().trim_end_matches(',');
     let whole = line.trim().trim_end_matches(',');
     let plain = whole.strip_suffix(tail).unwrap_or(whole).trim_end().to_owned();
@@ -43,7 +47,8 @@ fn of_line(line: &str) -> Option<ForeignKey> {
         }
     }
     let bare = |quoted: &str| quoted.replace('`', "");
-    Some(ForeignKey { name: bare(name), parent: bare(parent), actions, plain })
+    let (columns, referenced) = (names(columns), names(referenced));
+    Some(ForeignKey { name: bare(name), parent: bare(parent), columns, referenced, actions, plain })
 }
 
 /// Does a foreign key of the planned tables hold the column to that of another table?
@@ -62,6 +67,9 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         let mut plain = Vec::new();
         for (name, table) in &facts.tables {
             for key in of_create(&table.create) {
+                if key.actions.is_empty() && over_shard_keys(survey, name, &key) {
+                    continue;
+                }
                 if key.actions.is_empty() {
                     plain.push(format!("{name}.{}", key.name));
                     continue;
@@ -100,9 +108,50 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     faults
 }
 
+/// Rows that refer to each other by it have the same shard key, for it is among its columns on both
+/// sides, at the same place.
+fn over_shard_keys(survey: &Survey, table: &str, key: &ForeignKey) -> bool {
+    let sharded = |name: &str| {
+        let planned = survey.plan.tables.iter().find(|planned| planned.name == name)?;
+        match &planned.placement {
+            Placement::Sharded { key, rule } => Some((key.as_str(), rule)),
+            _ => None,
+        }
+    };
+    let (Some((child, by)), Some((parent, theirs))) = (sharded(table), sharded(&key.parent)) else {
+        return false;
+    };
+    let mut pairs = key.columns.iter().zip(&key.referenced);
+    let same = |(own, other): (&String, &String)| {
+        own.eq_ignore_ascii_case(child) && other.eq_ignore_ascii_case(parent)
+    };
+    by == theirs && pairs.any(same)
+}
+
+/// `` `a`, `b` ``
+fn names(list: &str) -> Vec<String> {
+    list.split(", ").map(|name| name.trim_matches('`').replace("``", "`")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::survey::made::survey;
+
+    #[test]
+    fn one_over_the_shard_keys_holds_rows_of_one_shard_together() {
+        let survey = survey(|_, _| {});
+        let of = |columns: &str, referenced: &str| {
+            let line =
+                format!("  CONSTRAINT `k` FOREIGN KEY ({columns}) REFERENCES `t` ({referenced})");
+            over_shard_keys(&survey, "t", &of_line(&line).unwrap())
+        };
+        assert!(of("`uid`", "`uid`") && of("`x`, `uid`", "`y`, `uid`"));
+        assert!(!of("`parent`", "`id`") && !of("`x`, `uid`", "`uid`, `x`"));
+        let elsewhere =
+            of_line("  CONSTRAINT `k` FOREIGN KEY (`uid`) REFERENCES `p` (`uid`)").unwrap();
+        assert!(!over_shard_keys(&survey, "t", &elsewhere));
+    }
 
     #[test]
     fn a_key_is_added_again_without_its_actions() {

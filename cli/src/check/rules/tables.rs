@@ -101,6 +101,14 @@ fn stored_otherwise<'a>(
 /// `modshift schema --apply` creates what the first old shard has, where it may and where the name is
 /// free: elsewhere it would fail.
 fn missing(survey: &Survey, name: &str, side: Side, facts: &Facts) -> String {
+    let alike = |other: &&str| *other != name && other.to_lowercase() == name.to_lowercase();
+    let there = facts.objects.iter().map(|object| object.name.as_str());
+    if let Some(there) = there.into_iter().find(alike) {
+        return format!(
+            "correct its name in the plan: the server calls it {there} (lower_case_table_names = {})",
+            facts.variable("lower_case_table_names")
+        );
+    }
     if side.is_old() {
         return "create it, correct its name in the plan, or grant SELECT on it".to_owned();
     }
