@@ -68,6 +68,7 @@ async fn the_grants_are_enough_for_cutover_rollback_and_finish() -> Result<()> {
     ensure!(repaired.contains("3 rows were copied again"), "{repaired}");
     // A stream that halted on a write that is none of ours, on a new shard.
     daemons = rearmed(&site, daemons, &estate.new[1], &["rearm", "--shard", "1"]).await?;
+    may(&site, &["gate", "--wait", "120s"], &[0]).await.with_context(|| says(&daemons))?;
     // And the whole copy once more: rows that the daemons' login may only delete.
     for daemon in &daemons {
         daemon.stop(LIMIT).await?;
