@@ -251,7 +251,12 @@ async fn rearmed(
     shard.run("INSERT INTO t_wallet SELECT * FROM kept").await?;
     shard.run("DROP TABLE kept").await?;
     may(site, rearm, &[0]).await?;
-    site.daemons()
+    let daemons = site.daemons()?;
+    for daemon in &daemons {
+        // From here on a signal is an orderly end, and no longer that of a process that begins.
+        daemon.wait_line("starting", LIMIT).await?;
+    }
+    Ok(daemons)
 }
 
 /// A command that no server refuses anything.
