@@ -6,7 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -18,9 +18,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use mysql_async::{Conn, Row, prelude::FromValue};
 use tokio::sync::OnceCell;
 
-use super::{ADMIN, Address, MariaDbOptions, PASSWORD, hostile};
+use super::{ADMIN, Address, MariaDbOptions, PASSWORD, hostile, program};
 use crate::{
-    child::{Child, Signal, mortal},
+    child::{Child, Signal},
     place::{RunDir, copy_dir, free_port, servers_dir, tail},
     wait::wait_until,
 };
@@ -208,9 +208,8 @@ impl MariaDbServer {
             self.port(),
         );
         line.extend(extra.iter().map(|&option| option.to_owned()));
-        let mut command = mortal(server_program());
+        let mut command = program::server(&line);
         command
-            .args(line)
             .envs(self.options.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -242,11 +241,6 @@ impl MariaDbServer {
     }
 }
 
-/// Debian has it in /usr/sbin, which an ordinary account's PATH may lack.
-fn server_program() -> &'static str {
-    if Path::new("/usr/sbin/mariadbd").exists() { "/usr/sbin/mariadbd" } else { "mariadbd" }
-}
-
 /// A data directory with the system tables and the harness's account, for this server version.
 async fn template() -> Result<&'static Path> {
     static TEMPLATE: OnceCell<PathBuf> = OnceCell::const_new();
@@ -256,16 +250,13 @@ async fn template() -> Result<&'static Path> {
 }
 
 fn make_template() -> Result<PathBuf> {
-    let version = Command::new(server_program())
-        .args(["--no-defaults", "--version"])
-        .output()
-        .context("running mariadbd (deploy/local/install.sh installs it)")?;
+    let version = program::version()?;
     let account = format!(
         "FLUSH PRIVILEGES;\n\
          CREATE USER '{ADMIN}'@'%' IDENTIFIED BY '{PASSWORD}';\n\
          GRANT ALL ON *.* TO '{ADMIN}'@'%' WITH GRANT OPTION;\n"
     );
-    let key = crc32fast::hash(&[&version.stdout, account.as_bytes()].concat());
+    let key = crc32fast::hash(&[version.as_slice(), account.as_bytes()].concat());
     let ready = servers_dir().join(format!("template-{key:08x}"));
     if ready.exists() {
         return Ok(ready);
@@ -274,18 +265,7 @@ fn make_template() -> Result<PathBuf> {
     let accounts = scratch.join("accounts.sql");
     fs::write(&accounts, account).context("writing the accounts")?;
     let made = scratch.join("data");
-    let output = Command::new("mariadb-install-db")
-        .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal"])
-        .args(["--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=16M"])
-        .arg(format!("--datadir={}", made.display()))
-        .arg(format!("--extra-file={}", accounts.display()))
-        .output()
-        .context("running mariadb-install-db")?;
-    if !output.status.success() {
-        // It says what is missing on the one, and that something is on the other.
-        let said = [output.stdout, output.stderr].concat();
-        bail!("mariadb-install-db failed: {}", String::from_utf8_lossy(&said).trim());
-    }
+    program::install(&made, &accounts)?;
     // Another test process may have been faster; its template is as good.
     match fs::rename(&made, &ready) {
         Err(_) if ready.exists() => Ok(ready),

@@ -9,6 +9,7 @@ pub mod hostile;
 mod kafka;
 mod mariadb;
 mod options;
+mod program;
 mod proxy;
 mod topic;
 
