@@ -18,6 +18,8 @@ use crate::value::quote;
 pub enum CatalogError {
     #[error("{at}: no table `{schema}`.`{table}`, or no privilege on it")]
     NoSuchTable { at: String, schema: String, table: String },
+    #[error("{at}: table `{schema}`.`{table}` is called `{spelled}` there")]
+    SpelledOtherwise { at: String, schema: String, table: String, spelled: String },
     #[error("{at}: `{schema}`.`{table}` is a {kind}, not a plain table")]
     NotATable { at: String, schema: String, table: String, kind: String },
     #[error("{at}: column {column} of {table} has type {type_text}, which modshift does not know")]
@@ -35,6 +37,7 @@ impl CatalogError {
         match self {
             CatalogError::Server(error) => error.class(),
             CatalogError::NoSuchTable { .. }
+            | CatalogError::SpelledOtherwise { .. }
             | CatalogError::NotATable { .. }
             | CatalogError::UnsupportedType { .. }
             | CatalogError::PrefixKey { .. }
@@ -46,6 +49,10 @@ impl CatalogError {
         let hint = match self {
             CatalogError::NoSuchTable { .. } => {
                 "correct the plan, create the table (modshift schema), or grant SELECT on it"
+            }
+            CatalogError::SpelledOtherwise { .. } => {
+                "write the name in the plan as the server spells it, in lower case where \
+                 lower_case_table_names is 1"
             }
             CatalogError::NotATable { .. } => "take it out of the plan's tables",
             CatalogError::PrefixKey { .. } => "make the key cover the whole column",
@@ -140,23 +147,31 @@ pub async fn table(
     Ok(TableSchema { name, columns, primary_key, unique_keys })
 }
 
-/// The table's name as the server spells it.
+/// The table's name, which must be as the server spells it, since the binlog and information_schema
+/// have it so. Some servers take any other spelling for the same (`lower_case_table_names`).
 async fn existing(conn: &mut Conn, schema: &str, table: &str) -> Result<String, CatalogError> {
     const DOING: &str = "looking for a table";
-    let found: Vec<(String, String)> = query(
+    let found: Vec<(String, String, bool)> = query(
         conn,
         DOING,
-        "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES \
+        "SELECT TABLE_NAME, TABLE_TYPE, @@global.lower_case_table_names <> 0 FROM information_schema.TABLES \
          WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
         (schema, table),
     )
     .await?;
     let at = label_of(conn);
     let (schema, table) = (schema.to_owned(), table.to_owned());
-    match found.into_iter().next() {
+    let exact = found.iter().position(|(name, ..)| *name == table).unwrap_or(0);
+    match found.into_iter().nth(exact) {
         None => Err(CatalogError::NoSuchTable { at, schema, table }),
-        Some((name, kind)) if kind == "BASE TABLE" => Ok(name),
-        Some((_, kind)) => {
+        Some((name, _, false)) if name != table => {
+            Err(CatalogError::NoSuchTable { at, schema, table })
+        }
+        Some((spelled, ..)) if spelled != table => {
+            Err(CatalogError::SpelledOtherwise { at, schema, table, spelled })
+        }
+        Some((name, kind, _)) if kind == "BASE TABLE" => Ok(name),
+        Some((_, kind, _)) => {
             Err(CatalogError::NotATable { at, schema, table, kind: kind.to_lowercase() })
         }
     }

@@ -13,6 +13,7 @@ mod grants;
 mod handover;
 mod kept;
 mod lost;
+mod names;
 mod network;
 mod next;
 mod obstacles;

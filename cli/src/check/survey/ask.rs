@@ -324,9 +324,18 @@ async fn planned_tables(
         .await
         .map_err(|error| error::of(&label_of(conn), "taking stock", error))?;
     let counters: BTreeMap<String, String> = counters.into_iter().collect();
+    let folds: Option<bool> = conn
+        .query_first("SELECT @@global.lower_case_table_names <> 0")
+        .await
+        .map_err(|error| error::of(&label_of(conn), "taking stock", error))?;
     let mut tables = BTreeMap::new();
     for planned in &plan.tables {
-        let Some(info) = found.iter().find(|info| info.name == planned.name) else { continue };
+        // One that is only spelled otherwise is there; reading it says how.
+        let same = |info: &&catalog::TableInfo| {
+            info.name == planned.name
+                || folds == Some(true) && info.name.to_lowercase() == planned.name.to_lowercase()
+        };
+        let Some(info) = found.iter().find(same) else { continue };
         // Refused for want of a privilege: as good as missing, and said to be either.
         let Ok(create) = catalog::show_create_table(conn, schema, &planned.name).await else {
             continue;
