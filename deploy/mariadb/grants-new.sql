@@ -3,6 +3,9 @@
 --   mariadb --init-command="SET @schema = 'shop_new_0', @host = '10.0.0.%', @password = '...'" \
 --           < deploy/mariadb/grants-new.sql
 --
+-- Sessions that write in statement format to another schema of the server: see the end; once more with
+-- @other = 'percona' for each such schema.
+--
 -- Without @user it is modshift. Without @password the account is left as it is and must exist.
 -- `modshift check` names whatever is missing.
 
@@ -51,3 +54,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT SELECT (db, name, type) ON mysql.proc TO ', @acc
 -- The scratch table of `modshift check --trial`.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON `', REPLACE(@schema, '`', '``'),
     '`.modshift_trial TO ', @account);
+
+-- Only where sessions write in statement format to another schema (pt-heartbeat, pt-table-checksum):
+-- see that what they write there has no triggers and is no view, and what the views read that they read.
+-- The server shows that to nobody else. Modshift makes no triggers.
+SET @in_other = CONCAT('`', REPLACE(REPLACE(REPLACE(COALESCE(@other, ''), '`', '``'), '_', '\\_'), '%', '\\%'), '`');
+EXECUTE IMMEDIATE IF(@other IS NULL, 'DO 0',
+    CONCAT('GRANT SELECT, TRIGGER, SHOW VIEW ON ', @in_other, '.* TO ', @account));

@@ -3,6 +3,9 @@
 --   mariadb --init-command="SET @schema = 'shop_0', @host = '10.0.0.%', @password = '...'" \
 --           < deploy/mariadb/grants-old.sql
 --
+-- Sessions that write in statement format to another schema of the server: see the end; once more with
+-- @other = 'percona' for each such schema.
+--
 -- Without @user it is modshift. Without @password the account is left as it is and must exist.
 -- `modshift check` names whatever is missing. Replication takes the grants to the replicas; one that
 -- does not replicate the schema mysql needs REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR and SELECT
@@ -99,3 +102,10 @@ CREATE OR REPLACE SQL SECURITY DEFINER VIEW modshift.writers AS SELECT User, Hos
     UNION SELECT User, Host, REPLACE(REPLACE(Db, '_', '\\_'), '%', '\\%') FROM mysql.tables_priv
     WHERE CONCAT_WS(',', Table_priv, Column_priv) REGEXP 'Insert|Update|Delete(,|$)';
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON modshift.writers TO ', @account);
+
+-- Only where sessions write in statement format to another schema (pt-heartbeat, pt-table-checksum):
+-- see that what they write there has no triggers and is no view, and what the views read that they read.
+-- The server shows that to nobody else. Modshift makes no triggers.
+SET @in_other = CONCAT('`', REPLACE(REPLACE(REPLACE(COALESCE(@other, ''), '`', '``'), '_', '\\_'), '%', '\\%'), '`');
+EXECUTE IMMEDIATE IF(@other IS NULL, 'DO 0',
+    CONCAT('GRANT SELECT, TRIGGER, SHOW VIEW ON ', @in_other, '.* TO ', @account));

@@ -39,6 +39,7 @@ pub mod retention;
 pub mod same_place;
 pub mod sequences;
 pub mod server_id;
+pub mod statements;
 pub mod tables;
 pub mod tailed;
 pub mod targets;
@@ -101,6 +102,7 @@ pub const ALL: [Rule; 51] = [
     collisions::refuse,
     collisions::check,
     xa::check,
+    statements::check,
     clock::check,
     auto_increment::check,
     sequences::check,
