@@ -120,6 +120,10 @@ impl ServerError {
                  (expire_logs_days, slave_connections_needed_for_purge), and start over with \
                  `modshift restart-copy`"
             }
+            ServerError::Binlog { .. } if self.is_cut_file() => {
+                "the file ends amid an event, as a crash or a full disk leaves it, and the server has \
+                 not begun another: restart it, and start the daemons again"
+            }
             ServerError::EarlierTable { .. } => {
                 "finish this reshard with the version that began it, or start over with \
                  `modshift restart-copy`"
@@ -161,6 +165,14 @@ impl ServerError {
             | ServerError::OtherPlan { .. }
             | ServerError::Driver { .. } => None,
         }
+    }
+
+    /// A file of the binlog ends amid an event: the server was killed while it wrote it, and began
+    /// another one when it was started again. It never repairs the file.
+    pub fn is_cut_file(&self) -> bool {
+        // `Log_event::read_log_event` and sql_repl.cc know no number for it.
+        matches!(self, ServerError::Binlog { message, .. }
+            if message.contains("binlog truncated in the middle of event"))
     }
 
     /// The connection is gone: open another, and re-read the watermark after a COMMIT.

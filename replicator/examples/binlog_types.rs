@@ -302,7 +302,7 @@ async fn read_group(
         match decoded {
             Event::Gtid(header) => assert!(end.covers(header.gtid)),
             Event::TableMap | Event::NewId(_) | Event::Rows(_) | Event::Query { .. } => {}
-            Event::Xid => {
+            Event::Xid | Event::XaPrepare => {
                 group.push(event.to_vec());
                 return group;
             }

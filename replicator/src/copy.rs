@@ -51,6 +51,7 @@ pub struct Copying {
     /// G: nothing enters before the tail has passed it.
     guard: Option<GtidSet>,
     not_before: Instant,
+    xa_grace: Duration,
     backoff: Backoff,
     lane: Lane,
 }
@@ -99,6 +100,7 @@ impl Copying {
             estimates,
             guard: None,
             not_before: Instant::now() + xa_grace,
+            xa_grace: plan.snapshot.xa_grace,
             backoff: Backoff::default(),
             lane,
         }
@@ -134,6 +136,7 @@ impl Copying {
 
     /// Opens chunks if there is room for them. `head_age`: how old the newest token read is.
     pub fn open(&mut self, tail: &mut Tail, head_age: Option<Duration>) {
+        self.wait_for_late(tail);
         let near = head_age.is_some_and(|age| age < NEAR_HEAD);
         let now = Instant::now();
         let ready = !self.finished() && near && self.guard.is_some() && now >= self.not_before;
@@ -158,6 +161,24 @@ impl Copying {
                 (request, outcome)
             });
         }
+    }
+
+    /// Rows that came by XA, and were not recorded, must be there for all before a table is read.
+    fn wait_for_late(&mut self, tail: &mut Tail) {
+        let unrecorded = |&table: &usize| tail.is_late(table) && tail.touched(table).is_none();
+        let late: Vec<usize> = self.schedule.open_tables().filter(unrecorded).collect();
+        if late.is_empty() || tail.token_seen().is_none() {
+            return;
+        }
+        tracing::info!(
+            shard = self.shard.0,
+            grace_s = self.xa_grace.as_secs(),
+            "rows of a table that is to be copied were committed by XA: copying waits"
+        );
+        for table in late {
+            tail.record(table, self.keys_max);
+        }
+        self.not_before = self.not_before.max(Instant::now() + self.xa_grace);
     }
 
     /// A connection's worth of room on the server; `None`: it is others' turn. The tail has tokens to
@@ -210,7 +231,7 @@ impl Copying {
                 tracing::warn!(shard = self.shard.0, error = %error, "chunk not read, retrying");
                 self.forget_newest_opening(request.table);
                 self.schedule.failed(request.table);
-                self.not_before = Instant::now() + self.backoff.next();
+                self.not_before = self.not_before.max(Instant::now() + self.backoff.next());
                 Ok(())
             }
             Err(error) => Err(error),

@@ -25,8 +25,10 @@ pub enum Class {
 pub enum Foreign {
     #[error("group {0}, which begins before its end")]
     Group(Gtid),
-    #[error("an XA transaction")]
-    Xa,
+    #[error("{0} of an XA transaction, which is not as MariaDB logs it")]
+    Xa(&'static str),
+    #[error("XA COMMIT {0}, and the binlogs that the server keeps do not hold its XA PREPARE")]
+    XaUnprepared(String),
     #[error("DDL on a planned table ({what}): {statement}")]
     Ddl { what: String, statement: String },
     #[error("a statement-format {verb}: {statement}")]
@@ -44,9 +46,14 @@ impl Foreign {
                 "the binlog file is damaged: check it with mariadb-binlog, and start over with \
                  `modshift restart-copy`"
             }
-            Foreign::Xa => {
-                "XA transactions are not carried over: let the application use plain transactions \
-                 while resharding, and start over with `modshift restart-copy`"
+            Foreign::Xa(_) => {
+                "a part of the group is missing: check the binlog file with mariadb-binlog, and start \
+                 over with `modshift restart-copy`"
+            }
+            Foreign::XaUnprepared(_) => {
+                "which rows it has changed cannot be told any more: start over with \
+                 `modshift restart-copy`, and keep binlogs for longer than a transaction stays \
+                 prepared (binlog_expire_logs_seconds)"
             }
             Foreign::Ddl { .. } => {
                 "make the same change on every other shard, old and new, and start over with \
@@ -57,8 +64,8 @@ impl Foreign {
                  start over with `modshift restart-copy`"
             }
             Foreign::Unseen { .. } => {
-                "where modshift may not see it or its triggers, GRANT SELECT, TRIGGER on that \
-                 schema to its login and start the daemons again: they go on at this group. Else \
+                "where modshift may not see it or its triggers, GRANT SELECT, TRIGGER, SHOW VIEW on \
+                 that schema to its login and start the daemons again: they go on at this group. Else \
                  it may have changed planned tables unseen: set binlog_format=ROW for every \
                  session, and start over with `modshift restart-copy`"
             }
@@ -150,8 +157,8 @@ pub enum ReadError {
     )]
     Spill { shard: OldShard, gtid: Gtid, dir: String, detail: String },
     #[error(
-        "{shard}: group {gtid} has savepoints and is larger than {max} bytes, the most that may be \
-         kept until its end (reader.spill_max)"
+        "{shard}: group {gtid} may be rolled back in part or prepared by XA, and is larger than {max} \
+         bytes, the most that may be kept until its end (reader.spill_max)"
     )]
     HeldTooLarge { shard: OldShard, gtid: Gtid, max: u64 },
     #[error("{shard}: group {gtid} has more row changes than can be numbered")]
@@ -174,6 +181,11 @@ impl ReadError {
             ReadError::Binlog(BinlogError::Server(error)) => taken(error),
             _ => false,
         }
+    }
+
+    /// The file that is read ends amid an event, and the next one goes on.
+    pub(crate) fn is_cut_file(&self) -> bool {
+        matches!(self, ReadError::Binlog(BinlogError::Server(error)) if error.is_cut_file())
     }
 
     pub fn class(&self) -> Class {

@@ -42,13 +42,16 @@ pub struct History {
     /// The last group is still to be shown again.
     proof_due: bool,
     partial: Option<Partial>,
+    /// The next connection begins behind the last group, which has been shown already.
+    shown: bool,
 }
 
 impl History {
     pub fn new(shard: OldShard, resume: ResumePoint) -> History {
         let done = resume.gtids();
         let proof_due = resume.last.is_some();
-        History { shard, before: resume.before, last: resume.last, done, proof_due, partial: None }
+        let (before, last) = (resume.before, resume.last);
+        History { shard, before, last, done, proof_due, partial: None, shown: false }
     }
 
     /// Complete groups.
@@ -70,6 +73,10 @@ impl History {
     /// Where to ask the server to start, after a connection has been lost in the middle of
     /// `partial` or between groups.
     pub fn reconnect(&mut self, partial: Option<Partial>) -> &GtidSet {
+        if std::mem::take(&mut self.shown) && partial.is_none() && self.partial.is_none() {
+            self.proof_due = false;
+            return &self.done;
+        }
         self.proof_due = self.last.is_some();
         if partial.is_some() {
             // A cut during the replay of a cut group: the longer part stays the one to compare.
@@ -79,6 +86,13 @@ impl History {
             }
         }
         &self.before
+    }
+
+    /// What follows the last group lies in another file, which the server finds by that group alone.
+    /// False: it was not shown, or more than it was read.
+    pub fn pass_on(&mut self) -> bool {
+        self.shown = self.last.is_some() && !self.proof_due && self.partial.is_none();
+        self.shown
     }
 
     /// A group begins.
@@ -188,6 +202,21 @@ mod tests {
         history.open(gtid(5)).expect("proof");
         history.close(digest(5, 50)).expect("same");
         assert!(matches!(history.open(gtid(5)), Err(ReadError::SequenceBack { .. })));
+    }
+
+    #[test]
+    fn behind_a_file_that_was_cut_off_no_group_is_shown_again_once() {
+        let mut history = history();
+        assert!(!history.pass_on(), "the last group was not shown yet");
+        assert_eq!(history.reconnect(None).to_string(), "0-1-4");
+        history.open(gtid(5)).expect("proof");
+        history.close(digest(5, 50)).expect("same");
+        assert!(history.pass_on());
+        assert_eq!(history.reconnect(None).to_string(), "0-1-5");
+        assert_eq!(history.open(gtid(6)).expect("new"), Opening::New { from_change: 0 });
+        let part = Partial { gtid: gtid(6), events: 3, checksum: 33, changes: 7 };
+        assert_eq!(history.reconnect(Some(part)).to_string(), "0-1-4", "shown again");
+        assert!(!history.pass_on(), "a part of the next was sent");
     }
 
     #[test]

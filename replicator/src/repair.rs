@@ -20,7 +20,7 @@ use modshift_mariadb::connect::label;
 use modshift_mariadb::pace::Throttle;
 use modshift_mariadb::{Desk, Seats, control, value};
 use modshift_proto::message::{Change, Op, TokenPhase};
-use modshift_proto::plan::Endpoint;
+use modshift_proto::plan::{Endpoint, Snapshot as SnapshotPolicy};
 use modshift_proto::row::{RowError, RowView};
 use modshift_proto::{GtidSet, NewShard};
 use mysql_async::prelude::Queryable;
@@ -82,6 +82,9 @@ pub struct Repairs {
     recording: Vec<usize>,
     /// Asked for; to be read once this token has been seen.
     requests: Option<(u64, Vec<Request>)>,
+    /// Nor earlier: what XA had committed before the recording must be there for all.
+    not_before: Instant,
+    xa_grace: Duration,
     /// Read, and waiting for the tail to pass their upper bound.
     waiting: VecDeque<(Request, Chunk)>,
     sent: Vec<u64>,
@@ -94,7 +97,7 @@ impl Repairs {
         moduli: Moduli,
         tables: Arc<Vec<RoutedTable>>,
         definitions: Arc<Definitions>,
-        keys_max: usize,
+        limits: &SnapshotPolicy,
         throttle: &Throttle,
     ) -> Repairs {
         Repairs {
@@ -104,11 +107,13 @@ impl Repairs {
             tables,
             desk: throttle.desk().clone(),
             seats: throttle.seats().clone(),
-            keys_max,
+            keys_max: limits.touched_keys_max,
             work: JoinSet::new(),
             due: Instant::now(),
             recording: Vec::new(),
             requests: None,
+            not_before: Instant::now(),
+            xa_grace: limits.xa_grace,
             waiting: VecDeque::new(),
             sent: Vec::new(),
             refused: Vec::new(),
@@ -149,7 +154,8 @@ impl Repairs {
             }
         }
         let seen = tail.token_seen().unwrap_or(0);
-        if let Some((_, requests)) = self.requests.take_if(|(from, _)| seen >= *from) {
+        let ready = Instant::now() >= self.not_before;
+        if let Some((_, requests)) = self.requests.take_if(|(from, _)| ready && seen >= *from) {
             self.read(requests);
         }
         if tail.between_groups() {
@@ -172,6 +178,9 @@ impl Repairs {
                 if requests.is_empty() {
                     self.recording.drain(..).for_each(|table| tail.stop_recording(table));
                     return;
+                }
+                if requests.iter().any(|request| tail.is_late(request.table)) {
+                    self.not_before = Instant::now() + self.xa_grace;
                 }
                 for request in &requests {
                     tail.record(request.table, self.keys_max);

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::code;
 use super::compress::UNCOMPRESSED_MAX;
 use super::error::BinlogError;
-use super::event::{self, GtidEvent, SKIP_REPLICATION_F};
+use super::event::{self, GtidEvent, SKIP_REPLICATION_F, Session, THREAD_SPECIFIC_F};
 use super::input::{Fault, Input};
 use super::metadata::Collations;
 use super::row::{Layout, PlannedTable};
@@ -27,9 +27,11 @@ pub enum Event<'a> {
     /// Rows of any table, planned or not.
     Rows(RowsEvent<'a>),
     /// A statement; see [`super::read_statement`]. Owned only where the server sent it compressed.
-    Query { schema: &'a [u8], sql: Cow<'a, [u8]>, lexis: Lexis },
+    Query { schema: &'a [u8], sql: Cow<'a, [u8]>, lexis: Lexis, session: Session },
     /// Commits and ends a group.
     Xid,
+    /// Ends a group whose rows count, or do not, by another that names the same xid.
+    XaPrepare,
     /// The events that follow are in another file. For display.
     Rotate { file: String, position: u64 },
     /// A planned table comes under an id that this file has not shown yet: the server has opened it
@@ -99,10 +101,17 @@ impl Decoder {
                 8 => Ok(Event::Xid),
                 _ => Err(malformed(Fault("not eight bytes"))),
             },
-            code::QUERY | code::QUERY_COMPRESSED => {
-                let (schema, sql, lexis) = event::query(code, body).map_err(malformed)?;
-                Ok(Event::Query { schema, sql, lexis })
+            code::QUERY | code::QUERY_COMPRESSED | code::EXECUTE_LOAD_QUERY => {
+                let (schema, sql, lexis, thread) = event::query(code, body).map_err(malformed)?;
+                let specific = header.event_flags & THREAD_SPECIFIC_F != 0;
+                Ok(Event::Query { schema, sql, lexis, session: Session { thread, specific } })
             }
+            // A byte, a number and two lengths come before the xid, which the group's GTID has too.
+            // The byte tells of one that is committed at once; MariaDB logs that as any other.
+            code::XA_PREPARE => match body.first() {
+                Some(0) if body.len() >= 13 => Ok(Event::XaPrepare),
+                _ => Err(malformed(Fault("not the preparing of a transaction"))),
+            },
             code::ROTATE => {
                 let (file, position) = event::rotate(body).map_err(malformed)?;
                 Ok(Event::Rotate { file, position })
@@ -118,8 +127,12 @@ impl Decoder {
                 Ok(Event::Control(code::name(code)))
             }
             // START_ENCRYPTION says how the *file* is encrypted; what is streamed is not.
-            // Values for the statement that follows, which is looked at itself.
-            code::INTVAR | code::RAND | code::USER_VAR => Ok(Event::Control(code::name(code))),
+            // Values for the statement that follows, which is looked at itself, or its file.
+            code::INTVAR
+            | code::RAND
+            | code::USER_VAR
+            | code::BEGIN_LOAD_QUERY
+            | code::APPEND_BLOCK => Ok(Event::Control(code::name(code))),
             code::HEARTBEAT
             | code::ANNOTATE_ROWS
             | code::BINLOG_CHECKPOINT

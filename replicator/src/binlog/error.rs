@@ -145,13 +145,9 @@ impl BinlogError {
                 "start the replicator again; if it stops at the same place, the binlog file is \
                  damaged: check it with mariadb-binlog --verify-binlog-checksum"
             }
-            BinlogError::Unsupported { code: 6..=12 | 17 | 18 } => {
+            BinlogError::Unsupported { code: 6..=8 | 10..=12 } => {
                 "a session wrote in statement format: set binlog_format=ROW for every session, and \
                  start over with `modshift restart-copy`"
-            }
-            BinlogError::Unsupported { code: code::XA_PREPARE } => {
-                "XA transactions are not carried over: let the application use plain transactions \
-                 while resharding, and start over with `modshift restart-copy`"
             }
             BinlogError::Incident { .. } => {
                 "the server may have failed to log changes: start over with `modshift restart-copy`"

@@ -25,6 +25,9 @@ pub const HEADER_LEN: usize = 19;
 /// Offset of the flags within the header.
 pub(super) const FLAGS_AT: usize = 17;
 
+/// Header flag: depends on the session that it ran in (`LOG_EVENT_THREAD_SPECIFIC_F`).
+pub(super) const THREAD_SPECIFIC_F: u16 = 4;
+
 /// Header flag: written with `skip_replication=1`.
 pub(super) const SKIP_REPLICATION_F: u16 = 0x8000;
 
@@ -64,8 +67,32 @@ pub fn kind(event: &[u8]) -> Result<EventKind, BinlogError> {
     }
 }
 
-/// Begins an event group.
+/// The name of a transaction that its client prepares and completes by XA.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Xid {
+    format: u32,
+    global: Vec<u8>,
+    branch: Vec<u8>,
+}
+
+impl std::fmt::Display for Xid {
+    /// As the server prints it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        write!(f, "X'{}',X'{}',{}", hex(&self.global), hex(&self.branch), self.format)
+    }
+}
+
+/// Which session ran a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub thread: u32,
+    /// Something of its own mattered, such as a temporary table.
+    pub specific: bool,
+}
+
+/// Begins an event group.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GtidEvent {
     pub gtid: Gtid,
     /// A single statement that ends its group without a commit.
@@ -77,6 +104,8 @@ pub struct GtidEvent {
     pub prepared_xa: bool,
     /// XA COMMIT or XA ROLLBACK of a group prepared before.
     pub completed_xa: bool,
+    /// Which one, in both cases.
+    pub xid: Option<Xid>,
     /// First, and last, phase of a two-phase ALTER TABLE: the same text twice.
     pub start_alter: bool,
     pub commit_alter: bool,
@@ -108,10 +137,13 @@ impl GtidEvent {
         if flags & FL_GROUP_COMMIT_ID != 0 {
             rest.take(8)?;
         }
+        let mut xid = None;
         if flags & (FL_PREPARED_XA | FL_COMPLETED_XA) != 0 {
-            rest.take(4)?;
-            let (gtrid, bqual) = (rest.byte()?, rest.byte()?);
-            rest.take(usize::from(gtrid) + usize::from(bqual))?;
+            let format = rest.le(4)? as u32;
+            let (global, branch) = (rest.byte()?, rest.byte()?);
+            let global = rest.take(usize::from(global))?.to_vec();
+            let branch = rest.take(usize::from(branch))?.to_vec();
+            xid = Some(Xid { format, global, branch });
         }
         let extra = if rest.is_empty() { 0 } else { rest.byte()? };
         if extra & !(FL_EXTRA_MULTI_ENGINE | 0x0e | FL_EXTRA_THREAD_ID) != 0 {
@@ -128,6 +160,7 @@ impl GtidEvent {
             ddl: flags & FL_DDL != 0,
             prepared_xa: flags & FL_PREPARED_XA != 0,
             completed_xa: flags & FL_COMPLETED_XA != 0,
+            xid,
             start_alter: extra & FL_EXTRA_START_ALTER != 0,
             commit_alter: extra & FL_EXTRA_COMMIT_ALTER != 0,
             rollback_alter: extra & FL_EXTRA_ROLLBACK_ALTER != 0,
@@ -161,27 +194,32 @@ pub(super) fn rotate(body: &[u8]) -> Result<(String, u64), Fault> {
     Ok((rotate.binlog_filename, rotate.binlog_position))
 }
 
-/// A statement: default schema and text, in whatever character set the client used, and how that is
-/// to be read.
-pub(super) type Query<'a> = (&'a [u8], Cow<'a, [u8]>, Lexis);
+/// A statement: default schema and text, in whatever character set the client used, how that is to
+/// be read, and the session's number.
+pub(super) type Query<'a> = (&'a [u8], Cow<'a, [u8]>, Lexis, u32);
 
 pub(super) fn query(code: u8, body: &[u8]) -> Result<Query<'_>, Fault> {
     let mut input = Input::new(body);
-    input.take(8)?; // thread, seconds it took
+    let thread = input.le(4)? as u32;
+    input.take(4)?; // seconds it took
     let schema_len = usize::from(input.byte()?);
     input.take(2)?; // error code
     let status_len = input.le(2)? as usize;
+    if code == code::EXECUTE_LOAD_QUERY {
+        // File, where its name stands in the text, what becomes of duplicates.
+        input.take(13)?;
+    }
     let lexis = lexis(input.take(status_len)?)?;
     let schema = input.take(schema_len)?;
     if input.byte()? != 0 {
         return Err(Fault("unterminated schema name"));
     }
     if code != code::QUERY_COMPRESSED {
-        return Ok((schema, Cow::Borrowed(input.rest()), lexis));
+        return Ok((schema, Cow::Borrowed(input.rest()), lexis, thread));
     }
     let mut sql = Vec::new();
     compress::event(input.rest(), &mut sql)?;
-    Ok((schema, Cow::Owned(sql), lexis))
+    Ok((schema, Cow::Owned(sql), lexis, thread))
 }
 
 /// `MODE_ANSI_QUOTES` and `MODE_NO_BACKSLASH_ESCAPES` in sql_class.h.

@@ -31,14 +31,14 @@ mod value;
 pub use decode::{Decoder, Event};
 pub use digest::GroupHash;
 pub use error::{BinlogError, Class};
-pub use event::{EventKind, GtidEvent, HEADER_LEN, kind};
+pub use event::{EventKind, GtidEvent, HEADER_LEN, Session, Xid, kind};
 pub use metadata::Collations;
 pub use query::without_values;
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};
 pub use sql::{
     Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Write,
-    read as read_statement, savepoint,
+    read as read_statement, savepoint, view,
 };
 pub use stream::EventStream;
 pub use table_map::TableName;

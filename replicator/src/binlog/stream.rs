@@ -63,6 +63,25 @@ impl EventStream {
         start: &GtidSet,
         heartbeat: Duration,
     ) -> Result<EventStream, BinlogError> {
+        EventStream::open_as(endpoint, endpoint.replica_server_id, start, heartbeat).await
+    }
+
+    /// The same beside whoever reads there. One that names no id is no replica to the server, which
+    /// ends the former connection of a replica for its next one.
+    pub async fn look_back(
+        endpoint: &Endpoint,
+        start: &GtidSet,
+        heartbeat: Duration,
+    ) -> Result<EventStream, BinlogError> {
+        EventStream::open_as(endpoint, 0, start, heartbeat).await
+    }
+
+    async fn open_as(
+        endpoint: &Endpoint,
+        id: u32,
+        start: &GtidSet,
+        heartbeat: Duration,
+    ) -> Result<EventStream, BinlogError> {
         let at = connect::label(endpoint);
         let mut conn = connect(endpoint, Session::Plain).await?;
         check_server(&mut conn, &at, start).await?;
@@ -70,7 +89,7 @@ impl EventStream {
         let _ = conn.disconnect().await;
         let mut socket = ServerSocket::connect(endpoint).await?;
         set_up(&mut socket, start, heartbeat).await?;
-        request(&mut socket, endpoint.replica_server_id).await?;
+        request(&mut socket, id).await?;
         let mut stream = EventStream {
             at,
             server_id: 0,
@@ -273,11 +292,13 @@ async fn set_up(
 /// Asks for everything after `@slave_connect_state`: an empty file name, and the position that
 /// every file begins at.
 async fn request(socket: &mut ServerSocket, server_id: u32) -> Result<(), BinlogError> {
-    // Host, user and password, for SHOW SLAVE HOSTS, are empty; so are port, rank and master.
-    let mut register = vec![COM_REGISTER_SLAVE];
-    register.extend_from_slice(&server_id.to_le_bytes());
-    register.extend_from_slice(&[0; 3 + 2 + 4 + 4]);
-    socket.command(ASKING, &register).await?;
+    if server_id != 0 {
+        // Host, user and password, for SHOW SLAVE HOSTS, are empty; so are port, rank and master.
+        let mut register = vec![COM_REGISTER_SLAVE];
+        register.extend_from_slice(&server_id.to_le_bytes());
+        register.extend_from_slice(&[0; 3 + 2 + 4 + 4]);
+        socket.command(ASKING, &register).await?;
+    }
     let mut dump = vec![COM_BINLOG_DUMP];
     dump.extend_from_slice(&4u32.to_le_bytes());
     dump.extend_from_slice(&0u16.to_le_bytes());

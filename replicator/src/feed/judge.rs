@@ -109,7 +109,11 @@ impl Judge {
             Event::TableMap => group.map(),
             Event::Control(_) => {}
             // In another file: this one was cut off.
-            Event::Gtid(_) | Event::Format | Event::Rotate { .. } | Event::NewId(_) => return None,
+            Event::Gtid(_)
+            | Event::Format
+            | Event::Rotate { .. }
+            | Event::NewId(_)
+            | Event::XaPrepare => return None,
         }
         group.events += 1;
         self.group = Some(group);

@@ -6,6 +6,7 @@
 //! event.
 
 mod hold;
+mod look_back;
 mod primary;
 mod progress;
 mod question;
@@ -24,7 +25,7 @@ use modshift_mariadb::{Desk, control};
 use modshift_proto::message::{Start, tables_crc};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
-use modshift_proto::{NewShard, OldShard};
+use modshift_proto::{GtidSet, NewShard, OldShard};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,8 @@ const TICK_AT_REST: Duration = Duration::from_millis(100);
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// So often in a row another connection may take this reader's replica id before it gives up.
 const REPLICA_ID_TAKEN_MAX: u32 = 10;
+/// So often in a row the binlog may end amid an event, with nothing behind it.
+const FILES_CUT_MAX: u32 = 10;
 /// Heartbeats of the binlog connection while the server has nothing to send.
 const BINLOG_HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often a reader on a connection of its own looks whether it can share one.
@@ -163,13 +166,12 @@ impl<W: LogWriter> Reader<W> {
             xa_grace,
             throttle.lane(&[shard], &new_shards, plan.snapshot.parallel),
         );
-        let keys_max = plan.snapshot.touched_keys_max;
         let repairs = Repairs::new(
             primary.clone(),
             moduli,
             Arc::clone(&tables),
             Arc::clone(&definitions),
-            keys_max,
+            &plan.snapshot,
             throttle,
         );
         let sent = tables.iter().filter(|table| !matches!(table.target, Target::Nowhere));
@@ -239,6 +241,7 @@ impl<W: LogWriter> Reader<W> {
         }
         let mut backoff = Backoff::default();
         let mut ids_taken = 0;
+        let mut cut = (GtidSet::default(), 0);
         loop {
             let broken = tokio::select! {
                 biased;
@@ -253,6 +256,14 @@ impl<W: LogWriter> Reader<W> {
                 // still takes the id then is a replica that is none of ours.
                 Err(error) if error.replica_id_taken() && ids_taken < REPLICA_ID_TAKEN_MAX => {
                     ids_taken += 1;
+                    self.connection_lost(status, &error);
+                }
+                Err(error) if error.is_cut_file() && cut.1 < FILES_CUT_MAX => {
+                    let again = if cut.0 == *self.tail.done() { cut.1 + 1 } else { 0 };
+                    cut = (self.tail.done().clone(), again);
+                    if !self.tail.file_cut()? {
+                        return Err(error);
+                    }
                     self.connection_lost(status, &error);
                 }
                 Err(error) if error.class() == Class::Retry => {
@@ -366,6 +377,10 @@ impl<W: LogWriter> Reader<W> {
         }
         if let Some(question) = self.tail.question() {
             Box::pin(self.answer(question)).await?;
+        }
+        if let Some(looking) = self.tail.unprepared() {
+            let branch = Box::pin(self.look_back(looking)).await?;
+            self.tail.found(branch, &mut self.publisher).await?;
         }
         match self.tail.unlooked() {
             Some(table) => Box::pin(self.look_up(table)).await,

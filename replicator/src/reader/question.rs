@@ -3,10 +3,13 @@
 //! A trigger, a view or a stored function may have, and the statement alone is in the log. The
 //! server is asked as it is now; what the answer was is forgotten with each definition in the log.
 
+use std::collections::HashSet;
+
 use modshift_changelog::LogWriter;
 use mysql_async::prelude::{FromRow, Queryable};
 
 use super::Reader;
+use crate::binlog::{Name, Runs, view};
 use crate::error::{Foreign, ReadError, server_error};
 use crate::tail::Question;
 use crate::token::within;
@@ -16,24 +19,28 @@ const ASKING: &str = "asking what a statement may have written";
 const ME: &str = "CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', \
                   SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')";
 
+/// Views that one statement may read through others.
+const VIEWS_MAX: usize = 1000;
+
 impl<W: LogWriter> Reader<W> {
     pub(super) async fn answer(&mut self, question: Question) -> Result<(), ReadError> {
-        let mut why = match &question.target {
-            Some((schema, table)) => self.target(schema, table).await?,
-            None => None,
-        };
-        if why.is_none() && !question.calls.is_empty() {
+        let mut why = None;
+        for (schema, table) in &question.targets {
+            why = why.or(self.target(schema, table).await?);
+        }
+        if why.is_none() {
             why = self.calls(&question.calls).await?;
         }
-        if why.is_none() && question.reads {
-            why = self.views().await?;
+        if why.is_none() && !question.reads.is_empty() {
+            why = self.reads(&question.reads).await?;
         }
         if let Some(why) = why {
             let Question { gtid, verb, statement, .. } = question;
             let (shard, what) = (self.shard, Foreign::Unseen { verb, statement, why });
             return Err(ReadError::Statement { shard, gtid, what });
         }
-        if let Question { gtid, statement, target: Some((schema, table)), .. } = &question {
+        let Question { gtid, statement, targets, .. } = &question;
+        for (schema, table) in targets {
             tracing::info!(shard = self.shard.0, %gtid, statement, schema, table,
                 "writes in statement format to a table that is not planned pass");
         }
@@ -71,6 +78,9 @@ impl<W: LogWriter> Reader<W> {
     }
 
     async fn calls(&self, calls: &[String]) -> Result<Option<String>, ReadError> {
+        if calls.is_empty() {
+            return Ok(None);
+        }
         let names: Option<Vec<String>> = calls.iter().map(|name| text(name)).collect();
         let Some(names) = names else {
             return Ok(Some("the name of a function in it cannot be asked for".to_owned()));
@@ -85,18 +95,65 @@ impl<W: LogWriter> Reader<W> {
         Ok(found.map(|name| format!("it calls functions, and {name} may be or hold one of them")))
     }
 
-    /// A view calls whatever functions it likes, and which views a statement reads through others is
-    /// not ours to find out: where the server has no stored function, none is called.
-    async fn views(&self) -> Result<Option<String>, ReadError> {
+    /// A view calls whatever functions it likes. Where the server has no stored function, none is
+    /// called; else each view is looked into, and those that it reads.
+    async fn reads(&self, reads: &[Option<(String, String)>]) -> Result<Option<String>, ReadError> {
         let sql = "SELECT CONCAT(db, '.', name) FROM mysql.proc \
                    WHERE type IN ('FUNCTION', 'PACKAGE BODY') AND db NOT IN ('mysql', 'sys') LIMIT 1";
         let found: Option<String> = self.asked(sql).await?;
-        Ok(found.map(|name| {
-            format!(
-                "it reads tables, one of which may be a view that calls {name} or another \
-                 stored function"
-            )
-        }))
+        let Some(function) = found else { return Ok(None) };
+        let may = |what: &str| {
+            format!("{what} may be a view that calls {function} or another stored function")
+        };
+        let mut due: Vec<(String, String)> = Vec::new();
+        for place in reads {
+            match place {
+                Some(at) => due.push(at.clone()),
+                None => return Ok(Some(may("it reads tables, one of which"))),
+            }
+        }
+        let mut seen = HashSet::new();
+        while let Some((schema, table)) = due.pop() {
+            if !seen.insert((schema.clone(), table.clone())) {
+                continue;
+            }
+            let named = format!("{schema}.{table}");
+            let (Some(in_schema), Some(name)) = (text(&schema), text(&table)) else {
+                return Ok(Some(format!("the name of {named} cannot be asked for")));
+            };
+            if seen.len() > VIEWS_MAX {
+                return Ok(Some("it reads more views than can be looked into".to_owned()));
+            }
+            let sql = format!(
+                "SELECT t.TABLE_TYPE, v.VIEW_DEFINITION FROM information_schema.TABLES t \
+                 LEFT JOIN information_schema.VIEWS v ON v.TABLE_SCHEMA = {in_schema} \
+                 AND v.TABLE_NAME = {name} \
+                 WHERE t.TABLE_SCHEMA = {in_schema} AND t.TABLE_NAME = {name}"
+            );
+            let found: Option<(String, Option<String>)> = self.asked(&sql).await?;
+            let query = match found {
+                None => {
+                    return Ok(Some(format!(
+                        "it reads {named}, which is not there any more, or modshift may not see it: \
+                     {}",
+                        may("it")
+                    )));
+                }
+                Some((kind, _)) if kind != "VIEW" => continue,
+                Some((_, query)) => query.filter(|query| !query.is_empty()),
+            };
+            let Some(query) = query else {
+                return Ok(Some(format!("modshift may not see what the view {named} reads")));
+            };
+            let Some((calls, reads)) = inside(&schema, &query) else {
+                return Ok(Some(format!("what the view {named} reads is not understood")));
+            };
+            if let Some(why) = self.calls(&calls).await? {
+                return Ok(Some(format!("it reads the view {named}: {why}")));
+            }
+            due.extend(reads);
+        }
+        Ok(None)
     }
 
     async fn asked<T: FromRow + Send + 'static>(&self, sql: &str) -> Result<Option<T>, ReadError> {
@@ -109,6 +166,19 @@ impl<W: LogWriter> Reader<W> {
         };
         within(&self.tailed, ASKING, asking).await
     }
+}
+
+/// Which functions a view calls, and the schema and name of what it reads.
+type Inside = (Vec<String>, Vec<(String, String)>);
+
+fn inside(schema: &str, query: &str) -> Option<Inside> {
+    let Runs { calls, reads } = view(query.as_bytes())?;
+    let calls = calls.iter().map(|name| Some(name.text()?.to_lowercase()));
+    let reads = reads.iter().map(|table| {
+        let named = table.schema.as_ref().map_or(Some(schema.to_owned()), Name::text);
+        Some((named?, table.name.text()?))
+    });
+    Some((calls.collect::<Option<_>>()?, reads.collect::<Option<_>>()?))
 }
 
 /// As a literal in any SQL mode; `None` where no such is.

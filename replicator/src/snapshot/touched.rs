@@ -11,6 +11,10 @@ use std::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
+/// Rows of an XA COMMIT are seen by others up to many groups after the binlog has it, for some
+/// milliseconds. Of so many tokens, which come every few milliseconds, none shows them for sure.
+const LATE: u64 = 10_000;
+
 /// May a chunk with this token enter, as far as this memory goes back?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -38,17 +42,33 @@ impl Touched {
 
     /// The tail touched the key after having seen token `seen`.
     pub fn touch(&mut self, key: &[u8], seen: u64) {
+        self.stamp(key, seen, seen);
+    }
+
+    /// The same by an XA COMMIT: also of chunks whose snapshot is somewhat later the row may be stale.
+    pub fn touch_late(&mut self, key: &[u8], seen: u64) {
+        self.stamp(key, seen + LATE, seen);
+    }
+
+    fn stamp(&mut self, key: &[u8], as_of: u64, seen: u64) {
         if let Some(stamp) = self.stamps.get_mut(key) {
-            *stamp = seen;
+            *stamp = as_of.max(*stamp);
             return;
         }
         if self.stamps.len() >= self.keys_max {
-            self.stamps.clear();
-            self.floor = seen + 1;
+            // What came by XA is what a newer snapshot may lack.
+            self.stamps.retain(|_, stamp| *stamp > seen);
+            self.floor = self.floor.max(seen + 1);
             self.overflows += 1;
-            return;
+            if self.stamps.len() >= self.keys_max {
+                self.floor = self.stamps.values().fold(as_of, |most, &stamp| most.max(stamp)) + 1;
+                self.stamps.clear();
+            }
+            if as_of == seen {
+                return;
+            }
         }
-        self.stamps.insert(key.into(), seen);
+        self.stamps.insert(key.into(), as_of);
     }
 
     pub fn verdict(&self, token: u64) -> Verdict {
@@ -94,6 +114,22 @@ mod tests {
         assert!(!touched.since(b"other", 11));
         touched.touch(b"k", 13);
         assert!(touched.since(b"k", 13));
+    }
+
+    #[test]
+    fn what_came_by_xa_is_lacking_in_later_snapshots_too_and_is_not_forgotten() {
+        let mut touched = Touched::new(0, 2);
+        touched.touch_late(b"x", 5);
+        touched.touch(b"x", 6);
+        assert!(touched.since(b"x", 5 + LATE) && !touched.since(b"x", 6 + LATE));
+        touched.touch(b"a", 6);
+        touched.touch(b"b", 7);
+        assert_eq!(touched.verdict(8), Verdict::Enter);
+        assert!(touched.since(b"x", 8), "kept, as a newer snapshot may lack it");
+        touched.touch_late(b"y", 8);
+        touched.touch(b"c", 9);
+        assert_eq!(touched.verdict(8 + LATE), Verdict::ReadAgain, "nothing is known any more");
+        assert_eq!(touched.verdict(9 + LATE), Verdict::Enter);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use modshift_proto::{Gtid, OldShard};
 use super::Tail;
 use super::held::{Held, HoldError};
 use super::token::TokenRow;
+use super::xa::Xa;
 use crate::binlog::{Event, GroupHash, GtidEvent};
 use crate::error::ReadError;
 use crate::history::{Opening, Partial};
@@ -37,6 +38,7 @@ pub(super) struct Group {
     /// Logged changes up to which it was sent by this connection.
     sent: u32,
     pub held: Option<Held>,
+    pub xa: Option<Xa>,
     /// Where the savepoints that are set lie among what is held, in their order.
     savepoints: Vec<(Vec<u8>, u64)>,
     /// Where what names the tables of the statement in progress begins among what is held, while
@@ -49,7 +51,7 @@ pub(super) struct Group {
 pub(super) struct Unclear;
 
 impl Group {
-    pub(super) fn new(header: &GtidEvent, opening: Opening) -> Group {
+    pub(super) fn new(header: &GtidEvent, opening: Opening, xa: Option<Xa>) -> Group {
         Group {
             gtid: header.gtid,
             opening,
@@ -62,6 +64,7 @@ impl Group {
             own: None,
             sent: 0,
             held: None,
+            xa,
             savepoints: Vec::new(),
             maps_from: None,
         }
@@ -219,7 +222,9 @@ impl Tail {
                 Ok(true)
             }
             // So large a transaction is hardly one that was rolled back. Should it be, that halts.
-            Err(HoldError::TooLarge) if group.savepoints.is_empty() => Ok(false),
+            Err(HoldError::TooLarge) if group.savepoints.is_empty() && group.xa.is_none() => {
+                Ok(false)
+            }
             Err(HoldError::TooLarge) => {
                 Err(ReadError::HeldTooLarge { shard, gtid: group.gtid, max: self.spill.max })
             }

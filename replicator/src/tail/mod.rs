@@ -17,12 +17,15 @@ mod group;
 mod held;
 mod rows;
 mod statement;
+mod temporary;
 mod token;
+mod xa;
 
 pub use held::Spill;
 pub use statement::Question;
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
+pub use xa::{Branch, LookBack};
 
 use std::sync::Arc;
 
@@ -34,8 +37,10 @@ use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard};
 use self::counts::Counts;
 use self::group::Group;
 use self::held::Held;
-use self::statement::Plain;
-use crate::binlog::{DecodedRow, Decoder, Event, TableName};
+use self::statement::{Plain, Said};
+use self::temporary::Temporary;
+use self::xa::{Branches, Xa};
+use crate::binlog::{DecodedRow, Decoder, Event, TableName, Xid};
 use crate::epoch::ResumePoint;
 use crate::error::{Foreign, ReadError};
 use crate::feed::Passed;
@@ -68,6 +73,12 @@ pub struct Tail {
     fold_names: bool,
     plain: Plain,
     question: Option<Question>,
+    temporary: Temporary,
+    branches: Branches,
+    /// Committed by the group in progress, and not among them.
+    unprepared: Option<Xid>,
+    /// By table: rows of it came by XA, which others may have seen only after the binlog had them.
+    late: Vec<bool>,
     spill: Spill,
     /// What the last group was held in, and an event of it.
     spare: Option<Held>,
@@ -122,7 +133,6 @@ impl Tail {
             looked: vec![GtidSet::default(); parts.tables.len()],
             unlooked: None,
             counts: Counts { rows: vec![0; parts.tables.len() * 2], ..Counts::default() },
-            tables: parts.tables,
             decoder: parts.decoder,
             phase: parts.resume.phase,
             undone: false,
@@ -131,9 +141,14 @@ impl Tail {
             fold_names: parts.fold_names,
             plain: Plain::default(),
             question: None,
+            temporary: Temporary::default(),
+            branches: Branches::default(),
+            unprepared: None,
+            late: vec![false; parts.tables.len()],
             spill: parts.spill,
             spare: None,
             event: Vec::new(),
+            tables: parts.tables,
             token_seen: None,
             copied: false,
             rows_sent: 0,
@@ -189,6 +204,7 @@ impl Tail {
         self.unlooked = None;
         self.plain = Plain::default();
         self.question = None;
+        self.unprepared = None;
         let partial = self.group.take().and_then(|group| group.partial());
         self.history.reconnect(partial).clone()
     }
@@ -227,6 +243,11 @@ impl Tail {
         self.touched[table].as_mut()
     }
 
+    /// Have rows of this table come by XA?
+    pub fn is_late(&self, table: usize) -> bool {
+        self.late[table]
+    }
+
     pub fn stop_recording(&mut self, table: usize) {
         self.touched[table] = None;
     }
@@ -245,11 +266,9 @@ impl Tail {
                     // The server never starts a group inside another.
                     return Err(self.foreign(group.gtid, Foreign::Group(header.gtid)));
                 }
-                if header.prepared_xa || header.completed_xa {
-                    return Err(self.foreign(header.gtid, Foreign::Xa));
-                }
+                let xa = Xa::of(&header).map_err(|what| self.foreign(header.gtid, what))?;
                 let opening = self.history.open(header.gtid)?;
-                let mut group = Group::new(&header, opening);
+                let mut group = Group::new(&header, opening, xa);
                 // One that was read before is not sent anyway.
                 if opening != Opening::Proof {
                     group.hold(self.spare());
@@ -265,13 +284,17 @@ impl Tail {
                 }
                 self.compare_cut()
             }
-            Event::Query { schema, sql, lexis } => self.query(schema, &sql, lexis, out).await,
-            Event::Xid => {
-                if self.group.is_none() {
-                    return Err(ReadError::NoGroup { shard: self.shard, what: "a commit" });
-                }
-                self.close(true, out).await
+            Event::Query { schema, sql, lexis, session } => {
+                self.query(Said { schema, sql: &sql, lexis, session }, out).await
             }
+            Event::Xid => match &self.group {
+                None => Err(ReadError::NoGroup { shard: self.shard, what: "a commit" }),
+                Some(Group { xa: Some(_), gtid, .. }) => {
+                    Err(self.foreign(*gtid, Foreign::Xa("a commit")))
+                }
+                Some(_) => self.close(true, out).await,
+            },
+            Event::XaPrepare => self.prepare_xa(out).await,
             Event::NewId(table) => {
                 self.hold_map(bytes)?;
                 let group = self.group.as_ref().map(|group| group.gtid);
@@ -286,6 +309,13 @@ impl Tail {
             Event::Format => self.cut_off(),
             Event::Control(_) | Event::Rotate { .. } => Ok(()),
         }
+    }
+
+    /// The file ends amid an event. Behind what is whole the next one goes on; false: the connection
+    /// had not shown yet that it has what was read before.
+    pub fn file_cut(&mut self) -> Result<bool, ReadError> {
+        self.cut_off()?;
+        Ok(self.history.pass_on())
     }
 
     /// Another file begins within a group: the server was killed while it wrote that. What it had

@@ -152,13 +152,18 @@ impl Tail {
                 .primary_key
                 .iter()
                 .all(|&column| self.before.cell(column) == self.after.cell(column));
+        let late = self.group.as_ref().is_some_and(|group| group.xa.is_some());
+        self.late[table] |= late;
         if let (Some(touched), Some(seen)) = (&mut self.touched[table], self.token_seen) {
             let images =
                 [(has_before, &self.before), (has_after && !(has_before && same_key), &self.after)];
             for (_, row) in images.into_iter().filter(|(wanted, _)| *wanted) {
                 self.key_row.clear();
                 route::write_key_row(&routed_table.schema, row, &mut self.key_row);
-                touched.touch(&self.key_row, seen);
+                match late {
+                    true => touched.touch_late(&self.key_row, seen),
+                    false => touched.touch(&self.key_row, seen),
+                }
             }
         }
         let (first, second) = route::route(before, after, same_key);

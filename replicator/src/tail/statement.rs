@@ -13,8 +13,8 @@ use modshift_proto::Gtid;
 use super::Tail;
 use super::group::{RollbackError, spill_error};
 use crate::binlog::{
-    Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Write, read_statement,
-    savepoint, without_values,
+    Charset, Lexis, Name, Runs, Savepoint, Session, Statement, Table, Touched, Write,
+    read_statement, savepoint, without_values,
 };
 use crate::error::{Foreign, ReadError};
 use crate::history::Opening;
@@ -26,12 +26,22 @@ pub struct Question {
     pub gtid: Gtid,
     pub verb: String,
     pub statement: String,
-    /// Schema and name of the table that is written.
-    pub target: Option<(String, String)>,
+    /// Schemas and names of the tables that are written.
+    pub targets: Vec<(String, String)>,
     /// Names of functions that may be stored ones.
     pub calls: Vec<String>,
-    /// It reads tables, of which one may be a view that calls a stored function.
-    pub reads: bool,
+    /// What it reads, of which something may be a view that calls a stored function. Where a name
+    /// cannot be told, `None`.
+    pub reads: Vec<Option<(String, String)>>,
+}
+
+/// A statement as the log has it.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub schema: &'a [u8],
+    pub sql: &'a [u8],
+    pub lexis: Lexis,
+    pub session: Session,
 }
 
 /// What the server was asked about before. Forgotten with each definition in the log.
@@ -41,42 +51,40 @@ pub(super) struct Plain {
     tables: HashSet<(String, String)>,
     /// Are no stored functions.
     functions: HashSet<String>,
-    /// There are no stored functions at all that a view could call.
-    reads: bool,
+    /// Are no views that call stored functions.
+    read: HashSet<(String, String)>,
 }
 
 /// An application that writes so many in statement format is asked about again.
 const PLAIN_MAX: usize = 10_000;
 
 impl Plain {
-    fn table(&mut self, table: (String, String)) {
+    fn new_table(&mut self, at: (String, String)) {
         if self.tables.len() >= PLAIN_MAX {
             self.tables.clear();
         }
-        self.tables.insert(table);
+        self.tables.insert(at);
     }
 
     fn passed(&mut self, question: Question) {
-        let Question { target, calls, reads, .. } = question;
-        if let Some(table) = target {
-            self.table(table);
+        let Question { targets, calls, reads, .. } = question;
+        let kept = self.tables.len() + self.functions.len() + self.read.len();
+        if kept + targets.len() + calls.len() + reads.len() > PLAIN_MAX {
+            *self = Plain::default();
         }
-        if self.functions.len() + calls.len() > PLAIN_MAX {
-            self.functions.clear();
-        }
+        self.tables.extend(targets);
         self.functions.extend(calls);
-        self.reads |= reads;
+        self.read.extend(reads.into_iter().flatten());
     }
 }
 
 impl Tail {
     pub(super) async fn query<W: LogWriter>(
         &mut self,
-        schema: &[u8],
-        sql: &[u8],
-        lexis: Lexis,
+        said: Said<'_>,
         out: &mut Publisher<W>,
     ) -> Result<(), ReadError> {
+        let Said { schema, sql, lexis, .. } = said;
         let statement = read_statement(sql, lexis);
         let Some(group) = &mut self.group else {
             return Err(ReadError::NoGroup { shard: self.shard, what: "a statement" });
@@ -89,6 +97,9 @@ impl Tail {
         let mut committed = true;
         let ends = match statement {
             Statement::Begin => false,
+            Statement::Commit if group.xa.is_some() => {
+                return Err(self.foreign(gtid, Foreign::Xa("a commit")));
+            }
             Statement::Commit => true,
             Statement::Savepoint => {
                 self.savepoint(sql, lexis)?;
@@ -106,6 +117,15 @@ impl Tail {
                 true
             }
             Statement::Harmless(_) => standalone,
+            Statement::MakesTemporary { table, runs } => {
+                self.makes_temporary(said, &table);
+                self.ask(said, Write { verb: "SELECT".to_owned(), targets: Vec::new(), runs })?;
+                standalone
+            }
+            Statement::DropsTemporary(tables) => {
+                self.drops_temporary(said, &tables);
+                standalone
+            }
             Statement::Definition { what } => {
                 // A table may have got triggers.
                 self.plain = Plain::default();
@@ -125,17 +145,21 @@ impl Tail {
                 standalone
             }
             Statement::Tables { what, touched, runs } => {
-                self.tables_defined(gtid, schema, sql, &what, &touched)?;
-                if !runs.nothing() {
-                    self.ask(gtid, schema, sql, Write { verb: what, target: None, runs })?;
-                }
+                self.tables_defined(gtid, said, &what, &touched)?;
+                self.ask(said, Write { verb: what, targets: Vec::new(), runs })?;
                 standalone
             }
             Statement::Write(write) => {
-                self.ask(gtid, schema, sql, write)?;
+                self.ask(said, write)?;
                 standalone
             }
-            Statement::Xa => return Err(self.foreign(gtid, Foreign::Xa)),
+            Statement::XaGoesOn => false,
+            Statement::XaCommit => return self.commit_xa(out).await,
+            Statement::XaRollback => {
+                self.roll_back_xa()?;
+                committed = false;
+                true
+            }
             Statement::Unknown => {
                 let statement = without_values(sql);
                 return Err(self.foreign(gtid, Foreign::Unknown { statement }));
@@ -178,81 +202,88 @@ impl Tail {
         }
     }
 
-    fn planned(&self, default: &[u8], table: &Table) -> bool {
+    pub(super) fn planned(&self, said: Said<'_>, table: &Table) -> bool {
         let mut tables = self.tables.iter();
-        self.in_our_schema(default, table)
+        self.in_our_schema(said.schema, table)
             && tables.any(|planned| table.name.may_be(&planned.schema.name, self.fold_names))
     }
 
     fn tables_defined(
         &mut self,
         gtid: Gtid,
-        schema: &[u8],
-        sql: &[u8],
+        said: Said<'_>,
         what: &str,
         touched: &[Touched],
     ) -> Result<(), ReadError> {
+        // A new table is no temporary one, though such a one may have its name.
+        let creates = what.starts_with("CREATE TABLE") || what.starts_with("CREATE SEQUENCE");
         for Touched { table, changes } in touched {
-            let planned = self.planned(schema, table);
+            let temporary = !creates && self.is_temporary(said, table);
+            let planned = self.planned(said, table) && !temporary;
+            let statement = || without_values(said.sql);
             if planned && *changes {
-                let (what, statement) = (what.to_owned(), without_values(sql));
+                let (what, statement) = (what.to_owned(), statement());
                 return Err(self.foreign(gtid, Foreign::Ddl { what, statement }));
             }
             if planned {
-                tracing::warn!(shard = self.shard.0, %gtid, statement = without_values(sql),
+                tracing::warn!(shard = self.shard.0, %gtid, statement = statement(),
                     "a DDL that changes no row of a planned table: other shards may lack it");
             }
-            let Some(at) = place(schema, table) else {
+            let Some(at) = place(said.schema, table) else {
                 self.plain = Plain::default();
                 continue;
             };
             // A new table has no triggers.
             if what == "CREATE TABLE" && *changes {
-                self.plain.table(at);
+                self.plain.new_table(at);
             } else {
                 self.plain.tables.remove(&at);
+                self.plain.read.clear();
             }
+        }
+        if touched.len() > 1 {
+            self.renames_temporary(said);
         }
         Ok(())
     }
 
     /// A statement that writes rows: halts if they are of a planned table, or notes what is to be
     /// asked.
-    fn ask(
-        &mut self,
-        gtid: Gtid,
-        schema: &[u8],
-        sql: &[u8],
-        write: Write,
-    ) -> Result<(), ReadError> {
+    fn ask(&mut self, said: Said<'_>, write: Write) -> Result<(), ReadError> {
+        let Some(group) = &self.group else { return Ok(()) };
         // One that was read before has passed before, whatever the server looks like by now.
-        if self.group.as_ref().is_some_and(|group| group.opening == Opening::Proof) {
+        if group.opening == Opening::Proof {
             return Ok(());
         }
-        let Write { verb, target, runs: Runs { calls, reads } } = write;
-        let statement = without_values(sql);
+        let gtid = group.gtid;
+        let Write { verb, mut targets, runs: Runs { calls, reads } } = write;
+        let statement = without_values(said.sql);
         // Rows of these the reader must see.
         let own = |table: &Table| {
-            self.in_our_schema(schema, table)
+            self.in_our_schema(said.schema, table)
                 && [control::TOKEN, control::WATERMARK].iter().any(|t| table.name.may_be(t, true))
         };
-        if target.as_ref().is_some_and(|table| self.planned(schema, table) || own(table)) {
+        targets.retain(|table| !self.is_temporary(said, table));
+        if targets.iter().any(|table| self.planned(said, table) || own(table)) {
             return Err(self.foreign(gtid, Foreign::StatementFormat { verb, statement }));
         }
         let unknown = || self.foreign(gtid, Foreign::Unknown { statement: statement.clone() });
-        let target = match target {
-            Some(table) => Some(place(schema, &table).ok_or_else(unknown)?),
-            None => None,
-        };
+        let places: Option<Vec<_>> =
+            targets.iter().map(|table| place(said.schema, table)).collect();
+        let mut targets = places.ok_or_else(unknown)?;
+        targets.retain(|at| !self.plain.tables.contains(at));
         let names: Option<Vec<String>> = calls.iter().map(Name::text).collect();
         let mut calls = names.ok_or_else(unknown)?;
         // A function's name has no case.
         calls.iter_mut().for_each(|name| *name = name.to_lowercase());
         calls.retain(|name| !self.plain.functions.contains(name));
-        let target = target.filter(|at| !self.plain.tables.contains(at));
-        let reads = reads && !self.plain.reads;
-        if target.is_some() || !calls.is_empty() || reads {
-            self.question = Some(Question { gtid, verb, statement, target, calls, reads });
+        let reads = reads.iter().filter(|table| !self.is_temporary(said, table));
+        let mut reads: Vec<_> = reads.map(|table| place(said.schema, table)).collect();
+        let plain =
+            |at: &(String, String)| self.plain.read.contains(at) || self.plain.tables.contains(at);
+        reads.retain(|at| !at.as_ref().is_some_and(plain));
+        if !(targets.is_empty() && calls.is_empty() && reads.is_empty()) {
+            self.question = Some(Question { gtid, verb, statement, targets, calls, reads });
         }
         Ok(())
     }
@@ -273,7 +304,7 @@ impl Tail {
 }
 
 /// Schema and name, where they can be told.
-fn place(default: &[u8], table: &Table) -> Option<(String, String)> {
+pub(super) fn place(default: &[u8], table: &Table) -> Option<(String, String)> {
     let schema = match &table.schema {
         Some(schema) => schema.text()?,
         None => String::from_utf8(default.to_vec()).ok()?,

@@ -56,7 +56,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 51] = [
+pub const ALL: [Rule; 52] = [
     reach::check,
     reach::check_further,
     same_place::check,

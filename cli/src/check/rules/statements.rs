@@ -19,8 +19,8 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             .map(|(other, _)| endpoint(&survey.plan, other.side).schema.as_str())
             .collect();
         let unseen = facts.beside.schemas.keys().filter(|schema| {
-            let sees = |privilege: &&str| facts.grants.has_on_schema(schema, privilege);
-            !ours.contains(schema.as_str()) && !NEEDED.iter().all(|privilege| sees(&privilege))
+            let sees = NEEDED.iter().all(|right| facts.grants.has_on_schema(schema, right));
+            !ours.contains(schema.as_str()) && !sees
         });
         let unseen: Vec<&String> = unseen.collect();
         if unseen.is_empty() || !said.insert(identity) {

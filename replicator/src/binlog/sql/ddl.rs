@@ -47,8 +47,13 @@ fn definition(verb: &str, mut lexer: Lexer<'_>) -> Option<Statement> {
 pub(super) fn create(mut lexer: Lexer<'_>) -> Option<Statement> {
     let replaces = lexer.words(&["OR", "REPLACE"]);
     if lexer.word("TEMPORARY") {
-        let known = lexer.word("TABLE") || lexer.word("SEQUENCE");
-        return known.then_some(Statement::Harmless("CREATE TEMPORARY TABLE"));
+        if !lexer.word("TABLE") && !lexer.word("SEQUENCE") {
+            return None;
+        }
+        lexer.words(&["IF", "NOT", "EXISTS"]);
+        let table = table(&mut lexer)?;
+        let runs = super::write::runs_of_select(lexer)?;
+        return Some(Statement::MakesTemporary { table, runs });
     }
     if lexer.peek()?.is_any(&DEFINITIONS) {
         return definition("CREATE", lexer);
@@ -93,8 +98,10 @@ pub(super) fn create(mut lexer: Lexer<'_>) -> Option<Statement> {
 
 pub(super) fn drop(mut lexer: Lexer<'_>) -> Option<Statement> {
     if lexer.word("TEMPORARY") {
-        let known = ["TABLE", "TABLES", "SEQUENCE"].iter().any(|kind| lexer.word(kind));
-        return known.then_some(Statement::Harmless("DROP TEMPORARY TABLE"));
+        if !["TABLE", "TABLES", "SEQUENCE"].iter().any(|kind| lexer.word(kind)) {
+            return None;
+        }
+        return dropped(&mut lexer).map(Statement::DropsTemporary);
     }
     for (kind, what) in [("USER", "DROP USER"), ("ROLE", "DROP ROLE")] {
         if lexer.word(kind) {
@@ -108,17 +115,8 @@ pub(super) fn drop(mut lexer: Lexer<'_>) -> Option<Statement> {
         [("TABLE", "DROP TABLE"), ("TABLES", "DROP TABLE"), ("SEQUENCE", "DROP SEQUENCE")]
     {
         if lexer.word(kind) {
-            lexer.words(&["IF", "EXISTS"]);
-            let mut touched = Vec::new();
-            loop {
-                touched.push(touches(table(&mut lexer)?, true));
-                if !lexer.symbol(b',') {
-                    break;
-                }
-            }
-            waits(&mut lexer)?;
-            let _ = lexer.word("RESTRICT") || lexer.word("CASCADE");
-            return if lexer.ends() { tables(what, touched) } else { None };
+            let touched = dropped(&mut lexer)?;
+            return tables(what, touched.into_iter().map(|table| touches(table, true)).collect());
         }
     }
     if lexer.word("DATABASE") || lexer.word("SCHEMA") {
@@ -136,6 +134,21 @@ pub(super) fn drop(mut lexer: Lexer<'_>) -> Option<Statement> {
         return None;
     }
     tables("DROP INDEX", vec![touches(table(&mut lexer)?, primary)])
+}
+
+/// The tables of DROP TABLE, and nothing behind them.
+fn dropped(lexer: &mut Lexer<'_>) -> Option<Vec<Table>> {
+    lexer.words(&["IF", "EXISTS"]);
+    let mut found = Vec::new();
+    loop {
+        found.push(table(lexer)?);
+        if !lexer.symbol(b',') {
+            break;
+        }
+    }
+    waits(lexer)?;
+    let _ = lexer.word("RESTRICT") || lexer.word("CASCADE");
+    lexer.ends().then_some(found)
 }
 
 pub(super) fn rename(mut lexer: Lexer<'_>) -> Option<Statement> {

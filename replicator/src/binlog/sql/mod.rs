@@ -14,6 +14,7 @@ mod write;
 pub use lex::{Charset, Lexer, Lexis, Token};
 pub use name::{Name, Table};
 pub use savepoint::{Savepoint, savepoint};
+pub use write::view;
 
 /// What a statement does, as far as a reader must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,11 @@ pub enum Statement {
         touched: Vec<Touched>,
         runs: Runs,
     },
+    MakesTemporary {
+        table: Table,
+        runs: Runs,
+    },
+    DropsTemporary(Vec<Table>),
     /// Changes all of a schema.
     Schema {
         what: &'static str,
@@ -42,7 +48,10 @@ pub enum Statement {
     },
     /// Rows changed in statement format.
     Write(Write),
-    Xa,
+    /// XA START or XA END, within the group that XA PREPARE ends.
+    XaGoesOn,
+    XaCommit,
+    XaRollback,
     Unknown,
 }
 
@@ -56,8 +65,8 @@ pub struct Touched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pub verb: String,
-    /// `None`: a SELECT of functions.
-    pub target: Option<Table>,
+    /// None: a SELECT of functions.
+    pub targets: Vec<Table>,
     pub runs: Runs,
 }
 
@@ -66,13 +75,13 @@ pub struct Write {
 pub struct Runs {
     /// What is called, in whatever schema.
     pub calls: Vec<Name>,
-    /// Tables are read: one may be a view, which calls what it likes.
-    pub reads: bool,
+    /// What is read, each perhaps a view, which calls what it likes.
+    pub reads: Vec<Table>,
 }
 
 impl Runs {
     pub fn nothing(&self) -> bool {
-        self.calls.is_empty() && !self.reads
+        self.calls.is_empty() && self.reads.is_empty()
     }
 }
 
@@ -101,8 +110,10 @@ fn statement(mut lexer: Lexer<'_>) -> Option<Statement> {
             Some(if to { Statement::Savepoint } else { Statement::Rollback })
         }
         "SAVEPOINT" | "RELEASE" => Some(Statement::Savepoint),
-        "XA" => Some(Statement::Xa),
-        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "SELECT" => write::write(&first, lexer),
+        "XA" => xa(lexer),
+        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "SELECT" | "LOAD" => {
+            write::write(&first, lexer)
+        }
         "CREATE" => ddl::create(lexer),
         "ALTER" => ddl::alter(lexer),
         "DROP" => ddl::drop(lexer),
@@ -117,6 +128,16 @@ fn statement(mut lexer: Lexer<'_>) -> Option<Statement> {
         "REPAIR" => of_tables(lexer, "REPAIR TABLE"),
         "CHECK" => of_tables(lexer, "CHECK TABLE"),
         "SET" => set(lexer),
+        _ => None,
+    }
+}
+
+fn xa(mut lexer: Lexer<'_>) -> Option<Statement> {
+    let Token::Word(verb) = lexer.next()? else { return None };
+    match verb.to_ascii_uppercase().as_slice() {
+        b"START" | b"BEGIN" | b"END" => Some(Statement::XaGoesOn),
+        b"COMMIT" => Some(Statement::XaCommit),
+        b"ROLLBACK" => Some(Statement::XaRollback),
         _ => None,
     }
 }

@@ -21,6 +21,12 @@ impl Name {
         Name { bytes: bytes.to_vec(), charset }
     }
 
+    /// Of one statement: the same, or perhaps so.
+    pub fn same(&self, other: &Name) -> bool {
+        let ascii = self.bytes.is_ascii() && other.bytes.is_ascii();
+        if ascii { self.bytes.eq_ignore_ascii_case(&other.bytes) } else { true }
+    }
+
     /// As the catalog shows it, where that can be told.
     pub fn text(&self) -> Option<String> {
         match self.charset {

@@ -1,0 +1,270 @@
+//! Transactions that are prepared by XA in one group, and committed or rolled back by a later one.
+//!
+//! The rows are in the group that XA PREPARE ends; they count, and are sent, at the XA COMMIT. Until
+//! then they are kept here, bounded. What was not kept, or was prepared before this reader began, is
+//! looked for in the server's older binlogs ([`LookBack`]): so nothing has to survive a restart.
+
+use std::collections::HashMap;
+
+use modshift_changelog::LogWriter;
+use modshift_proto::{Gtid, OldShard};
+
+use super::Tail;
+use super::group::spill_error;
+use super::held::{Held, HoldError, Spill};
+use crate::binlog::{Decoder, Event, GtidEvent, Statement, TableRef, Xid, read_statement};
+use crate::error::{Foreign, ReadError};
+use crate::history::Opening;
+use crate::publish::Publisher;
+
+/// Transactions that are known to be prepared. An application has a few of them at a time.
+const BRANCHES_MAX: usize = 10_000;
+/// Rows of all of them. What is more is read again when it is committed.
+const KEPT_BYTES_MAX: u64 = 64 << 20;
+
+/// What a group has to do with XA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Xa {
+    Prepares(Xid),
+    Completes(Xid),
+}
+
+impl Xa {
+    /// As the beginning of a group says; an error is what it says instead.
+    pub(super) fn of(header: &GtidEvent) -> Result<Option<Xa>, Foreign> {
+        match (&header.xid, header.prepared_xa, header.completed_xa) {
+            (None, false, false) => Ok(None),
+            (Some(xid), true, false) => Ok(Some(Xa::Prepares(xid.clone()))),
+            (Some(xid), false, true) => Ok(Some(Xa::Completes(xid.clone()))),
+            _ => Err(Foreign::Xa("a group")),
+        }
+    }
+}
+
+/// What a prepared transaction has changed.
+pub enum Branch {
+    /// No planned table.
+    Nothing,
+    Rows(Rows),
+}
+
+/// Rows of planned tables.
+pub struct Rows(Held);
+
+/// Prepared transactions by their names. What is missing here may be prepared as well.
+#[derive(Default)]
+pub(super) struct Branches {
+    known: HashMap<Xid, Branch>,
+    bytes: u64,
+}
+
+impl Branches {
+    fn keep(&mut self, xid: Xid, branch: Branch) {
+        self.take(&xid);
+        let size = size(&branch);
+        if self.known.len() >= BRANCHES_MAX || self.bytes + size > KEPT_BYTES_MAX {
+            return;
+        }
+        self.bytes += size;
+        self.known.insert(xid, branch);
+    }
+
+    fn take(&mut self, xid: &Xid) -> Option<Branch> {
+        let branch = self.known.remove(xid)?;
+        self.bytes -= size(&branch);
+        Some(branch)
+    }
+}
+
+fn size(branch: &Branch) -> u64 {
+    match branch {
+        Branch::Nothing => 0,
+        Branch::Rows(Rows(held)) => held.mark(),
+    }
+}
+
+impl Tail {
+    /// XA PREPARE: ends the group, and what is in it does not count yet.
+    pub(super) async fn prepare_xa<W: LogWriter>(
+        &mut self,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let Some(group) = &mut self.group else {
+            return Err(ReadError::NoGroup { shard: self.shard, what: "XA PREPARE" });
+        };
+        let (gtid, planned) = (group.gtid, group.planned);
+        let Some(Xa::Prepares(xid)) = group.xa.clone() else {
+            return Err(self.foreign(gtid, Foreign::Xa("XA PREPARE")));
+        };
+        if group.opening != Opening::Proof {
+            let branch = match group.held.take_if(|_| planned) {
+                Some(held) => Branch::Rows(Rows(held)),
+                None => Branch::Nothing,
+            };
+            self.branches.keep(xid, branch);
+        }
+        self.close(false, out).await
+    }
+
+    pub(super) async fn commit_xa<W: LogWriter>(
+        &mut self,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        let (xid, opening) = self.completes()?;
+        match self.branches.take(&xid) {
+            Some(branch) => self.found(branch, out).await,
+            None if opening == Opening::Proof => self.found(Branch::Nothing, out).await,
+            None => {
+                self.unprepared = Some(xid);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn roll_back_xa(&mut self) -> Result<(), ReadError> {
+        let (xid, _) = self.completes()?;
+        self.branches.take(&xid);
+        Ok(())
+    }
+
+    /// Which transaction the group in progress completes.
+    fn completes(&self) -> Result<(Xid, Opening), ReadError> {
+        let Some(group) = &self.group else {
+            return Err(ReadError::NoGroup { shard: self.shard, what: "the end of an XA" });
+        };
+        match &group.xa {
+            Some(Xa::Completes(xid)) if group.changes == 0 => Ok((xid.clone(), group.opening)),
+            _ => Err(self.foreign(group.gtid, Foreign::Xa("the end"))),
+        }
+    }
+
+    /// The transaction that is committed here, and of which it is not known what it has changed. To
+    /// be [found](Self::found) before the next event.
+    pub fn unprepared(&mut self) -> Option<LookBack> {
+        let (xid, group) = (self.unprepared.take()?, self.group.as_ref()?);
+        Some(LookBack {
+            shard: self.shard,
+            committed: group.gtid,
+            xid,
+            spill: self.spill.clone(),
+            group: None,
+            found: None,
+        })
+    }
+
+    /// What the transaction that is committed here has changed.
+    pub async fn found<W: LogWriter>(
+        &mut self,
+        branch: Branch,
+        out: &mut Publisher<W>,
+    ) -> Result<(), ReadError> {
+        if let (Some(group), Branch::Rows(Rows(held))) = (&mut self.group, branch)
+            && group.opening != Opening::Proof
+        {
+            group.planned = true;
+            group.held = Some(held);
+        }
+        self.close(true, out).await
+    }
+}
+
+/// Goes through binlogs for the last XA PREPARE of a transaction before the group that commits it.
+pub struct LookBack {
+    shard: OldShard,
+    committed: Gtid,
+    xid: Xid,
+    spill: Spill,
+    /// The group that prepares it, in progress.
+    group: Option<Preparing>,
+    found: Option<Branch>,
+}
+
+struct Preparing {
+    gtid: Gtid,
+    held: Held,
+    changes: u32,
+    planned: bool,
+}
+
+impl LookBack {
+    pub fn xid(&self) -> &Xid {
+        &self.xid
+    }
+
+    pub fn not_there(&self) -> ReadError {
+        let what = Foreign::XaUnprepared(self.xid.to_string());
+        ReadError::Statement { shard: self.shard, gtid: self.committed, what }
+    }
+
+    /// What the events so far have shown.
+    pub fn branch(&mut self) -> Option<Branch> {
+        self.found.take()
+    }
+
+    /// One event of an older binlog; true: it is the group that commits, nothing behind it matters.
+    pub fn event(&mut self, decoder: &mut Decoder, bytes: &[u8]) -> Result<bool, ReadError> {
+        match decoder.decode(bytes)? {
+            Event::Gtid(header) => {
+                self.group = None;
+                let same = header.xid.as_ref() == Some(&self.xid);
+                if header.gtid == self.committed {
+                    return Ok(true);
+                }
+                if same {
+                    // Of the same name, and over before this one was prepared.
+                    self.found = None;
+                }
+                if same && header.prepared_xa {
+                    let held = Held::new(&self.spill);
+                    let gtid = header.gtid;
+                    self.group = Some(Preparing { gtid, held, changes: 0, planned: false });
+                }
+            }
+            Event::Rows(rows) if self.group.is_some() => {
+                let count = rows.count_rows()?;
+                let planned = matches!(rows.table, TableRef::Planned(_));
+                if planned {
+                    self.hold(bytes)?;
+                }
+                let too_large =
+                    ReadError::GroupTooLarge { shard: self.shard, gtid: self.committed };
+                if let Some(group) = &mut self.group {
+                    group.planned |= planned;
+                    group.changes = group.changes.checked_add(count).ok_or(too_large)?;
+                }
+            }
+            Event::TableMap | Event::NewId(_) => self.hold(bytes)?,
+            Event::Query { sql, lexis, .. } => {
+                let taken_back = matches!(
+                    read_statement(&sql, lexis),
+                    Statement::Savepoint | Statement::Rollback
+                );
+                if let Some(group) = self.group.as_ref().filter(|group| taken_back && group.planned)
+                {
+                    return Err(ReadError::RollbackInGroup { shard: self.shard, gtid: group.gtid });
+                }
+            }
+            Event::XaPrepare => {
+                if let Some(group) = self.group.take() {
+                    self.found = Some(match group.planned {
+                        true => Branch::Rows(Rows(group.held)),
+                        false => Branch::Nothing,
+                    });
+                }
+            }
+            // Amid a group: its server was killed while it wrote it.
+            Event::Format => self.group = None,
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn hold(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+        let (shard, max) = (self.shard, self.spill.max);
+        let Some(group) = &mut self.group else { return Ok(()) };
+        group.held.push(group.changes, bytes).map_err(|error| match error {
+            HoldError::TooLarge => ReadError::HeldTooLarge { shard, gtid: group.gtid, max },
+            HoldError::Io(error) => spill_error(shard, group.gtid, &self.spill.dir, &error),
+        })
+    }
+}
