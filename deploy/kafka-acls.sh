@@ -10,6 +10,8 @@
 #
 # Whichever daemon comes first creates the topic. Where an administrator has created it, with the
 # settings that the daemons ask for, the rights to Create may be left out.
+# `modshift restart-copy` and `modshift cleanup` delete the topic, as whom the plan's log.properties say.
+# Where that principal may not (Delete on the topic), they name it, and an administrator deletes it.
 set -eu
 
 # who, kind of resource, operation
