@@ -84,10 +84,11 @@ pub(super) fn install(made: &Path, accounts: &Path) -> Result<()> {
         return Ok(());
     };
     fs::create_dir_all(made)?;
-    // What mariadb-install-db would send.
-    let mut sql = "CREATE DATABASE IF NOT EXISTS mysql; USE mysql; SET @auth_root_socket = NULL; \
+    // What mariadb-install-db would send: a bootstrap takes one statement from each line.
+    let mut sql =
+        "CREATE DATABASE IF NOT EXISTS mysql;\nUSE mysql;\nSET @auth_root_socket = NULL;\n\
                    SET @skip_auth_anonymous = 1;\n"
-        .to_owned();
+            .to_owned();
     let share = root.join("usr/share/mariadb");
     for file in SYSTEM.map(|name| share.join(name)).iter().map(PathBuf::as_path).chain([accounts]) {
         sql += &fs::read_to_string(file).with_context(|| file.display().to_string())?;
