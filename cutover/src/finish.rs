@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use modshift_changelog::stage;
-use modshift_mariadb::control::{AUDIT, FINISHED, FINISHED_TABLE, HANDOVER, PLAN};
+use modshift_mariadb::Conn;
+use modshift_mariadb::control::{self, AUDIT, FINISHED, FINISHED_TABLE, HANDOVER, Owner, PLAN};
 use modshift_proto::plan::Plan;
 
 use crate::decide::{Ask, Entry};
@@ -36,6 +37,7 @@ pub async fn finish(
     let mut shards = shard::side(plan, Side::Old, &guard);
     shards.extend(shard::side(plan, Side::New, &guard));
     if !dry {
+        keep_ours(plan, &mut shards, tell).await?;
         daemons_rest(plan, &mut shards).await?;
     }
     // First: from here on no daemon starts.
@@ -64,6 +66,11 @@ pub async fn unfence(
     let (mut register, guard) = take(plan, Ask::Unfence, dry).await?;
     let mut shards = shard::side(plan, Side::Old, &guard);
     shard::recall(&mut shards, &register.remembered().await?);
+    let all: Vec<Vec<String>> = shards.iter().map(Shard::keys).collect();
+    if !dry {
+        keep_ours(plan, &mut shards, tell).await?;
+    }
+    let ours: Vec<Vec<String>> = shards.iter().map(Shard::keys).collect();
     let released = join_all(shards.iter_mut().map(async |shard| {
         // Tables of ours that a finish could not remove, the shard being away.
         retire(plan, shard).await?;
@@ -79,11 +86,52 @@ pub async fn unfence(
     }))
     .await;
     say(&mut register, &mut shards, tell);
-    CutoverError::all(released.into_iter().filter_map(Result::err).collect())?;
-    let keys: Vec<String> = shards.iter().flat_map(Shard::keys).collect();
-    register.forget(&keys).await?;
+    // What a shard was is remembered as long as it is not let go, and no longer: the next reshard may
+    // have it when this command is given again for another one.
+    let kept: Vec<&Vec<String>> =
+        ours.iter().zip(&released).filter(|(_, end)| end.is_err()).map(|(keys, _)| keys).collect();
+    let gone: Vec<String> =
+        all.iter().filter(|keys| !kept.contains(keys)).flatten().cloned().collect();
+    let forgotten = register.forget(&gone).await;
     register.release().await;
+    let errors = released.into_iter().filter_map(Result::err);
+    CutoverError::all(errors.chain(forgotten.err()).collect())
+}
+
+/// Takes out the shards that another reshard has by now: given again, these commands must not touch what
+/// its streams and runs have made.
+async fn keep_ours(
+    plan: &Plan,
+    shards: &mut Vec<Shard>,
+    tell: &mut dyn FnMut(&str),
+) -> Result<(), CutoverError> {
+    let asked = join_all(shards.iter_mut().map(|shard| of_another(plan, shard))).await;
+    let mut others = Vec::new();
+    for other in asked {
+        others.push(other?);
+    }
+    let mut asked = others.into_iter();
+    shards.retain(|shard| match asked.next().flatten() {
+        Some(owner) => {
+            tell(&format!(
+                "note: {} is left alone: it is {} of the reshard {} now",
+                shard.name(),
+                owner.shard,
+                owner.plan
+            ));
+            false
+        }
+        None => true,
+    });
     Ok(())
+}
+
+async fn of_another(plan: &Plan, shard: &mut Shard) -> Result<Option<Owner>, CutoverError> {
+    let place = control::place(plan, &shard.primary.endpoint);
+    let at = shard.name().to_owned();
+    let asking = async |conn: &mut Conn| control::owner(conn, &at).await;
+    let owner = shard.primary.talk("asking whose tables these are", asking).await?;
+    Ok(owner.filter(|owner| owner.is_other(plan.forward_name(), &place)))
 }
 
 async fn take(plan: &Plan, ask: Ask, dry: bool) -> Result<(Register, Guard), CutoverError> {

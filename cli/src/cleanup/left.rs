@@ -35,6 +35,13 @@ pub fn objections(shards: &[Shard], plan: &str) -> Vec<String> {
              cutover; before one, `modshift restart-copy` forgets the copy"
         ));
     }
+    for shard in shards.iter().filter(|shard| !shard.state.remembered.is_empty()) {
+        objections.push(format!(
+            "{} remembers what {} was before the fence: `modshift unfence` of {plan} lets it go first",
+            shard.side,
+            shard.state.remembered.join(", ")
+        ));
+    }
     for (server, here) in by_server(shards) {
         let closed = &here[0].state.closed_for;
         if !closed.is_empty() {

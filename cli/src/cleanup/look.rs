@@ -34,6 +34,8 @@ pub struct State {
     pub going_on: Vec<String>,
     /// Shards, of whichever plan, that keep the server closed.
     pub closed_for: Vec<String>,
+    /// Servers of which it is still remembered there what they were before the fence.
+    pub remembered: Vec<String>,
     /// What is in the schema `modshift`; `None`: there is none.
     pub schema: Option<Vec<String>>,
     /// Accounts with rights in the schema `modshift`, as far as they may be seen.
@@ -50,7 +52,7 @@ pub async fn all(plan: &Plan) -> Result<Vec<Shard>, ServerError> {
     let looking = all_sides(plan).into_iter().map(async |side| {
         let own = endpoint(plan, side).clone();
         let cutover = login(plan, own.clone());
-        let mut state = match one(&cutover).await {
+        let mut state = match one(plan, &cutover).await {
             Err(error @ ServerError::Login { .. }) => {
                 answer::line(format_args!(
                     "{side} is left out: {error}; so it is where an earlier cleanup has removed the login"
@@ -82,7 +84,7 @@ async fn account(login: &Endpoint) -> Result<Option<(String, Vec<String>)>, Serv
     Ok(name.map(|name| (name, grants)))
 }
 
-async fn one(endpoint: &Endpoint) -> Result<State, ServerError> {
+async fn one(plan: &Plan, endpoint: &Endpoint) -> Result<State, ServerError> {
     let mut server = Server::open(endpoint, DOING).await?;
     let name: Option<String> =
         server.first("SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir)", ()).await?;
@@ -108,6 +110,8 @@ async fn one(endpoint: &Endpoint) -> Result<State, ServerError> {
     let finished = format!("SELECT plan FROM {}", control::FINISHED);
     let closed =
         format!("SELECT CONCAT(shard, ' of plan ', plan) FROM {} ORDER BY 1", control::FENCES);
+    let remembered = "SELECT server FROM modshift_fence WHERE plan = ? ORDER BY 1";
+    let remembered = server.all(remembered, (plan.forward_name(),)).await;
     let users = format!(
         "SELECT DISTINCT CONCAT(User, '@', Host) FROM mysql.tables_priv WHERE Db = '{}' ORDER BY 1",
         control::SCHEMA
@@ -123,6 +127,7 @@ async fn one(endpoint: &Endpoint) -> Result<State, ServerError> {
         finished: if_there(server.all(&finished, ()).await)?,
         going_on: server.all(&going_on, ()).await?,
         closed_for: if_there(server.all(&closed, ()).await)?,
+        remembered: if_there(remembered)?,
         schema: match is_there {
             true => Some(server.all(&schema, ()).await?),
             false => None,

@@ -30,14 +30,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
         hold => hold?,
     };
     let found = look::all(&plan).await.context("nothing was done")?;
-    let mut objections = left::objections(&found, plan.forward_name());
-    if objections.is_empty()
-        && let Some(run) = cutover::under_way(&plan).await?
-    {
-        objections.push(format!("a run is not over, end it first: {run}"));
-    }
-    let daemons = presence::daemons(&plan).await?;
-    objections.extend(daemons.iter().map(|daemon| format!("{daemon} runs: stop it first")));
+    let objections = objections(&plan, &found).await?;
     if !objections.is_empty() {
         return Ok(refused(&objections));
     }
@@ -53,6 +46,18 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
     if !args.yes && !session::agreed("cleanup", &plan.name).await? {
         answer::line("cleanup: nothing was done");
         return Ok(Exit::No);
+    }
+    // While the question stood open anything may have happened.
+    let found = look::all(&plan).await.context("nothing was done")?;
+    let mut objections = self::objections(&plan, &found).await?;
+    if !hold.still() {
+        objections.push("the lock on the journal was lost meanwhile: give it again".to_owned());
+    }
+    if left::work(&found, args.with_routing) != work {
+        objections.push("there is something else by now: give it again".to_owned());
+    }
+    if !objections.is_empty() {
+        return Ok(refused(&objections));
     }
     // For as long as there is something to write it down in.
     let entry = audit::begin(&plan, "removes what is left of modshift").await?;
@@ -70,6 +75,19 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
         _ => "cleanup: what is named above is left: mend it, and give the same command again",
     });
     Ok(exit)
+}
+
+/// What speaks against it, at this moment.
+async fn objections(plan: &Plan, found: &[look::Shard]) -> anyhow::Result<Vec<String>> {
+    let mut objections = left::objections(found, plan.forward_name());
+    if objections.is_empty()
+        && let Some(run) = cutover::under_way(plan).await?
+    {
+        objections.push(format!("a run is not over, end it first: {run}"));
+    }
+    let daemons = presence::daemons(plan).await?;
+    objections.extend(daemons.iter().map(|daemon| format!("{daemon} runs: stop it first")));
+    Ok(objections)
 }
 
 fn refused(objections: &[String]) -> Exit {

@@ -96,6 +96,17 @@ async fn emptied(site: &Site, shards: &[Address]) -> Result<()> {
     Ok(())
 }
 
+/// Shards that a stream of this reshard can go on from.
+async fn tokens(reshard: &Reshard) -> Result<u64> {
+    let mut count = 0;
+    for shard in reshard.old.iter().chain(&reshard.new) {
+        let sql = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                   AND TABLE_NAME = 'modshift_token'";
+        count += shard.value::<u64>(sql).await?;
+    }
+    Ok(count)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_further_reshard_begins_where_the_last_one_was_finished() -> Result<()> {
     let usual = options(Log::Direct, 92, "60s", &format!("\"{APP_ACCOUNT}\""));
@@ -134,6 +145,14 @@ async fn a_further_reshard_begins_where_the_last_one_was_finished() -> Result<()
     let said = next.command(&["check", "--quick"], &[0, 1]).await?;
     ensure!(!said.contains("of the reshard orders"), "{said}");
     next.through(&site).await?;
+    // Given again the commands of the one before touch nothing of it.
+    let before = tokens(&next).await?;
+    for again in ["unfence", "finish"] {
+        let said = site.command(&[again], &[0]).await?;
+        let left = said.lines().filter(|line| line.contains("is left alone: it is ")).count();
+        ensure!(left == if again == "unfence" { 2 } else { 5 }, "{said}");
+    }
+    ensure!(tokens(&next).await? == before && before == 7, "{before} tokens");
     next.command(&["finish"], &[0]).await?;
     next.command(&["unfence"], &[0]).await?;
 
