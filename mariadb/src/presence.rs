@@ -23,6 +23,7 @@ const SLOTS: usize = 16;
 /// How long the lock outlives a host that is gone without a word.
 const IDLE_S: u64 = 30;
 const PING: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(10);
 /// A daemon that starts while new shard 0 is away starts all the same.
 const ENTRY: Duration = Duration::from_secs(5);
 /// A process that has just ended: its server notices within moments.
@@ -73,7 +74,10 @@ impl Present {
     pub async fn stay(mut self) -> Infallible {
         loop {
             let kept = match &mut self.conn {
-                Some(conn) => conn.query_drop("DO 1").await.is_ok(),
+                // One whose server went without a word never answers.
+                Some(conn) => {
+                    matches!(timeout(ANSWER, conn.query_drop("DO 1")).await, Ok(Ok(())))
+                }
                 None => self.connected().await.is_ok(),
             };
             if !kept {

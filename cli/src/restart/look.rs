@@ -60,6 +60,17 @@ pub async fn all(plan: &Plan) -> Result<Vec<Shard>, ServerError> {
     join_all(looking).await.into_iter().collect()
 }
 
+/// The same once more, with the marks that stood at the first look and no other.
+pub async fn again(plan: &Plan, before: &[Shard]) -> Result<Vec<Shard>, ServerError> {
+    let mut shards = all(plan).await?;
+    for (now, then) in shards.iter_mut().zip(before) {
+        if !then.state.has(control::RESTART) {
+            now.state.own.retain(|name| name != control::RESTART);
+        }
+    }
+    Ok(shards)
+}
+
 async fn one(plan: &Plan, endpoint: &Endpoint, old: bool) -> Result<State, ServerError> {
     let mut server = Server::open(endpoint, DOING).await?;
     let place = "SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir, ' ', DATABASE())";

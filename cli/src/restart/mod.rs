@@ -17,7 +17,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use modshift_cutover::CutoverError;
 use modshift_cutover::register::Hold;
-use modshift_mariadb::presence;
+use modshift_mariadb::{control, presence};
 use modshift_proto::plan::{Log, Plan};
 use modshift_verify::Lock;
 
@@ -26,7 +26,7 @@ use crate::{answer, args, audit, cutover, session};
 
 pub async fn run(plan: Arc<Plan>, args: &args::RestartCopy) -> anyhow::Result<Exit> {
     // Nobody begins a cutover, or compares, on what goes away here.
-    let _hold = match Hold::take(&plan).await {
+    let hold = match Hold::take(&plan).await {
         Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
         hold => hold?,
     };
@@ -35,10 +35,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::RestartCopy) -> anyhow::Result<Ex
         return Ok(refused(&[error.to_string()]));
     }
     let shards = look::all(&plan).await.context("nothing was done")?;
-    let mut objections = object::objections(&shards);
-    objections.extend(by_journal(&plan).await?);
-    let daemons = presence::daemons(&plan).await?;
-    objections.extend(still_run(&daemons));
+    let objections = all_objections(&plan, &shards).await?;
     if !objections.is_empty() {
         return Ok(refused(&objections));
     }
@@ -55,22 +52,42 @@ pub async fn run(plan: Arc<Plan>, args: &args::RestartCopy) -> anyhow::Result<Ex
         return Ok(Exit::No);
     }
     let entry = audit::begin(&plan, "starts the copy over").await?;
-    let outcome = acted(&plan, &shards, &topics).await;
+    let outcome = acted(&plan, &hold, &shards, &topics).await;
     audit::finish(entry, &outcome).await;
     outcome
 }
 
-async fn acted(plan: &Plan, shards: &[look::Shard], topics: &[String]) -> anyhow::Result<Exit> {
-    wipe::mark(plan, shards).await?;
-    // One that was started since: from here on none passes the mark.
-    let objection = still_run(&presence::daemons(plan).await?);
-    if !objection.is_empty() {
-        wipe::unmark(plan, shards).await?;
-        return Ok(refused(&objection));
+/// What speaks against it, at this moment.
+async fn all_objections(plan: &Plan, shards: &[look::Shard]) -> anyhow::Result<Vec<String>> {
+    let mut objections = object::objections(shards);
+    objections.extend(by_journal(plan).await?);
+    objections.extend(still_run(&presence::daemons(plan).await?));
+    Ok(objections)
+}
+
+async fn acted(
+    plan: &Plan,
+    hold: &Hold,
+    before: &[look::Shard],
+    topics: &[String],
+) -> anyhow::Result<Exit> {
+    wipe::mark(plan, before).await?;
+    // While the question stood open anything may have happened; from here on no stream starts.
+    let shards = look::again(plan, before).await?;
+    let mut objections = all_objections(plan, &shards).await?;
+    if !hold.still() {
+        objections.push("the lock on the journal was lost meanwhile: give it again".to_owned());
     }
-    wipe::wipe(plan, shards).await?;
+    if !objections.is_empty() {
+        // The marks of one that was killed stay: half of what it was to remove is there.
+        if !before.iter().any(|shard| shard.state.has(control::RESTART)) {
+            wipe::unmark(plan, &shards).await?;
+        }
+        return Ok(refused(&objections));
+    }
+    wipe::wipe(plan, &shards).await?;
     wipe::remove_topics(plan, topics).await?;
-    wipe::unmark(plan, shards).await?;
+    wipe::unmark(plan, &shards).await?;
     answer::line("restart-copy: done; start the daemons: they copy every table anew");
     Ok(Exit::Done)
 }

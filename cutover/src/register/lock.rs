@@ -21,6 +21,12 @@ const LOCK_PING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Lock(JoinHandle<()>);
 
+impl Lock {
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         self.0.abort();

@@ -41,14 +41,19 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// relies on.
 #[derive(Debug)]
 pub struct Hold {
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Hold {
     /// An error if there is an operator, or another such command, at it.
     pub async fn take(plan: &Plan) -> Result<Hold, CutoverError> {
         let forward = plan.forward.as_deref().unwrap_or(plan);
-        Ok(Hold { _lock: lock(&forward.name, &forward.new[0]).await? })
+        Ok(Hold { lock: lock(&forward.name, &forward.new[0]).await? })
+    }
+
+    /// Nobody else can have had it since.
+    pub fn still(&self) -> bool {
+        !self.lock.is_lost()
     }
 }
 
