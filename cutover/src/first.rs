@@ -1,36 +1,63 @@
 //! The routing before the first run. Applications that follow it are deployed days before the night
 //! of the cutover, and must find in it what they do today.
 
+use futures_util::future::try_join_all;
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{Session, connect};
-use modshift_proto::plan::Plan;
+use modshift_mariadb::control::{self, Stage};
+use modshift_mariadb::{ServerError, Session, connect};
+use modshift_proto::plan::{Endpoint, Plan};
 
 use crate::error::CutoverError;
 use crate::outside::Outside;
 use crate::register::newest;
 use crate::step::Side;
 
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    Published,
+    /// Not every old shard is this reshard's yet: its reader has not begun.
+    Early,
+    /// A run has begun: from there on the routing is the operators'.
+    Over,
+}
+
 /// Publishes that the old shards serve: as version 1, or as the next one where the plan has changed
-/// since. Nothing (`None`) once a run has begun: from there on the routing is the operators'.
+/// since.
 ///
 /// This takes no lock that could keep an operator out. Who begins meanwhile publishes the same, and
 /// then versions above it, which no shard and no target gives up for this one.
-pub async fn first_routing(
-    plan: &Plan,
-    outside: &impl Outside,
-) -> Result<Option<u64>, CutoverError> {
-    let endpoint = &plan.new[0];
+pub async fn first_routing(plan: &Plan, outside: &impl Outside) -> Result<First, CutoverError> {
+    // The old shards may be the new ones of a reshard that has not cut over: they do not serve.
+    if !try_join_all(plan.old.iter().map(|shard| serves(plan, shard)))
+        .await?
+        .into_iter()
+        .all(|is| is)
+    {
+        return Ok(First::Early);
+    }
     let routed = outside.routed().await.map_err(CutoverError::Publish)?;
     let version = match routed {
         None => 1,
-        Some(routed) if routed.side == Side::New => return Ok(None),
+        Some(routed) if routed.side == Side::New => return Ok(First::Over),
         Some(routed) => outside.version_that_stands(routed).await.map_err(CutoverError::Publish)?,
     };
     // Asked last: a run that begins after it finds what stands.
+    let endpoint = &plan.new[0];
     let mut conn = connect(endpoint, Session::Plain).await?;
     if newest(&mut conn, &label(endpoint), &plan.name).await?.is_some() {
-        return Ok(None);
+        return Ok(First::Over);
     }
     outside.publish(Side::Old, version).await.map_err(CutoverError::Publish)?;
-    Ok(Some(version))
+    Ok(First::Published)
+}
+
+/// Is it an old shard of this plan, by what stands on it, and not fenced?
+async fn serves(plan: &Plan, shard: &Endpoint) -> Result<bool, ServerError> {
+    let mut conn = connect(shard, Session::Plain).await?;
+    let owner = control::owner(&mut conn, &label(shard)).await?;
+    Ok(owner.is_some_and(|owner| {
+        let ours = !owner.is_other(plan.forward_name(), &control::place(plan, shard));
+        ours && owner.stage == Stage::Before
+    }))
 }

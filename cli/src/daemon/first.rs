@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modshift_cutover::first::first_routing;
+use modshift_cutover::first::{First, first_routing};
 use modshift_proto::NewShard;
 use modshift_proto::plan::Plan;
 
@@ -35,7 +35,11 @@ async fn publish(plan: &Arc<Plan>) {
     let (mut pause, mut said) = (PAUSES.0, String::new());
     loop {
         let error = match Box::pin(first_routing(plan, &wiring)).await {
-            Ok(_) => return,
+            Ok(First::Published | First::Over) => return,
+            Ok(First::Early) => {
+                tokio::time::sleep(PAUSES.0).await;
+                continue;
+            }
             Err(error) => error,
         };
         let why = error.to_string();

@@ -238,7 +238,7 @@ async fn a_dry_run_shows_every_statement_and_changes_nothing() -> Result<()> {
         ensure!(shard.value::<Option<String>>(sql).await?.is_none(), "a marker was written");
     }
     let sql = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND \
-               TABLE_NAME IN ('modshift_journal', 'modshift_operator', 'modshift_routing')";
+               TABLE_NAME IN ('modshift_journal', 'modshift_operator', 'modshift_fence')";
     ensure!(site.estate.new[0].value::<u64>(sql).await? == 0, "a table was created");
     site.command(&["cutover", "--resume"], &[1]).await.map(drop)
 }
