@@ -124,6 +124,12 @@ impl ServerError {
                 "the file ends amid an event, as a crash or a full disk leaves it, and the server has \
                  not begun another: restart it, and start the daemons again"
             }
+            ServerError::EarlierTable { column: "plan", .. } => {
+                "the journal on new shard 0 is of a version of modshift that did not tell reshards \
+                 apart: give the commands of that reshard with that version, to its modshift finish and \
+                 unfence, or rollback; after that nobody needs it: DROP TABLE modshift_journal, \
+                 modshift_operator, modshift_fence there"
+            }
             ServerError::EarlierTable { .. } => {
                 "finish this reshard with the version that began it, or start over with \
                  `modshift restart-copy`"
