@@ -44,6 +44,9 @@ pub struct History {
     partial: Option<Partial>,
     /// The next connection begins behind the last group, which has been shown already.
     shown: bool,
+    /// Between the last group and the next one a file was cut off: whoever begins at the last group
+    /// does not get past that.
+    behind_cut: bool,
 }
 
 impl History {
@@ -51,7 +54,8 @@ impl History {
         let done = resume.gtids();
         let proof_due = resume.last.is_some();
         let (before, last) = (resume.before, resume.last);
-        History { shard, before, last, done, proof_due, partial: None, shown: false }
+        let (partial, shown, behind_cut) = (None, false, false);
+        History { shard, before, last, done, proof_due, partial, shown, behind_cut }
     }
 
     /// Complete groups.
@@ -59,9 +63,11 @@ impl History {
         &self.done
     }
 
-    /// The last complete group, and those before it; `None` while a proof is due.
+    /// The last complete group, and those before it; `None` while a proof is due, and while what
+    /// follows is in another file that does not go on from there.
     pub fn stands_behind(&self) -> Option<(Gtid, &GtidSet)> {
-        let last = self.last.filter(|_| !self.proof_due && self.partial.is_none())?;
+        let whole = !self.proof_due && !self.behind_cut && self.partial.is_none();
+        let last = self.last.filter(|_| whole)?;
         Some((last.gtid, &self.before))
     }
 
@@ -75,6 +81,7 @@ impl History {
     pub fn reconnect(&mut self, partial: Option<Partial>) -> &GtidSet {
         if std::mem::take(&mut self.shown) && partial.is_none() && self.partial.is_none() {
             self.proof_due = false;
+            self.behind_cut = true;
             return &self.done;
         }
         self.proof_due = self.last.is_some();
@@ -160,6 +167,7 @@ impl History {
             self.before.set(last.gtid);
         }
         self.done.set(digest.gtid);
+        self.behind_cut = false;
         Ok(())
     }
 }
@@ -217,6 +225,27 @@ mod tests {
         let part = Partial { gtid: gtid(6), events: 3, checksum: 33, changes: 7 };
         assert_eq!(history.reconnect(Some(part)).to_string(), "0-1-4", "shown again");
         assert!(!history.pass_on(), "a part of the next was sent");
+    }
+
+    #[test]
+    fn behind_a_cut_file_nothing_is_shared_until_another_group_is_complete() {
+        let mut history = history();
+        history.open(gtid(5)).expect("proof");
+        history.close(digest(5, 50)).expect("same");
+        assert!(history.stands_behind().is_some());
+        assert!(history.pass_on());
+        history.reconnect(None);
+        assert_eq!(history.stands_behind(), None);
+        // Another connection, from before the cut.
+        history.reconnect(None);
+        history.open(gtid(5)).expect("proof");
+        history.close(digest(5, 50)).expect("same");
+        assert_eq!(history.stands_behind(), None, "the cut comes again");
+        assert!(history.pass_on());
+        history.reconnect(None);
+        history.open(gtid(6)).expect("new");
+        history.close(digest(6, 60)).expect("new");
+        assert_eq!(history.stands_behind().map(|(last, _)| last), Some(gtid(6)));
     }
 
     #[test]
