@@ -307,7 +307,7 @@ async fn read_group(
                 return group;
             }
             // What stands between groups is not part of one.
-            Event::Control(_) | Event::Format | Event::Rotate { .. } => continue,
+            Event::Control(_) | Event::Format { .. } | Event::Rotate { .. } => continue,
         }
         group.push(event.to_vec());
     }

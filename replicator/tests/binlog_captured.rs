@@ -140,7 +140,7 @@ fn show(decoder: &mut Decoder, event: &[u8]) -> String {
         Ok(Event::Xid) => "xid".to_owned(),
         Ok(Event::Rotate { .. }) => "rotate".to_owned(),
         Ok(Event::NewId(_) | Event::TableMap) => "TABLE_MAP".to_owned(),
-        Ok(Event::Format) => "FORMAT_DESCRIPTION".to_owned(),
+        Ok(Event::Format { .. }) => "FORMAT_DESCRIPTION".to_owned(),
         Ok(Event::Control(name)) => name.to_owned(),
         Err(error) => {
             assert_eq!(error.class(), Class::Halt);
@@ -401,4 +401,21 @@ fn a_unique_key_by_hash_brings_a_hidden_column() {
     let other = table_map(&[INT, INT, BLOB, INT], &[2]);
     let error = after(table(vec![key]), &other, &event).unwrap_err();
     assert!(error.to_string().contains("DB_ROW_HASH"), "{error}");
+}
+
+#[test]
+fn the_first_file_of_a_server_that_was_started_is_told_from_others() {
+    // Behind the header, the version and the server's name.
+    const CREATED: usize = 19 + 2 + 50;
+    let captured = events(MISCELLANY).into_iter().find(|event| event[CODE] == 15).unwrap();
+    for created in [[0; 4], [0, 0, 0, 1]] {
+        let mut event = captured.to_vec();
+        event[CREATED..CREATED + 4].copy_from_slice(&created);
+        let expected = created != [0; 4];
+        let decoded = decoder().decode(&event).map(|event| match event {
+            Event::Format { started } => Some(started),
+            _ => None,
+        });
+        assert_eq!(decoded.unwrap(), Some(expected));
+    }
 }

@@ -41,7 +41,10 @@ pub enum Event<'a> {
     TableMap,
     /// Another file begins, or the connection does. A group that is still open was cut off: its
     /// server was killed while it wrote it, and gives its GTID out again.
-    Format,
+    Format {
+        /// It is the first file since the server was started.
+        started: bool,
+    },
     /// Something without data, by its name.
     Control(&'static str),
 }
@@ -117,10 +120,10 @@ impl Decoder {
                 Ok(Event::Rotate { file, position })
             }
             code::FORMAT_DESCRIPTION => {
-                event::check_format(body)?;
+                let started = event::format(body)?;
                 // A new file, perhaps after a restart: table ids begin again.
                 self.maps.clear();
-                Ok(Event::Format)
+                Ok(Event::Format { started })
             }
             code::GTID_LIST => {
                 event::gtid_list(body).map_err(malformed)?;

@@ -259,15 +259,18 @@ fn lexis(status: &[u8]) -> Result<Lexis, Fault> {
     Ok(lexis)
 }
 
-/// Refuses a server whose events are laid out otherwise than this decoder reads them.
-pub(super) fn check_format(body: &[u8]) -> Result<(), BinlogError> {
+/// Refuses a server whose events are laid out otherwise than this decoder reads them. True: it was
+/// started when it began this file.
+pub(super) fn format(body: &[u8]) -> Result<bool, BinlogError> {
     let fault = |fault| BinlogError::malformed(code::FORMAT_DESCRIPTION, fault);
     let mut input = Input::new(body);
     let version = input.le(2).map_err(fault)? as u16;
     let server = input.take(50).map_err(fault)?;
     let server = server.split(|&byte| byte == 0).next().unwrap_or_default();
     let server = String::from_utf8_lossy(server).into_owned();
-    input.take(4).map_err(fault)?;
+    // 0 in a file that follows on another one, and in what begins a connection amid a file
+    // (`Start_log_event_v3` in log_event.h, `send_format_descriptor_event` in sql_repl.cc).
+    let created = input.le(4).map_err(fault)?;
     let header_len = usize::from(input.byte().map_err(fault)?);
     // Post-header lengths, by type code from 1 on.
     let lens = input.rest();
@@ -281,7 +284,7 @@ pub(super) fn check_format(body: &[u8]) -> Result<(), BinlogError> {
         && is(code::DELETE_ROWS_V1, 8)
         && is(code::GTID, 19)
         && is(code::GTID_LIST, 4);
-    if known { Ok(()) } else { Err(BinlogError::Format { version, server }) }
+    if known { Ok(created != 0) } else { Err(BinlogError::Format { version, server }) }
 }
 
 /// The message of an incident: a number, a byte of length, the text.

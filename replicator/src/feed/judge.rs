@@ -110,7 +110,7 @@ impl Judge {
             Event::Control(_) => {}
             // In another file: this one was cut off.
             Event::Gtid(_)
-            | Event::Format
+            | Event::Format { .. }
             | Event::Rotate { .. }
             | Event::NewId(_)
             | Event::XaPrepare => return None,

@@ -205,6 +205,8 @@ impl Tail {
         self.plain = Plain::default();
         self.question = None;
         self.unprepared = None;
+        // Nor does the new connection tell whether the server was started meanwhile.
+        self.temporary = Temporary::default();
         let partial = self.group.take().and_then(|group| group.partial());
         self.history.reconnect(partial).clone()
     }
@@ -306,7 +308,12 @@ impl Tail {
                 Ok(())
             }
             Event::TableMap => self.hold_map(bytes),
-            Event::Format => self.cut_off(),
+            Event::Format { started } => {
+                if started {
+                    self.temporary = Temporary::default();
+                }
+                self.cut_off()
+            }
             Event::Control(_) | Event::Rotate { .. } => Ok(()),
         }
     }

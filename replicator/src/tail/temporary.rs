@@ -1,7 +1,8 @@
 //! Temporary tables, as far as statements in the log made them.
 //!
 //! Within its session such a table hides another one of its name, from definitions and writes alike.
-//! What was made before this reader began is not known: statements are taken to mean the other table.
+//! What was made before this connection began is not known: statements are taken to mean the other
+//! table. No such table outlives its server, which counts its sessions from one again.
 
 use std::collections::{HashMap, HashSet};
 

@@ -253,7 +253,7 @@ impl LookBack {
                 }
             }
             // Amid a group: its server was killed while it wrote it.
-            Event::Format => self.group = None,
+            Event::Format { .. } => self.group = None,
             _ => {}
         }
         Ok(false)
