@@ -67,6 +67,11 @@ pub fn kind(event: &[u8]) -> Result<EventKind, BinlogError> {
     }
 }
 
+/// Does it begin a group or a file? Knows the type alone: what is between them is not looked at.
+pub fn begins(event: &[u8]) -> bool {
+    matches!(event.get(TYPE_AT), Some(&(code::GTID | code::FORMAT_DESCRIPTION | code::ROTATE)))
+}
+
 /// The name of a transaction that its client prepares and completes by XA.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Xid {

@@ -31,7 +31,7 @@ mod value;
 pub use decode::{Decoder, Event};
 pub use digest::GroupHash;
 pub use error::{BinlogError, Class};
-pub use event::{EventKind, GtidEvent, HEADER_LEN, Session, Xid, kind};
+pub use event::{EventKind, GtidEvent, HEADER_LEN, Session, Xid, begins, kind};
 pub use metadata::Collations;
 pub use query::without_values;
 pub use row::{DecodedRow, Layout, PlannedTable, Want};

@@ -7,9 +7,9 @@ use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 
 use super::{BINLOG_HEARTBEAT, Reader};
-use crate::binlog::{Decoder, Event, EventStream};
+use crate::binlog::{Decoder, EventStream};
 use crate::error::{ReadError, server_error};
-use crate::tail::{Branch, LookBack};
+use crate::tail::{Branch, LookBack, Older};
 use crate::token::within;
 
 const ASKING: &str = "looking for the beginning of a binlog";
@@ -21,7 +21,19 @@ impl<W: LogWriter> Reader<W> {
             "an XA transaction is committed that was prepared before: looking for it");
         for file in files.iter().rev() {
             let Some(start) = self.beginning(file).await? else { continue };
-            self.search(&start, &mut looking).await?;
+            if start.covers(looking.committed()) {
+                // The group that commits is in an older one.
+                continue;
+            }
+            match self.search(&start, &mut looking).await {
+                // By a crash of its server; what is whole in it counts.
+                Err(error) if error.is_cut_file() => {}
+                searched => searched?,
+            }
+            looking.file_ends();
+            if looking.is_over() {
+                break;
+            }
             if let Some(branch) = looking.branch() {
                 return Ok(branch);
             }
@@ -63,14 +75,15 @@ impl<W: LogWriter> Reader<W> {
         let mut stream = Box::pin(opening).await?;
         let mut current: Option<String> = None;
         loop {
-            let bytes = stream.next().await?;
-            if let Event::Rotate { file, .. } = decoder.decode(bytes)? {
-                if current.as_ref().is_some_and(|current| *current != file) {
-                    return Ok(());
+            match looking.event(&mut decoder, stream.next().await?)? {
+                Older::Passed => {}
+                Older::In(file) => {
+                    if current.as_ref().is_some_and(|current| *current != file) {
+                        return Ok(());
+                    }
+                    current = Some(file);
                 }
-                current = Some(file);
-            } else if looking.event(&mut decoder, bytes)? {
-                return Ok(());
+                Older::Commits => return Ok(()),
             }
         }
     }

@@ -25,7 +25,7 @@ pub use held::Spill;
 pub use statement::Question;
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
-pub use xa::{Branch, LookBack};
+pub use xa::{Branch, LookBack, Older};
 
 use std::sync::Arc;
 

@@ -12,7 +12,10 @@ use modshift_proto::{Gtid, OldShard};
 use super::Tail;
 use super::group::spill_error;
 use super::held::{Held, HoldError, Spill};
-use crate::binlog::{Decoder, Event, GtidEvent, Statement, TableRef, Xid, read_statement};
+use crate::binlog::{
+    Decoder, Event, GtidEvent, Lexis, Savepoint, Statement, TableRef, Xid, begins, read_statement,
+    savepoint,
+};
 use crate::error::{Foreign, ReadError};
 use crate::history::Opening;
 use crate::publish::Publisher;
@@ -148,7 +151,9 @@ impl Tail {
             xid,
             spill: self.spill.clone(),
             group: None,
+            ending: false,
             found: None,
+            rolled_back: false,
         })
     }
 
@@ -176,7 +181,21 @@ pub struct LookBack {
     spill: Spill,
     /// The group that prepares it, in progress.
     group: Option<Preparing>,
+    /// The group in progress is of the same name, and commits it or rolls it back.
+    ending: bool,
     found: Option<Branch>,
+    /// And not prepared again since.
+    rolled_back: bool,
+}
+
+/// What an older event was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Older {
+    Passed,
+    /// What follows is in this file.
+    In(String),
+    /// Begins the group that commits: nothing behind it matters.
+    Commits,
 }
 
 struct Preparing {
@@ -196,31 +215,43 @@ impl LookBack {
         ReadError::Statement { shard: self.shard, gtid: self.committed, what }
     }
 
+    pub fn committed(&self) -> Gtid {
+        self.committed
+    }
+
     /// What the events so far have shown.
     pub fn branch(&mut self) -> Option<Branch> {
         self.found.take()
     }
 
-    /// One event of an older binlog; true: it is the group that commits, nothing behind it matters.
-    pub fn event(&mut self, decoder: &mut Decoder, bytes: &[u8]) -> Result<bool, ReadError> {
+    /// It was rolled back after it was prepared: what an older file has of it is over.
+    pub fn is_over(&self) -> bool {
+        self.rolled_back
+    }
+
+    /// The file ends here, whole or cut off.
+    pub fn file_ends(&mut self) {
+        self.group = None;
+        self.ending = false;
+    }
+
+    /// One event of an older binlog. Only within the group that is sought anything is decoded by
+    /// definitions: tables may have been altered since, after that and before.
+    pub fn event(&mut self, decoder: &mut Decoder, bytes: &[u8]) -> Result<Older, ReadError> {
+        if self.group.is_none() && !self.ending && !begins(bytes) {
+            return Ok(Older::Passed);
+        }
         match decoder.decode(bytes)? {
             Event::Gtid(header) => {
-                self.group = None;
-                let same = header.xid.as_ref() == Some(&self.xid);
+                self.file_ends();
                 if header.gtid == self.committed {
-                    return Ok(true);
+                    return Ok(Older::Commits);
                 }
-                if same {
-                    // Of the same name, and over before this one was prepared.
-                    self.found = None;
-                }
-                if same && header.prepared_xa {
-                    let held = Held::new(&self.spill);
-                    let gtid = header.gtid;
-                    self.group = Some(Preparing { gtid, held, changes: 0, planned: false });
+                if header.xid.as_ref() == Some(&self.xid) {
+                    self.begins(&header);
                 }
             }
-            Event::Rows(rows) if self.group.is_some() => {
+            Event::Rows(rows) => {
                 let count = rows.count_rows()?;
                 let planned = matches!(rows.table, TableRef::Planned(_));
                 if planned {
@@ -234,18 +265,10 @@ impl LookBack {
                 }
             }
             Event::TableMap | Event::NewId(_) => self.hold(bytes)?,
-            Event::Query { sql, lexis, .. } => {
-                let taken_back = matches!(
-                    read_statement(&sql, lexis),
-                    Statement::Savepoint | Statement::Rollback
-                );
-                if let Some(group) = self.group.as_ref().filter(|group| taken_back && group.planned)
-                {
-                    return Err(ReadError::RollbackInGroup { shard: self.shard, gtid: group.gtid });
-                }
-            }
+            Event::Query { sql, lexis, .. } => self.statement(&sql, lexis)?,
             Event::XaPrepare => {
                 if let Some(group) = self.group.take() {
+                    self.rolled_back = false;
                     self.found = Some(match group.planned {
                         true => Branch::Rows(Rows(group.held)),
                         false => Branch::Nothing,
@@ -253,10 +276,48 @@ impl LookBack {
                 }
             }
             // Amid a group: its server was killed while it wrote it.
-            Event::Format { .. } => self.group = None,
+            Event::Format { .. } => self.file_ends(),
+            Event::Rotate { file, .. } => return Ok(Older::In(file)),
+            Event::Xid | Event::Control(_) => {}
+        }
+        Ok(Older::Passed)
+    }
+
+    /// A group of the same name.
+    fn begins(&mut self, header: &GtidEvent) {
+        if header.prepared_xa {
+            let (gtid, held) = (header.gtid, Held::new(&self.spill));
+            self.group = Some(Preparing { gtid, held, changes: 0, planned: false });
+        }
+        self.ending = header.completed_xa;
+    }
+
+    fn statement(&mut self, sql: &[u8], lexis: Lexis) -> Result<(), ReadError> {
+        match read_statement(sql, lexis) {
+            // Not so by XA COMMIT: a server that is killed behind that shows the transaction as
+            // prepared again, with its rows locked, and its client commits it once more.
+            Statement::XaRollback if self.ending => {
+                self.found = None;
+                self.rolled_back = true;
+            }
+            Statement::Savepoint => match savepoint(sql, lexis) {
+                Some(Savepoint::Set(_) | Savepoint::Release(_)) => {}
+                Some(Savepoint::RollBackTo(_)) | None => self.taken_back()?,
+            },
+            Statement::Rollback => self.taken_back()?,
             _ => {}
         }
-        Ok(false)
+        Ok(())
+    }
+
+    /// Some of what is held may not count.
+    fn taken_back(&self) -> Result<(), ReadError> {
+        match &self.group {
+            Some(group) if group.planned => {
+                Err(ReadError::RollbackInGroup { shard: self.shard, gtid: group.gtid })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn hold(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
@@ -268,3 +329,6 @@ impl LookBack {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,11 @@ async fn keep_writing(address: Address, stop: Arc<AtomicBool>) -> Result<u64> {
 async fn rows_that_xa_commits_count_and_others_do_not() -> Result<()> {
     let estate = estate(TAIL).await?;
     let shard = &estate.old[0];
+    // Rows of another definition than today's, in the file that is looked through.
+    shard.run("ALTER TABLE acct ADD w INT").await?;
+    shard.run("INSERT INTO acct VALUES (9, 9, 1, 'w', 1)").await?;
+    shard.run("DELETE FROM acct WHERE id = 9").await?;
+    shard.run("ALTER TABLE acct DROP w").await?;
     // Long before anything of this reads the log.
     prepare(shard, "'early'", &["INSERT INTO acct VALUES (10, 10, 1, 'early')"]).await?;
     shard.run("CREATE TABLE ops.t (id INT PRIMARY KEY, a INT)").await?;
