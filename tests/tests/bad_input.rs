@@ -418,21 +418,6 @@ async fn ddl_on_a_planned_table_halts() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_xa_transaction_halts() -> Result<()> {
-    let reading = Reading::start(14).await?;
-    let statements = [
-        "XA START 'x'",
-        "UPDATE t SET v = 7 WHERE id = 2",
-        "XA END 'x'",
-        "XA PREPARE 'x'",
-        "XA COMMIT 'x'",
-    ];
-    reading.application(&statements).await?;
-    let words = ["old shard 0: group 14-14-", "holds an XA transaction"];
-    reading.halts(&words, "let the application use plain transactions").await
-}
-
-#[tokio::test]
 async fn a_stray_row_halts_with_its_place() -> Result<()> {
     let reading = Reading::start(15).await?;
     reading.application(&["INSERT INTO t VALUES (77, 5, 1)"]).await?;

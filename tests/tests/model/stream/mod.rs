@@ -11,8 +11,8 @@
 //! knowing.
 //!
 //! **Not modelled**: bytes of the binlog, SQL, columns other than the keys, multi-column and NULL
-//! unique values, broadcast tables, several GTID domains, XA (readers halt on it), DDL, foreign
-//! writes on new shards, time and its bounds (`near the head`, overdue parked rows).
+//! unique values, broadcast tables, several GTID domains, XA, DDL, foreign writes on
+//! new shards, time and its bounds (`near the head`, overdue parked rows).
 //!
 //! A transition is one atomic step of one actor: a statement's commit, a group of the binlog, a
 //! chunk's snapshot, a batch. Within a step only the shipped functions decide; what they are is
