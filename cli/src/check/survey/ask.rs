@@ -28,11 +28,13 @@ pub async fn ask(
     extent: Extent,
 ) -> Result<Facts, Unreached> {
     let mut conn = connect(endpoint, Session::Plain).await?;
-    let of = |error| Unreached::from(error::of(&label(endpoint), "taking stock", error));
-    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
+    let of = |doing| failed(endpoint, doing);
+    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of(GRANTS))?;
     let grants = Grants::parse(grants.iter().map(String::as_str));
     let schema = endpoint.schema.as_str();
-    let (mut objects, mut unseen) = named_objects(&mut conn, schema, &grants).await.map_err(of)?;
+    let (mut objects, mut unseen) = named_objects(&mut conn, schema, &grants)
+        .await
+        .map_err(of("listing routines and events"))?;
     objects.extend(catalog::tables(&mut conn, schema).await?.into_iter().map(|table| Object {
         kind: match table.kind {
             TableKind::View => "view",
@@ -75,74 +77,115 @@ pub async fn ask(
         true => join(definers(plan, endpoint), proxies(plan, endpoint)).await,
         false => (None, Vec::new()),
     };
-    let rest = async {
-        let old = side.is_old();
-        let more = extent != Extent::Start;
-        let sequences = objects.iter().filter(|object| more && object.kind == "sequence");
-        let sequences = sequences.map(|object| object.name.clone()).collect::<Vec<_>>();
-        let status: BTreeMap<String, String> =
-            conn.query("SHOW GLOBAL STATUS").await?.into_iter().collect();
-        let status = |name: &str| status.get(name).and_then(|v| v.parse().ok()).unwrap_or(0u64);
-        let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
-        let mut variables: Variables = variables.into_iter().collect();
-        if whole {
-            variables.ask_origins(&mut conn).await?;
-        }
-        let read = sequence::all(&mut conn, &sequences).await?;
-        let logs = whole && variables.is_on("log_bin");
-        let oldest = match old && logs && grants.has_global("REPLICATION SLAVE") {
-            true => oldest::age(endpoint).await,
-            false => None,
-        };
-        Ok(Facts {
-            clock_ahead_us: clock_ahead(&mut conn).await?,
-            version: conn.query_first("SELECT VERSION()").await?.unwrap_or_default(),
-            accounts: privileged::accounts(&mut conn, whole).await?,
-            writers: privileged::writers(&mut conn, schema, whole).await?,
-            bodies: privileged::bodies(&mut conn, schema, whole).await?,
-            events: privileged::events(&mut conn, schema, more).await?,
-            replica_ids: replica_ids(&mut conn, whole).await?,
-            log_filters: if_allowed(whole_log::filters(&mut conn).await)?,
-            sources: sources(&mut conn).await?,
-            xa: prepared(&mut conn).await?,
-            has_watermark: !old && has_watermark(&mut conn).await?,
-            finished: finished(&mut conn, plan).await?,
-            owner: owner.ok().flatten(),
-            handed_over: handed_over(&mut conn).await?,
-            room: room::of(&mut conn, variables.text("datadir"), whole).await?,
-            sequences: read.0,
-            unknown_sequences: read.1,
-            collisions: if old { None } else { record::read(&mut conn).await? },
-            token: token::read(&mut conn).await?,
-            connections: match whole {
-                true => Some(connections::ask(&mut conn, status("Max_used_connections")).await?),
-                false => None,
-            },
-            beside: beside::ask(&mut conn, schema, whole).await?,
-            // What may not be read is as good as missing: `grants` tells.
-            kept_tables: kept_tables.unwrap_or_default(),
-            serves: serves.unwrap_or_default(),
-            binlog: Binlog {
-                written_bytes: status("Binlog_bytes_written"),
-                uptime: Duration::from_secs(status("Uptime")),
-                read_at: Instant::now(),
-                oldest,
-            },
-            variables,
-            tables,
-            grants,
-            fencing,
-            lockable,
-            objects,
-            unseen,
-            triggers,
-            programs,
-            definers,
-            proxies,
-            collation,
-        })
+    let old = side.is_old();
+    let more = extent != Extent::Start;
+    let sequences = objects.iter().filter(|object| more && object.kind == "sequence");
+    let sequences = sequences.map(|object| object.name.clone()).collect::<Vec<_>>();
+    let status: BTreeMap<String, String> =
+        conn.query("SHOW GLOBAL STATUS").await.map_err(of(STATUS))?.into_iter().collect();
+    let status = |name: &str| status.get(name).and_then(|v| v.parse().ok()).unwrap_or(0u64);
+    let variables: Vec<(String, String)> =
+        conn.query("SHOW GLOBAL VARIABLES").await.map_err(of(VARIABLES))?;
+    let mut variables: Variables = variables.into_iter().collect();
+    if whole {
+        variables.ask_origins(&mut conn).await.map_err(of(VARIABLES))?;
+    }
+    let read = sequence::all(&mut conn, &sequences).await.map_err(of("reading sequences"))?;
+    let logs = whole && variables.is_on("log_bin");
+    let oldest = match old && logs && grants.has_global("REPLICATION SLAVE") {
+        true => oldest::age(endpoint).await,
+        false => None,
     };
-    rest.await.map_err(of)
+    Ok(Facts {
+        clock_ahead_us: clock_ahead(&mut conn).await.map_err(of("reading the server's clock"))?,
+        version: conn
+            .query_first("SELECT VERSION()")
+            .await
+            .map_err(of(VERSION))?
+            .unwrap_or_default(),
+        accounts: privileged::accounts(&mut conn, whole).await.map_err(of(ACCOUNTS))?,
+        writers: privileged::writers(&mut conn, schema, whole)
+            .await
+            .map_err(of("looking for accounts that may write"))?,
+        bodies: privileged::bodies(&mut conn, schema, whole).await.map_err(of(BODIES))?,
+        events: privileged::events(&mut conn, schema, more).await.map_err(of(EVENTS))?,
+        replica_ids: replica_ids(&mut conn, whole).await.map_err(of(REPLICAS))?,
+        log_filters: if_allowed(whole_log::filters(&mut conn).await).map_err(of(FILTERS))?,
+        sources: sources(&mut conn).await.map_err(of(SOURCES))?,
+        xa: prepared(&mut conn).await.map_err(of(PREPARED))?,
+        has_watermark: !old
+            && has_watermark(&mut conn).await.map_err(of("looking for a watermark"))?,
+        finished: finished(&mut conn, plan)
+            .await
+            .map_err(of("looking for a reshard that is finished"))?,
+        owner: owner.ok().flatten(),
+        handed_over: handed_over(&mut conn).await.map_err(of("looking for a hand-over"))?,
+        room: room::of(&mut conn, variables.text("datadir"), whole).await.map_err(of(DISKS))?,
+        sequences: read.0,
+        unknown_sequences: read.1,
+        collisions: if old {
+            None
+        } else {
+            record::read(&mut conn).await.map_err(of("reading what check --deep found"))?
+        },
+        token: token::read(&mut conn).await.map_err(of(TOKEN))?,
+        connections: match whole {
+            true => Some(
+                connections::ask(&mut conn, status("Max_used_connections"))
+                    .await
+                    .map_err(of("counting connections"))?,
+            ),
+            false => None,
+        },
+        beside: beside::ask(&mut conn, schema, whole)
+            .await
+            .map_err(of("looking for what else is on the server"))?,
+        // What may not be read is as good as missing: `grants` tells.
+        kept_tables: kept_tables.unwrap_or_default(),
+        serves: serves.unwrap_or_default(),
+        binlog: Binlog {
+            written_bytes: status("Binlog_bytes_written"),
+            uptime: Duration::from_secs(status("Uptime")),
+            read_at: Instant::now(),
+            oldest,
+        },
+        variables,
+        tables,
+        grants,
+        fencing,
+        lockable,
+        objects,
+        unseen,
+        triggers,
+        programs,
+        definers,
+        proxies,
+        collation,
+    })
+}
+
+// Questions that shards are asked and other servers, too.
+pub(super) const GRANTS: &str = "reading the account's grants";
+pub(super) const STATUS: &str = "reading the global status";
+pub(super) const VARIABLES: &str = "reading the global variables";
+pub(super) const VERSION: &str = "reading the version";
+pub(super) const ACCOUNTS: &str = "listing accounts";
+pub(super) const BODIES: &str = "listing stored code and its definers";
+pub(super) const EVENTS: &str = "listing events";
+pub(super) const REPLICAS: &str = "listing replicas";
+pub(super) const FILTERS: &str = "reading filters of the binlog";
+pub(super) const SOURCES: &str = "reading the replica status";
+pub(super) const PREPARED: &str = "looking for prepared transactions";
+pub(super) const DISKS: &str = "reading information_schema.DISKS";
+pub(super) const TOKEN: &str = "reading modshift_token";
+
+/// What the server was asked when it failed: some of its errors have no words of their own.
+pub(super) fn failed(
+    endpoint: &Endpoint,
+    doing: &'static str,
+) -> impl Fn(mysql_async::Error) -> Unreached {
+    let at = label(endpoint);
+    move |error| Unreached::from(error::of(&at, doing, error))
 }
 
 /// What the login of `[cutover]` may there.
@@ -154,8 +197,7 @@ pub(super) async fn fencing(
     let endpoint =
         Endpoint { user: user.to_owned(), password: password.clone(), ..endpoint.clone() };
     let mut conn = connect(&endpoint, Session::Plain).await?;
-    let of = |error| Unreached::from(error::of(&label(&endpoint), "taking stock", error));
-    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of)?;
+    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(failed(&endpoint, GRANTS))?;
     Ok(Grants::parse(grants.iter().map(String::as_str)))
 }
 
@@ -322,12 +364,12 @@ async fn planned_tables(
             (schema,),
         )
         .await
-        .map_err(|error| error::of(&label_of(conn), "taking stock", error))?;
+        .map_err(|error| error::of(&label_of(conn), "looking for AUTO_INCREMENT columns", error))?;
     let counters: BTreeMap<String, String> = counters.into_iter().collect();
     let folds: Option<bool> = conn
         .query_first("SELECT @@global.lower_case_table_names <> 0")
         .await
-        .map_err(|error| error::of(&label_of(conn), "taking stock", error))?;
+        .map_err(|error| error::of(&label_of(conn), VARIABLES, error))?;
     let mut tables = BTreeMap::new();
     for planned in &plan.tables {
         // One that is only spelled otherwise is there; reading it says how.

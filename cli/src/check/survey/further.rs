@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use modshift_mariadb::Grants;
 use modshift_mariadb::catalog::EventInfo;
-use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::error;
+use modshift_mariadb::connect::{Session, connect};
 use modshift_mariadb::value::quote;
 use modshift_mariadb::whole_log::{self, Settings};
 use modshift_proto::plan::{Endpoint, HostPort, Plan};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
-use super::ask::{fencing, if_allowed, prepared, replica_ids};
+use super::ask::{
+    ACCOUNTS, BODIES, DISKS, EVENTS, FILTERS, GRANTS, PREPARED, REPLICAS, SOURCES, TOKEN,
+    VARIABLES, VERSION, failed, fencing, if_allowed, prepared, replica_ids,
+};
 use super::token::{self, Token};
 use super::{Account, Body, Room, Unreached, Variables, oldest, privileged, room};
 use crate::check::ahead;
@@ -200,7 +202,7 @@ pub fn tailed(plan: &Plan) -> Vec<(Endpoint, Vec<Role>)> {
 pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Standing, Unreached> {
     // A schema may be missing, which is for a rule to say.
     let server = Endpoint { schema: NO_SCHEMA.to_owned(), ..endpoint.clone() };
-    let of = |error| Unreached::from(error::of(&label(&server), "taking stock", error));
+    let of = |doing| failed(&server, doing);
     // The name would only puzzle whoever reads of a server that is away.
     let nameless = |error| {
         let unreached = Unreached::from(error);
@@ -214,45 +216,50 @@ pub async fn ask(plan: &Plan, endpoint: &Endpoint, roles: &[Role]) -> Result<Sta
         Some((user, password)) => Some(fencing(&server, user, password).await),
         None => None,
     };
-    let rest = async {
-        let grants: Vec<String> = conn.query("SHOW GRANTS").await?;
-        let grants = Grants::parse(grants.iter().map(String::as_str));
-        let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
-        let mut variables: Variables = variables.into_iter().collect();
-        variables.ask_origins(&mut conn).await?;
-        let tailed = roles.iter().any(|role| role.kind == Kind::Tailed);
-        let logs = variables.is_on("log_bin") && grants.has_global("REPLICATION SLAVE");
-        let oldest = match tailed && logs {
-            true => oldest::age(&server).await,
-            false => None,
-        };
-        let (mut schemas, mut accounts) = (BTreeMap::new(), None);
-        for role in roles {
-            if schemas.contains_key(&role.schema) || !enter(&mut conn, &role.schema).await? {
-                continue;
-            }
-            schemas.insert(role.schema.clone(), schema(&mut conn, &role.schema).await?);
-            // Through a view of the schema, where the account may not see the table itself.
-            if accounts.is_none() {
-                accounts = privileged::accounts(&mut conn, true).await?;
-            }
-        }
-        Ok(Standing {
-            version: conn.query_first("SELECT VERSION()").await?.unwrap_or_default(),
-            fencing,
-            accounts,
-            replica_ids: replica_ids(&mut conn, true).await?,
-            log_filters: if_allowed(whole_log::filters(&mut conn).await)?,
-            sources: sources(&mut conn).await?,
-            xa: prepared(&mut conn).await?,
-            room: room::of(&mut conn, variables.text("datadir"), true).await?,
-            oldest,
-            schemas,
-            variables,
-            grants,
-        })
+    let grants: Vec<String> = conn.query("SHOW GRANTS").await.map_err(of(GRANTS))?;
+    let grants = Grants::parse(grants.iter().map(String::as_str));
+    let variables: Vec<(String, String)> =
+        conn.query("SHOW GLOBAL VARIABLES").await.map_err(of(VARIABLES))?;
+    let mut variables: Variables = variables.into_iter().collect();
+    variables.ask_origins(&mut conn).await.map_err(of(VARIABLES))?;
+    let tailed = roles.iter().any(|role| role.kind == Kind::Tailed);
+    let logs = variables.is_on("log_bin") && grants.has_global("REPLICATION SLAVE");
+    let oldest = match tailed && logs {
+        true => oldest::age(&server).await,
+        false => None,
     };
-    rest.await.map_err(of)
+    let (mut schemas, mut accounts) = (BTreeMap::new(), None);
+    for role in roles {
+        if schemas.contains_key(&role.schema)
+            || !enter(&mut conn, &role.schema).await.map_err(of("entering the schema"))?
+        {
+            continue;
+        }
+        let inside = schema(&mut conn, &role.schema, of).await?;
+        schemas.insert(role.schema.clone(), inside);
+        // Through a view of the schema, where the account may not see the table itself.
+        if accounts.is_none() {
+            accounts = privileged::accounts(&mut conn, true).await.map_err(of(ACCOUNTS))?;
+        }
+    }
+    Ok(Standing {
+        version: conn
+            .query_first("SELECT VERSION()")
+            .await
+            .map_err(of(VERSION))?
+            .unwrap_or_default(),
+        fencing,
+        accounts,
+        replica_ids: replica_ids(&mut conn, true).await.map_err(of(REPLICAS))?,
+        log_filters: if_allowed(whole_log::filters(&mut conn).await).map_err(of(FILTERS))?,
+        sources: sources(&mut conn).await.map_err(of(SOURCES))?,
+        xa: prepared(&mut conn).await.map_err(of(PREPARED))?,
+        room: room::of(&mut conn, variables.text("datadir"), true).await.map_err(of(DISKS))?,
+        oldest,
+        schemas,
+        variables,
+        grants,
+    })
 }
 
 /// Is there such a schema, as far as the account may know?
@@ -264,18 +271,25 @@ async fn enter(conn: &mut Conn, schema: &str) -> mysql_async::Result<bool> {
     }
 }
 
-async fn schema(conn: &mut Conn, name: &str) -> mysql_async::Result<Schema> {
+async fn schema<F>(
+    conn: &mut Conn,
+    name: &str,
+    of: impl Fn(&'static str) -> F,
+) -> Result<Schema, Unreached>
+where
+    F: Fn(mysql_async::Error) -> Unreached,
+{
     // Views are the administrator's: see deploy/mariadb/grants-old.sql.
     let sql = "SELECT TABLE_NAME FROM information_schema.TABLES \
                WHERE TABLE_SCHEMA = ? AND TABLE_TYPE <> 'VIEW' ORDER BY TABLE_NAME";
     let sql_of_rehearsal = "SELECT plan FROM modshift_rehearsal WHERE id = 1";
     let owner: mysql_async::Result<Option<String>> = conn.query_first(sql_of_rehearsal).await;
     Ok(Schema {
-        tables: conn.exec(sql, (name,)).await?,
-        events: privileged::events(conn, name, true).await?,
-        bodies: privileged::bodies(conn, name, true).await?,
-        token: token::read(conn).await?,
-        rehearsed_by: if_allowed(owner)?.flatten(),
+        tables: conn.exec(sql, (name,)).await.map_err(of("listing tables"))?,
+        events: privileged::events(conn, name, true).await.map_err(of(EVENTS))?,
+        bodies: privileged::bodies(conn, name, true).await.map_err(of(BODIES))?,
+        token: token::read(conn).await.map_err(of(TOKEN))?,
+        rehearsed_by: if_allowed(owner).map_err(of("reading modshift_rehearsal"))?.flatten(),
     })
 }
 
