@@ -2,6 +2,7 @@
 //! cannot tell.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use modshift_proto::plan::Placement;
 
@@ -9,7 +10,7 @@ use crate::check::fault::{Fault, Severity, Side, some_of};
 use crate::check::mend::{self, Mend, Way};
 use crate::check::report::bytes;
 use crate::check::rows::matrix::Matrix;
-use crate::check::survey::{Server, Survey};
+use crate::check::survey::{RoomUnknown, Server, Survey};
 
 const RULE: &str = "disk";
 /// Indexes filled out of order, undo and binlogs take more than the rows did.
@@ -59,22 +60,15 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
         let sides = some_of(shards.iter().map(|(server, _)| server.side));
         let needed = shards.iter().map(|(_, bytes)| *bytes).sum::<u64>() as f64 * FACTOR;
         let needed = needed as u64;
-        let room = shards[0].0.facts.as_ref().ok().and_then(|facts| facts.room.as_ref());
-        let Some(room) = room else {
-            let actual = format!("SQL cannot tell whether {} fit on its disk", bytes(needed));
-            let account = shards[0]
-                .0
-                .facts
-                .as_ref()
-                .ok()
-                .map(|facts| mend::account(&facts.grants, &shards[0].0.endpoint.user));
-            let mend = disks(&account.unwrap_or_default());
-            faults.push(
-                Fault::new(Severity::Note, RULE, sides, actual)
-                    .expected("room for the rows to come, and half as much again")
-                    .mend(mend),
-            );
-            continue;
+        let (server, _) = shards[0];
+        let Ok(facts) = &server.facts else { continue };
+        let room = match &facts.room {
+            Ok(room) => room,
+            Err(why) => {
+                let account = mend::account(&facts.grants, &server.endpoint.user);
+                faults.push(unknown(RULE, sides, needed, *why, &account));
+                continue;
+            }
         };
         if room.available_bytes < needed {
             let actual = format!("{} has {} left", room.path, bytes(room.available_bytes));
@@ -88,8 +82,32 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
     faults
 }
 
+/// SQL cannot tell whether so much fits, and what makes it able to.
+pub fn unknown(
+    rule: &'static str,
+    subject: impl fmt::Display,
+    needed: u64,
+    why: RoomUnknown,
+    account: &str,
+) -> Fault {
+    let actual = format!("SQL cannot tell whether {} fit on its disk", bytes(needed));
+    let (actual, mend) = match why {
+        RoomUnknown::NotTold => (actual, disks(account)),
+        RoomUnknown::NoMtab => (
+            format!(
+                "{actual}: information_schema.DISKS answers error 1105, as it does where the server \
+                 finds no /etc/mtab"
+            ),
+            Mend::from("ln -s /proc/mounts /etc/mtab, where the server runs; or look: df -h"),
+        ),
+    };
+    Fault::new(Severity::Note, rule, subject, actual)
+        .expected("room for the rows to come, and half as much again")
+        .mend(mend)
+}
+
 /// Lets SQL tell. FILE is what the plugin asks for.
-pub fn disks(account: &str) -> Mend {
+fn disks(account: &str) -> Mend {
     let grant = format!("GRANT FILE ON *.* TO {account}");
     // Answered with a warning where it is there already.
     let install = "INSTALL PLUGIN IF NOT EXISTS disks SONAME 'disks'".to_owned();
@@ -108,14 +126,21 @@ mod tests {
             let table = facts.tables.get_mut("t").unwrap();
             table.bytes = if which < 2 { 3 << 30 } else { 0 };
             let available_bytes = [0, 0, 4 << 30, 2 << 30, 4 << 30][which];
-            facts.room = Some(Room { path: "/db".into(), total_bytes: 1 << 40, available_bytes });
+            facts.room = Ok(Room { path: "/db".into(), total_bytes: 1 << 40, available_bytes });
+            if which == 4 {
+                facts.room = Err(RoomUnknown::NoMtab);
+            }
         });
         // 6 GiB over three new shards, and half as much again.
         assert_eq!(
             lines(&check(&survey, None)),
             [
                 "fault  new shard 1: /db has 2.00 GiB left, expected 3.00 GiB, half as much again as \
-              the rows take; mend: a larger disk, or fewer shards on this server"
+              the rows take; mend: a larger disk, or fewer shards on this server",
+                "note  new shard 2: SQL cannot tell whether 3.00 GiB fit on its disk: \
+                 information_schema.DISKS answers error 1105, as it does where the server finds no \
+                 /etc/mtab, expected room for the rows to come, and half as much again; mend: ln -s \
+                 /proc/mounts /etc/mtab, where the server runs; or look: df -h",
             ]
         );
     }

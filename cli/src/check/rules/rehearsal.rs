@@ -210,13 +210,13 @@ fn room(
     let roles = further.roles.iter().filter(|role| role.kind == Kind::Rehearsal);
     let bytes_here: u64 = roles.filter_map(|role| coming.get(&role.side)).sum();
     let needed = (bytes_here as f64 * FACTOR) as u64;
-    let Some(room) = &facts.room else {
-        let user = &further.endpoint.user;
-        let actual = format!("SQL cannot tell whether {} fit on its disk", bytes(needed));
-        let note = Fault::new(Severity::Note, RULE, further, actual)
-            .expected("room for the rows to come, and half as much again")
-            .mend(disk::disks(&mend::account(&facts.grants, user)));
-        return (needed >= SMALL_BYTES).then_some(note);
+    let room = match &facts.room {
+        Ok(room) => room,
+        Err(why) => {
+            let account = mend::account(&facts.grants, &further.endpoint.user);
+            return (needed >= SMALL_BYTES)
+                .then(|| disk::unknown(RULE, further, needed, *why, &account));
+        }
     };
     (room.available_bytes < needed).then(|| {
         warning(further, format!("{} has {} left", room.path, bytes(room.available_bytes)))
@@ -241,7 +241,7 @@ mod tests {
             |which, facts| {
                 if which == 2 {
                     let (total_bytes, available_bytes) = (1 << 50, 1 << 50);
-                    facts.room = Some(Room { path: "/db".into(), total_bytes, available_bytes });
+                    facts.room = Ok(Room { path: "/db".into(), total_bytes, available_bytes });
                     change(facts);
                 }
             },

@@ -122,7 +122,7 @@ mod tests {
                 set(facts, "binlog_expire_logs_seconds", "0");
                 let path = "/".to_owned();
                 let room = Room { path, total_bytes: 1 << 40, available_bytes: 36_000_000 };
-                facts.room = Some(room);
+                facts.room = Ok(room);
             }
         });
         let found = lines(&check(&survey));

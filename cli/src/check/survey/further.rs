@@ -21,7 +21,7 @@ use super::ask::{
     VARIABLES, VERSION, failed, fencing, if_allowed, prepared, replica_ids,
 };
 use super::token::{self, Token};
-use super::{Account, Body, Room, Unreached, Variables, oldest, privileged, room};
+use super::{Account, Body, Room, RoomUnknown, Unreached, Variables, oldest, privileged, room};
 use crate::check::ahead;
 use crate::check::fault::Side;
 
@@ -114,7 +114,7 @@ pub struct Standing {
     /// What it replicates from; `None` where the account may not see it.
     pub sources: Option<Vec<Source>>,
     pub xa: Vec<String>,
-    pub room: Option<Room>,
+    pub room: Result<Room, RoomUnknown>,
     /// Age of the oldest binlog file, of a server that is tailed.
     pub oldest: Option<Duration>,
     /// Those of its roles that exist, and that the account may see.

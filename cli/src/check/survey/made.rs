@@ -9,8 +9,8 @@ use modshift_proto::plan::Plan;
 
 use super::further::{self, Schema, Source};
 use super::{
-    Binlog, Facts, Further, Kind, Role, Server, Standing, Survey, Table, Unreached, Variables,
-    all_sides, endpoint,
+    Binlog, Facts, Further, Kind, Role, RoomUnknown, Server, Standing, Survey, Table, Unreached,
+    Variables, all_sides, endpoint,
 };
 use crate::check::fault::Fault;
 
@@ -128,7 +128,7 @@ fn standing(roles: &[Role]) -> Standing {
         log_filters: Some(Vec::new()),
         sources: Some(if rehearses { Vec::new() } else { vec![source] }),
         xa: Vec::new(),
-        room: None,
+        room: Err(RoomUnknown::NotTold),
         oldest: None,
         schemas,
     }
@@ -183,7 +183,7 @@ pub fn facts() -> Facts {
         has_watermark: false,
         finished: false,
         owner: None,
-        room: None,
+        room: Err(RoomUnknown::NotTold),
         binlog: Binlog {
             written_bytes: 0,
             uptime: Duration::from_secs(60),

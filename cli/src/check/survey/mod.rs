@@ -41,7 +41,7 @@ pub use further::{Further, Kind, Role, Standing};
 pub use privileged::{Account, Body, Sort};
 #[cfg(test)]
 pub use privileged::{administrator, plain_account, privileged_account, replication_account};
-pub use room::Room;
+pub use room::{Room, RoomUnknown};
 pub use token::Token;
 pub use variables::Variables;
 
@@ -160,7 +160,7 @@ pub struct Facts {
     /// The reshard that modshift's tables here are of.
     pub owner: Option<control::Owner>,
     /// Of the disk with the data directory.
-    pub room: Option<Room>,
+    pub room: Result<Room, RoomUnknown>,
     pub binlog: Binlog,
     /// Only where everything is asked.
     pub connections: Option<Connections>,
@@ -357,7 +357,7 @@ impl Survey {
                     side: server.side,
                     subject: server.side.to_string(),
                     variables: &facts.variables,
-                    room: facts.room.as_ref(),
+                    room: facts.room.as_ref().ok(),
                     oldest: facts.binlog.oldest,
                 });
             }
@@ -366,7 +366,7 @@ impl Survey {
                 side: server.side,
                 subject: part.name(),
                 variables: &part.facts.variables,
-                room: part.facts.room.as_ref(),
+                room: part.facts.room.as_ref().ok(),
                 oldest: part.facts.oldest,
             })
         })

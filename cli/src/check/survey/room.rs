@@ -13,24 +13,38 @@ pub struct Room {
     pub available_bytes: u64,
 }
 
+/// Why it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomUnknown {
+    /// Not asked for, no plugin, no privilege, or no file system of that path.
+    NotTold,
+    /// The plugin is there and cannot read the list of file systems: `/etc/mtab`, which minimal
+    /// containers do not have. The server has no words for it (plugin/disks, `disks_fill_table`).
+    NoMtab,
+}
+
 pub(super) async fn of(
     conn: &mut Conn,
     datadir: &str,
     whole: bool,
-) -> mysql_async::Result<Option<Room>> {
+) -> mysql_async::Result<Result<Room, RoomUnknown>> {
     // Without FILE the table is there and empty.
     const SQL: &str = "SELECT Path, Total, Available FROM information_schema.DISKS";
     /// An unknown table of information_schema.
     const NO_PLUGIN: u16 = 1109;
+    const UNKNOWN_ERROR: u16 = 1105;
     if !whole {
-        return Ok(None);
+        return Ok(Err(RoomUnknown::NotTold));
     }
     let disks: mysql_async::Result<Vec<(String, u64, u64)>> = conn.query(SQL).await;
     let disks = match disks {
         Err(mysql_async::Error::Server(error)) if error.code == NO_PLUGIN => None,
+        Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_ERROR => {
+            return Ok(Err(RoomUnknown::NoMtab));
+        }
         other => if_allowed(other)?,
     };
-    Ok(disks.and_then(|disks| holding(datadir, disks)))
+    Ok(disks.and_then(|disks| holding(datadir, disks)).ok_or(RoomUnknown::NotTold))
 }
 
 /// The mount point that is the longest beginning of the path; sizes come in KiB.
