@@ -1,7 +1,6 @@
 //! The routing before the first run. Applications that follow it are deployed days before the night
 //! of the cutover, and must find in it what they do today.
 
-use futures_util::future::try_join_all;
 use modshift_mariadb::connect::label;
 use modshift_mariadb::control::{self, Stage};
 use modshift_mariadb::{ServerError, Session, connect};
@@ -29,12 +28,10 @@ pub enum First {
 /// then versions above it, which no shard and no target gives up for this one.
 pub async fn first_routing(plan: &Plan, outside: &impl Outside) -> Result<First, CutoverError> {
     // The old shards may be the new ones of a reshard that has not cut over: they do not serve.
-    if !try_join_all(plan.old.iter().map(|shard| serves(plan, shard)))
-        .await?
-        .into_iter()
-        .all(|is| is)
-    {
-        return Ok(First::Early);
+    for shard in &plan.old {
+        if !serves(plan, shard).await? {
+            return Ok(First::Early);
+        }
     }
     let routed = outside.routed().await.map_err(CutoverError::Publish)?;
     let version = match routed {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{FutureExt, join, join_all};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use modshift_cutover::{Closed, Direction, Outside, Routed, Side, shard};
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::{Conn, error};
@@ -38,6 +38,9 @@ enum Must {
     /// The same, but for those of the other side, some of which are known to be lost.
     Alone,
 }
+
+/// Shards that a daemon asks at the same time.
+const CALMLY_AT_ONCE: usize = 2;
 
 pub struct Wiring {
     plan: Arc<Plan>,
@@ -125,8 +128,20 @@ impl Wiring {
     /// The highest of those that answer: it was on all of them before it was on any target.
     async fn highest(&self) -> Option<Document> {
         let endpoints = self.endpoints();
-        let asked = join_all(endpoints.iter().map(|(_, at)| held(at, &self.plan.name)));
-        asked.await.into_iter().flatten().flatten().max_by_key(|held| held.version)
+        let asked = endpoints.iter().map(|(_, at)| held(at, &self.plan.name));
+        let answers: Vec<_> = stream::iter(asked).buffer_unordered(self.at_once()).collect().await;
+        answers.into_iter().flatten().flatten().max_by_key(|held| held.version)
+    }
+
+    /// Shards that are asked at the same time. A daemon leaves the connections of a server to others;
+    /// a run has no time for that.
+    fn at_once(&self) -> usize {
+        match self.told {
+            Told::Calmly => CALMLY_AT_ONCE,
+            Told::Terminal | Told::Quietly | Told::Aloud => {
+                (self.plan.old.len() + self.plan.new.len()).max(1)
+            }
+        }
     }
 
     /// The shards first: no target ever has a version that no shard knows, or that one of those that
@@ -149,10 +164,10 @@ impl Wiring {
             Must::All | Must::One => false,
             Must::Opened | Must::Alone => of != side,
         };
-        let mut storing: FuturesUnordered<_> = endpoints
+        let stores = endpoints
             .iter()
-            .map(|(of, endpoint)| store(endpoint, &document).map(move |stored| (*of, stored)))
-            .collect();
+            .map(|(of, endpoint)| store(endpoint, &document).map(move |stored| (*of, stored)));
+        let mut storing = stream::iter(stores).buffer_unordered(self.at_once());
         let mut failed = Vec::new();
         let mut known = false;
         let mut take = |(of, stored): (Side, Result<(), String>)| match stored {
