@@ -169,23 +169,10 @@ impl fmt::Debug for Seats {
 
 #[cfg(test)]
 mod tests {
-    use modshift_proto::plan::{Secret, TlsMode};
-
     use super::*;
 
     fn endpoint(schema: &str) -> Endpoint {
-        Endpoint {
-            host: "h".to_owned(),
-            port: 1,
-            schema: schema.to_owned(),
-            user: "u".to_owned(),
-            password: Secret::new("p".to_owned()),
-            tls: TlsMode::Off,
-            tls_ca: None,
-            replica_server_id: 1,
-            replicas: Vec::new(),
-            read_from: None,
-        }
+        Endpoint { schema: schema.to_owned(), ..Endpoint::sample() }
     }
 
     #[tokio::test]

@@ -90,24 +90,11 @@ impl WholeLogs {
 mod tests {
     use std::time::Duration;
 
-    use modshift_proto::plan::{Secret, TlsMode};
-
     use super::*;
 
     fn endpoint(host: &str, schema: &str) -> Endpoint {
-        Endpoint {
-            host: host.to_owned(),
-            // Nothing listens there.
-            port: 1,
-            schema: schema.to_owned(),
-            user: "u".to_owned(),
-            password: Secret::new("p".to_owned()),
-            tls: TlsMode::Off,
-            tls_ca: None,
-            replica_server_id: 1,
-            replicas: Vec::new(),
-            read_from: None,
-        }
+        // Nothing listens there.
+        Endpoint { host: host.to_owned(), port: 1, schema: schema.to_owned(), ..Endpoint::sample() }
     }
 
     #[tokio::test]

@@ -96,6 +96,23 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Leads nowhere, for unit tests: what one is about it sets itself.
+    #[doc(hidden)]
+    pub fn sample() -> Endpoint {
+        Endpoint {
+            host: "192.0.2.1".to_owned(),
+            port: 1,
+            schema: "s".to_owned(),
+            user: "u".to_owned(),
+            password: Secret::new("p".to_owned()),
+            tls: TlsMode::Off,
+            tls_ca: None,
+            replica_server_id: 1,
+            replicas: Vec::new(),
+            read_from: None,
+        }
+    }
+
     /// The same shard on another of its servers, reached with the same login.
     pub fn on(&self, server: &HostPort) -> Endpoint {
         let HostPort { host, port } = server.clone();

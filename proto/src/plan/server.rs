@@ -72,18 +72,7 @@ mod tests {
     use super::*;
 
     fn endpoint(host: &str, port: u16) -> Endpoint {
-        Endpoint {
-            host: host.to_owned(),
-            port,
-            schema: "s".to_owned(),
-            user: "u".to_owned(),
-            password: Secret::new("p".to_owned()),
-            tls: TlsMode::Off,
-            tls_ca: None,
-            replica_server_id: 1,
-            replicas: Vec::new(),
-            read_from: None,
-        }
+        Endpoint { host: host.to_owned(), port, ..Endpoint::sample() }
     }
 
     /// Whether the two have one address, and one login.

@@ -166,22 +166,13 @@ impl Seat {
 
 #[cfg(test)]
 mod tests {
-    use modshift_proto::plan::{Secret, TlsMode};
-
     use super::*;
 
     fn endpoint(replica_server_id: u32) -> Endpoint {
         Endpoint {
-            host: "192.0.2.1".to_owned(),
-            port: 1,
             schema: format!("s{replica_server_id}"),
-            user: "u".to_owned(),
-            password: Secret::new("p".to_owned()),
-            tls: TlsMode::Off,
-            tls_ca: None,
             replica_server_id,
-            replicas: Vec::new(),
-            read_from: None,
+            ..Endpoint::sample()
         }
     }
 
