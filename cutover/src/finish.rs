@@ -36,8 +36,9 @@ pub async fn finish(
     let (mut register, guard) = take(plan, Ask::Finish, dry).await?;
     let mut shards = shard::side(plan, Side::Old, &guard);
     shards.extend(shard::side(plan, Side::New, &guard));
+    let held = keep_ours(plan, &mut shards, tell).await;
+    CutoverError::all(held.into_iter().map(|held| held.error).collect())?;
     if !dry {
-        keep_ours(plan, &mut shards, tell).await?;
         daemons_rest(plan, &mut shards).await?;
     }
     // First: from here on no daemon starts.
@@ -57,7 +58,8 @@ pub async fn finish(
     CutoverError::all(dropped.into_iter().filter_map(Result::err).collect())
 }
 
-/// The old shards as they were before they were fenced, after [`finish`].
+/// The old shards as they were before they were fenced, after [`finish`]. Each for itself: what stands
+/// in the way of one keeps no other closed.
 pub async fn unfence(
     plan: &Plan,
     dry: bool,
@@ -65,73 +67,95 @@ pub async fn unfence(
 ) -> Result<(), CutoverError> {
     let (mut register, guard) = take(plan, Ask::Unfence, dry).await?;
     let mut shards = shard::side(plan, Side::Old, &guard);
-    shard::recall(&mut shards, &register.remembered().await?);
-    let all: Vec<Vec<String>> = shards.iter().map(Shard::keys).collect();
-    if !dry {
-        keep_ours(plan, &mut shards, tell).await?;
-    }
-    let ours: Vec<Vec<String>> = shards.iter().map(Shard::keys).collect();
-    let released = join_all(shards.iter_mut().map(async |shard| {
-        // Tables of ours that a finish could not remove, the shard being away.
-        retire(plan, shard).await?;
-        handover::put_back(handover::Scope::new(plan, "unfence"), shard).await?;
-        let doing = "removing modshift's tables";
-        shard.primary.run(doing, &format!("DROP TABLE IF EXISTS {HANDOVER}")).await?;
-        // Given a second time it leaves alone what was changed there since.
-        if fence::is_closed(shard).await? {
-            fence::release(shard, Release::Restore).await?;
-        }
-        // Last: from here on another reshard may have it.
-        shard.primary.run(doing, &format!("DROP TABLE IF EXISTS {PLAN}")).await.map(drop)
-    }))
-    .await;
+    let remembered = register.remembered().await?;
+    shard::recall(&mut shards, &remembered);
+    let mut held = keep_ours(plan, &mut shards, tell).await;
+    let released = join_all(shards.iter_mut().map(|shard| let_go(plan, shard))).await;
     say(&mut register, &mut shards, tell);
-    // What a shard was is remembered as long as it is not let go, and no longer: the next reshard may
-    // have it when this command is given again for another one.
-    let kept: Vec<&Vec<String>> =
-        ours.iter().zip(&released).filter(|(_, end)| end.is_err()).map(|(keys, _)| keys).collect();
-    let gone: Vec<String> =
-        all.iter().filter(|keys| !kept.contains(keys)).flatten().cloned().collect();
+    let mut free = Vec::new();
+    for (shard, released) in shards.into_iter().zip(released) {
+        match released {
+            Ok(()) => free.push(shard),
+            Err(error) => held.push(Held { keys: shard.keys(), error }),
+        }
+    }
+    // Remembered for as long as a shard is not let go, and no longer: once another reshard may have it,
+    // this command must find nothing to give back. So are servers that are in the plan no more.
+    let kept = |server: &String| held.iter().any(|held| held.keys.contains(server));
+    let gone = remembered.into_iter().map(|(server, _)| server).filter(|server| !kept(server));
+    let gone: Vec<String> = gone.collect();
     let forgotten = register.forget(&gone).await;
+    let mut errors: Vec<CutoverError> = held.into_iter().map(|held| held.error).collect();
+    match forgotten {
+        Ok(()) => {
+            stage::reached("unfence_forgotten", 1).await;
+            // From here on another reshard may have them.
+            let dropped = join_all(free.iter_mut().map(async |shard| {
+                let sql = format!("DROP TABLE IF EXISTS {PLAN}");
+                shard.primary.run("removing modshift's tables", &sql).await.map(drop)
+            }));
+            errors.extend(dropped.await.into_iter().filter_map(Result::err));
+            say(&mut register, &mut free, tell);
+        }
+        Err(error) => errors.push(error),
+    }
     register.release().await;
-    let errors = released.into_iter().filter_map(Result::err);
-    CutoverError::all(errors.chain(forgotten.err()).collect())
+    CutoverError::all(errors)
 }
 
-/// Takes out the shards that another reshard has by now: given again, these commands must not touch what
-/// its streams and runs have made.
-async fn keep_ours(
-    plan: &Plan,
-    shards: &mut Vec<Shard>,
-    tell: &mut dyn FnMut(&str),
-) -> Result<(), CutoverError> {
-    let asked = join_all(shards.iter_mut().map(|shard| of_another(plan, shard))).await;
-    let mut others = Vec::new();
-    for other in asked {
-        others.push(other?);
+async fn let_go(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverError> {
+    // Tables of ours that a finish could not remove, the shard being away.
+    retire(plan, shard).await?;
+    handover::put_back(handover::Scope::new(plan, "unfence"), shard).await?;
+    let sql = format!("DROP TABLE IF EXISTS {HANDOVER}");
+    shard.primary.run("removing modshift's tables", &sql).await?;
+    stage::reached("unfence_put_back", 1).await;
+    // Given a second time it leaves alone what was changed there since.
+    if fence::is_closed(shard).await? {
+        fence::release(shard, Release::Restore).await?;
     }
-    let mut asked = others.into_iter();
-    shards.retain(|shard| match asked.next().flatten() {
-        Some(owner) => {
-            tell(&format!(
-                "note: {} is left alone: it is {} of the reshard {} now",
-                shard.name(),
-                owner.shard,
-                owner.plan
-            ));
-            false
-        }
-        None => true,
-    });
+    stage::reached("unfence_released", 1).await;
     Ok(())
 }
 
-async fn of_another(plan: &Plan, shard: &mut Shard) -> Result<Option<Owner>, CutoverError> {
-    let place = control::place(plan, &shard.primary.endpoint);
+/// A shard of which nothing may be forgotten yet, and why.
+struct Held {
+    keys: Vec<String>,
+    error: CutoverError,
+}
+
+/// Takes out the shards that another reshard has by now: given again, these commands must not touch what
+/// its streams and runs have made. And those that do not answer, or that the plan calls by another number
+/// than it did.
+async fn keep_ours(plan: &Plan, shards: &mut Vec<Shard>, tell: &mut dyn FnMut(&str)) -> Vec<Held> {
+    let mut held = Vec::new();
+    let owners = join_all(shards.iter_mut().map(owner)).await;
+    let all = std::mem::take(shards);
+    for (shard, owner) in all.into_iter().zip(owners) {
+        let place = control::place(plan, &shard.primary.endpoint);
+        let (server, keys) = (shard.name().to_owned(), shard.keys());
+        match owner {
+            Err(error) => held.push(Held { keys, error }),
+            Ok(Some(owner)) if owner.plan != plan.forward_name() => tell(&format!(
+                "note: {server} is left alone: it is {} of the reshard {} now",
+                owner.shard, owner.plan
+            )),
+            Ok(Some(owner)) if owner.shard != place => {
+                let was = owner.shard;
+                let what =
+                    format!("it was {was} when its streams began: give the plan as it was then");
+                held.push(Held { keys, error: CutoverError::Unfit { server, what } });
+            }
+            Ok(_) => shards.push(shard),
+        }
+    }
+    held
+}
+
+async fn owner(shard: &mut Shard) -> Result<Option<Owner>, CutoverError> {
     let at = shard.name().to_owned();
     let asking = async |conn: &mut Conn| control::owner(conn, &at).await;
-    let owner = shard.primary.talk("asking whose tables these are", asking).await?;
-    Ok(owner.filter(|owner| owner.is_other(plan.forward_name(), &place)))
+    shard.primary.talk("asking whose tables these are", asking).await
 }
 
 async fn take(plan: &Plan, ask: Ask, dry: bool) -> Result<(Register, Guard), CutoverError> {

@@ -88,7 +88,32 @@ async fn a_finish_that_died_is_finished_by_another() -> Result<()> {
     estate.new[0].run(late).await?;
     let said = site.command(&["check", "--quick"], &[1]).await?;
     ensure!(said.contains("is finished") && !said.contains("late"), "{said}");
-    site.command(&["unfence"], &[0]).await.map(drop)
+    // With its triggers back; let go; nobody's, and with no other reshard yet.
+    for (point, nth) in [("unfence_put_back", 1), ("unfence_released", 1), ("unfence_forgotten", 1)]
+    {
+        let held = estate.modshift(["unfence"]).hold(point, nth).start()?;
+        held.wait_hold(point, LIMIT).await.with_context(|| held.output())?;
+        held.kill_9()?;
+    }
+    // One that is away keeps no other closed.
+    estate.old[1].server.kill()?;
+    let said = site.command(&["unfence"], &[2]).await?;
+    ensure!(said.contains(&estate.old[1].server.port().to_string()), "{said}");
+    estate.old[1].server.restart().await?;
+    site.command(&["unfence"], &[0]).await?;
+    for shard in &estate.old {
+        ensure!(
+            !shard.value::<bool>("SELECT @@read_only").await?,
+            "{} is still fenced",
+            shard.schema
+        );
+        let sql = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                   AND TABLE_NAME IN ('modshift_plan', 'modshift_handover')";
+        ensure!(shard.value::<u64>(sql).await? == 0, "tables are left on {}", shard.schema);
+    }
+    let left: u64 = estate.new[0].value("SELECT COUNT(*) FROM modshift_fence").await?;
+    ensure!(left == 0, "{left} servers are remembered");
+    Ok(())
 }
 
 /// Each command amid a wait for a server: the first signal ends it, with a word about what may be left.
