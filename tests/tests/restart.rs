@@ -105,7 +105,13 @@ async fn starts_over(log: Log, seed: u64) -> Result<()> {
     }
     ensure!(remembered(&estate).await? == before && rows(&estate).await? == filled, "{said}");
 
-    for stage in ["restart_marked", "restart_emptied", "restart_forgotten", "restart_unmarked"] {
+    for stage in [
+        "restart_marked",
+        "restart_stopped",
+        "restart_emptied",
+        "restart_forgotten",
+        "restart_unmarked",
+    ] {
         let held = estate.modshift(COMMAND).hold(stage, 1).start()?;
         held.wait_hold(stage, LIMIT).await?;
         held.kill_9()?;

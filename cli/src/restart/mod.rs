@@ -79,12 +79,16 @@ async fn acted(
         objections.push("the lock on the journal was lost meanwhile: give it again".to_owned());
     }
     if !objections.is_empty() {
-        // The marks of one that was killed stay: half of what it was to remove is there.
-        if !before.iter().any(|shard| shard.state.has(control::RESTART)) {
+        // The marks of one that was killed stay: half of what it was to remove is there. So do those that
+        // may be another one's by now.
+        if hold.still() && !before.iter().any(|shard| shard.state.has(control::RESTART)) {
             wipe::unmark(plan, &shards).await?;
         }
         return Ok(refused(&objections));
     }
+    wipe::stop_appliers(plan, &shards).await?;
+    // With what the last batch of one brought that nobody knows of.
+    let shards = look::again(plan, before).await?;
     wipe::wipe(plan, &shards).await?;
     wipe::remove_topics(plan, topics).await?;
     wipe::unmark(plan, &shards).await?;

@@ -83,14 +83,19 @@ pub async fn unmark(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
     Ok(())
 }
 
-pub async fn wipe(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
-    // An applier that nobody knows of moves its watermark with every batch, or does nothing.
+/// An applier moves its watermark with every batch, or does nothing: without one none goes on.
+pub async fn stop_appliers(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
     let stopping = shards.iter().filter(|shard| shard.state.has(control::WATERMARK));
     let stopping = stopping.map(async |shard| {
         let mut server = Server::open(&login(plan, shard.endpoint.clone()), DOING).await?;
         server.query(&format!("DROP TABLE IF EXISTS {}", control::WATERMARK)).await
     });
     join_all(stopping).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    stage::reached("restart_stopped", 1).await;
+    Ok(())
+}
+
+pub async fn wipe(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
     let emptied = shards.iter().filter(|shard| !shard.side.is_old()).map(empty);
     join_all(emptied).await.into_iter().collect::<Result<(), _>>()?;
     stage::reached("restart_emptied", 1).await;
