@@ -52,7 +52,7 @@ pub async fn all(plan: &Plan) -> Result<Vec<Shard>, ServerError> {
     let looking = all_sides(plan).into_iter().map(async |side| {
         let own = endpoint(plan, side).clone();
         let cutover = login(plan, own.clone());
-        let mut state = match one(plan, &cutover).await {
+        let mut state = match one(&cutover).await {
             Err(error @ ServerError::Login { .. }) => {
                 answer::line(format_args!(
                     "{side} is left out: {error}; so it is where an earlier cleanup has removed the login"
@@ -84,7 +84,7 @@ async fn account(login: &Endpoint) -> Result<Option<(String, Vec<String>)>, Serv
     Ok(name.map(|name| (name, grants)))
 }
 
-async fn one(plan: &Plan, endpoint: &Endpoint) -> Result<State, ServerError> {
+async fn one(endpoint: &Endpoint) -> Result<State, ServerError> {
     let mut server = Server::open(endpoint, DOING).await?;
     let name: Option<String> =
         server.first("SELECT CONCAT(@@hostname, ':', @@port, ':', @@datadir)", ()).await?;
@@ -110,8 +110,9 @@ async fn one(plan: &Plan, endpoint: &Endpoint) -> Result<State, ServerError> {
     let finished = format!("SELECT plan FROM {}", control::FINISHED);
     let closed =
         format!("SELECT CONCAT(shard, ' of plan ', plan) FROM {} ORDER BY 1", control::FENCES);
-    let remembered = "SELECT server FROM modshift_fence WHERE plan = ? ORDER BY 1";
-    let remembered = server.all(remembered, (plan.forward_name(),)).await;
+    // Of whichever plan: its journal would go, too.
+    let remembered = "SELECT CONCAT(server, ' of plan ', plan) FROM modshift_fence ORDER BY 1";
+    let remembered = server.all(remembered, ()).await;
     let users = format!(
         "SELECT DISTINCT CONCAT(User, '@', Host) FROM mysql.tables_priv WHERE Db = '{}' ORDER BY 1",
         control::SCHEMA
