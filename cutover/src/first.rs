@@ -12,11 +12,13 @@ use crate::register::newest;
 use crate::step::Side;
 
 /// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum First {
     Published,
-    /// Not every old shard is this reshard's yet: its reader has not begun.
-    Early,
+    /// This old shard is not this reshard's yet: its reader has not begun.
+    Early {
+        shard: String,
+    },
     /// A run has begun: from there on the routing is the operators'.
     Over,
 }
@@ -27,10 +29,16 @@ pub enum First {
 /// This takes no lock that could keep an operator out. Who begins meanwhile publishes the same, and
 /// then versions above it, which no shard and no target gives up for this one.
 pub async fn first_routing(plan: &Plan, outside: &impl Outside) -> Result<First, CutoverError> {
+    let endpoint = &plan.new[0];
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let at = label(endpoint);
+    if newest(&mut conn, &at, &plan.name).await?.is_some() {
+        return Ok(First::Over);
+    }
     // The old shards may be the new ones of a reshard that has not cut over: they do not serve.
     for shard in &plan.old {
         if !serves(plan, shard).await? {
-            return Ok(First::Early);
+            return Ok(First::Early { shard: label(shard) });
         }
     }
     let routed = outside.routed().await.map_err(CutoverError::Publish)?;
@@ -39,10 +47,8 @@ pub async fn first_routing(plan: &Plan, outside: &impl Outside) -> Result<First,
         Some(routed) if routed.side == Side::New => return Ok(First::Over),
         Some(routed) => outside.version_that_stands(routed).await.map_err(CutoverError::Publish)?,
     };
-    // Asked last: a run that begins after it finds what stands.
-    let endpoint = &plan.new[0];
-    let mut conn = connect(endpoint, Session::Plain).await?;
-    if newest(&mut conn, &label(endpoint), &plan.name).await?.is_some() {
+    // A run that begins after this finds what stands.
+    if newest(&mut conn, &at, &plan.name).await?.is_some() {
         return Ok(First::Over);
     }
     outside.publish(Side::Old, version).await.map_err(CutoverError::Publish)?;

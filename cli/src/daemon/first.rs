@@ -34,19 +34,22 @@ async fn publish(plan: &Arc<Plan>) {
     let wiring = Wiring::before(plan.clone());
     let (mut pause, mut said) = (PAUSES.0, String::new());
     loop {
-        let error = match Box::pin(first_routing(plan, &wiring)).await {
+        match Box::pin(first_routing(plan, &wiring)).await {
             Ok(First::Published | First::Over) => return,
-            Ok(First::Early) => {
-                tokio::time::sleep(PAUSES.0).await;
-                continue;
+            Ok(First::Early { shard }) => {
+                if said != shard {
+                    tracing::info!(shard, "the routing waits for this shard's reader to begin");
+                    said = shard;
+                }
             }
-            Err(error) => error,
-        };
-        let why = error.to_string();
-        if why != said {
-            let hint = error.hint().unwrap_or_default();
-            tracing::warn!(why, hint, "the routing is not published yet; tried again");
-            said = why;
+            Err(error) => {
+                let why = error.to_string();
+                if said != why {
+                    let hint = error.hint().unwrap_or_default();
+                    tracing::warn!(why, hint, "the routing is not published yet; tried again");
+                    said = why;
+                }
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
