@@ -2,12 +2,13 @@
 //! gone through for it, the newest first, over a connection that takes no replica's place.
 
 use modshift_changelog::LogWriter;
+use modshift_mariadb::connect::label;
 use modshift_proto::GtidSet;
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 
 use super::{BINLOG_HEARTBEAT, Reader};
-use crate::binlog::{Decoder, EventStream};
+use crate::binlog::{BinlogError, Decoder, EventKind, EventStream, kind};
 use crate::error::{ReadError, server_error};
 use crate::tail::{Branch, LookBack, Older};
 use crate::token::within;
@@ -35,6 +36,9 @@ impl<W: LogWriter> Reader<W> {
                 break;
             }
             if let Some(branch) = looking.branch() {
+                for question in looking.questions() {
+                    Box::pin(self.answer(question)).await?;
+                }
                 return Ok(branch);
             }
         }
@@ -42,7 +46,7 @@ impl<W: LogWriter> Reader<W> {
     }
 
     /// The binlogs of the server, the oldest first.
-    async fn files(&self) -> Result<Vec<String>, ReadError> {
+    pub(super) async fn files(&self) -> Result<Vec<String>, ReadError> {
         let failed = |error| server_error(&self.tailed, ASKING, error);
         let asking = async {
             let mut conn = self.desk.turn(&self.tailed).await?;
@@ -54,7 +58,7 @@ impl<W: LogWriter> Reader<W> {
     }
 
     /// The groups before a binlog; `None` once it is purged.
-    async fn beginning(&self, file: &str) -> Result<Option<GtidSet>, ReadError> {
+    pub(super) async fn beginning(&self, file: &str) -> Result<Option<GtidSet>, ReadError> {
         let failed = |error| server_error(&self.tailed, ASKING, error);
         let asking = async {
             let mut conn = self.desk.turn(&self.tailed).await?;
@@ -75,7 +79,14 @@ impl<W: LogWriter> Reader<W> {
         let mut stream = Box::pin(opening).await?;
         let mut current: Option<String> = None;
         loop {
-            match looking.event(&mut decoder, stream.next().await?)? {
+            let event = stream.next().await?;
+            if matches!(kind(event)?, EventKind::Heartbeat) {
+                // Nothing more is there, nor the group that commits: another server, perhaps. The next
+                // connection tells whether its log is the one that was read.
+                let at = label(&self.tailed);
+                return Err(BinlogError::Ended { at }.into());
+            }
+            match looking.event(&mut decoder, event)? {
                 Older::Passed => {}
                 Older::In(file) => {
                     if current.as_ref().is_some_and(|current| *current != file) {

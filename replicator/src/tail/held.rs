@@ -52,6 +52,11 @@ impl Held {
         Held { spill: spill.clone(), file: None, in_file: 0, memory: Vec::new(), taken: 0 }
     }
 
+    /// No more room than it needs: for what is kept beside many others.
+    pub(super) fn shrink(&mut self) {
+        self.memory.shrink_to_fit();
+    }
+
     /// Bytes held: a place to come back to.
     pub(super) fn mark(&self) -> u64 {
         self.in_file + self.memory.len() as u64

@@ -37,7 +37,7 @@ use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard};
 use self::counts::Counts;
 use self::group::Group;
 use self::held::Held;
-use self::statement::{Plain, Said};
+use self::statement::{Names, Plain, Said};
 use self::temporary::Temporary;
 use self::xa::{Branches, Xa};
 use crate::binlog::{DecodedRow, Decoder, Event, TableName, Xid};
@@ -69,8 +69,7 @@ pub struct Tail {
     decoder: Decoder,
     history: History,
     group: Option<Group>,
-    /// The server does not tell the case of schemas and tables.
-    fold_names: bool,
+    names: Arc<Names>,
     plain: Plain,
     question: Option<Question>,
     temporary: Temporary,
@@ -122,7 +121,9 @@ pub struct TailParts {
 
 impl Tail {
     pub fn new(parts: TailParts) -> Tail {
+        let planned = parts.tables.iter().map(|table| table.schema.name.clone()).collect();
         Tail {
+            names: Arc::new(Names::new(parts.schema.clone(), parts.fold_names, planned)),
             shard: parts.shard,
             schema: Schema(parts.schema),
             epoch: parts.epoch,
@@ -138,7 +139,6 @@ impl Tail {
             undone: false,
             history: History::new(parts.shard, parts.resume),
             group: None,
-            fold_names: parts.fold_names,
             plain: Plain::default(),
             question: None,
             temporary: Temporary::default(),

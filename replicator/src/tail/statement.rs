@@ -35,6 +35,73 @@ pub struct Question {
     pub reads: Vec<Option<(String, String)>>,
 }
 
+impl Question {
+    /// All that the statement names; `None` where a name cannot be told.
+    pub(super) fn of(
+        gtid: Gtid,
+        schema: &[u8],
+        statement: String,
+        write: Write,
+    ) -> Option<Question> {
+        let Write { verb, targets, runs: Runs { calls, reads } } = write;
+        let targets: Option<Vec<_>> = targets.iter().map(|table| place(schema, table)).collect();
+        let calls: Option<Vec<String>> = calls.iter().map(Name::text).collect();
+        // A function's name has no case.
+        let calls = calls?.iter().map(|name| name.to_lowercase()).collect();
+        let reads = reads.iter().map(|table| place(schema, table)).collect();
+        Some(Question { gtid, verb, statement, targets: targets?, calls, reads })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.calls.is_empty() && self.reads.is_empty()
+    }
+}
+
+/// Which names mean tables of which the reader must see the rows.
+#[derive(Clone)]
+pub(super) struct Names {
+    schema: String,
+    /// The server does not tell the case of schemas and tables.
+    pub(super) fold: bool,
+    planned: Vec<String>,
+}
+
+impl Names {
+    pub(super) fn new(schema: String, fold: bool, planned: Vec<String>) -> Names {
+        Names { schema, fold, planned }
+    }
+
+    fn is_ours(&self, schema: &[u8]) -> bool {
+        // A default schema comes as the catalog spells it.
+        Name::new(schema, Charset::Utf8).may_be(&self.schema, self.fold)
+    }
+
+    fn in_our_schema(&self, default: &[u8], table: &Table) -> bool {
+        match &table.schema {
+            Some(schema) => schema.may_be(&self.schema, self.fold),
+            None => self.is_ours(default),
+        }
+    }
+
+    fn has_planned(&self, default: &[u8], table: &Table) -> bool {
+        let mut planned = self.planned.iter();
+        self.in_our_schema(default, table)
+            && planned.any(|planned| table.name.may_be(planned, self.fold))
+    }
+
+    /// Planned, or modshift's own.
+    pub(super) fn has(&self, default: &[u8], table: &Table) -> bool {
+        let own =
+            || [control::TOKEN, control::WATERMARK].iter().any(|t| table.name.may_be(t, true));
+        self.has_planned(default, table) || self.in_our_schema(default, table) && own()
+    }
+
+    /// Is it a planned table, by its number among those that are decoded?
+    pub(super) fn is_planned(&self, table: usize) -> bool {
+        table < self.planned.len()
+    }
+}
+
 /// A statement as the log has it.
 #[derive(Clone, Copy)]
 pub(super) struct Said<'a> {
@@ -64,6 +131,15 @@ impl Plain {
             self.tables.clear();
         }
         self.tables.insert(at);
+    }
+
+    /// What is not known of it yet.
+    fn unknown(&self, mut question: Question) -> Question {
+        question.targets.retain(|at| !self.tables.contains(at));
+        question.calls.retain(|name| !self.functions.contains(name));
+        let known = |at: &(String, String)| self.read.contains(at) || self.tables.contains(at);
+        question.reads.retain(|at| !at.as_ref().is_some_and(known));
+        question
     }
 
     fn passed(&mut self, question: Question) {
@@ -129,7 +205,7 @@ impl Tail {
             Statement::Definition { what } => {
                 // A table may have got triggers.
                 self.plain = Plain::default();
-                if self.is_ours(schema) {
+                if self.names.is_ours(schema) {
                     // What a routine or trigger does is in the log as rows. `check` tells that
                     // the new shards lack it.
                     tracing::warn!(shard = self.shard.0, %gtid, what, "a definition has changed");
@@ -138,7 +214,7 @@ impl Tail {
             }
             Statement::Schema { what, schema: name } => {
                 self.plain = Plain::default();
-                if name.may_be(&self.schema.0, self.fold_names) {
+                if name.may_be(&self.names.schema, self.names.fold) {
                     let (what, statement) = (what.to_owned(), without_values(sql));
                     return Err(self.foreign(gtid, Foreign::Ddl { what, statement }));
                 }
@@ -190,24 +266,6 @@ impl Tail {
         }
     }
 
-    fn is_ours(&self, schema: &[u8]) -> bool {
-        // A default schema comes as the catalog spells it.
-        Name::new(schema, Charset::Utf8).may_be(&self.schema.0, self.fold_names)
-    }
-
-    fn in_our_schema(&self, default: &[u8], table: &Table) -> bool {
-        match &table.schema {
-            Some(schema) => schema.may_be(&self.schema.0, self.fold_names),
-            None => self.is_ours(default),
-        }
-    }
-
-    pub(super) fn planned(&self, said: Said<'_>, table: &Table) -> bool {
-        let mut tables = self.tables.iter();
-        self.in_our_schema(said.schema, table)
-            && tables.any(|planned| table.name.may_be(&planned.schema.name, self.fold_names))
-    }
-
     fn tables_defined(
         &mut self,
         gtid: Gtid,
@@ -219,7 +277,7 @@ impl Tail {
         let creates = what.starts_with("CREATE TABLE") || what.starts_with("CREATE SEQUENCE");
         for Touched { table, changes } in touched {
             let temporary = !creates && self.is_temporary(said, table);
-            let planned = self.planned(said, table) && !temporary;
+            let planned = self.names.has_planned(said.schema, table) && !temporary;
             let statement = || without_values(said.sql);
             if planned && *changes {
                 let (what, statement) = (what.to_owned(), statement());
@@ -256,34 +314,20 @@ impl Tail {
             return Ok(());
         }
         let gtid = group.gtid;
-        let Write { verb, mut targets, runs: Runs { calls, reads } } = write;
+        let mut write = write;
         let statement = without_values(said.sql);
-        // Rows of these the reader must see.
-        let own = |table: &Table| {
-            self.in_our_schema(said.schema, table)
-                && [control::TOKEN, control::WATERMARK].iter().any(|t| table.name.may_be(t, true))
-        };
-        targets.retain(|table| !self.is_temporary(said, table));
-        if targets.iter().any(|table| self.planned(said, table) || own(table)) {
-            return Err(self.foreign(gtid, Foreign::StatementFormat { verb, statement }));
+        write.targets.retain(|table| !self.is_temporary(said, table));
+        if write.targets.iter().any(|table| self.names.has(said.schema, table)) {
+            let what = Foreign::StatementFormat { verb: write.verb, statement };
+            return Err(self.foreign(gtid, what));
         }
-        let unknown = || self.foreign(gtid, Foreign::Unknown { statement: statement.clone() });
-        let places: Option<Vec<_>> =
-            targets.iter().map(|table| place(said.schema, table)).collect();
-        let mut targets = places.ok_or_else(unknown)?;
-        targets.retain(|at| !self.plain.tables.contains(at));
-        let names: Option<Vec<String>> = calls.iter().map(Name::text).collect();
-        let mut calls = names.ok_or_else(unknown)?;
-        // A function's name has no case.
-        calls.iter_mut().for_each(|name| *name = name.to_lowercase());
-        calls.retain(|name| !self.plain.functions.contains(name));
-        let reads = reads.iter().filter(|table| !self.is_temporary(said, table));
-        let mut reads: Vec<_> = reads.map(|table| place(said.schema, table)).collect();
-        let plain =
-            |at: &(String, String)| self.plain.read.contains(at) || self.plain.tables.contains(at);
-        reads.retain(|at| !at.as_ref().is_some_and(plain));
-        if !(targets.is_empty() && calls.is_empty() && reads.is_empty()) {
-            self.question = Some(Question { gtid, verb, statement, targets, calls, reads });
+        write.runs.reads.retain(|table| !self.is_temporary(said, table));
+        let Some(question) = Question::of(gtid, said.schema, statement.clone(), write) else {
+            return Err(self.foreign(gtid, Foreign::Unknown { statement }));
+        };
+        let question = self.plain.unknown(question);
+        if !question.is_empty() {
+            self.question = Some(question);
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Tail {
     fn hidden(&self, said: Said<'_>, table: &Table) -> Option<(String, String)> {
         let (schema, name) = place(said.schema, table)?;
         // Other spellings are the same there.
-        let fold = |text: String| if self.fold_names { text.to_lowercase() } else { text };
+        let fold = |text: String| if self.names.fold { text.to_lowercase() } else { text };
         Some((fold(schema), fold(name)))
     }
 

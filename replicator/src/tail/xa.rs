@@ -4,7 +4,8 @@
 //! then they are kept here, bounded. What was not kept, or was prepared before this reader began, is
 //! looked for in the server's older binlogs ([`LookBack`]): so nothing has to survive a restart.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use modshift_changelog::LogWriter;
 use modshift_proto::{Gtid, OldShard};
@@ -12,9 +13,10 @@ use modshift_proto::{Gtid, OldShard};
 use super::Tail;
 use super::group::spill_error;
 use super::held::{Held, HoldError, Spill};
+use super::statement::{Names, Question};
 use crate::binlog::{
-    Decoder, Event, GtidEvent, Lexis, Savepoint, Statement, TableRef, Xid, begins, read_statement,
-    savepoint,
+    Decoder, Event, GtidEvent, Lexis, Savepoint, Statement, TableRef, Write, Xid, begins,
+    read_statement, savepoint, without_values,
 };
 use crate::error::{Foreign, ReadError};
 use crate::history::Opening;
@@ -57,23 +59,37 @@ pub struct Rows(Held);
 /// Prepared transactions by their names. What is missing here may be prepared as well.
 #[derive(Default)]
 pub(super) struct Branches {
-    known: HashMap<Xid, Branch>,
+    /// Each with its age.
+    known: HashMap<Xid, (u64, Branch)>,
+    /// The oldest first: a transaction whose PREPARE a crash has undone is never completed.
+    ages: BTreeMap<u64, Xid>,
+    next_age: u64,
     bytes: u64,
 }
 
 impl Branches {
-    fn keep(&mut self, xid: Xid, branch: Branch) {
+    fn keep(&mut self, xid: Xid, mut branch: Branch) {
         self.take(&xid);
+        if let Branch::Rows(Rows(held)) = &mut branch {
+            held.shrink();
+        }
         let size = size(&branch);
-        if self.known.len() >= BRANCHES_MAX || self.bytes + size > KEPT_BYTES_MAX {
+        if size > KEPT_BYTES_MAX {
             return;
         }
+        while self.known.len() >= BRANCHES_MAX || self.bytes + size > KEPT_BYTES_MAX {
+            let Some((_, oldest)) = self.ages.pop_first() else { break };
+            self.take(&oldest);
+        }
         self.bytes += size;
-        self.known.insert(xid, branch);
+        self.next_age += 1;
+        self.ages.insert(self.next_age, xid.clone());
+        self.known.insert(xid, (self.next_age, branch));
     }
 
     fn take(&mut self, xid: &Xid) -> Option<Branch> {
-        let branch = self.known.remove(xid)?;
+        let (age, branch) = self.known.remove(xid)?;
+        self.ages.remove(&age);
         self.bytes -= size(&branch);
         Some(branch)
     }
@@ -149,7 +165,9 @@ impl Tail {
             shard: self.shard,
             committed: group.gtid,
             xid,
+            names: Arc::clone(&self.names),
             spill: self.spill.clone(),
+            questions: Vec::new(),
             group: None,
             ending: false,
             found: None,
@@ -178,8 +196,11 @@ pub struct LookBack {
     shard: OldShard,
     committed: Gtid,
     xid: Xid,
+    names: Arc<Names>,
     spill: Spill,
-    /// The group that prepares it, in progress.
+    /// Of the group that prepares it.
+    questions: Vec<Question>,
+    /// That group, in progress.
     group: Option<Preparing>,
     /// The group in progress is of the same name, and commits it or rolls it back.
     ending: bool,
@@ -244,7 +265,9 @@ impl LookBack {
         match decoder.decode(bytes)? {
             Event::Gtid(header) => {
                 self.file_ends();
-                if header.gtid == self.committed {
+                // Or a group behind it, on a server that never had that one.
+                let behind = header.gtid.seq >= self.committed.seq;
+                if header.gtid.domain == self.committed.domain && behind {
                     return Ok(Older::Commits);
                 }
                 if header.xid.as_ref() == Some(&self.xid) {
@@ -253,7 +276,8 @@ impl LookBack {
             }
             Event::Rows(rows) => {
                 let count = rows.count_rows()?;
-                let planned = matches!(rows.table, TableRef::Planned(_));
+                let planned =
+                    matches!(rows.table, TableRef::Planned(table) if self.names.is_planned(table));
                 if planned {
                     self.hold(bytes)?;
                 }
@@ -265,7 +289,7 @@ impl LookBack {
                 }
             }
             Event::TableMap | Event::NewId(_) => self.hold(bytes)?,
-            Event::Query { sql, lexis, .. } => self.statement(&sql, lexis)?,
+            Event::Query { schema, sql, lexis, .. } => self.statement(schema, &sql, lexis)?,
             Event::XaPrepare => {
                 if let Some(group) = self.group.take() {
                     self.rolled_back = false;
@@ -286,13 +310,14 @@ impl LookBack {
     /// A group of the same name.
     fn begins(&mut self, header: &GtidEvent) {
         if header.prepared_xa {
+            self.questions.clear();
             let (gtid, held) = (header.gtid, Held::new(&self.spill));
             self.group = Some(Preparing { gtid, held, changes: 0, planned: false });
         }
         self.ending = header.completed_xa;
     }
 
-    fn statement(&mut self, sql: &[u8], lexis: Lexis) -> Result<(), ReadError> {
+    fn statement(&mut self, schema: &[u8], sql: &[u8], lexis: Lexis) -> Result<(), ReadError> {
         match read_statement(sql, lexis) {
             // Not so by XA COMMIT: a server that is killed behind that shows the transaction as
             // prepared again, with its rows locked, and its client commits it once more.
@@ -305,9 +330,43 @@ impl LookBack {
                 Some(Savepoint::RollBackTo(_)) | None => self.taken_back()?,
             },
             Statement::Rollback => self.taken_back()?,
-            _ => {}
+            Statement::Begin | Statement::Harmless(_) | Statement::XaGoesOn => {}
+            // In statement format: a row of a planned table is never seen.
+            Statement::Write(write) => self.writes(schema, sql, write)?,
+            Statement::MakesTemporary { runs, .. } => {
+                let write = Write { verb: "SELECT".to_owned(), targets: Vec::new(), runs };
+                self.writes(schema, sql, write)?;
+            }
+            Statement::DropsTemporary(_) => {}
+            // That of another group, which is not looked into; in this one nothing else can be, since
+            // it would commit what is open.
+            _ if self.group.is_none() => {}
+            _ => return Err(self.foreign(Foreign::Unknown { statement: without_values(sql) })),
         }
         Ok(())
+    }
+
+    fn writes(&mut self, schema: &[u8], sql: &[u8], write: Write) -> Result<(), ReadError> {
+        let statement = without_values(sql);
+        if write.targets.iter().any(|table| self.names.has(schema, table)) {
+            let what = Foreign::StatementFormat { verb: write.verb, statement };
+            return Err(self.foreign(what));
+        }
+        match Question::of(self.committed, schema, statement.clone(), write) {
+            Some(question) if question.is_empty() => {}
+            Some(question) => self.questions.push(question),
+            None => return Err(self.foreign(Foreign::Unknown { statement })),
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, what: Foreign) -> ReadError {
+        ReadError::Statement { shard: self.shard, gtid: self.committed, what }
+    }
+
+    /// What the server must be asked of the group that was found.
+    pub fn questions(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.questions)
     }
 
     /// Some of what is held may not count.

@@ -96,7 +96,7 @@ async fn rows_that_xa_commits_count_and_others_do_not() -> Result<()> {
     all(&mut conn, &one_phase).await?;
     // Prepared before the reader ends, and the server; committed while one is away, and after.
     prepare(shard, "'e'", &["INSERT INTO acct VALUES (25, 25, 1, 'e')"]).await?;
-    running.stop(LIMIT).await?;
+    running.kill_9()?;
     complete(shard, "COMMIT", "'c'").await?;
     shard.server.kill()?;
     shard.server.restart().await?;
@@ -137,5 +137,23 @@ async fn an_xa_commit_whose_rows_are_purged_halts_by_name() -> Result<()> {
     let halted = running.wait_line("reader halted", LIMIT).await?;
     ensure!(halted.contains("XA COMMIT X'676f6e65',X'',1"), "{halted}");
     ensure!(halted.contains("do not hold its XA PREPARE"), "{halted}");
+    running.stop(LIMIT).await.map(drop)
+}
+
+/// A session that kept its own format since before the reshard: its rows are in no event.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_xa_commit_of_what_was_written_in_statement_format_halts_by_name() -> Result<()> {
+    let estate = estate(TAIL).await?;
+    let shard = &estate.old[0];
+    let mut conn = shard.address().connect().await?;
+    all(&mut conn, &["SET SESSION binlog_format = 'STATEMENT'", "XA START 's'"]).await?;
+    let insert = "INSERT INTO acct VALUES (10, 10, 1, 'unseen')";
+    all(&mut conn, &[insert, "XA END 's'", "XA PREPARE 's'"]).await?;
+    conn.disconnect().await?;
+    let running = daemon(&estate)?;
+    opens(&estate, &running).await?;
+    complete(shard, "COMMIT", "'s'").await?;
+    let halted = running.wait_line("reader halted", LIMIT).await?;
+    ensure!(halted.contains("a statement-format INSERT"), "{halted}");
     running.stop(LIMIT).await.map(drop)
 }

@@ -53,8 +53,21 @@ fn looking() -> LookBack {
     };
     let spill = Spill { dir: std::env::temp_dir(), max: 1 << 20 };
     let (shard, committed) = (OldShard(0), gtid(COMMITTED));
-    let (group, found) = (None, None);
-    LookBack { shard, committed, xid, spill, group, ending: false, found, rolled_back: false }
+    let table = planned();
+    let names = Names::new(table.schema_name, false, vec![table.table.name.clone()]);
+    let names = Arc::new(names);
+    LookBack {
+        shard,
+        committed,
+        xid,
+        names,
+        spill,
+        questions: Vec::new(),
+        group: None,
+        ending: false,
+        found: None,
+        rolled_back: false,
+    }
 }
 
 /// What one file shows: rows or none of a planned table, or nothing of the transaction.
@@ -126,4 +139,53 @@ fn only_a_rollback_to_a_savepoint_takes_planned_rows_back() {
     }
     let early = [vec![statement("ROLLBACK TO a")], rows()].concat();
     check(&[prepare(1, b'x', &early)], (Some(true), false));
+}
+
+/// What one file that prepares the transaction with this statement shows, and what is to be asked.
+fn with_statement(sql: &str) -> Result<(Option<bool>, Vec<Question>), ReadError> {
+    let mut decoder = Decoder::new(vec![planned()]).expect("as planned");
+    let mut looking = looking();
+    for event in prepare(1, b'x', &[statement(sql)]) {
+        looking.event(&mut decoder, &event)?;
+    }
+    let questions = looking.questions();
+    Ok((looking.branch().map(|branch| matches!(branch, Branch::Rows(_))), questions))
+}
+
+#[test]
+fn a_statement_that_writes_planned_rows_unseen_halts_where_it_was_not_read_live() {
+    let table = planned();
+    let planned = format!("INSERT INTO `{}`.`{}` VALUES (1)", table.schema_name, table.table.name);
+    for (sql, by_name) in [(planned.as_str(), true), ("what is this", false)] {
+        let Err(ReadError::Statement { what, .. }) = with_statement(sql) else {
+            panic!("{sql} passes");
+        };
+        assert_eq!(matches!(what, Foreign::StatementFormat { .. }), by_name, "{sql}: {what}");
+    }
+    let (rows, questions) = with_statement("INSERT INTO ops.t VALUES (f())").expect("passes");
+    assert_eq!(rows, Some(false));
+    // Whether that has triggers, or the function is a stored one.
+    assert_eq!(questions.len(), 1, "{questions:?}");
+    assert_eq!(questions[0].targets, [("ops".to_owned(), "t".to_owned())]);
+    assert_eq!(questions[0].calls, ["f"]);
+}
+
+#[test]
+fn what_no_longer_fits_goes_from_the_oldest_on() {
+    let xid = |number: usize| {
+        let mut decoder = Decoder::new(Vec::new()).expect("without tables");
+        let xid = [1, 0, 0, 0, 2, 0, (number / 250) as u8, (number % 250) as u8];
+        let begin = event(GTID, &[&1u64.to_le_bytes()[..], &[0; 4], &[PREPARES], &xid].concat());
+        match decoder.decode(&begin).expect("good") {
+            Event::Gtid(GtidEvent { xid: Some(xid), .. }) => xid,
+            _ => panic!("no name"),
+        }
+    };
+    let mut branches = Branches::default();
+    for number in 0..=BRANCHES_MAX {
+        branches.keep(xid(number), Branch::Nothing);
+    }
+    assert!(branches.take(&xid(0)).is_none(), "the oldest");
+    assert!(branches.take(&xid(1)).is_some() && branches.take(&xid(BRANCHES_MAX)).is_some());
+    assert_eq!(branches.known.len(), branches.ages.len());
 }
