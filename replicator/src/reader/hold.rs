@@ -12,15 +12,19 @@ use std::time::Duration;
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::Session;
+use modshift_mariadb::connect::label;
 use modshift_mariadb::control;
-use modshift_proto::Gtid;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::Plan;
+use modshift_proto::{Gtid, GtidSet};
 use mysql_async::prelude::Queryable;
 
-use super::{BINLOG_HEARTBEAT, Reader};
+use super::{BINLOG_HEARTBEAT, FILES_CUT_MAX, Reader};
 use crate::backoff::Backoff;
-use crate::binlog::{DecodedRow, Decoder, Event, EventStream, RowKind, TableRef, Want};
+use crate::binlog::{
+    BinlogError, DecodedRow, Decoder, Event, EventStream, RowKind, Statement, TableRef, Want,
+    read_statement,
+};
 use crate::error::{Class, ReadError, server_error};
 use crate::metrics;
 use crate::status::{Phase, ReaderStatus};
@@ -128,7 +132,38 @@ impl<W: LogWriter> Reader<W> {
     async fn look_ahead(&mut self) -> Result<Ahead, ReadError> {
         self.still_ours().await?;
         // The write and what it is part of will come again, from here.
-        let start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
+        let mut start = self.tail.reconnect(Decoder::new(self.planned.clone())?);
+        for _ in 0..=FILES_CUT_MAX {
+            let mut file = None;
+            match self.look_ahead_from(start, &mut file).await {
+                // All that is whole in it was looked at; a crash of its server has left it so.
+                Err(error) if error.is_cut_file() => match self.next_file(file).await? {
+                    Some(next) => start = next,
+                    None => return Err(error),
+                },
+                told => return told,
+            }
+        }
+        let at = label(&self.tailed);
+        Err(BinlogError::Ended { at }.into())
+    }
+
+    /// The groups before the binlog that follows on this one; `None`: it is the last.
+    async fn next_file(&self, file: Option<String>) -> Result<Option<GtidSet>, ReadError> {
+        let mut files = self.files().await?.into_iter();
+        files.by_ref().find(|name| Some(name) == file.as_ref());
+        match files.next() {
+            Some(next) => self.beginning(&next).await,
+            None => Ok(None),
+        }
+    }
+
+    /// `file`: what is read at the moment.
+    async fn look_ahead_from(
+        &mut self,
+        start: GtidSet,
+        file: &mut Option<String>,
+    ) -> Result<Ahead, ReadError> {
         let token = self.planned.iter().filter(|table| table.table.name == control::TOKEN);
         let mut decoder = Decoder::new(token.cloned().collect())?;
         let columns = self.tail.token_columns();
@@ -138,6 +173,8 @@ impl<W: LogWriter> Reader<W> {
         let mut stream = opened.map_err(|error| self.replica_behind(error, start))?;
         let (mut before, mut after) = (DecodedRow::default(), DecodedRow::default());
         let mut group = None;
+        // What the group in progress says, once it is whole.
+        let mut told = None;
         let unreadable = |group: Option<Gtid>, source| ReadError::Row {
             shard: self.shard,
             table: control::TOKEN.to_owned(),
@@ -147,9 +184,33 @@ impl<W: LogWriter> Reader<W> {
         loop {
             let mut rows = match decoder.decode(stream.next().await?)? {
                 Event::Gtid(header) => {
-                    group = Some(header.gtid);
+                    (group, told) = (Some(header.gtid), None);
                     continue;
                 }
+                Event::Rotate { file: name, .. } => {
+                    *file = Some(name);
+                    continue;
+                }
+                // Amid a group: its server was killed while it wrote it.
+                Event::Format { .. } => {
+                    told = None;
+                    continue;
+                }
+                Event::Xid => match told.take() {
+                    Some(told) => return Ok(told),
+                    None => continue,
+                },
+                Event::Query { sql, lexis, .. } => match read_statement(&sql, lexis) {
+                    Statement::Commit => match told.take() {
+                        Some(told) => return Ok(told),
+                        None => continue,
+                    },
+                    Statement::Rollback => {
+                        told = None;
+                        continue;
+                    }
+                    _ => continue,
+                },
                 Event::Rows(rows) if matches!(rows.table, TableRef::Planned(_)) => rows,
                 _ => continue,
             };
@@ -163,8 +224,10 @@ impl<W: LogWriter> Reader<W> {
                 }
                 let was = read_token(&before, columns).map_err(|e| unreadable(group, e))?;
                 let is = read_token(&after, columns).map_err(|e| unreadable(group, e))?;
-                if let (TokenPhase::Fenced, TokenPhase::Serving) = (was.phase, is.phase) {
-                    return Ok(match group {
+                if let (TokenPhase::Fenced, TokenPhase::Serving, None) =
+                    (was.phase, is.phase, &told)
+                {
+                    told = Some(match group {
                         Some(gtid) if was.fence.is_some() && was.fence == is.fence => {
                             Ahead::Undone(gtid)
                         }

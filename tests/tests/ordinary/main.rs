@@ -9,7 +9,7 @@ use std::{fs::OpenOptions, path::PathBuf, time::Duration};
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Estate, EstateOptions, Modshift, Rule, TableRule, case::Size, drained, estate::Shard,
-    wait_until,
+    marker::mark, wait_until,
 };
 use mysql_async::{Conn, prelude::Queryable};
 
@@ -186,6 +186,39 @@ async fn cut_off(estate: &Estate, rows: &str, keep: &str, more: u64) -> Result<(
     let after: String = shard.value("SELECT @@gtid_binlog_pos").await?;
     ensure!(before == after, "the group is whole: {before}, then {after}");
     Ok(())
+}
+
+/// By a reader that runs all the time, and by one that holds at a write behind a fence, which looks for
+/// the marker that undoes it in the next file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_file_ends_neither_a_reader_that_runs_nor_one_that_holds() -> Result<()> {
+    let (estate, running) = start("").await?;
+    let shard = &estate.old[0];
+    let rows = "INSERT INTO acct SELECT seq, seq, 1, REPEAT('x', 1500) FROM seq_1000_to_3000";
+    let cut = async || {
+        // None of its own transactions is amid the others.
+        running.sigstop()?;
+        cut_off(&estate, rows, "Write_rows", 7).await?;
+        let mut conn = shard.address().connect().await?;
+        all(&mut conn, &["SET sql_log_bin = 0", "DELETE FROM acct WHERE id >= 1000"]).await?;
+        conn.disconnect().await?;
+        running.sigcont()
+    };
+    cut().await?;
+    shard.run("UPDATE acct SET v = v + 1").await?;
+    correct(&estate, &running).await?;
+
+    let old = shard.address();
+    mark(&old, "fenced", "a").await?;
+    shard.run("INSERT INTO acct VALUES (5, 5, 5, 'behind the fence')").await?;
+    running.wait_line("reader halted", LIMIT).await?;
+    cut().await?;
+    mark(&old, "serving", "a").await?;
+    running.wait_line("the fence was undone", LIMIT).await?;
+    drained(&estate, LIMIT).await.with_context(|| running.last_words(40))?;
+    estate.oracle().compare().await?.ensure_clean().with_context(|| running.last_words(40))?;
+    ensure!(shard.value::<u64>("SELECT COUNT(*) FROM acct WHERE id = 5").await? == 1);
+    running.stop(LIMIT).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
