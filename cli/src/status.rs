@@ -2,7 +2,6 @@
 //! daemons, which no database shows.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use serde::Serialize;
 use crate::control::pages;
 use crate::cutover::{Fence, Serves, fences, serves};
 use crate::exit::Exit;
+use crate::terminal::{Terminal, Tone};
 use crate::{answer, args};
 
 const REDRAW: Duration = Duration::from_secs(1);
@@ -80,7 +80,8 @@ struct Stream {
 pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
     let mut evaluator = Evaluator::new(plan.clone());
     let mut daemons = pages::Daemons::of(&plan);
-    let redraw = args.watch && !args.json && std::io::stdout().is_terminal();
+    let terminal = Terminal::stdout();
+    let redraw = args.watch && !args.json && terminal.size().is_some();
     loop {
         // Tables are not compared here: the gate does that, and says so.
         let (decision, facts) = evaluator.sample(Outside::default()).await;
@@ -95,8 +96,8 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
         match (args.json, redraw) {
             (true, _) => answer::line(serde_json::to_string(&status)?),
             // Home, and clear from there: no flicker.
-            (false, true) => answer::line(format_args!("\x1b[H\x1b[J{}", status.text())),
-            (false, false) => answer::line(status.text()),
+            (false, true) => answer::line(format_args!("\x1b[H\x1b[J{}", status.text(terminal))),
+            (false, false) => answer::line(status.text(terminal)),
         }
         if !args.watch {
             return Ok(status.exit());
@@ -193,12 +194,13 @@ impl Status {
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, terminal: Terminal) -> String {
         // Writing to a String does not fail.
         let mut text =
             format!("{}: {} -> {} shards\n\n", self.plan, self.old.len(), self.new.len());
         if let Some(serves) = &self.serves {
-            let _ = writeln!(text, "{}\n", serves.text);
+            let tone = if serves.side == "none" { Tone::Bad } else { Tone::Strong };
+            let _ = writeln!(text, "{}\n", terminal.paint(tone, &serves.text));
         }
         for fence in &self.fences {
             let _ = writeln!(text, "{}", fence.text);
@@ -227,7 +229,7 @@ impl Status {
             if old.repairs_refused > 0 {
                 let _ = write!(text, "  REFUSED {} requests for a repair", old.repairs_refused);
             }
-            text += &halted(old.halted.as_deref());
+            text += &halted(terminal, old.halted.as_deref());
         }
         text.push('\n');
         for new in &self.new {
@@ -236,9 +238,10 @@ impl Status {
                 continue;
             }
             let _ = write!(text, "new {:<4} parked {:>7}", new.new, new.parked);
-            text += &halted(new.halted.as_deref());
+            text += &halted(terminal, new.halted.as_deref());
         }
-        let _ = writeln!(text, "\n{:<12}{:>12}{:>12}  copied", "stream", "lag", "groups");
+        let head = format!("{:<12}{:>12}{:>12}  copied", "stream", "lag", "groups");
+        let _ = writeln!(text, "\n{}", terminal.paint(Tone::Faint, head));
         for stream in &self.streams {
             let name = format!("{} -> {}", stream.old, stream.new);
             let lag = stream.lag_ms.map_or("?".to_owned(), seconds);
@@ -248,14 +251,18 @@ impl Status {
         }
         match &self.back {
             None => {}
-            Some(back) if back.troubles.is_empty() => text += "\nway back: ready\n",
+            Some(back) if back.troubles.is_empty() => {
+                let ready = terminal.paint(Tone::Good, "ready");
+                let _ = write!(text, "\nway back: {ready}\n");
+            }
             Some(back) => {
                 text.push('\n');
                 back.troubles.iter().for_each(|trouble| text += &format!("{trouble}\n"));
             }
         }
         for note in &self.notes {
-            let _ = write!(text, "\nnote: {note}\n");
+            let _ =
+                write!(text, "\n{}\n", terminal.paint(Tone::Warning, format_args!("note: {note}")));
         }
         text.trim_end().to_owned()
     }
@@ -265,8 +272,8 @@ fn seconds(ms: i64) -> String {
     format!("{:.3} s", ms as f64 / 1000.0)
 }
 
-fn halted(why: Option<&str>) -> String {
-    why.map_or("\n".to_owned(), |why| format!("  HALTED: {why}\n"))
+fn halted(terminal: Terminal, why: Option<&str>) -> String {
+    why.map_or("\n".to_owned(), |why| format!("  {} {why}\n", terminal.paint(Tone::Bad, "HALTED:")))
 }
 
 #[cfg(test)]
@@ -325,7 +332,7 @@ mod tests {
             way back: new shard 0 has never been read\n\n\
             note: verification: given up by the plan (gate.verify_age = \"none\"): nothing proves the \
             rows equal";
-        assert_eq!(status.text(), expected);
+        assert_eq!(status.text(Terminal::PLAIN), expected);
         assert_eq!(status.exit(), Exit::Halted);
     }
 }
