@@ -9,3 +9,11 @@ pub fn line(text: impl fmt::Display) {
     // See above; there is nobody left to tell.
     let _ = writeln!(out, "{text}");
 }
+
+/// Without an end of line: what a terminal shows until it is drawn again.
+pub fn part(text: impl fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    // As above.
+    let _ = write!(out, "{text}");
+    let _ = out.flush();
+}

@@ -150,6 +150,10 @@ pub struct Status {
     /// Draw again every second until interrupted
     #[arg(long)]
     pub watch: bool,
+    /// Every shard, every stream and every reason on a line of its own
+    #[arg(long, conflicts_with = "json")]
+    pub verbose: bool,
+    /// Print everything as one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -39,6 +39,11 @@ impl Terminal {
     #[cfg(test)]
     pub const PLAIN: Terminal = Terminal { colours: false, size: None };
 
+    #[cfg(test)]
+    pub fn of_size(rows: usize, columns: usize) -> Terminal {
+        Terminal { colours: false, size: Some((rows, columns)) }
+    }
+
     pub fn stdout() -> Terminal {
         let term = Term::stdout();
         let size = term.is_term().then(|| match term.size_checked() {

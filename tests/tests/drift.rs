@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Estate, EstateOptions, Modshift, Rule, TableRule, case::Size, drained, estate::Shard,
+    place::free_port,
 };
 use mysql_async::prelude::Queryable;
 
@@ -21,8 +22,11 @@ struct Scene {
 
 impl Scene {
     async fn start(metadata: &'static str) -> Result<Self> {
+        // Where a command finds the daemon.
+        let port = free_port()?;
         let options = EstateOptions {
             size: Size::rows(50),
+            plan_tail: format!("[http]\nrun = \"127.0.0.1:{port}\"\n"),
             old_options: Arc::new(move |_, usual| modshift_tests::MariaDbOptions {
                 binlog_row_metadata: metadata.to_owned(),
                 ..usual
@@ -53,7 +57,17 @@ impl Scene {
     }
 
     fn daemon(&self) -> Result<Modshift> {
-        self.estate.modshift(["run", "--listen", "127.0.0.1:0"]).start()
+        self.estate.modshift(["run"]).start()
+    }
+
+    async fn status(&self, code: i32, words: &[&str]) -> Result<String> {
+        let (ended, output) = self.estate.modshift(["status"]).finish(LIMIT).await?;
+        let said = words.iter().all(|words| output.contains(words));
+        ensure!(
+            ended == code && said,
+            "status ended with {ended}, not {code}, {words:?}:\n{output}"
+        );
+        Ok(output)
     }
 
     async fn opens(&self, running: &Modshift) -> Result<()> {
@@ -191,8 +205,12 @@ async fn what_the_binlog_tells_of_columns_is_held_against_the_catalog() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_a_new_shard_or_while_it_is_copied_is_noticed() -> Result<()> {
     let scene = Scene::start("NO_LOG").await?;
+    let never = ["old 0 never read", "copy      not begun", "not yet: no stream has begun"];
+    scene.status(1, &never).await?;
     let running = scene.daemon()?;
     scene.opens(&running).await?;
+    let said = scene.status(0, &["the old shards serve", "all copied", "way back: ready"]).await?;
+    ensure!(said.lines().nth(1).is_some_and(|line| line.starts_with("the old shards")), "{said}");
     // Nothing is written there meanwhile.
     let (change, undo, said) = CHANGES[0];
     unlogged(&scene.estate.new[1], change).await?;
@@ -214,5 +232,20 @@ async fn a_change_of_a_new_shard_or_while_it_is_copied_is_noticed() -> Result<()
     let running = scene.daemon()?;
     scene.opens(&running).await?;
     scene.correct(&running).await?;
-    running.stop(LIMIT).await.map(drop)
+    running.stop(LIMIT).await?;
+
+    // A reader that halts before it has begun writes that nowhere: its daemon says so.
+    for shard in scene.shards() {
+        unlogged(shard, change).await?;
+    }
+    let running = scene.daemon()?;
+    running.wait_line("reader halted", LIMIT).await?;
+    scene.status(4, &["HALTED: old shard 0 in modshift run stopped: ", said]).await?;
+    let (code, output) = scene.estate.modshift(["gate"]).finish(LIMIT).await?;
+    ensure!(code == 1 && output.contains("old shard 0 has halted"), "{code}\n{output}");
+    running.stop(LIMIT).await?;
+    // Without the journal each shard speaks for itself.
+    scene.estate.new[0].server.kill()?;
+    let words = ["which side serves is not known", "says of itself: serving: old 0; fenced: new 1"];
+    scene.status(2, &words).await.map(drop)
 }

@@ -1,5 +1,5 @@
 //! What a daemon says of itself on its `/status` page and nobody else can know: which logins servers
-//! refuse to it. A daemon that cannot be reached says nothing, which is no trouble of its own: the
+//! refuse to it, which streams have halted in it (also before they had begun), and who holds it back. A daemon that cannot be reached says nothing, which is no trouble of its own: the
 //! databases show whether its streams go on.
 
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use modshift_mariadb::refused;
 use modshift_proto::plan::Plan;
+use serde::Serialize;
 use serde_json::Value;
 use ureq::Agent;
 
@@ -32,12 +33,62 @@ pub fn refused_here() -> Vec<String> {
     refused::refused().into_iter().map(line).collect()
 }
 
+/// What the daemons that answered say of themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// Logins that are refused to them, each with the daemon that says so.
+    pub refused: Vec<String>,
+    pub halts: Vec<Halted>,
+    pub daemons: Vec<Daemon>,
+}
+
+/// A stream that has halted in a daemon that is there. One that halts before it has begun is recorded
+/// nowhere else: the shard may be another reader's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halted {
+    pub daemon: String,
+    /// The shard at its end in that daemon: `old shard 0`, `way back: new shard 1`.
+    pub stream: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// One that may be there.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Daemon {
+    pub role: &'static str,
+    pub url: String,
+    pub answers: bool,
+    /// Share of the time that copying and verifying may take, 0 while paused; `None`: it does not say.
+    pub pace: Option<f64>,
+    /// Why that is less than all of it.
+    pub held: Option<String>,
+    /// Its gate, which asks all that the gate asks; `None`: it does not say.
+    pub gate_open: Option<bool>,
+    /// What keeps its gate closed, beside the streams.
+    #[serde(skip)]
+    pub objections: Vec<String>,
+}
+
+impl Said {
+    /// For the gate: what no database says.
+    pub fn lines(&self) -> Vec<String> {
+        self.refused.iter().cloned().chain(self.halts.iter().map(Halted::line)).collect()
+    }
+}
+
+impl Halted {
+    pub fn line(&self) -> String {
+        format!("{}: {} has halted: {}", self.daemon, self.stream, self.message)
+    }
+}
+
 /// The daemons of a plan, where it says that they listen, or where they do by default.
 pub struct Daemons {
     plan: Arc<Plan>,
     at: Vec<(Role, String)>,
     agent: Option<Agent>,
-    asked: Option<(Instant, Vec<String>)>,
+    asked: Option<(Instant, Said)>,
 }
 
 impl Daemons {
@@ -48,21 +99,21 @@ impl Daemons {
         Daemons { plan: plan.clone(), at, agent, asked: None }
     }
 
-    /// Logins that are refused to them, each with the daemon that says so.
-    pub async fn refused(&mut self) -> Vec<String> {
+    pub async fn said(&mut self) -> Said {
         if let Some((at, said)) = &self.asked
             && at.elapsed() < ASK_EVERY
         {
             return said.clone();
         }
-        let Some(agent) = self.agent.clone() else { return Vec::new() };
+        let Some(agent) = self.agent.clone() else { return Said::default() };
         let (plan, at) = (self.plan.clone(), self.at.clone());
         let asking = tokio::task::spawn_blocking(move || {
-            let of = |(role, url): &(Role, String)| -> Vec<String> {
+            let mut said = Said::default();
+            for (role, url) in &at {
                 let page = page(&agent, url).unwrap_or_default();
-                of_page(&page, plan.forward_name(), role.name())
-            };
-            at.iter().flat_map(of).collect::<Vec<String>>()
+                of_page(&mut said, &page, plan.forward_name(), role.name(), url);
+            }
+            said
         });
         let said = asking.await.unwrap_or_default();
         self.asked = Some((Instant::now(), said.clone()));
@@ -76,13 +127,49 @@ fn page(agent: &Agent, url: &str) -> Option<Value> {
     serde_json::from_str(&body).ok()
 }
 
+/// Reasons that only the whole gate finds, not who looks at the streams alone.
+const BESIDE_STREAMS: [&str; 5] =
+    ["check", "obstacle", "schema_difference", "schema_unknown", "journal"];
+
+/// Streams that another daemon has taken go on there.
+const TAKEN: [&str; 2] = ["superseded", "taken_over"];
+
 /// Another plan's daemon may listen there.
-fn of_page(page: &Value, plan: &str, role: &str) -> Vec<String> {
-    if page["plan"] != plan {
-        return Vec::new();
+fn of_page(said: &mut Said, page: &Value, plan: &str, role: &'static str, url: &str) {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let answers = page["plan"] == plan;
+    let nothing = Value::Null;
+    let page = if answers { page } else { &nothing };
+    let daemon = format!("modshift {role}");
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let refused = list(&page["refused_logins"]);
+    let refused = refused.iter().filter_map(Value::as_str);
+    said.refused.extend(refused.map(|line| format!("{daemon}: {line}")));
+    let halted = |stream: &&Value| {
+        let taken = stream["reason"].as_str().is_some_and(|reason| TAKEN.contains(&reason));
+        stream["state"] == "halted" && !taken
+    };
+    for stream in list(&page["streams"]).iter().filter(halted) {
+        said.halts.push(Halted {
+            daemon: daemon.clone(),
+            stream: text(&stream["stream"]).unwrap_or_default(),
+            message: text(&stream["message"]).unwrap_or_default(),
+            hint: text(&stream["hint"]),
+        });
     }
-    let refused = page["refused_logins"].as_array().into_iter().flatten();
-    refused.filter_map(Value::as_str).map(|line| format!("modshift {role}: {line}")).collect()
+    let reasons = list(&page["gate"]["reasons"]);
+    let reasons = reasons.iter().filter(|reason| {
+        reason["kind"].as_str().is_some_and(|kind| BESIDE_STREAMS.contains(&kind))
+    });
+    said.daemons.push(Daemon {
+        role,
+        url: url.to_owned(),
+        answers,
+        pace: page["throttle"]["pace"].as_f64(),
+        held: text(&page["throttle"]["why"]),
+        gate_open: page["gate"]["open"].as_bool(),
+        objections: reasons.filter_map(|reason| text(&reason["message"])).collect(),
+    });
 }
 
 #[cfg(test)]
@@ -93,9 +180,38 @@ mod tests {
 
     #[test]
     fn a_daemon_of_this_plan_is_believed() {
-        let page = json!({ "plan": "shop", "refused_logins": ["db:3306 refuses the login"] });
-        assert_eq!(of_page(&page, "shop", "run"), ["modshift run: db:3306 refuses the login"]);
-        assert!(of_page(&page, "other", "run").is_empty());
-        assert!(of_page(&Value::Null, "shop", "run").is_empty());
+        let page = json!({
+            "plan": "shop",
+            "refused_logins": ["db:3306 refuses the login"],
+            "streams": [
+                { "stream": "old shard 0", "state": "halted", "reason": "definition",
+                  "message": "column a of t is another", "hint": "undo it" },
+                { "stream": "new shard 0", "state": "running" },
+                { "stream": "new shard 1", "state": "halted", "reason": "taken_over", "message": "" },
+            ],
+            "throttle": { "pace": 0.0, "why": "paused by anna" },
+            "gate": { "open": false, "reasons": [
+                { "kind": "check", "message": "modshift check: sync_binlog is 0" },
+                { "kind": "time_lag", "message": "behind" },
+            ] },
+        });
+        let of = |page: &Value, plan| {
+            let mut said = Said::default();
+            of_page(&mut said, page, plan, "run", "http://h:1");
+            said
+        };
+        let said = of(&page, "shop");
+        assert_eq!(said.refused, ["modshift run: db:3306 refuses the login"]);
+        let halted = "modshift run: old shard 0 has halted: column a of t is another";
+        assert_eq!(said.lines(), [said.refused[0].as_str(), halted]);
+        assert_eq!(said.halts[0].hint.as_deref(), Some("undo it"));
+        let daemon = &said.daemons[0];
+        assert_eq!(daemon.held.as_deref(), Some("paused by anna"));
+        assert_eq!((daemon.answers, daemon.pace, daemon.gate_open), (true, Some(0.0), Some(false)));
+        assert_eq!(daemon.objections, ["modshift check: sync_binlog is 0"]);
+        for said in [of(&page, "other"), of(&Value::Null, "shop")] {
+            assert!(said.lines().is_empty());
+            assert!(!said.daemons[0].answers && said.daemons[0].pace.is_none());
+        }
     }
 }

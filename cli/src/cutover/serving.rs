@@ -17,6 +17,16 @@ pub struct Serves {
     /// `old`, `new`; `none` while fenced; `unknown` where the journal cannot be read.
     pub side: &'static str,
     pub text: String,
+    /// A run was begun and is not over.
+    pub unfinished: bool,
+    /// `modshift finish` has been run.
+    pub finished: bool,
+}
+
+impl Serves {
+    pub fn by_journal(side: &'static str, text: String) -> Serves {
+        Serves { side, text, unfinished: false, finished: false }
+    }
 }
 
 /// `modshift finish` has been run. Where the journal cannot be read, nobody has it: the daemons need
@@ -62,10 +72,10 @@ pub async fn serves(plan: &Plan) -> Serves {
     let found = match read.await {
         Err(error) => {
             let text = format!("which side serves is not known: {error}");
-            return Serves { side: "unknown", text };
+            return Serves::by_journal("unknown", text);
         }
         Ok(None) => {
-            return Serves { side: "old", text: "the old shards serve; no cutover yet".to_owned() };
+            return Serves::by_journal("old", "the old shards serve; no cutover yet".to_owned());
         }
         Ok(Some(found)) => found,
     };
@@ -91,26 +101,27 @@ fn of_run(found: &register::Found) -> Serves {
     let at = format!("run {run} {} at {} UTC by {}", last_said(&found.last), found.at, found.who);
     let unfinished = format!("modshift {direction} --resume or --abort finishes it");
     let over = found.run.journal.ended().is_some();
-    match serving(&found.run.journal) {
+    let (side, text) = match serving(&found.run.journal) {
         Serving::From | Serving::To => {
             let side = found.run.side().unwrap_or(direction.from()).name();
             let more = if over { String::new() } else { format!("; {unfinished}") };
-            Serves { side, text: format!("the {side} shards serve ({at}{more})") }
+            (side, format!("the {side} shards serve ({at}{more})"))
         }
         Serving::Neither => {
             let from = direction.from();
             let text =
                 format!("neither side serves: the {from} shards are fenced ({at}; {unfinished})");
-            Serves { side: "none", text }
+            ("none", text)
         }
         Serving::Opening => {
             let side = direction.to().name();
             let text = format!(
                 "the {side} shards are being opened ({at}; modshift {direction} --resume finishes it)"
             );
-            Serves { side, text }
+            (side, text)
         }
-    }
+    };
+    Serves { side, text, unfinished: !over, finished: found.run.journal.finished() }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use modshift_proto::plan::Direction;
 use serde::Serialize;
 
 use crate::answer;
+use crate::control::pages::Halted;
 use crate::exit::Exit;
 
 /// How long a yes of a daemon's gate is good for: four samples. A shard that takes seconds to
@@ -48,6 +49,21 @@ impl Answer {
         }
         let message = format!("the shards last answered {:.1} s ago", age.as_secs_f64());
         Answer::unknown(message, self.asked_at)
+    }
+
+    /// A halt that its shard names needs no daemon to name it again.
+    pub(super) fn without_repeats(mut self, halts: &[Halted]) -> Answer {
+        for halt in halts {
+            let line = halt.line();
+            let others = |other: &Line| {
+                let repeats = !halt.message.is_empty() && other.message.contains(&halt.message);
+                other.message != line && repeats
+            };
+            if self.reasons.iter().any(others) {
+                self.reasons.retain(|other| other.message != line);
+            }
+        }
+        self
     }
 
     pub fn is_open(&self) -> bool {
@@ -185,6 +201,28 @@ mod tests {
         let answer = Answer::of(&halted, Instant::now());
         let shown = in_words(Direction::Back, &answer.reasons[0]);
         assert_eq!(shown, format!("reader of new shard 2 stopped: {text}"));
+    }
+
+    #[test]
+    fn a_halt_is_named_once() {
+        let halt = |message: &str| Halted {
+            daemon: "modshift run".to_owned(),
+            stream: "old shard 0".to_owned(),
+            message: message.to_owned(),
+            hint: None,
+        };
+        let halts = [halt("row of t is a stray"), halt("column a is another")];
+        let daemon = |halt: &Halted| Reason::Daemon { text: halt.line() };
+        let text = "row of t is a stray (mend it)".to_owned();
+        let reasons =
+            vec![Reason::ReaderHalted { old: 0, text }, daemon(&halts[0]), daemon(&halts[1])];
+        let answer = Answer::of(&decision(reasons), Instant::now()).without_repeats(&halts);
+        let said: Vec<_> = answer.reasons.iter().map(|line| line.message.as_str()).collect();
+        let expected = [
+            "reader of old shard 0 stopped: row of t is a stray (mend it)",
+            "modshift run: old shard 0 has halted: column a is another",
+        ];
+        assert_eq!(said, expected);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod answer;
 mod asking;
+pub mod summary;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let answer = asking.ask(daemons.refused().await).await;
+        let said = daemons.said().await;
+        let answer = asking.ask(said.lines()).await.without_repeats(&said.halts);
         let only_hold =
             answer.reasons.iter().all(|l| matches!(l.reason, Some(Reason::Hold { .. })));
         let over = match deadline {

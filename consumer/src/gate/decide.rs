@@ -246,8 +246,12 @@ fn stream(
         reasons.push(Reason::OtherReader { old, new });
     }
     let lag_us = source.now_us - mark.token_clock_us;
-    lag.lag_ms = Some(lag_us / 1000);
-    if lag_us < 0 {
+    // Of a stream that has begun, or was rearmed, and has no token yet: 1970 is no clock of a server.
+    let never = mark.token_clock_us == 0;
+    lag.lag_ms = (!never).then_some(lag_us / 1000);
+    if never {
+        reasons.push(Reason::NothingApplied { old, new });
+    } else if lag_us < 0 {
         reasons.push(Reason::ClockBack { old, ahead_ms: -lag_us / 1000 });
     } else if beyond(lag_us, gate) {
         reasons.push(Reason::TimeLag {

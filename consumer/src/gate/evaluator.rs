@@ -57,14 +57,16 @@ impl Evaluator {
         let copied = plan.old_shards().map(|shard| copied_tables(&plan, shard)).collect();
         let old = self.sources(Side::Old, &Asked { copied, planned: &planned }).await;
         let beside = proof::beside(&plan, &proofs, &old);
+        let coverage = proof::coverage(&plan, &proofs);
         if !plan.back.enabled {
-            return Facts { old, new, back: None, beside, outside };
+            return Facts { old, new, back: None, beside, coverage, outside };
         }
         let targets = self.targets(Side::Old, plan.new_modulus).await;
         // Nothing is copied by the streams that run the other way.
         let asked = Asked { copied: Vec::new(), planned: &planned };
         let sources = self.sources(Side::New, &asked).await;
-        Facts { old, new, back: Some(BackFacts { sources, targets }), beside, outside }
+        let back = Some(BackFacts { sources, targets });
+        Facts { old, new, back, beside, coverage, outside }
     }
 
     /// `modulus`: of the shards that they take from.

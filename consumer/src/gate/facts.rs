@@ -28,6 +28,7 @@ pub struct Facts {
     pub back: Option<BackFacts>,
     /// `None`: nobody verifies beside the appliers.
     pub beside: Option<Beside>,
+    pub coverage: Coverage,
     pub outside: Outside,
 }
 
@@ -114,6 +115,16 @@ pub struct Verification {
     pub unproven: Vec<String>,
     /// What differed; `None`: clean.
     pub failed: Option<String>,
+}
+
+/// How far the tables have been compared: for people, the gate asks for the proof.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    pub tables: usize,
+    /// Those with a proof on every new shard, of whatever age.
+    pub proven: usize,
+    /// Of a round that has not ended: table, and rows compared so far. Its verifier may be gone.
+    pub under_way: Vec<(String, u64)>,
 }
 
 /// What the verifiers beside the appliers still have to do before a fence can wait for them.

@@ -15,5 +15,8 @@ mod tests;
 
 pub use decide::{Decision, Hold, StreamLag, UNPROVEN, decide};
 pub use evaluator::Evaluator;
-pub use facts::{BackFacts, Beside, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification};
+pub use facts::{
+    BackFacts, Beside, CopyFacts, Coverage, Facts, NewFacts, OldFacts, Outside, TokenFacts,
+    Verification,
+};
 pub use reason::Reason;

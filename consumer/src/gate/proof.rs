@@ -9,7 +9,7 @@ use modshift_mariadb::control::{KIND_MOVING, MISMATCH, VERIFIER, VERIFY};
 use modshift_proto::plan::{Direction, Plan};
 
 use super::ask::{Line, Place};
-use super::facts::{Beside, OldFacts, Verification};
+use super::facts::{Beside, Coverage, OldFacts, Verification};
 
 /// A verifier that has not written for so long is not there: it does so every second or two.
 const SEEN_MAX: Duration = Duration::from_secs(6);
@@ -130,6 +130,23 @@ pub fn join(plan: &Plan, shards: &[Result<Proof, String>]) -> Option<Verificatio
     Some(Verification { age: oldest, unproven, failed })
 }
 
+/// All new shards together; one that does not answer has proven nothing.
+pub fn coverage(plan: &Plan, shards: &[Result<Proof, String>]) -> Coverage {
+    let round = |proof: &Result<Proof, String>, name: &str| {
+        proof.as_ref().ok().and_then(|proof| proof.tables.get(name).copied())
+    };
+    let mut coverage = Coverage { tables: plan.tables.len(), ..Coverage::default() };
+    for name in plan.tables.iter().map(|table| &table.name) {
+        let rounds: Vec<_> = shards.iter().map(|proof| round(proof, name)).collect();
+        let proven = |round: &Option<Round>| round.is_some_and(|round| round.proof.is_some());
+        coverage.proven += usize::from(!rounds.is_empty() && rounds.iter().all(proven));
+        // All new shards hold the same progress of a table.
+        let running = rounds.into_iter().flatten().find(|round| round.in_progress);
+        coverage.under_way.extend(running.map(|round| (name.clone(), round.rows)));
+    }
+    coverage
+}
+
 /// What is missing until a fence can have the rest compared; `None`: nobody compares beside the
 /// appliers. `old`: for how many rows there are. A shard that does not answer is said elsewhere.
 pub fn beside(
@@ -235,6 +252,22 @@ mod tests {
         let damaged = Proof { mismatches: [("t".to_owned(), 3)].into(), ..proof(Some(5), None) };
         let found = join(&plan(), &[Ok(damaged), good()]).unwrap();
         assert_eq!(found.failed.as_deref(), Some("3 rows of table t differ on new shard 0"));
+    }
+
+    #[test]
+    fn a_table_is_covered_once_every_new_shard_has_its_proof() {
+        let check = |shards: &[Result<Proof, String>], proven, under_way: &[(&str, u64)]| {
+            let under_way = under_way.iter().map(|(name, rows)| ((*name).to_owned(), *rows));
+            let expected = Coverage { tables: 2, proven, under_way: under_way.collect() };
+            assert_eq!(coverage(&plan(), shards), expected);
+        };
+        let mut running = proof(Some(5), None);
+        let round = Round { rows: 40, in_progress: true, ..Round::default() };
+        running.tables.insert("s".to_owned(), round);
+        check(&[Ok(proof(Some(5), Some(7))), Ok(proof(Some(9), Some(1)))], 2, &[]);
+        check(&[Ok(proof(Some(5), Some(7))), Ok(running)], 1, &[("s", 40)]);
+        check(&[Ok(proof(Some(5), Some(7))), Err("gone".into())], 0, &[]);
+        check(&[Ok(Proof::default()), Ok(Proof::default())], 0, &[]);
     }
 
     #[test]

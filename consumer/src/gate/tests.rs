@@ -6,7 +6,7 @@ use modshift_proto::{GroupDigest, OldShard};
 use proptest::prelude::*;
 
 use super::facts::{
-    BackFacts, Beside, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification,
+    BackFacts, Beside, Coverage, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification,
 };
 use super::{Decision, Hold, Reason, decide};
 use crate::sequence::{TokenMark, Watermark};
@@ -67,6 +67,7 @@ fn well() -> Facts {
         })],
         back: None,
         beside: None,
+        coverage: Coverage::default(),
         outside: Outside { schema_differences: Some(Vec::new()), ..Outside::default() },
     }
 }
@@ -447,6 +448,15 @@ fn own_groups_that_the_watermark_has_passed_are_not_left_out() {
     // A rearmed stream has no token.
     mark(&mut facts).token = None;
     assert_eq!(lag(&facts), Some(3));
+}
+
+#[test]
+fn a_stream_without_a_token_yet_is_not_half_a_century_behind() {
+    let mut facts = well();
+    mark(&mut facts).token_clock_us = 0;
+    let decision = settled(&facts, &gate());
+    assert_eq!(decision.reasons, [Reason::NothingApplied { old: 0, new: 0 }]);
+    assert_eq!(decision.streams[0].lag_ms, None);
 }
 
 proptest! {

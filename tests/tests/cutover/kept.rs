@@ -64,7 +64,7 @@ async fn a_shard_that_was_left_stays_closed_through_restarts() -> Result<()> {
     metric(&daemons[0], "modshift_fence_restored_total{side=\"old\",shard=\"0\"} 1").await?;
     metric(&daemons[0], "modshift_fence_open{side=\"old\",shard=\"0\"} 0").await?;
     wait_until("the status to say so", LIMIT, || async {
-        let status = site.command(&["status"], &[0, 2]).await?;
+        let status = site.command(&["status"], &[0, 1, 2]).await?;
         Ok(status.contains("fence of old shard 0 put up again 1 times").then_some(()))
     })
     .await?;

@@ -65,7 +65,7 @@ async fn a_request_that_cannot_be_served_closes_the_gate_and_holds_up_no_other()
     ensure!(code == 1 && output.contains(&reason), "{code}\n{output}");
     let (code, output) = estate.modshift(["status"]).finish(LIMIT).await?;
     let trouble = format!("REFUSED {refused} requests for a repair");
-    ensure!(code == 0 && output.contains(&trouble), "{code}\n{output}");
+    ensure!(code == 1 && output.contains(&trouble), "{code}\n{output}");
     old.run(&format!("UPDATE t_user SET country = 'yy' WHERE user_id = {user}")).await?;
     drained(&estate, LIMIT).await.with_context(|| daemon.output())?;
     estate.oracle().compare().await?.ensure_clean()?;

@@ -1,0 +1,433 @@
+//! What was found, in the form that `--json` prints; and the exit code that it comes to.
+
+use modshift_consumer::gate::{
+    BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, UNPROVEN,
+};
+use modshift_proto::plan::Plan;
+use serde::Serialize;
+
+use crate::control::pages::{Daemon, Said};
+use crate::cutover::{Fence, Serves};
+use crate::exit::Exit;
+use crate::gate::summary::summed;
+
+/// A reader writes a token many times a second: one that has not for so long is gone, or cannot.
+const SILENT_MAX_MS: i64 = 10_000;
+/// Copying and bursts let a stream fall behind by seconds.
+const BEHIND_MAX_MS: i64 = 60_000;
+
+#[derive(Serialize)]
+pub struct Status {
+    pub plan: String,
+    /// `None`: not asked.
+    pub serves: Option<Serves>,
+    /// What is wrong with the fences, or was.
+    pub fences: Vec<Fence>,
+    pub old: Vec<Old>,
+    pub new: Vec<New>,
+    pub streams: Vec<Stream>,
+    /// What the plan gives up, in words.
+    pub notes: Vec<String>,
+    /// Logins that are refused to daemons, as these say where they can be reached.
+    pub refused_logins: Vec<String>,
+    /// What is wrong with the way back; `None`: the plan wants none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back: Option<Back>,
+    /// Of both ways, those that only a daemon knows among them.
+    pub halts: Vec<Halt>,
+    pub verification: Verification,
+    pub daemons: Vec<Daemon>,
+    pub gate: Gate,
+    /// `gate.max_lag`.
+    pub max_lag_ms: i64,
+}
+
+#[derive(Serialize)]
+pub struct Back {
+    pub halted: bool,
+    pub troubles: Vec<String>,
+    /// The same, what is alike in one line.
+    pub summary: Vec<String>,
+}
+
+#[derive(Default, Serialize)]
+pub struct Old {
+    pub old: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<String>,
+    pub rows_copied: u64,
+    pub rows_estimated: u64,
+    pub copied: bool,
+    /// Age of the newest token; `None`: never read.
+    pub token_age_ms: Option<i64>,
+    /// Requests for a repair that its reader can never serve.
+    pub repairs_refused: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halted: Option<String>,
+    /// By its own word, `serving` or `fenced`; `None`: it has none.
+    pub phase: Option<&'static str>,
+}
+
+#[derive(Default, Serialize)]
+pub struct New {
+    pub new: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<String>,
+    pub parked: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halted: Option<String>,
+    pub phase: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+pub struct Stream {
+    pub old: u16,
+    pub new: u16,
+    /// `None`: it has not begun.
+    pub lag_ms: Option<i64>,
+    pub groups_behind: Option<u64>,
+    pub copied: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Halt {
+    /// `reader of old shard 0`, or what a daemon calls it.
+    pub stream: String,
+    pub text: String,
+}
+
+#[derive(Default, Serialize)]
+pub struct Verification {
+    #[serde(flatten)]
+    pub coverage: Coverage,
+    /// Age of the oldest proof; `None`: some table has none.
+    pub age_s: Option<u64>,
+    /// `gate.verify_age`; `None`: the plan gives the proof up.
+    pub limit_s: Option<u64>,
+    /// What is known to differ.
+    pub differ: Option<String>,
+    /// Why verifiers beside the appliers do not keep the changes for the fence.
+    pub stopped: Vec<String>,
+}
+
+/// By what is known without the gate's own look at all servers.
+#[derive(Default, Serialize)]
+pub struct Gate {
+    /// `None`: nothing known keeps it closed, and no daemon answers for the rest.
+    pub open: Option<bool>,
+    /// What is the same of many in one line.
+    pub summary: Vec<String>,
+    pub reasons: Vec<String>,
+}
+
+impl Status {
+    pub fn of(plan: &Plan, decision: &Decision, facts: &Facts, said: &Said) -> Status {
+        let empty = BackFacts::default();
+        let back = facts.back.as_ref().unwrap_or(&empty);
+        let old = (0..).zip(&facts.old).map(|(old, read)| Old::of(old, read));
+        let new = (0..).zip(&facts.new).map(|(new, read)| New::of(new, read, back));
+        let streams = decision.streams.iter().map(|lag| Stream {
+            old: lag.old,
+            new: lag.new,
+            lag_ms: lag.lag_ms,
+            groups_behind: lag.groups,
+            copied: lag.copied,
+        });
+        Status {
+            plan: plan.name.clone(),
+            serves: None,
+            fences: Vec::new(),
+            old: old.collect(),
+            new: new.collect(),
+            streams: streams.collect(),
+            notes: decision.notes.iter().filter(|note| *note == UNPROVEN).cloned().collect(),
+            refused_logins: said.refused.clone(),
+            back: facts.back.is_some().then(|| Back::of(decision)),
+            halts: halts(facts, back, said),
+            verification: Verification::of(plan, facts),
+            daemons: said.daemons.clone(),
+            gate: Gate::of(decision, said),
+            max_lag_ms: plan.gate.max_lag.as_millis() as i64,
+        }
+    }
+
+    pub fn with(self, serves: Serves, fences: Vec<Fence>) -> Status {
+        Status { serves: Some(serves), fences, ..self }
+    }
+
+    /// What remains of a reshard that is finished has no streams.
+    pub fn finished(&self) -> bool {
+        self.serves.as_ref().is_some_and(|serves| serves.finished)
+    }
+
+    pub fn exit(&self) -> Exit {
+        let halted =
+            !self.halts.is_empty() || self.fences.iter().any(|fence| fence.state == "open");
+        let silent = self.old.iter().any(|old| old.unreachable.is_some())
+            || self.new.iter().any(|new| new.unreachable.is_some())
+            || self.serves.as_ref().is_some_and(|serves| serves.side == "unknown");
+        match (halted, silent) {
+            (true, _) => Exit::Halted,
+            (false, true) => Exit::CannotTell,
+            (false, false) if self.wrong() => Exit::No,
+            (false, false) => Exit::Done,
+        }
+    }
+
+    /// Somebody has to look. Each of it is in the text.
+    fn wrong(&self) -> bool {
+        let left = self.serves.as_ref().is_some_and(|serves| serves.unfinished);
+        let never = self.old.iter().any(|old| old.token_age_ms.is_none());
+        let silent = self.old.iter().any(Old::silent);
+        let behind = self.streams.iter().any(|stream| stream.lag_ms.is_some_and(is_far_behind));
+        let refused = self.old.iter().any(|old| old.repairs_refused > 0);
+        let stopped = !self.verification.stopped.is_empty() || self.verification.differ.is_some();
+        let streams = never || silent || behind || refused || stopped;
+        left || !self.refused_logins.is_empty() || (streams && !self.finished())
+    }
+}
+
+pub fn is_far_behind(lag_ms: i64) -> bool {
+    lag_ms > BEHIND_MAX_MS
+}
+
+impl Old {
+    fn of(old: usize, read: &Result<OldFacts, String>) -> Old {
+        let read = match read {
+            Err(detail) => return Old { old, unreachable: Some(detail.clone()), ..Old::default() },
+            Ok(read) => read,
+        };
+        // The server's estimate may be too low: never less than what was counted.
+        let estimated = read.tables.iter().map(|table| match table.done {
+            true => table.rows_copied,
+            false => table.rows_estimated.max(table.rows_copied),
+        });
+        Old {
+            old,
+            unreachable: None,
+            rows_copied: read.tables.iter().map(|table| table.rows_copied).sum(),
+            rows_estimated: estimated.sum(),
+            copied: !read.tables.is_empty() && read.tables.iter().all(|table| table.done),
+            token_age_ms: read.token.as_ref().map(|token| (read.now_us - token.clock_us) / 1000),
+            repairs_refused: read.repairs_refused,
+            halted: read.token.as_ref().and_then(|token| token.halted.clone()),
+            phase: phase(Some(read)),
+        }
+    }
+
+    pub fn silent(&self) -> bool {
+        self.token_age_ms.is_some_and(|age| age > SILENT_MAX_MS)
+    }
+}
+
+impl New {
+    fn of(new: usize, read: &Result<NewFacts, String>, back: &BackFacts) -> New {
+        let phase = phase(back.sources.get(new).and_then(|read| read.as_ref().ok()));
+        match read {
+            Err(detail) => New { new, unreachable: Some(detail.clone()), ..New::default() },
+            Ok(read) => New {
+                new,
+                unreachable: None,
+                parked: read.parked,
+                halted: stopped(read).cloned(),
+                phase,
+            },
+        }
+    }
+}
+
+fn phase(read: Option<&OldFacts>) -> Option<&'static str> {
+    read.and_then(|read| read.token.as_ref()).map(|token| token.phase.name())
+}
+
+/// One applier, one error: it is on every row.
+fn stopped(read: &NewFacts) -> Option<&String> {
+    read.marks.iter().find_map(|mark| mark.halted.as_ref())
+}
+
+impl Back {
+    fn of(decision: &Decision) -> Back {
+        let is_back = |reason: &&Reason| matches!(reason, Reason::WayBack { .. });
+        let reasons: Vec<Reason> = decision.reasons.iter().filter(is_back).cloned().collect();
+        let halted = |reason: &Reason| {
+            matches!(reason, Reason::WayBack { why: "reader_halted" | "applier_halted", .. })
+        };
+        Back {
+            halted: reasons.iter().any(halted),
+            troubles: reasons.iter().map(Reason::to_string).collect(),
+            summary: summed(&reasons, 0),
+        }
+    }
+}
+
+fn halts(facts: &Facts, back: &BackFacts, said: &Said) -> Vec<Halt> {
+    let mut halts = Vec::new();
+    for (sources, of) in [(&facts.old, "reader of old"), (&back.sources, "way back: reader of new")]
+    {
+        for (number, read) in sources.iter().enumerate() {
+            let token = read.as_ref().ok().and_then(|read| read.token.as_ref());
+            halts.extend(
+                token.and_then(|token| token.halted.as_ref()).map(|text| Halt {
+                    stream: format!("{of} shard {number}"),
+                    text: text.clone(),
+                }),
+            );
+        }
+    }
+    let targets = [(&facts.new, "applier of new"), (&back.targets, "way back: applier of old")];
+    for (targets, of) in targets {
+        for (number, read) in targets.iter().enumerate() {
+            halts.extend(
+                read.as_ref().ok().and_then(stopped).map(|text| Halt {
+                    stream: format!("{of} shard {number}"),
+                    text: text.clone(),
+                }),
+            );
+        }
+    }
+    for halt in &said.halts {
+        let known = |had: &Halt| had.text.contains(&halt.message);
+        if halt.message.is_empty() || !halts.iter().any(known) {
+            let hint = halt.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            halts.push(Halt {
+                stream: format!("{} in {}", halt.stream, halt.daemon),
+                text: format!("{}{hint}", halt.message),
+            });
+        }
+    }
+    halts
+}
+
+impl Verification {
+    fn of(plan: &Plan, facts: &Facts) -> Verification {
+        let last = facts.outside.verification.as_ref();
+        let absent = facts.beside.iter().flat_map(|beside| &beside.absent);
+        Verification {
+            coverage: facts.coverage.clone(),
+            age_s: last.and_then(|last| last.age).map(|age| age.as_secs()),
+            limit_s: plan.gate.verify_age.map(|age| age.as_secs()),
+            differ: last.and_then(|last| last.failed.clone()),
+            stopped: absent.map(|(new, why)| format!("new shard {new}: {why}")).collect(),
+        }
+    }
+}
+
+impl Gate {
+    fn of(decision: &Decision, said: &Said) -> Gate {
+        // Tables were not compared, and one look is no hold: a daemon's gate does both.
+        let known =
+            |reason: &&Reason| !matches!(reason, Reason::SchemaUnknown | Reason::Hold { .. });
+        let reasons: Vec<Reason> = decision.reasons.iter().filter(known).cloned().collect();
+        let mut objections: Vec<String> =
+            said.daemons.iter().flat_map(|daemon| daemon.objections.clone()).collect();
+        objections.dedup();
+        let said_open = |open| said.daemons.iter().any(|daemon| daemon.gate_open == Some(open));
+        let none = reasons.is_empty() && objections.is_empty();
+        let open = match none {
+            false => Some(false),
+            true if said_open(true) => Some(true),
+            true if said_open(false) => Some(false),
+            true => None,
+        };
+        let with = |lines: Vec<String>| [lines, objections.clone()].concat();
+        Gate {
+            open,
+            summary: with(summed(&reasons, decision.streams.len())),
+            reasons: with(reasons.iter().map(Reason::to_string).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// All well: so many shards, every stream 0.2 s behind.
+    pub fn well(old: u16, new: u16) -> Status {
+        let olds = (0..usize::from(old)).map(|old| Old {
+            old,
+            rows_copied: 1000,
+            rows_estimated: 1000,
+            copied: true,
+            token_age_ms: Some(120),
+            phase: Some("serving"),
+            ..Old::default()
+        });
+        let news =
+            (0..usize::from(new)).map(|new| New { new, phase: Some("fenced"), ..New::default() });
+        let stream = |old| {
+            let of = move |new| Stream {
+                old,
+                new,
+                lag_ms: Some(200),
+                groups_behind: Some(0),
+                copied: true,
+            };
+            (0..new).map(of)
+        };
+        let coverage = Coverage { tables: 3, proven: 3, under_way: Vec::new() };
+        let verification = Verification {
+            coverage,
+            age_s: Some(720),
+            limit_s: Some(3600),
+            ..Verification::default()
+        };
+        Status {
+            plan: "shop".into(),
+            serves: Some(Serves::by_journal("old", "the old shards serve; no cutover yet".into())),
+            fences: Vec::new(),
+            old: olds.collect(),
+            new: news.collect(),
+            streams: (0..old).flat_map(stream).collect(),
+            notes: Vec::new(),
+            refused_logins: Vec::new(),
+            back: Some(Back { halted: false, troubles: Vec::new(), summary: Vec::new() }),
+            halts: Vec::new(),
+            verification,
+            daemons: Vec::new(),
+            gate: Gate { open: Some(true), ..Gate::default() },
+            max_lag_ms: 1000,
+        }
+    }
+
+    #[test]
+    fn the_exit_code_says_well_wrong_unknown_or_halted() {
+        let check = |change: &dyn Fn(&mut Status), exit| {
+            let mut status = well(2, 3);
+            change(&mut status);
+            assert_eq!(status.exit(), exit);
+        };
+        let halt = |status: &mut Status| {
+            let stream = "old shard 0 in modshift run".into();
+            status.halts.push(Halt { stream, text: "binlog_row_image is MINIMAL".into() });
+        };
+        check(&|_| {}, Exit::Done);
+        check(&|status| status.old[1].token_age_ms = None, Exit::No);
+        check(&|status| status.old[1].token_age_ms = Some(60_000), Exit::No);
+        check(&|status| status.old[1].repairs_refused = 1, Exit::No);
+        check(&|status| status.streams[4].lag_ms = Some(61_000), Exit::No);
+        check(&|status| status.streams[4].lag_ms = None, Exit::Done);
+        check(&|status| status.refused_logins.push("db refuses".into()), Exit::No);
+        check(&|status| status.verification.differ = Some("3 rows".into()), Exit::No);
+        check(&|status| status.verification.stopped.push("new shard 1".into()), Exit::No);
+        let left = |status: &mut Status| {
+            let serves = Serves::by_journal("none", "neither side serves".into());
+            status.serves = Some(Serves { unfinished: true, ..serves });
+        };
+        check(&left, Exit::No);
+        let finished = |status: &mut Status| {
+            let serves = Serves::by_journal("new", "the new shards serve".into());
+            status.serves = Some(Serves { finished: true, ..serves });
+            status.old.iter_mut().for_each(|old| old.token_age_ms = None);
+        };
+        check(&finished, Exit::Done);
+        let away = |status: &mut Status| status.new[2].unreachable = Some("gone".into());
+        check(&away, Exit::CannotTell);
+        check(&halt, Exit::Halted);
+        let both = |status: &mut Status| {
+            away(status);
+            halt(status);
+        };
+        check(&both, Exit::Halted);
+    }
+}
