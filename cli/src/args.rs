@@ -111,6 +111,9 @@ pub struct Schema {
     /// Create the missing tables instead of printing their statements
     #[arg(long)]
     pub apply: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -200,6 +203,9 @@ pub struct Rearm {
     /// It comes from the old shard of this number, after a cutover
     #[arg(long)]
     pub old: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -214,7 +220,7 @@ pub struct RestartCopy {
 
 #[derive(Debug, Args)]
 pub struct Rehearse {
-    /// Print the report as one JSON document
+    /// Print one JSON object a line, each with `at`; the last one is the report
     #[arg(long)]
     pub json: bool,
     /// Leave the rehearsal's schemas as they are in the end; the next rehearsal empties them
@@ -246,6 +252,12 @@ pub struct Cutover {
     /// Print every statement that would be sent, and send none that changes anything
     #[arg(long)]
     pub dry_run: bool,
+    /// With --dry-run: one line for each step and server, with how many statements it would get
+    #[arg(long, requires = "dry_run")]
+    pub summary: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
     /// Go on with the run that was begun
     #[arg(long, conflicts_with = "abort")]
     pub resume: bool,
@@ -266,6 +278,9 @@ pub struct Finish {
     /// Print every statement that would be sent, and send none that changes anything
     #[arg(long)]
     pub dry_run: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -289,6 +304,9 @@ pub struct Unfence {
     /// Print every statement that would be sent, and send none that changes anything
     #[arg(long)]
     pub dry_run: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which daemons; without any, those of the plan's log, where its [http] says

@@ -29,6 +29,7 @@ mod schema;
 mod session;
 mod signals;
 mod status;
+mod tell;
 mod terminal;
 mod verify;
 

@@ -26,12 +26,14 @@ use modshift_proto::{GroupDigest, GtidSet, NewShard, OldShard};
 
 use crate::exit::{BadPlan, Exit};
 use crate::session::Server;
-use crate::{answer, args, audit, cutover};
+use crate::tell::Form;
+use crate::{args, audit, cutover};
 
 const DOING: &str = "rearming a stream";
 const NO_SUCH_TABLE: u16 = 1146;
 
 pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
+    let form = Form::of(args.json);
     // Turned around, new shards are the sources.
     let plan = if args.old { plan } else { Arc::new(plan.reversed()) };
     let shard = OldShard(args.shard);
@@ -44,26 +46,27 @@ pub async fn run(plan: Arc<Plan>, args: &args::Rearm) -> anyhow::Result<Exit> {
     // No cutover may begin on what is moved here, and none be under way.
     let _hold = match Hold::take(&plan).await {
         Err(error @ CutoverError::Busy { .. }) => {
-            answer::line(format_args!("nothing was rearmed: {error}"));
+            form.end(&format!("nothing was rearmed: {error}"), None, Exit::No);
             return Ok(Exit::No);
         }
         hold => hold?,
     };
     // Whoever goes on with it relies on the reader to stand before what it halted on.
     if let Some(run) = cutover::under_way(&plan).await? {
-        answer::line(format_args!(
+        let text = format!(
             "nothing was rearmed: a run is not over. A write that was passed over now would be missing \
              on the side that it opens: end it first ({run})"
-        ));
+        );
+        form.end(&text, None, Exit::No);
         return Ok(Exit::No);
     }
     let daemons = presence::daemons(&plan).await?;
     if !daemons.is_empty() {
-        answer::line(format_args!("nothing was rearmed: {}", still_run(args, &daemons)));
+        form.end(&format!("nothing was rearmed: {}", still_run(args, &daemons)), None, Exit::No);
         return Ok(Exit::No);
     }
     let entry = audit::begin(&plan, "moves a stream past what it halted on").await?;
-    let outcome = answered(&plan, shard, source).await;
+    let outcome = answered(&plan, shard, source, form).await;
     audit::finish(entry, &outcome).await;
     outcome
 }
@@ -78,15 +81,21 @@ fn still_run(args: &args::Rearm, daemons: &[String]) -> String {
     )
 }
 
-async fn answered(plan: &Plan, shard: OldShard, source: &Endpoint) -> anyhow::Result<Exit> {
+async fn answered(
+    plan: &Plan,
+    shard: OldShard,
+    source: &Endpoint,
+    form: Form,
+) -> anyhow::Result<Exit> {
     let words = |text: String| plan.direction().words(&text);
     match rearm(plan, shard, source).await? {
         Ok(at) => {
-            answer::line(words(format!("{shard} is rearmed at {at}: start the daemons again")));
+            let text = words(format!("{shard} is rearmed at {at}: start the daemons again"));
+            form.end(&text, None, Exit::Done);
             Ok(Exit::Done)
         }
         Err(objection) => {
-            answer::line(words(objection));
+            form.end(&words(objection), None, Exit::No);
             Ok(Exit::No)
         }
     }
@@ -213,7 +222,7 @@ mod tests {
     #[test]
     fn who_is_refused_learns_which_command_to_give_again() {
         let said = still_run(
-            &args::Rearm { shard: 2, old: true },
+            &args::Rearm { shard: 2, old: true, json: false },
             &["modshift run on 10.0.0.5".to_owned()],
         );
         assert!(said.contains("still run (modshift run on 10.0.0.5)"), "{said}");

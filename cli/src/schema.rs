@@ -10,10 +10,12 @@ use modshift_mariadb::{catalog, control, error};
 use modshift_proto::plan::Plan;
 use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
+use serde_json::json;
 
 use crate::check::differences;
 use crate::exit::Exit;
-use crate::{answer, args, audit};
+use crate::tell::Form;
+use crate::{args, audit};
 
 /// A definition that one server has made another takes: whatever defaults (zero dates), row sizes and
 /// names in it this one would refuse from an application; and a child may come before its parent in
@@ -49,9 +51,17 @@ async fn every_shard(plan: &Plan, args: &args::Schema) -> anyhow::Result<Exit> {
     let models = models(plan).await?;
     let mut complete = true;
     for shard in plan.new_shards() {
-        complete &= one_shard(plan, shard, &models, args.apply).await?;
+        complete &= one_shard(plan, shard, &models, args).await?;
     }
-    Ok(if complete { Exit::Done } else { Exit::No })
+    let exit = if complete { Exit::Done } else { Exit::No };
+    if args.json {
+        let text = match complete {
+            true => "every new shard has every table",
+            false => "tables are missing or differ",
+        };
+        Form::Json.end(text, None, exit);
+    }
+    Ok(exit)
 }
 
 /// In the order of the plan; foreign keys do not mind, see `one_shard`.
@@ -87,8 +97,13 @@ async fn one_shard(
     plan: &Plan,
     shard: NewShard,
     models: &[Model],
-    apply: bool,
+    args: &args::Schema,
 ) -> anyhow::Result<bool> {
+    let (apply, form) = (args.apply, Form::of(args.json));
+    let tell = |model: &Model, state: &str, text: &str| {
+        let fields = json!({ "shard": shard.0, "table": model.name, "state": state });
+        form.said("table", &format!("-- {shard}: table {} {text}", model.name), fields);
+    };
     let endpoint = &plan.new[usize::from(shard.0)];
     let mut conn = connect(endpoint, Session::Plain).await?;
     let failed = |error| error::of(&label(endpoint), "creating tables", error);
@@ -109,32 +124,33 @@ async fn one_shard(
             Finding::Missing
         };
         match finding {
-            Finding::Same => {
-                answer::line(format_args!("-- {shard}: table {} is as on old shard 0", model.name))
-            }
+            Finding::Same => tell(model, "same", "is as on old shard 0"),
             Finding::Differs(differences) => {
                 complete = false;
                 for difference in differences {
-                    answer::line(format_args!("-- {shard}: table {} {difference}", model.name));
+                    tell(model, "differs", &difference);
                 }
             }
             Finding::Missing if apply => match conn.query_drop(&model.statement).await {
-                Ok(()) => answer::line(format_args!("-- {shard}: table {} created", model.name)),
+                Ok(()) => tell(model, "created", "created"),
                 // Of this table alone: the others may be made all the same.
                 Err(mysql_async::Error::Server(error)) => {
                     complete = false;
                     let hint = hint_of(error.code);
-                    answer::line(format_args!(
-                        "-- {shard}: table {} was not created: error {} ({}): {}; {hint}",
-                        model.name, error.code, error.state, error.message
-                    ));
+                    let text = format!(
+                        "was not created: error {} ({}): {}; {hint}",
+                        error.code, error.state, error.message
+                    );
+                    tell(model, "failed", &text);
                 }
                 Err(error) => return Err(failed(error).into()),
             },
             Finding::Missing => {
                 complete = false;
-                answer::line(format_args!("-- {shard}: table {} is missing", model.name));
-                answer::line(format_args!("{};", model.statement));
+                tell(model, "missing", "is missing");
+                let statement = format!("{};", model.statement);
+                let fields = json!({ "shard": shard.0, "table": model.name });
+                form.said("statement", &statement, fields);
             }
         }
     }

@@ -22,7 +22,7 @@ mod admit;
 
 use std::time::Duration;
 
-pub use admit::{Admission, Ask, Refusal, Run, admit};
+pub use admit::{Admission, Ask, Left, Refusal, Run, admit};
 
 use crate::outside::Routed;
 use crate::step::{Direction, Mode, Side, Step};
@@ -102,6 +102,15 @@ impl Journal {
     /// Begun and not undone: it may have had its effect.
     pub fn stands(&self, step: Step) -> bool {
         matches!(self.mark(step), Mark::Begun | Mark::Done)
+    }
+
+    /// Which ends an operator may still choose.
+    pub fn left(&self) -> Left {
+        match (self.turned, self.stands(Step::Open)) {
+            (true, _) => Left::Back,
+            (false, true) => Left::Forward,
+            (false, false) => Left::Both,
+        }
     }
 
     /// Is the application made to wait by this run, under the budget?

@@ -50,7 +50,7 @@ pub mod without_journal;
 pub use counters::sequences;
 pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{
-    Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Mark, Opening, Refusal, Run,
+    Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Left, Mark, Opening, Refusal, Run,
     Serving, Since, Stop, Told, Wish, admit, due, legal, next, next_version, opening, owed,
     past_no_return, serving, version_to_publish,
 };

@@ -66,4 +66,10 @@ pub trait Outside {
 
     /// A line for the operator.
     fn tell(&self, line: &str);
+
+    /// The same of a step, or of the pause, with how long that took.
+    fn measured(&self, what: &'static str, ms: f64, line: &str) {
+        let _ = (what, ms);
+        self.tell(line);
+    }
 }

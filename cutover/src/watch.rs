@@ -128,6 +128,7 @@ impl<O: Outside, F: Fn() -> O> Watchdog<F> {
 
     async fn end(&mut self, run: &str, direction: Direction) -> Result<Outcome, CutoverError> {
         let settings = Settings {
+            summary: false,
             ask: Ask::Watch(direction),
             mode: Mode::Online,
             dry: false,

@@ -72,8 +72,15 @@ async fn a_rehearsal_predicts_the_pause_and_leaves_nothing_behind() -> Result<()
     let (code, output) = estate.modshift(["rehearse", "--json"]).finish(LIMIT).await?;
     ensure!(code == 0, "{code}: {output}");
     println!("{output}");
-    let json = output.find("{\n").context("no report")?;
-    let report: Value = serde_json::from_str(&output[json..])?;
+    let lines: Vec<Value> = output
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    ensure!(lines.iter().all(|line| line["at"].as_str().is_some_and(|at| at.ends_with('Z'))));
+    ensure!(lines.iter().filter(|line| line["kind"] == "measured").count() == 6, "{lines:?}");
+    let report = lines.last().context("no report")?;
+    ensure!(report["kind"] == "report" && report["exit"] == 0, "{report}");
     ensure!(report["equal"] == true && report["undone"].as_array().is_some_and(Vec::is_empty));
     let mut rows = 0;
     for shard in &estate.old {

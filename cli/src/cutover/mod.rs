@@ -13,6 +13,7 @@ use anyhow::Context;
 use modshift_cutover::{Ask, Cutover, CutoverError, Direction, Mode, Outcome, Settings};
 use modshift_mariadb::{ServerError, audit};
 use modshift_proto::plan::Plan;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +21,10 @@ pub use self::fences::{Fence, fences};
 pub use self::finish::{finish, unfence};
 pub use self::serving::{Serves, against, is_finished, serves, under_way};
 pub use self::wiring::Wiring;
+use crate::args;
 use crate::exit::Exit;
 use crate::signals::Signals;
-use crate::{answer, args};
+use crate::tell::Form;
 
 /// For a row of the audit table: beyond it the server is away, or its disk is full.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,8 +38,9 @@ pub async fn run(
     stop_writes: bool,
     accepted: &[u16],
 ) -> anyhow::Result<Exit> {
+    let form = Form::of(args.json);
     if args.without_journal {
-        return Ok(without_journal(&plan, direction).await);
+        return Ok(without_journal(&plan, direction, form).await);
     }
     let ask = match (args.resume, args.abort) {
         (true, _) => Ask::Resume(direction),
@@ -50,21 +53,23 @@ pub async fn run(
         match loss::judge(&plan, accepted).await {
             Ok(missing) => lost = missing,
             Err(objection) => {
-                answer::line(format_args!("{direction}: {objection}"));
+                form.end(&format!("{direction}: {objection}"), None, Exit::No);
                 return Ok(Exit::No);
             }
         }
     }
     for shard in &lost {
-        answer::line(format_args!(
+        let note = format!(
             "note: new shard {shard} is given up. Its token says that it serves: never let a client \
              reach it again"
-        ));
+        );
+        form.said("line", &note, Value::Null);
     }
     let settings = Settings {
         ask,
         mode: if stop_writes { Mode::StopWrites } else { Mode::Online },
         dry: args.dry_run,
+        summary: args.summary,
         gate_wait: args.wait,
         patience: PATIENCE,
         lost,
@@ -73,12 +78,13 @@ pub async fn run(
         true => None,
         false => Some(audited(&plan).await?),
     };
-    let Some(outcome) = drive(plan, settings, args.dry_run).await else {
-        answer::line(format_args!(
-            "{direction}: ended at once by a second signal. The run is as it was then: modshift status \
-             says who serves, and modshift {direction} --abort or --resume ends it, if no daemon has \
-             ended it by then"
-        ));
+    let wiring = Wiring::new(plan.clone(), args.dry_run, form).summed(args.summary);
+    let Some(outcome) = drive(plan, settings, wiring).await else {
+        let text =
+            format!("{direction}: ended at once by a second signal. The run is as it was then");
+        let hint = "modshift status says who serves, and which command ends the run, if no daemon has \
+                    ended it by then";
+        form.end(&text, Some(hint), Exit::CannotTell);
         return Ok(Exit::CannotTell);
     };
     let (exit, text) = match &outcome {
@@ -102,14 +108,11 @@ pub async fn run(
         ),
         Err(error) => (exit_of(error), format!("{direction}: {error}")),
     };
-    answer::line(&text);
     let hint = match &outcome {
         Ok(Outcome::Undone(Some(error))) | Err(error) => error.hint(),
         Ok(_) => None,
     };
-    if let Some(hint) = hint {
-        answer::line(format_args!("hint: {hint}"));
-    }
+    form.end(&text, hint.as_deref(), exit);
     if let Some(audited) = audited {
         // The cutover stands, whether it can be audited or not.
         let finished = tokio::time::timeout(AUDIT_TIMEOUT, audited.finish(&text)).await;
@@ -124,7 +127,7 @@ pub async fn run(
 async fn drive(
     plan: Arc<Plan>,
     settings: Settings,
-    dry: bool,
+    wiring: Wiring,
 ) -> Option<Result<Outcome, CutoverError>> {
     let (stop, interrupt) = watch::channel(false);
     let cancel = CancellationToken::new();
@@ -144,7 +147,6 @@ async fn drive(
         // Held open: a closed channel is no interrupt.
         std::future::pending::<()>().await;
     };
-    let wiring = Wiring::new(plan.clone(), dry);
     let driving = async {
         match Cutover::take(plan, settings, wiring, interrupt).await {
             Ok(cutover) => Box::pin(cutover.run()).await,
@@ -160,14 +162,14 @@ async fn drive(
 
 /// The audit table is where the journal is: this is written down on another new shard, where one takes
 /// it, and in the log.
-async fn without_journal(plan: &Arc<Plan>, direction: Direction) -> Exit {
+async fn without_journal(plan: &Arc<Plan>, direction: Direction, form: Form) -> Exit {
     let line = audit::command_line(std::env::args());
     tracing::warn!(who = audit::operator(), line, "the run is undone without its journal");
     let audited = audit::begin_anywhere(plan, &line, "").await;
     let audited = audited.inspect_err(|error| {
         tracing::warn!(%error, "no new shard takes a row of modshift_audit: it is in this log alone");
     });
-    let wiring = Wiring::new(plan.clone(), false);
+    let wiring = Wiring::new(plan.clone(), false, form);
     let outcome = modshift_cutover::without_journal::abort(plan, direction, &wiring).await;
     let text = match &outcome {
         Ok(()) => format!("{direction}: undone without its journal"),
@@ -181,19 +183,18 @@ async fn without_journal(plan: &Arc<Plan>, direction: Direction) -> Exit {
     }
     match outcome {
         Ok(()) => {
-            answer::line(format_args!(
+            let text = format!(
                 "{direction}: undone without its journal, the {} shards serve. Once new shard 0 is \
                  back, modshift {direction} --abort writes down that the run is over",
                 direction.from()
-            ));
+            );
+            form.end(&text, None, Exit::Done);
             Exit::Done
         }
         Err(error) => {
-            answer::line(format_args!("{direction}: {error}"));
-            if let Some(hint) = error.hint() {
-                answer::line(format_args!("hint: {hint}"));
-            }
-            exit_of(&error)
+            let exit = exit_of(&error);
+            form.end(&format!("{direction}: {error}"), error.hint().as_deref(), exit);
+            exit
         }
     }
 }

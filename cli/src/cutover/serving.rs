@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use modshift_cutover::{CutoverError, Serving, register, serving};
+use modshift_cutover::{CutoverError, Left, Serving, register, serving};
 use modshift_mariadb::Conn;
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_proto::plan::Plan;
@@ -99,7 +99,11 @@ fn last_said(entry: &str) -> String {
 fn of_run(found: &register::Found) -> Serves {
     let (run, direction) = (&found.name, found.run.direction);
     let at = format!("run {run} {} at {} UTC by {}", last_said(&found.last), found.at, found.who);
-    let unfinished = format!("modshift {direction} --resume or --abort finishes it");
+    let unfinished = match found.run.journal.left() {
+        Left::Both => format!("modshift {direction} --resume or --abort finishes it"),
+        Left::Forward => format!("modshift {direction} --resume finishes it"),
+        Left::Back => format!("it has turned back: modshift {direction} --abort finishes it"),
+    };
     let over = found.run.journal.ended().is_some();
     let (side, text) = match serving(&found.run.journal) {
         Serving::From | Serving::To => {
@@ -115,9 +119,7 @@ fn of_run(found: &register::Found) -> Serves {
         }
         Serving::Opening => {
             let side = direction.to().name();
-            let text = format!(
-                "the {side} shards are being opened ({at}; modshift {direction} --resume finishes it)"
-            );
+            let text = format!("the {side} shards are being opened ({at}; {unfinished})");
             (side, text)
         }
     };

@@ -14,9 +14,11 @@ use modshift_routing::publish::{self, table};
 use modshift_routing::{Document, document};
 use modshift_verify::AtFence;
 use mysql_async::prelude::Queryable;
+use serde_json::{Value, json};
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::{answer, gate};
+use crate::gate;
+use crate::tell::Form;
 
 /// A shard that does not take the routing for so long holds up all others.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,6 +47,8 @@ const CALMLY_AT_ONCE: usize = 2;
 pub struct Wiring {
     plan: Arc<Plan>,
     dry: bool,
+    /// Of a dry run, one line for each step and server.
+    summary: bool,
     told: Told,
     /// Dead for good: see [`Outside::without`].
     lost: Vec<(Side, u16)>,
@@ -57,7 +61,7 @@ pub struct Wiring {
 /// Where lines for the operator go.
 #[derive(Clone, Copy, PartialEq)]
 enum Told {
-    Terminal,
+    Terminal(Form),
     /// To the log: a rehearsal is not the operator's cutover.
     Quietly,
     /// To the log, of a daemon that acts in the operator's place.
@@ -67,8 +71,12 @@ enum Told {
 }
 
 impl Wiring {
-    pub fn new(plan: Arc<Plan>, dry: bool) -> Wiring {
-        Wiring::telling(plan, dry, Told::Terminal)
+    pub fn new(plan: Arc<Plan>, dry: bool, form: Form) -> Wiring {
+        Wiring::telling(plan, dry, Told::Terminal(form))
+    }
+
+    pub fn summed(self, summary: bool) -> Wiring {
+        Wiring { summary, ..self }
     }
 
     /// That of a rehearsal.
@@ -90,6 +98,7 @@ impl Wiring {
         Wiring {
             plan,
             dry,
+            summary: false,
             told,
             lost: Vec::new(),
             failed: Mutex::default(),
@@ -106,7 +115,10 @@ impl Wiring {
 
     fn say(&self, text: impl std::fmt::Display) {
         match self.told {
-            Told::Terminal => answer::line(text),
+            Told::Terminal(form) if self.dry => {
+                form.said("script", &text.to_string(), Value::Null);
+            }
+            Told::Terminal(form) => form.happened("line", &text.to_string(), Value::Null),
             Told::Quietly => tracing::debug!("{text}"),
             Told::Aloud => tracing::warn!("{text}"),
             Told::Calmly => tracing::info!("{text}"),
@@ -138,7 +150,7 @@ impl Wiring {
     fn at_once(&self) -> usize {
         match self.told {
             Told::Calmly => CALMLY_AT_ONCE,
-            Told::Terminal | Told::Quietly | Told::Aloud => {
+            Told::Terminal(_) | Told::Quietly | Told::Aloud => {
                 (self.plan.old.len() + self.plan.new.len()).max(1)
             }
         }
@@ -149,6 +161,17 @@ impl Wiring {
     async fn bring(&self, side: Side, version: u64, must: Must) -> Result<(), String> {
         let document = Document::of_plan(&self.plan, side_in_document(side), version);
         let endpoints = self.endpoints();
+        if self.dry && self.summary {
+            let targets: Vec<&str> =
+                self.plan.routing.iter().map(|target| target.name.as_str()).collect();
+            let targets = if targets.is_empty() { "none".to_owned() } else { targets.join(", ") };
+            self.say(format_args!(
+                "{:<8} routing version {version} ({side} shards) stored on {} shards, told to: {targets}",
+                "",
+                endpoints.len()
+            ));
+            return Ok(());
+        }
         if self.dry {
             for (_, endpoint) in &endpoints {
                 let at = label(endpoint);
@@ -332,6 +355,15 @@ impl Outside for Wiring {
 
     fn tell(&self, line: &str) {
         self.say(line);
+    }
+
+    fn measured(&self, what: &'static str, ms: f64, line: &str) {
+        match self.told {
+            Told::Terminal(form) => {
+                form.happened("measured", line, json!({ "what": what, "ms": ms }));
+            }
+            _ => self.say(line),
+        }
     }
 }
 

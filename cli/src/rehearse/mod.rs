@@ -23,6 +23,7 @@ use modshift_mariadb::error;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{FenceScope, Log, Plan, Rehearse, Secret};
 use mysql_async::prelude::Queryable;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ use crate::cutover::Wiring;
 use crate::daemon::streams::Board;
 use crate::exit::{BadPlan, Exit};
 use crate::signals::Signals;
+use crate::tell::{self, Form};
 use crate::{answer, args, audit, daemon, schema, verify};
 
 /// For the copy too: as long as streams run there is progress.
@@ -88,11 +90,16 @@ async fn rehearsed(
         }
     };
     report.notes.extend(left);
+    let exit = if report.is_good() { Exit::Done } else { Exit::No };
     match args.json {
-        true => answer::line(serde_json::to_string_pretty(&report)?),
+        true => {
+            let text =
+                if report.is_good() { "the rehearsal went well" } else { "see undone and equal" };
+            tell::report(text, &report, exit)?;
+        }
         false => report.lines().iter().for_each(answer::line),
     }
-    Ok(if report.is_good() { Exit::Done } else { Exit::No })
+    Ok(exit)
 }
 
 /// Everything between taking the schemas and giving them back.
@@ -117,9 +124,8 @@ async fn on_site(
         bail!("interrupted while rows were carried over");
     };
     let carried = carried?;
-    if !args.json {
-        answer::line(format_args!("{} rows carried over", carried.rows));
-    }
+    let text = format!("{} rows carried over", carried.rows);
+    Form::of(args.json).happened("line", &text, json!({ "rows": carried.rows }));
     let throttle = Throttle::new(rehearsal);
     let board = Board::default();
     let (stop, over) = (CancellationToken::new(), CancellationToken::new());
@@ -233,9 +239,11 @@ impl Going<'_> {
     }
 
     fn tell(&self, direction: Direction, timings: &[Timing]) {
-        if let Some(last) = timings.last().filter(|_| !self.args.json) {
+        if let Some(last) = timings.last() {
             let (run, of, ms) = (timings.len(), self.rehearse.runs, last.pause_ms);
-            answer::line(format_args!("{direction} {run} of {of}: a pause of {ms:.1} ms"));
+            let text = format!("{direction} {run} of {of}: a pause of {ms:.1} ms");
+            let more = json!({ "what": direction.name(), "run": run, "ms": ms });
+            Form::of(self.args.json).happened("measured", &text, more);
         }
     }
 
@@ -245,6 +253,7 @@ impl Going<'_> {
             ask: Ask::Start(direction),
             mode: Mode::Online,
             dry: false,
+            summary: false,
             gate_wait: Some(GATE_WAIT),
             patience: PATIENCE,
             lost: Vec::new(),

@@ -82,7 +82,8 @@ impl<O: Outside> Cutover<O> {
         }
         if !self.settings.dry {
             let ms = begun.elapsed().as_secs_f64() * 1000.0;
-            self.outside.tell(&format!("{:<8} {ms:>8.1} ms", step.name()));
+            let line = format!("{:<8} {ms:>8.1} ms", step.name());
+            self.outside.measured(step.name(), ms, &line);
         }
         Ok(())
     }
@@ -196,20 +197,34 @@ impl<O: Outside> Cutover<O> {
         if !self.settings.dry {
             return;
         }
-        let mut lines = Vec::new();
-        lines.extend(self.register.take_script().into_iter().map(|sql| format!("journal: {sql};")));
+        let mut scripts = vec![("journal".to_owned(), self.register.take_script())];
         for shard in self.from.iter_mut().chain(&mut self.to) {
             for server in shard.servers() {
                 let script = server.take_script();
-                lines.extend(script.into_iter().map(|sql| format!("{}: {sql};", server.name)));
+                scripts.push((server.name.clone(), script));
             }
         }
-        for line in lines {
-            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-            self.outside.tell(&line);
+        for (server, script) in scripts {
+            match script.len() {
+                0 => {}
+                count if self.settings.summary => {
+                    let what = if count == 1 { "statement" } else { "statements" };
+                    self.outside.tell(&format!("{:<8} {server}: {count} {what}", self.scripted));
+                }
+                _ => {
+                    for sql in script {
+                        let line = format!("{server}: {sql};");
+                        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+                        self.outside.tell(&line);
+                    }
+                }
+            }
         }
         if !title.is_empty() {
-            self.outside.tell(&format!("== {title}"));
+            self.scripted = title.to_owned();
+            if !self.settings.summary {
+                self.outside.tell(&format!("== {title}"));
+            }
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Settings {
     pub ask: Ask,
     pub mode: Mode,
     pub dry: bool,
+    /// Of a dry run: how many statements each server would get in each step, not the statements.
+    pub summary: bool,
     /// How long to wait for the gate.
     pub gate_wait: Option<Duration>,
     /// How long to go on trying to let go of shards that do not answer.
@@ -58,6 +60,8 @@ pub struct Cutover<O> {
     outside: O,
     interrupt: watch::Receiver<bool>,
     settings: Settings,
+    /// The step whose statements a dry run has come to.
+    scripted: String,
     /// Another process began the run.
     resumed: bool,
     /// From-shards that did not answer when it was resumed amid its opening. Index = from-shard.
@@ -117,6 +121,7 @@ impl<O: Outside> Cutover<O> {
             outside,
             interrupt,
             settings,
+            scripted: String::new(),
             resumed,
             absent: Vec::new(),
             paused: None,
@@ -188,7 +193,7 @@ impl<O: Outside> Cutover<O> {
             }
             Action::Stop(Stop::NoReturn) => Err(CutoverError::Unfit {
                 server: format!("run {name}"),
-                what: "a shard may serve already: --resume finishes it, then roll back".to_owned(),
+                what: no_return(self.direction()),
             }),
             Action::Take(_) | Action::Stop(_) => Err(cause.unwrap_or_else(|| {
                 CutoverError::Unfit { server: format!("run {name}"), what: "it is over".to_owned() }
@@ -219,4 +224,16 @@ impl<O: Outside> Cutover<O> {
         self.undo().await?;
         self.end_back().await
     }
+}
+
+/// Why a run is not undone.
+fn no_return(direction: Direction) -> String {
+    let then = match direction {
+        Direction::Cutover => "modshift rollback goes back",
+        Direction::Rollback => "another modshift cutover can be begun",
+    };
+    format!(
+        "it cannot be undone, since a shard may serve already: modshift {direction} --resume finishes \
+         it, and then {then}"
+    )
 }

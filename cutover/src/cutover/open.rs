@@ -182,7 +182,8 @@ impl<O: Outside> Cutover<O> {
             Mode::StopWrites => "from the gate on it took",
         };
         let to = self.direction().to();
-        self.outside.tell(&format!("the {to} shards serve; {what} {ms:.1} ms"));
+        let line = format!("the {to} shards serve; {what} {ms:.1} ms");
+        self.outside.measured("pause", ms, &line);
     }
 
     async fn publish_again(&mut self) -> Result<(), CutoverError> {

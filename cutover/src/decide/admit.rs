@@ -19,6 +19,20 @@ impl Run {
             Serving::Neither | Serving::Opening => None,
         }
     }
+
+    fn unfinished(&self) -> Refusal {
+        Refusal::Unfinished(self.direction, self.journal.left())
+    }
+}
+
+/// How a run that was begun may end yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Left {
+    Both,
+    /// Its opening has begun.
+    Forward,
+    /// It has turned back.
+    Back,
 }
 
 /// What a command asks for.
@@ -46,7 +60,7 @@ pub enum Admission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("a {0} was begun and is not over")]
-    Unfinished(Direction),
+    Unfinished(Direction, Left),
     #[error("the {0} shards serve already")]
     Serves(Side),
     #[error("no {0} is under way")]
@@ -60,9 +74,16 @@ pub enum Refusal {
 impl Refusal {
     pub fn hint(self) -> String {
         match self {
-            Refusal::Unfinished(run) => {
+            Refusal::Unfinished(run, Left::Both) => {
                 format!("modshift {run} --resume goes on with it, modshift {run} --abort undoes it")
             }
+            Refusal::Unfinished(run, Left::Forward) => format!(
+                "the {} shards are being opened, so it can only go on: modshift {run} --resume",
+                run.to()
+            ),
+            Refusal::Unfinished(run, Left::Back) => format!(
+                "it has turned back, so it can only be undone: modshift {run} --abort does the rest"
+            ),
             Refusal::Serves(_) => "modshift status shows who serves".to_owned(),
             Refusal::NothingUnderWay(run) => format!("modshift {run} begins one"),
             Refusal::Finished => "a further reshard is another plan, of another name".to_owned(),
@@ -87,7 +108,7 @@ pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
     let (direction, wish) = match ask {
         Ask::Start(direction) => {
             if let Some(run) = unfinished {
-                return Err(Refusal::Unfinished(run.direction));
+                return Err(run.unfinished());
             }
             let side = last.and_then(Run::side).unwrap_or(Side::Old);
             return if side == direction.from() {
@@ -99,7 +120,7 @@ pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
         Ask::Unfence => return Err(Refusal::NotFinished),
         Ask::Finish => {
             return match (unfinished, last.and_then(Run::side).unwrap_or(Side::Old)) {
-                (Some(run), _) => Err(Refusal::Unfinished(run.direction)),
+                (Some(run), _) => Err(run.unfinished()),
                 (None, Side::New) => Ok(Admission::Begin),
                 (None, Side::Old) => Err(Refusal::Serves(Side::Old)),
             };
@@ -114,7 +135,7 @@ pub fn admit(last: Option<&Run>, ask: Ask) -> Result<Admission, Refusal> {
     };
     match unfinished {
         None => Err(Refusal::NothingUnderWay(direction)),
-        Some(run) if run.direction != direction => Err(Refusal::Unfinished(run.direction)),
+        Some(run) if run.direction != direction => Err(run.unfinished()),
         // A run that has turned back goes on undoing, whatever is wished.
         Some(run) if run.journal.turned => Ok(Admission::Continue(Wish::Back)),
         Some(_) => Ok(Admission::Continue(wish)),

@@ -210,7 +210,7 @@ fn a_daemon_takes_the_way_that_is_left() {
     assert_eq!(admit(None, Ask::Watch(Cutover)), nothing);
     assert_eq!(ask(Cutover, begun(Step::Gate)), nothing);
     assert_eq!(ask(Cutover, begun(Step::Drain)), Ok(Admission::Continue(Wish::Back)));
-    assert_eq!(ask(Rollback, begun(Step::Drain)), Err(Refusal::Unfinished(Cutover)));
+    assert_eq!(ask(Rollback, begun(Step::Drain)), Err(Refusal::Unfinished(Cutover, Left::Both)));
     assert_eq!(ask(Cutover, begun(Step::Open)), Ok(Admission::Continue(Wish::Forward)));
     let (_, over) = follow(begun(Step::Drain), Facts::new(Wish::Back));
     assert_eq!(ask(Cutover, over), nothing);
@@ -262,8 +262,16 @@ fn commands_are_admitted_by_what_the_last_run_left() {
     assert_eq!(admit(Some(&run(Cutover, undone)), Ask::Start(Cutover)), Ok(Admission::Begin));
 
     let half = run(Cutover, begun(Step::Drain));
-    assert_eq!(admit(Some(&half), Ask::Start(Cutover)), Err(Refusal::Unfinished(Cutover)));
-    assert_eq!(admit(Some(&half), Ask::Resume(Rollback)), Err(Refusal::Unfinished(Cutover)));
+    let unfinished = |left| Err(Refusal::Unfinished(Cutover, left));
+    assert_eq!(admit(Some(&half), Ask::Start(Cutover)), unfinished(Left::Both));
+    assert_eq!(admit(Some(&half), Ask::Resume(Rollback)), unfinished(Left::Both));
+    // No command is advised that would be refused, or would do something else.
+    let opening = run(Cutover, begun(Step::Open));
+    assert_eq!(admit(Some(&opening), Ask::Start(Rollback)), unfinished(Left::Forward));
+    let hint = |left| Refusal::Unfinished(Cutover, left).hint();
+    assert!(hint(Left::Both).contains("--resume") && hint(Left::Both).contains("--abort"));
+    assert!(hint(Left::Forward).ends_with("modshift cutover --resume"));
+    assert!(!hint(Left::Back).contains("--resume"));
     assert_eq!(admit(Some(&half), Ask::Resume(Cutover)), Ok(Admission::Continue(Wish::Forward)));
     let mut turned = half.clone();
     turned.journal.apply(Entry::TurnedBack);

@@ -88,12 +88,41 @@ async fn a_shard_that_was_left_stays_closed_through_restarts() -> Result<()> {
     Ok(())
 }
 
+/// One object a line, in order of time; the steps with what they took, and the end with its exit code.
+fn said_for_programs(output: &str) -> Result<()> {
+    let lines = output.lines().filter(|line| line.starts_with('{'));
+    let lines: Vec<serde_json::Value> =
+        lines.map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let at: Vec<&str> = lines.iter().filter_map(|line| line["at"].as_str()).collect();
+    let whole = at.len() == lines.len() && at.iter().all(|at| at.len() == 24 && at.ends_with('Z'));
+    ensure!(whole && at.is_sorted(), "{output}");
+    let took = |what: &str| {
+        let line = lines.iter().find(|line| line["kind"] == "measured" && line["what"] == what);
+        line.and_then(|line| line["ms"].as_f64())
+    };
+    for what in ["fence", "drain", "publish", "open", "pause"] {
+        ensure!(took(what).is_some_and(|ms| ms > 0.0), "no {what}: {output}");
+    }
+    let last = lines.last().context("nothing was said")?;
+    let ended = last["kind"] == "end" && last["exit"] == 0 && last["text"] == "cutover: done";
+    ensure!(ended, "{output}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_may_close_again_is_said_loudly() -> Result<()> {
     let site = Site::start(2, 3, Log::Direct, 72, "60s").await?;
     let daemons = site.daemons()?;
-    let cut = site.command(&["cutover", "--wait", "150s"], &[0]).await;
-    cut.with_context(|| says(&daemons))?;
+    let summary = site.command(&["cutover", "--dry-run", "--summary"], &[0]).await?;
+    for (step, what) in
+        [("fence", "statement"), ("publish", "routing version"), ("open", "statement")]
+    {
+        let is = |line: &str| line.starts_with(step) && line.contains(what);
+        ensure!(summary.lines().any(is), "no {step} in it:\n{summary}");
+    }
+    ensure!(!summary.contains("UPDATE ") && summary.lines().count() < 80, "{summary}");
+    let cut = site.command(&["cutover", "--wait", "150s", "--json"], &[0]).await;
+    said_for_programs(&cut.with_context(|| says(&daemons))?)?;
     daemons[0].stop(LIMIT).await?;
     let old = &site.estate.old[0];
     old.server.run("SET GLOBAL read_only = 0").await?;
