@@ -12,6 +12,7 @@ use modshift_proto::message::Op;
 use modshift_proto::{NewShard, OldShard};
 
 use crate::apply::{Cut, Road};
+use crate::gate::Facts;
 use crate::sequence::Dropped;
 use crate::target::Target;
 
@@ -31,6 +32,8 @@ const BACKLOG_BYTES: &str = "modshift_apply_backlog_bytes";
 const BACKLOG_MESSAGES: &str = "modshift_apply_backlog_messages";
 const GATE_OPEN: &str = "modshift_gate_open";
 const GATE_REASON: &str = "modshift_gate_closed_by";
+const REACHABLE: &str = "modshift_shard_reachable";
+const VERIFIER_STOPPED: &str = "modshift_verifier_stopped";
 
 /// Tells the recorder what the metrics of the consumer mean; call it once a recorder is there.
 pub fn describe() {
@@ -84,6 +87,12 @@ pub fn describe() {
     describe_gauge!(BACKLOG_MESSAGES, Unit::Count, "waiting in the partition of the change log");
     describe_gauge!(GATE_OPEN, Unit::Count, "1 while a cutover is safe, else 0");
     describe_gauge!(GATE_REASON, Unit::Count, "1 for each reason that keeps the gate closed");
+    describe_gauge!(REACHABLE, Unit::Count, "1 while a shard answers the gate of this daemon");
+    describe_gauge!(
+        VERIFIER_STOPPED,
+        Unit::Count,
+        "new shards whose changes no verifier keeps; 0 without verify.continuous"
+    );
 }
 
 fn shard(shard: NewShard) -> String {
@@ -162,6 +171,18 @@ pub(crate) fn backlog_bytes(target: NewShard, bytes: u64) {
 
 pub(crate) fn backlog_messages(target: NewShard, messages: u64) {
     gauge!(BACKLOG_MESSAGES, "target" => shard(target)).set(messages as f64);
+}
+
+/// What the gate found on its way.
+pub(crate) fn found(facts: &Facts) {
+    let old = facts.old.iter().map(Result::is_ok).enumerate().map(|found| ("old", found));
+    let new = facts.new.iter().map(Result::is_ok).enumerate().map(|found| ("new", found));
+    for (side, (shard, answers)) in old.chain(new) {
+        gauge!(REACHABLE, "side" => side, "shard" => shard.to_string())
+            .set(f64::from(u8::from(answers)));
+    }
+    let stopped = facts.beside.as_ref().map_or(0, |beside| beside.absent.len());
+    gauge!(VERIFIER_STOPPED).set(stopped as f64);
 }
 
 /// `closed`: kinds of reasons that apply now; `kinds`: all there are.

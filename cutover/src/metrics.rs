@@ -8,6 +8,8 @@ const RESTORED: &str = "modshift_fence_restored_total";
 const OPEN: &str = "modshift_fence_open";
 const WATCHDOG_ENDED: &str = "modshift_watchdog_ended_total";
 const WATCHDOG_READY: &str = "modshift_watchdog_ready";
+const SERVING: &str = "modshift_serving";
+const RUN_LEFT: &str = "modshift_run_left";
 
 /// Tells the recorder what the metrics of the cutover mean; call it once a recorder is there.
 pub fn describe() {
@@ -31,11 +33,21 @@ pub fn describe() {
         Unit::Count,
         "1 while this daemon could end a cutover whose operator is gone"
     );
+    describe_gauge!(SERVING, Unit::Count, "1 while the journal says that this side serves");
+    describe_gauge!(RUN_LEFT, Unit::Count, "1 while a run is not over and nobody is at it");
 }
 
 /// At the start with 0, so that the first one counts as an increase.
 pub fn watchdog_ended(end: &'static str, runs: u64) {
     counter!(WATCHDOG_ENDED, "end" => end).increment(runs);
+}
+
+/// By the journal; as it was, while that cannot be read. `side`: `None`: neither.
+pub fn serving(side: Option<Side>, left: bool) {
+    for of in [Side::Old, Side::New] {
+        gauge!(SERVING, "side" => of.name()).set(f64::from(u8::from(side == Some(of))));
+    }
+    gauge!(RUN_LEFT).set(f64::from(u8::from(left)));
 }
 
 pub fn watchdog_ready(ready: bool) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use modshift_cutover::{CutoverError, Left, Serving, register, serving};
+use modshift_cutover::{CutoverError, Left, Serving, Side, metrics, register, serving};
 use modshift_mariadb::Conn;
 use modshift_mariadb::connect::{Session, connect, label};
 use modshift_proto::plan::Plan;
@@ -44,15 +44,20 @@ pub(super) async fn newest(plan: &Plan) -> Result<Option<register::Found>, Cutov
 }
 
 /// What the journal says against beginning a cutover: a run that is not over, or new shards that
-/// serve already.
+/// serve already. Who is asked all the time shows it as a metric as well.
 pub async fn against(
     conn: &mut Conn,
     at: &str,
     plan: &str,
 ) -> Result<Option<String>, CutoverError> {
-    let Some(found) = register::newest(conn, at, plan).await? else { return Ok(None) };
+    let Some(found) = register::newest(conn, at, plan).await? else {
+        metrics::serving(Some(Side::Old), false);
+        return Ok(None);
+    };
     let serves = of_run(&found);
     let over = found.run.journal.ended().is_some();
+    let left = !over && !register::is_attended(conn, at, plan).await?;
+    metrics::serving(found.run.side(), left);
     Ok((!over || serves.side == "new").then_some(serves.text))
 }
 

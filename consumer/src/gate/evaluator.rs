@@ -43,6 +43,7 @@ impl Evaluator {
         self.hold = hold;
         let closed: Vec<_> = decision.reasons.iter().map(Reason::kind).collect();
         metrics::gate(decision.open, &Reason::KINDS, &closed);
+        metrics::found(&facts);
         (decision, facts)
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use modshift_mariadb::connect::label;
-use modshift_mariadb::{Session, connect, error};
+use modshift_mariadb::{Conn, Session, connect, error};
 use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::Queryable;
 use tokio::task::JoinHandle;
@@ -33,6 +33,18 @@ impl Drop for Lock {
     }
 }
 
+fn name(plan: &str) -> String {
+    format!("modshift.operator.{:08x}", crc32fast::hash(plan.as_bytes()))
+}
+
+/// Is somebody at it? `conn`: to the server of the journal.
+pub async fn is_attended(conn: &mut Conn, at: &str, plan: &str) -> Result<bool, CutoverError> {
+    let sql = format!("SELECT IS_USED_LOCK('{}')", name(plan));
+    let holder: Result<Option<Option<u64>>, _> = conn.query_first(sql).await;
+    let holder = holder.map_err(|error| error::of(at, "looking for an operator", error))?;
+    Ok(holder.flatten().is_some())
+}
+
 pub(super) async fn lock(plan: &str, endpoint: &Endpoint) -> Result<Lock, CutoverError> {
     const NO_SUCH_TABLE: u16 = 1146;
     let at = label(endpoint);
@@ -40,7 +52,7 @@ pub(super) async fn lock(plan: &str, endpoint: &Endpoint) -> Result<Lock, Cutove
     let mut conn = connect(endpoint, Session::Plain).await?;
     let sql = format!("SET SESSION wait_timeout = {LOCK_IDLE_S}");
     conn.query_drop(sql).await.map_err(of)?;
-    let name = format!("modshift.operator.{:08x}", crc32fast::hash(plan.as_bytes()));
+    let name = name(plan);
     let got: Option<Option<u8>> =
         conn.query_first(format!("SELECT GET_LOCK('{name}', 0)")).await.map_err(of)?;
     if got != Some(Some(1)) {

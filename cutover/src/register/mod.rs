@@ -26,7 +26,7 @@ use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
 
 use self::entry::damaged;
-pub use self::lock::LOCK_IDLE_S;
+pub use self::lock::{LOCK_IDLE_S, is_attended};
 use self::lock::{Lock, lock};
 use self::table::create;
 use self::write::within;
