@@ -22,6 +22,7 @@ mod http;
 mod logs;
 mod metrics;
 mod obstacles;
+mod progress;
 mod rearm;
 mod rehearse;
 mod restart;

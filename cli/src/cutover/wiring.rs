@@ -166,8 +166,7 @@ impl Wiring {
                 self.plan.routing.iter().map(|target| target.name.as_str()).collect();
             let targets = if targets.is_empty() { "none".to_owned() } else { targets.join(", ") };
             self.say(format_args!(
-                "{:<8} routing version {version} ({side} shards) stored on {} shards, told to: {targets}",
-                "",
+                "routing  version {version} ({side} shards) stored on {} shards, told to: {targets}",
                 endpoints.len()
             ));
             return Ok(());
@@ -277,7 +276,12 @@ impl Outside for Wiring {
     async fn gate(&self, direction: Direction, wait: Option<Duration>) -> Result<(), Closed> {
         let plan = self.plan_of(direction);
         let lost: Vec<u16> = self.lost.iter().map(|(_, number)| *number).collect();
-        gate::wait_open(plan.clone(), wait, &lost).await?;
+        let told = match self.told {
+            Told::Terminal(_) if self.summary => gate::Told::Summed,
+            Told::Terminal(_) => gate::Told::Aloud,
+            _ => gate::Told::Quietly,
+        };
+        gate::wait_open(plan.clone(), wait, &lost, told).await?;
         if !self.dry && is_proven(&plan) && lost.is_empty() {
             // Definitions are read and connections made while nobody waits.
             let unready = |reason| Closed { reasons: vec![reason], unproven_back: false };

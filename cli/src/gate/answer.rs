@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::answer;
 use crate::control::pages::Halted;
 use crate::exit::Exit;
+use crate::gate::summary::summed;
 
 /// How long a yes of a daemon's gate is good for: four samples. A shard that takes seconds to
 /// answer, or a process that was stopped, must not leave a yes standing.
@@ -80,6 +81,14 @@ impl Answer {
             notes: decision.notes.clone(),
             asked_at,
         }
+    }
+
+    /// What is the same of many in one line.
+    pub(super) fn summed(&self, streams: usize) -> Vec<String> {
+        let known = self.reasons.iter().filter_map(|line| line.reason.clone());
+        let unknown = self.reasons.iter().filter(|line| line.reason.is_none());
+        let unknown = unknown.map(|line| line.message.clone());
+        unknown.chain(summed(&known.collect::<Vec<_>>(), streams)).collect()
     }
 
     pub(super) fn exit(&self) -> Exit {

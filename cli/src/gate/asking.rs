@@ -44,6 +44,8 @@ pub(super) struct Asking {
     /// When to look again; `None`: never looked yet.
     check_at: Option<Instant>,
     journal: Option<Conn>,
+    /// Rows copied and rows there are, by the last sample.
+    copied: Option<(u64, u64)>,
 }
 
 /// What `check` found on which correct rows depend.
@@ -66,6 +68,7 @@ impl Asking {
             checking: JoinSet::new(),
             check_at: None,
             journal: None,
+            copied: None,
         }
     }
 
@@ -151,7 +154,22 @@ impl Asking {
             journal,
             ..Outside::default()
         };
-        Answer::of(&self.evaluator.sample(outside).await.0, asked_at)
+        let (decision, facts) = self.evaluator.sample(outside).await;
+        let tables = facts.old.iter().flatten().flat_map(|old| &old.tables);
+        let unfinished = tables.clone().any(|table| !table.done);
+        let rows = tables.fold((0, 0), |(copied, all), table| {
+            let there = table.rows_estimated.max(table.rows_copied);
+            let there = if table.done { table.rows_copied } else { there };
+            (copied + table.rows_copied, all + there)
+        });
+        self.copied = unfinished.then_some(rows);
+        Answer::of(&decision, asked_at)
+    }
+
+    /// In percent; `None`: all, or not known.
+    pub(super) fn copied(&self) -> Option<f64> {
+        let (copied, all) = self.copied.filter(|(_, all)| *all > 0)?;
+        Some(100.0 * copied as f64 / all as f64)
     }
 
     async fn journal(&mut self) -> Result<Option<String>, String> {

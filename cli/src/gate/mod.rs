@@ -26,6 +26,7 @@ use crate::args;
 use crate::control::pages;
 use crate::daemon::streams::Board;
 use crate::exit::Exit;
+use crate::progress::Progress;
 
 /// `modshift gate`: once, or until it opens or the time is over.
 ///
@@ -33,6 +34,7 @@ use crate::exit::Exit;
 /// at least as long; a no is known at once.
 pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
     let deadline = args.wait.map(|wait| Instant::now() + wait);
+    let mut waiting = Waiting::of(&plan, args.wait);
     let mut daemons = pages::Daemons::of(&plan);
     let mut asking = Asking::new(plan, Asker::Other);
     let mut every = interval(SAMPLE_INTERVAL);
@@ -48,10 +50,57 @@ pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
             Some(deadline) => Instant::now() >= deadline,
         };
         if answer.open || over {
+            drop(waiting);
             answer.print(args.json)?;
             return Ok(answer.exit());
         }
+        waiting.show(&answer, asking.copied());
     }
+}
+
+/// Who waits for the gate is told what for.
+struct Waiting {
+    progress: Progress,
+    streams: usize,
+    limit: Option<Duration>,
+    direction: Direction,
+}
+
+impl Waiting {
+    fn of(plan: &Plan, limit: Option<Duration>) -> Waiting {
+        let streams = plan.old.len() * plan.new.len();
+        Waiting { progress: Progress::begin(), streams, limit, direction: plan.direction() }
+    }
+
+    fn show(&mut self, answer: &Answer, copied: Option<f64>) {
+        let waited = self.progress.elapsed().as_secs();
+        let text = waiting_for(answer, self.streams, copied);
+        let of = self.limit.map(|limit| format!(" of {} s", limit.as_secs()));
+        let text = format!("the gate, {waited} s{}: {text}", of.unwrap_or_default());
+        self.progress.show(&self.direction.words(&text));
+    }
+}
+
+/// `copied`: the share of the rows, before all are.
+fn waiting_for(answer: &Answer, streams: usize, copied: Option<f64>) -> String {
+    let mut lines = answer.summed(streams);
+    if let Some(share) = copied {
+        lines.insert(0, format!("copied {share:.1} %"));
+    }
+    match lines.len() {
+        0 => "open".to_owned(),
+        1 => lines.remove(0),
+        count => format!("{} (and {} more)", lines[0], count - 1),
+    }
+}
+
+/// What a run says while it waits, and if it waited in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Quietly,
+    Aloud,
+    /// Reasons that are the same of many in one line.
+    Summed,
 }
 
 /// Until the gate is open, for at most so long; what keeps it closed. Reasons of a plan that was
@@ -66,7 +115,10 @@ pub async fn wait_open(
     plan: Arc<Plan>,
     wait: Option<Duration>,
     lost: &[u16],
+    told: Told,
 ) -> Result<(), Closed> {
+    let mut waiting = (told != Told::Quietly).then(|| Waiting::of(&plan, wait));
+    let streams = plan.old.len() * plan.new.len();
     let hold = plan.gate.hold;
     let mut held: Option<Instant> = None;
     let deadline = wait.map(|wait| Instant::now() + wait);
@@ -101,10 +153,19 @@ pub async fn wait_open(
                 };
                 line.reason.as_ref().is_some_and(of)
             };
+            let reasons = match told {
+                Told::Summed => {
+                    answer.summed(streams).iter().map(|line| direction.words(line)).collect()
+                }
+                _ => answer.reasons.iter().map(|line| in_words(direction, line)).collect(),
+            };
             return Err(Closed {
-                reasons: answer.reasons.iter().map(|line| in_words(direction, line)).collect(),
+                reasons,
                 unproven_back: direction == Direction::Back && answer.reasons.iter().any(unproven),
             });
+        }
+        if let Some(waiting) = &mut waiting {
+            waiting.show(&answer, asking.copied());
         }
     }
 }

@@ -209,7 +209,8 @@ impl<O: Outside> Cutover<O> {
                 0 => {}
                 count if self.settings.summary => {
                     let what = if count == 1 { "statement" } else { "statements" };
-                    self.outside.tell(&format!("{:<8} {server}: {count} {what}", self.scripted));
+                    let step = if self.scripted.is_empty() { title } else { &self.scripted };
+                    self.outside.tell(&format!("{step:<8} {server}: {count} {what}"));
                 }
                 _ => {
                     for sql in script {

@@ -114,9 +114,7 @@ async fn what_nobody_may_close_again_is_said_loudly() -> Result<()> {
     let site = Site::start(2, 3, Log::Direct, 72, "60s").await?;
     let daemons = site.daemons()?;
     let summary = site.command(&["cutover", "--dry-run", "--summary"], &[0]).await?;
-    for (step, what) in
-        [("fence", "statement"), ("publish", "routing version"), ("open", "statement")]
-    {
+    for (step, what) in [("fence", "statement"), ("routing", "version"), ("open", "statement")] {
         let is = |line: &str| line.starts_with(step) && line.contains(what);
         ensure!(summary.lines().any(is), "no {step} in it:\n{summary}");
     }
