@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, Output, Stdio},
@@ -457,4 +457,95 @@ async fn all_series(daemons: &[(&str, &Modshift)]) -> Result<Vec<(String, f64)>>
     let rules = named(&read("prometheus/modshift.rules.yml")?);
     found.retain(|(name, _)| name.split('{').next().is_some_and(|name| rules.contains(name)));
     Ok(found)
+}
+
+/// Scrapes behind the cutover: a rule that is true there is pending at once.
+const FOLLOWED: usize = 12;
+
+/// What Prometheus would have seen of a cutover: a scrape of each moment, as if 15 s lay between them.
+#[derive(Default)]
+struct Scraped(BTreeMap<String, Vec<Option<f64>>>, usize);
+
+impl Scraped {
+    async fn scrape(&mut self, daemon: &Modshift) -> Result<()> {
+        let found = all_series(&[("run", daemon)]).await?;
+        let up = ("up{job=\"modshift-run\", instance=\"run:1\"}".to_owned(), 1.0);
+        for (name, value) in found.into_iter().chain([up]) {
+            let values = self.0.entry(name).or_default();
+            values.resize(self.1, None);
+            values.push(Some(value));
+        }
+        self.1 += 1;
+        Ok(())
+    }
+
+    /// No alert at any scrape from this one on, pending ones included.
+    fn ensure_quiet_from(&self, first: usize, dir: &std::path::Path) -> Result<()> {
+        let mut text = format!(
+            "rule_files:\n  - {}\nevaluation_interval: 15s\ntests:\n  - interval: 15s\n    \
+             input_series:\n",
+            deploy("prometheus/modshift.rules.yml").display()
+        );
+        // Whether a plan lets the daemons end a run is for `check` to say.
+        let series = self.0.iter().filter(|(name, _)| !name.starts_with("modshift_watchdog_ready"));
+        for (name, values) in series {
+            let shown =
+                |value: &Option<f64>| value.map_or("_".to_owned(), |value| value.to_string());
+            let values: Vec<String> = values.iter().map(shown).collect();
+            let values = values.join(" ");
+            text.push_str(&format!("      - series: '{name}'\n        values: '{values}'\n"));
+        }
+        text.push_str("    promql_expr_test:\n");
+        for scrape in first..self.1 {
+            text.push_str(&format!(
+                "      - expr: 'count by (alertname) (ALERTS)'\n        eval_time: {}s\n        \
+                 exp_samples: []\n",
+                15 * scrape
+            ));
+        }
+        let file = dir.join("followed.test.yml");
+        std::fs::write(&file, text)?;
+        passes("promtool", &["test", "rules", &file.display().to_string()]).map(drop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_alert_is_pending_behind_a_cutover() -> Result<()> {
+    let options = EstateOptions {
+        size: Size::rows(300),
+        gate: ("5s".to_owned(), "500ms".to_owned()),
+        verify_age: "1h".to_owned(),
+        plan_tail: "[verify]\ncontinuous = true\n[cutover]\nbudget = \"60s\"\n".to_owned(),
+        ..EstateOptions::default()
+    };
+    let estate = Estate::start(2, 3, options).await?;
+    for shard in &estate.new {
+        shard.server.run("SET GLOBAL read_only = 1").await?;
+    }
+    let daemon = estate.modshift(["run", "--listen", "127.0.0.1:0"]).start()?;
+    let (code, output) = estate.modshift(["gate", "--wait", "60s"]).finish(LIMIT * 2).await?;
+    ensure!(code == 0, "{output}\n{}", daemon.output());
+    let mut scraped = Scraped::default();
+    let serving = |side: &str| {
+        let line = format!("modshift_serving{{side=\"{side}\"}} 1");
+        let page = async { http_get(&format!("{}/metrics", address(&daemon).await?)).await };
+        async move { Ok(page.await?.1.contains(&line).then_some(())) }
+    };
+    // The gate of the daemon has been open, and closes for good.
+    wait_until("the daemon's gate", LIMIT, || async {
+        let page = http_get(&format!("{}/metrics", address(&daemon).await?)).await?.1;
+        Ok(page.contains("modshift_gate_open 1").then_some(()))
+    })
+    .await?;
+    wait_until("the old side to serve", LIMIT, || serving("old")).await?;
+    scraped.scrape(&daemon).await?;
+    let (code, output) = estate.modshift(["cutover", "--wait", "60s"]).finish(LIMIT * 2).await?;
+    ensure!(code == 0, "{output}\n{}", daemon.output());
+    wait_until("the new side to serve", LIMIT, || serving("new")).await?;
+    let first = scraped.1;
+    for _ in 0..FOLLOWED {
+        scraped.scrape(&daemon).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    scraped.ensure_quiet_from(first, estate.dir())
 }
