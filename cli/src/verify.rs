@@ -2,6 +2,7 @@
 //! the new ones? That is the same question to the plan of the way back.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,14 @@ use modshift_verify::{Options, Pace, Report, Verifier, VerifyError, repair};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{BadPlan, Exit};
+use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::{answer, args, audit};
 
 /// A daemon that verifies lets others in between two tables.
 const LOCK_WAIT: Duration = Duration::from_secs(120);
+/// How often a line on a terminal is written anew.
+const TELL: Duration = Duration::from_secs(1);
 
 pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
     let plan = if args.back { Arc::new(plan.reversed()) } else { plan };
@@ -31,11 +35,25 @@ pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
     let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
     let limit = args.max_rows_per_s.or(plan.verify.rows_per_s_max);
     let pace = Arc::new(Pace::new(throttle.lane(&old, &new, 1), limit));
+    let compared = pace.clone();
     let verifying = Box::pin(verify(plan.clone(), args, &tables, pace, &cancel));
     tokio::select! {
         outcome = verifying => outcome,
+        // Who has asked for round after round does not wait for an end.
+        never = told(&compared), if !args.continuous => match never {},
         () = throttle.follow() => Ok(Exit::CannotTell),
         () = quit => Ok(Exit::CannotTell),
+    }
+}
+
+/// How far it is, while somebody waits for it. Never ends.
+async fn told(pace: &Pace) -> Infallible {
+    let mut progress = Progress::begin();
+    let mut every = tokio::time::interval(TELL);
+    loop {
+        every.tick().await;
+        let (rows, s) = (pace.rows(), progress.elapsed().as_secs());
+        progress.show(&format!("comparing: {rows} rows so far, in {s} s"));
     }
 }
 

@@ -2,6 +2,7 @@
 //! plan or the command line says. But while an old shard is fenced the application waits, and nothing
 //! slows down what it waits for; what it does not wait for stands still.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ pub struct Pace {
     lane: Lane,
     limit: RowLimit,
     haste: watch::Sender<Haste>,
+    rows: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,12 @@ pub(crate) enum Haste {
 impl Pace {
     pub fn new(lane: Lane, rows_per_s_max: Option<u32>) -> Pace {
         let (haste, _) = watch::channel(Haste::Usual);
-        Pace { lane, limit: RowLimit::new(rows_per_s_max), haste }
+        Pace { lane, limit: RowLimit::new(rows_per_s_max), haste, rows: AtomicU64::new(0) }
+    }
+
+    /// Compared so far, counted on the old shards: for people who wait.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
     }
 
     pub(crate) fn seats(&self) -> &Seats {
@@ -73,6 +80,7 @@ impl Pace {
 
     /// A range is done: so many rows on the old shards.
     pub fn done(&self, rows: u64, took: Duration) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
         self.limit.add(rows, Instant::now());
         self.lane.done(rows, took);
     }
