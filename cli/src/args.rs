@@ -54,6 +54,9 @@ pub enum Command {
     Gate(Gate),
     /// Compare old and new rows, byte for byte, while both are written
     Verify(Verify),
+    /// Copy a table, or a range of it, again through the change log, and compare it; the daemons must be
+    /// running
+    Resync(Resync),
     /// Let a stream that halted on a foreign write go on behind it; stop the daemons first
     Rearm(Rearm),
     /// Start over: forget what the streams remember, and empty the planned tables of the new shards;
@@ -192,6 +195,33 @@ pub struct Verify {
     pub max_rows_per_s: Option<u32>,
     /// Print the report as one JSON document
     #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Resync {
+    /// The table; with --cancel all tables where it is left out
+    #[arg(long, value_name = "NAME", required_unless_present = "cancel")]
+    pub table: Option<String>,
+    /// Only the rows of these old shards: `0,2`
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub shards: Option<Vec<u16>>,
+    /// Only rows whose primary key is one of these or lies between them; of several columns `7,x`, or
+    /// the first of them alone
+    #[arg(long = "key-between", num_args = 2, value_names = ["FIRST", "LAST"],
+          allow_hyphen_values = true, conflicts_with = "cancel")]
+    pub between: Vec<String>,
+    /// The way back, after a cutover: rows of new shards (--shards) are copied to the old ones
+    #[arg(long)]
+    pub back: bool,
+    /// Print what would be copied, and ask for nothing
+    #[arg(long, conflicts_with = "cancel")]
+    pub dry_run: bool,
+    /// Take back what was asked for and is not done
+    #[arg(long)]
+    pub cancel: bool,
+    /// Print what came of it as one JSON document
+    #[arg(long, conflicts_with = "cancel")]
     pub json: bool,
 }
 

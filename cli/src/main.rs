@@ -26,6 +26,7 @@ mod progress;
 mod rearm;
 mod rehearse;
 mod restart;
+mod resync;
 mod schema;
 mod session;
 mod signals;
@@ -79,7 +80,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     let plan = Arc::new(plan(&cli)?);
     let by_plan = match &cli.command {
-        Command::Verify(_) | Command::Rearm(_) => true,
+        Command::Verify(_) | Command::Resync(_) | Command::Rearm(_) => true,
         // A run that was begun is ended with whatever plan is at hand.
         Command::Cutover(args) => !(args.common.resume || args.common.abort),
         Command::Rollback(args) => !(args.common.resume || args.common.abort),
@@ -95,6 +96,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
             | Command::Consumer(_)
             | Command::Run(_)
             | Command::Verify(_)
+            | Command::Resync(_)
             | Command::Rehearse(_)
             | Command::Cutover(_)
             | Command::Rollback(_)
@@ -154,6 +156,7 @@ async fn command(plan: Arc<Plan>, command: &Command) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(plan, args).await,
         Command::Gate(args) => gate::run(plan, args).await,
         Command::Verify(args) => verify::run(plan, args).await,
+        Command::Resync(args) => resync::run(plan, args).await,
         Command::Rehearse(args) => rehearse::run(plan, args).await,
         Command::Rearm(args) => rearm::run(plan, args).await,
         Command::RestartCopy(args) => restart::run(plan, args).await,

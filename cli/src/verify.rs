@@ -21,7 +21,7 @@ use crate::signals::Signals;
 use crate::{answer, args, audit};
 
 /// A daemon that verifies lets others in between two tables.
-const LOCK_WAIT: Duration = Duration::from_secs(120);
+pub const LOCK_WAIT: Duration = Duration::from_secs(120);
 /// How often a line on a terminal is written anew.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -143,14 +143,22 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
     // Also those beyond the first page: they are for the next repair.
     report.mismatches = still.into_iter().filter(|m| tables.contains(&m.table)).collect();
     report.repaired = repaired.mended;
+    report.notes.extend(notes_of(plan, repaired));
+    report.clean = !report.has_damage() && report.unsettled() == 0;
+    Ok(())
+}
+
+/// What could not be repaired, and what to do about it.
+pub fn notes_of(plan: &Plan, repaired: repair::Repaired) -> Vec<String> {
+    let mut notes = Vec::new();
     for (source, rows) in repaired.not_taken {
-        report.notes.push(format!(
+        notes.push(format!(
             "{rows} rows wait in modshift_repair of old shard {source}: its reader has not taken \
              them up, is it running?"
         ));
     }
     for (source, rows) in repaired.refused {
-        report.notes.push(format!(
+        notes.push(format!(
             "{rows} requests in modshift_repair of old shard {source} were refused by its reader, \
              whose log says why: mend that, delete them there (sent = 2), and repair again"
         ));
@@ -158,15 +166,14 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
     let side = if plan.direction() == Direction::Back { " --old" } else { "" };
     for mismatch in repaired.unreachable {
         let new = mismatch.new;
-        report.notes.push(format!(
+        notes.push(format!(
             "table {}, {}: its primary key places it elsewhere, so no change of the log may touch it \
              there. Stop the daemons, delete it on new shard {new} by hand, run modshift rearm{side} \
              --shard {new}, and start them again",
             mismatch.table, mismatch.key
         ));
     }
-    report.clean = !report.has_damage() && report.unsettled() == 0;
-    Ok(())
+    notes
 }
 
 /// `None`: cancelled, at once: a stream or a server that does not answer holds nobody up.
@@ -216,7 +223,7 @@ async fn all_rounds(
     Ok(Some(report))
 }
 
-fn chosen(plan: &Plan, names: &[String]) -> anyhow::Result<Vec<usize>> {
+pub fn chosen(plan: &Plan, names: &[String]) -> anyhow::Result<Vec<usize>> {
     if names.is_empty() {
         return Ok((0..plan.tables.len()).collect());
     }
@@ -282,7 +289,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 }
 
 /// With the way out.
-fn shown(plan: &Plan) -> impl Fn(VerifyError) -> anyhow::Error {
+pub fn shown(plan: &Plan) -> impl Fn(VerifyError) -> anyhow::Error {
     let direction = plan.direction();
     move |error| {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();

@@ -57,6 +57,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT ON ', @in_schema, '.modshift_hand
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_repair TO ', @account);
 
+-- Ranges that `modshift resync` asks the reader to copy again.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_resync TO ', @account);
+
 -- The way back: from the cutover on changes of the new shards are applied here. Left out with
 -- enabled = false in [back] of the plan.
 EXECUTE IMMEDIATE CONCAT('GRANT INSERT, UPDATE, DELETE ON ', @in_pattern, '.* TO ', @account);

@@ -17,6 +17,7 @@
 //! | `modshift_verifier` | new | one row: what the verifier beside the applier says of itself |
 //! | `modshift_handover` | each | triggers and events taken down there, and whether they are up |
 //! | `modshift_repair` | old | rows to be copied again through the change log |
+//! | `modshift_resync` | old | ranges of rows to be copied again, and how far that is |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
 //! a reader adds one to `modshift_token.writes` (a write of progress updates the token in the same
@@ -58,13 +59,14 @@ pub const MISMATCH: &str = "modshift_mismatch";
 pub const SETTLED: &str = "modshift_settled";
 pub const VERIFIER: &str = "modshift_verifier";
 pub const REPAIR: &str = "modshift_repair";
+pub const RESYNC: &str = "modshift_resync";
 pub const FINISHED: &str = "modshift_finished";
 pub const RESTART: &str = "modshift_restart";
 pub const PLAN: &str = "modshift_plan";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 17] = [
+pub const OWN_TABLES: [&str; 18] = [
     PLAN,
     TOKEN,
     PROGRESS,
@@ -73,6 +75,7 @@ pub const OWN_TABLES: [&str; 17] = [
     PARKED,
     HANDOVER,
     REPAIR,
+    RESYNC,
     VERIFY,
     SETTLED,
     VERIFIER,
@@ -408,4 +411,25 @@ pub const REPAIR_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_repair (
         target SMALLINT UNSIGNED NOT NULL COMMENT 'new shard',
         pk LONGBLOB NOT NULL COMMENT 'primary key, wire form',
         sent TINYINT NOT NULL DEFAULT 0 COMMENT '0 waits, 1 is in the change log, 2 is refused'
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
+/// Values of `state` in `modshift_resync`.
+pub const RESYNC_WAITS: u8 = 0;
+/// All its rows are in the change log; the comparison is still to come.
+pub const RESYNC_COPIED: u8 = 1;
+/// It cannot be served; `why` says why.
+pub const RESYNC_REFUSED: u8 = 2;
+
+/// On each old shard; created by whoever asks for a range. A row goes once the range was compared: as
+/// long as there is one the gate is closed.
+pub const RESYNC_TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_resync (
+        id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+        table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+        key_from LONGBLOB NULL COMMENT 'first primary key, or its first columns, wire form',
+        key_to LONGBLOB NULL COMMENT 'the last one, included',
+        state TINYINT NOT NULL DEFAULT 0 COMMENT '0 waits, 1 is in the change log, 2 is refused',
+        copied_to LONGBLOB NULL COMMENT 'up to here it is in the change log',
+        rows_copied BIGINT UNSIGNED NOT NULL DEFAULT 0,
+        rows_estimated BIGINT UNSIGNED NOT NULL DEFAULT 0,
+        why TEXT NULL
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";

@@ -76,7 +76,7 @@ pub fn key_page(keys: &[&Column], after: Option<&[Vec<u8>]>) -> Result<String, V
         if !condition.is_empty() {
             condition.push_str(" OR ");
         }
-        let _ = write!(condition, "({equal}{})", greater(column, &name, &value, cell)?);
+        let _ = write!(condition, "({equal}{})", greater(column, &name, &value, cell, false)?);
         let _ = write!(equal, "{name} = {value} AND ");
     }
     Ok(format!("({condition})"))
@@ -101,19 +101,45 @@ pub fn key_range(
     if until.len() != keys.len() {
         return Err(ValueError::KeyParts { found: until.len(), expected: keys.len() });
     }
+    let end = key_bound(keys, until, less)?;
+    Ok(format!("{page} AND {end}"))
+}
+
+/// The condition "primary key from `from` to `to`", both included. Either may name the first columns of
+/// the key alone: then all rows that have these values are within.
+pub fn key_within(
+    keys: &[&Column],
+    from: Option<&[Vec<u8>]>,
+    to: Option<&[Vec<u8>]>,
+) -> Result<String, ValueError> {
+    let mut terms = Vec::new();
+    for (bound, compare) in [(from, greater as Compare), (to, less as Compare)] {
+        let Some(bound) = bound else { continue };
+        if bound.is_empty() || bound.len() > keys.len() {
+            return Err(ValueError::KeyParts { found: bound.len(), expected: keys.len() });
+        }
+        terms.push(key_bound(keys, bound, compare)?);
+    }
+    Ok(if terms.is_empty() { "TRUE".to_owned() } else { terms.join(" AND ") })
+}
+
+type Compare = fn(&Column, &str, &str, &[u8], bool) -> Result<String, ValueError>;
+
+/// On one side of a key or of the first columns of one, or equal to it.
+fn key_bound(keys: &[&Column], bound: &[Vec<u8>], compare: Compare) -> Result<String, ValueError> {
     let mut condition = String::new();
     let mut equal = String::new();
-    for (part, (column, cell)) in keys.iter().zip(until).enumerate() {
+    for (part, (column, cell)) in keys.iter().zip(bound).enumerate() {
         order::check(column, cell)?;
         let (name, value) = (quote(&column.name), literal(column, cell)?);
         if part > 0 {
             condition.push_str(" OR ");
         }
-        let last = part + 1 == keys.len();
-        let _ = write!(condition, "({equal}{})", less(column, &name, &value, cell, last)?);
+        let last = part + 1 == bound.len();
+        let _ = write!(condition, "({equal}{})", compare(column, &name, &value, cell, last)?);
         let _ = write!(equal, "{name} = {value} AND ");
     }
-    Ok(format!("{page} AND ({condition})"))
+    Ok(format!("({condition})"))
 }
 
 /// `None`: no integer, or the last one of 64 bits.
@@ -148,12 +174,18 @@ pub fn key_order(keys: &[&Column]) -> String {
 
 /// ENUM: the numbers after it one by one, because MariaDB makes ranges of `= 3` and `IN (3, 4)`
 /// only.
-fn greater(column: &Column, name: &str, value: &str, cell: &[u8]) -> Result<String, ValueError> {
+fn greater(
+    column: &Column,
+    name: &str,
+    value: &str,
+    cell: &[u8],
+    or_equal: bool,
+) -> Result<String, ValueError> {
     if column.data != DataType::Enum {
-        return Ok(format!("{name} > {value}"));
+        return Ok(format!("{name} {} {value}", if or_equal { ">=" } else { ">" }));
     }
-    let last = enum_members(&column.type_text);
-    let after: Vec<String> = (cell_uint(cell)? + 1..=last).map(|n| n.to_string()).collect();
+    let (first, last) = (cell_uint(cell)? + u64::from(!or_equal), enum_members(&column.type_text));
+    let after: Vec<String> = (first..=last).map(|n| n.to_string()).collect();
     Ok(if after.is_empty() {
         "FALSE".to_owned()
     } else {
@@ -261,6 +293,22 @@ mod tests {
         );
         assert!(key_page(&keys, Some(&after[..2])).is_err());
         assert_eq!(key_order(&keys), "`a``b`, `e`, `n`");
+    }
+
+    #[test]
+    fn what_lies_between_may_be_told_by_the_first_columns_alone() {
+        let label = column("e", DataType::Enum, "enum('a','b','c')");
+        let number = column("n", DataType::Int { bytes: 4, unsigned: false }, "int(11)");
+        let keys = [&number, &label];
+        let within = |from: &[Vec<u8>], to: &[Vec<u8>]| key_within(&keys, Some(from), Some(to));
+        assert_eq!(key_within(&keys, None, None).unwrap(), "TRUE");
+        // 2 and 4 are 1 and 2 in zigzag form.
+        assert_eq!(within(&[vec![2]], &[vec![4]]).unwrap(), "((`n` >= 1)) AND ((`n` <= 2))");
+        assert_eq!(
+            within(&[vec![2], vec![2]], &[vec![4]]).unwrap(),
+            "((`n` > 1) OR (`n` = 1 AND `e` IN (2, 3))) AND ((`n` <= 2))"
+        );
+        assert!(key_within(&keys, Some(&[]), None).is_err());
     }
 
     #[test]

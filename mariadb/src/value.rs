@@ -14,7 +14,9 @@ use modshift_proto::row::{
 use modshift_proto::schema::{Column, DataType};
 use mysql_async::Value;
 
-pub use crate::literal::{canonical_text, key_equal, key_order, key_page, key_range, literal};
+pub use crate::literal::{
+    canonical_text, key_equal, key_order, key_page, key_range, key_within, literal,
+};
 pub use crate::order::unpageable;
 
 const MICROS: u64 = 1_000_000;

@@ -29,7 +29,7 @@ use crate::token::SavedTable;
 pub const NEAR_HEAD: Duration = Duration::from_secs(1);
 /// Tokens by which a snapshot may lag behind the tail: the binlog shows a commit some
 /// milliseconds before InnoDB does. More only costs a chunk read again.
-const TOKEN_SLACK: u64 = 50;
+pub(crate) const TOKEN_SLACK: u64 = 50;
 
 type ReadOutcome = (ChunkRequest, Result<Chunk, ReadError>);
 
@@ -264,44 +264,10 @@ impl Copying {
                     continue;
                 }
             }
-            self.send(&chunk, tail, out).await?;
+            let fingerprint = self.tables[table].fingerprint;
+            send_rows(self.shard, fingerprint, &chunk, tail, out).await?;
             self.has_entered(chunk, tail, out);
         }
-        Ok(())
-    }
-
-    async fn send<W: LogWriter>(
-        &self,
-        chunk: &Chunk,
-        tail: &mut Tail,
-        out: &mut Publisher<W>,
-    ) -> Result<(), ReadError> {
-        let table = chunk.request.table;
-        let fingerprint = self.tables[table].fingerprint;
-        let mut stale = 0;
-        for (index, row) in chunk.rows.iter().enumerate() {
-            if index == chunk.rows.len() / 2 {
-                out.flush().await?;
-                stage::reached("mid_chunk", index as u64).await;
-            }
-            let touched = tail
-                .touched(table)
-                .is_some_and(|touched| touched.since(chunk.primary_key(row), chunk.token));
-            if touched {
-                stale += 1;
-                continue;
-            }
-            let change = Change {
-                table: table as u32,
-                fingerprint,
-                position: None,
-                op: Op::Upsert,
-                row: chunk.wire(row),
-            };
-            out.change(row.to, chunk.message_key(row), &change).await?;
-            tail.rows_sent += 1;
-        }
-        metrics::superseded_rows(self.shard, stale);
         Ok(())
     }
 
@@ -368,4 +334,40 @@ impl Copying {
             self.opened_at.remove(index);
         }
     }
+}
+
+/// Sends a chunk that may enter, but for the rows of which the log carries something newer by now.
+pub(crate) async fn send_rows<W: LogWriter>(
+    shard: OldShard,
+    fingerprint: u32,
+    chunk: &Chunk,
+    tail: &mut Tail,
+    out: &mut Publisher<W>,
+) -> Result<(), ReadError> {
+    let table = chunk.request.table;
+    let mut stale = 0;
+    for (index, row) in chunk.rows.iter().enumerate() {
+        if index == chunk.rows.len() / 2 {
+            out.flush().await?;
+            stage::reached("mid_chunk", index as u64).await;
+        }
+        let touched = tail
+            .touched(table)
+            .is_some_and(|touched| touched.since(chunk.primary_key(row), chunk.token));
+        if touched {
+            stale += 1;
+            continue;
+        }
+        let change = Change {
+            table: table as u32,
+            fingerprint,
+            position: None,
+            op: Op::Upsert,
+            row: chunk.wire(row),
+        };
+        out.change(row.to, chunk.message_key(row), &change).await?;
+        tail.rows_sent += 1;
+    }
+    metrics::superseded_rows(shard, stale);
+    Ok(())
 }

@@ -261,7 +261,7 @@ pub fn key_bytes(cells: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-fn key_cells(bytes: &[u8]) -> Result<Vec<Vec<u8>>, modshift_proto::row::RowError> {
+pub fn key_cells(bytes: &[u8]) -> Result<Vec<Vec<u8>>, modshift_proto::row::RowError> {
     RowView::parse(bytes)?
         .cells()
         .map(|cell| cell.map(|cell| cell.unwrap_or_default().to_vec()))

@@ -190,6 +190,15 @@ impl<W: LogWriter> Publisher<W> {
 
     /// Everything sent so far has been acknowledged by every partition.
     pub fn all_durable(&self) -> bool {
-        self.partitions().all(|to| self.writer.acked(to) >= self.numbers[usize::from(to.0)])
+        self.has_acked(&self.numbers)
+    }
+
+    /// Messages of each partition sent so far: a place in all of them, for [`Self::has_acked`].
+    pub fn place(&self) -> Vec<u64> {
+        self.numbers.clone()
+    }
+
+    pub fn has_acked(&self, place: &[u64]) -> bool {
+        self.partitions().all(|to| self.writer.acked(to) >= place[usize::from(to.0)])
     }
 }

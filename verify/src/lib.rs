@@ -40,4 +40,6 @@ pub use lock::Lock;
 pub use metrics::describe as describe_metrics;
 pub use pace::Pace;
 pub use report::{Halt, Kind, Mismatch, Report};
-pub use verifier::{Options, Verifier};
+pub use shard::{Bounds, HERE, Shard, here};
+pub use table::CheckedTable;
+pub use verifier::{Options, Part, Verifier};

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use modshift_mariadb::Value;
 use modshift_mariadb::control::{KIND_MOVING, MISMATCH, VERIFIER, VERIFY, VERIFY_TABLES};
 use modshift_proto::plan::Plan;
 
@@ -129,22 +130,38 @@ pub async fn ages(new: &mut [Shard]) -> Result<Vec<(String, Option<u64>)>, Verif
     new[0].query("reading what has been verified", &sql).await
 }
 
+/// Rows in one statement.
+const AT_ONCE: usize = 200;
+
+/// So many lists of values, each `one`.
+pub(crate) fn lists(one: &str, count: usize) -> String {
+    vec![one; count].join(", ")
+}
+
 pub async fn add_mismatches(new: &mut [Shard], mismatches: &[Mismatch]) -> Result<(), VerifyError> {
-    let sql = format!(
-        "INSERT INTO {HERE}{MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
-         VALUES (?, ?, UNHEX(MD5(?)), ?, ?, ?, UTC_TIMESTAMP(6)) \
-         ON DUPLICATE KEY UPDATE kind = VALUES(kind), columns = VALUES(columns)"
-    );
-    for mismatch in mismatches {
-        let params = (
-            mismatch.table.clone(),
-            mismatch.old,
-            mismatch.pk.clone(),
-            mismatch.pk.clone(),
-            mismatch.kind.name(),
-            mismatch.columns.join(", "),
-        );
-        new[usize::from(mismatch.new)].run(DOING, &sql, params).await?;
+    for (number, shard) in (0u16..).zip(new.iter_mut()) {
+        let mine: Vec<&Mismatch> = mismatches.iter().filter(|m| m.new == number).collect();
+        for some in mine.chunks(AT_ONCE) {
+            let sql = format!(
+                "INSERT INTO {HERE}{MISMATCH} (table_name, source, pk_md5, pk, kind, columns, found) \
+                 VALUES {} ON DUPLICATE KEY UPDATE kind = VALUES(kind), columns = VALUES(columns)",
+                lists("(?, ?, UNHEX(MD5(?)), ?, ?, ?, UTC_TIMESTAMP(6))", some.len())
+            );
+            let params: Vec<Value> = some
+                .iter()
+                .flat_map(|mismatch| {
+                    [
+                        Value::from(mismatch.table.clone()),
+                        Value::from(mismatch.old),
+                        Value::from(mismatch.pk.clone()),
+                        Value::from(mismatch.pk.clone()),
+                        Value::from(mismatch.kind.name()),
+                        Value::from(mismatch.columns.join(", ")),
+                    ]
+                })
+                .collect();
+            shard.run(DOING, &sql, params).await?;
+        }
     }
     Ok(())
 }
@@ -155,14 +172,31 @@ pub async fn remove_mismatches(
     table: &CheckedTable,
     equal: &[Suspect],
 ) -> Result<(), VerifyError> {
-    let sql = format!(
-        "DELETE FROM {HERE}{MISMATCH} WHERE table_name = ? AND source = ? AND pk_md5 = UNHEX(MD5(?))"
-    );
-    for suspect in equal {
-        let (old, new_shard) = suspect.stream;
-        let params = (table.schema.name.clone(), old, suspect.key.clone());
-        new[usize::from(new_shard)].run(DOING, &sql, params).await?;
+    for (number, shard) in (0u16..).zip(new.iter_mut()) {
+        let mine: Vec<&Suspect> = equal.iter().filter(|s| s.stream.1 == number).collect();
+        for some in mine.chunks(AT_ONCE) {
+            let sql = format!(
+                "DELETE FROM {HERE}{MISMATCH} WHERE table_name = ? AND ({})",
+                vec!["(source = ? AND pk_md5 = UNHEX(MD5(?)))"; some.len()].join(" OR ")
+            );
+            let mut params = vec![Value::from(table.schema.name.clone())];
+            for suspect in some {
+                params.push(Value::from(suspect.stream.0));
+                params.push(Value::from(suspect.key.clone()));
+            }
+            shard.run(DOING, &sql, params).await?;
+        }
     }
+    Ok(())
+}
+
+/// Nothing is proven of the table any more; nor will a round that is under way prove it.
+pub async fn doubt(new: &mut [Shard], table: &str) -> Result<(), VerifyError> {
+    let sql = format!(
+        "UPDATE {HERE}{VERIFY} SET proof = NULL, started = NULL, verified_to = NULL \
+         WHERE table_name = ?"
+    );
+    try_join_all(new.iter_mut().map(|shard| shard.run(DOING, &sql, (table.to_owned(),)))).await?;
     Ok(())
 }
 

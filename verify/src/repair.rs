@@ -4,17 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use modshift_mariadb::Value;
 use modshift_mariadb::control::{REPAIR, REPAIR_REFUSED, REPAIR_SENT, REPAIR_TABLE, REPAIR_WAITS};
 use modshift_proto::plan::{Placement, Plan};
 
 use crate::compare::Suspect;
 use crate::error::VerifyError;
+use crate::progress;
 use crate::report::{Kind, Mismatch};
 use crate::settle::Until;
 use crate::shard::{HERE, here};
 use crate::verifier::Verifier;
 
 const POLL: Duration = Duration::from_millis(100);
+/// Requests in one statement.
+const ASKED_AT_ONCE: usize = 500;
 
 /// What became of the requests.
 #[derive(Debug, Default)]
@@ -29,7 +33,8 @@ pub struct Repaired {
     pub unreachable: Vec<Mismatch>,
 }
 
-/// Asks for all of them, waits until they are in the log (at most so long), and compares them again.
+/// Asks for all of them, waits until they are in the log (at most so long without a sign of one that was
+/// taken), and compares them again.
 pub async fn repair(
     verifier: &mut Verifier,
     mismatches: Vec<Mismatch>,
@@ -40,24 +45,33 @@ pub async fn repair(
         mismatches.into_iter().partition(|mismatch| is_unreachable(verifier, &plan, mismatch));
     let mut repaired = Repaired { unreachable, ..Repaired::default() };
     let sources: BTreeSet<u16> = reachable.iter().map(|mismatch| mismatch.old).collect();
-    let insert = format!("INSERT INTO {HERE}{REPAIR} (table_name, target, pk) VALUES (?, ?, ?)");
     for &source in &sources {
         let shard = &mut verifier.primaries[usize::from(source)];
         shard.run("creating modshift's table of repairs", &here(REPAIR_TABLE), ()).await?;
-        for mismatch in reachable.iter().filter(|mismatch| mismatch.old == source) {
-            let params = (mismatch.table.clone(), mismatch.new, mismatch.pk.clone());
-            shard.run("asking for a repair", &insert, params).await?;
+        let mine: Vec<&Mismatch> = reachable.iter().filter(|m| m.old == source).collect();
+        for some in mine.chunks(ASKED_AT_ONCE) {
+            let lists = progress::lists("(?, ?, ?)", some.len());
+            let sql = format!("INSERT INTO {HERE}{REPAIR} (table_name, target, pk) VALUES {lists}");
+            let of = |m: &&Mismatch| {
+                [Value::from(m.table.clone()), Value::from(m.new), Value::from(m.pk.clone())]
+            };
+            let params: Vec<Value> = some.iter().flat_map(of).collect();
+            shard.run("asking for a repair", &sql, params).await?;
         }
     }
-    let deadline = Instant::now() + wait;
     let count = |state: u8| format!("SELECT COUNT(*) FROM {HERE}{REPAIR} WHERE sent = {state}");
     let (open, refused) = (count(REPAIR_WAITS), count(REPAIR_REFUSED));
     let clear = format!("DELETE FROM {HERE}{REPAIR} WHERE sent = {REPAIR_SENT}");
     for source in sources {
         let shard = &mut verifier.primaries[usize::from(source)];
+        let (mut least, mut deadline) = (u64::MAX, Instant::now() + wait);
         loop {
             let left: Vec<u64> = shard.query("waiting for repairs", &open).await?;
             let left = left.first().copied().unwrap_or(0);
+            if left < least {
+                // Many take their time: who goes on is waited for.
+                (least, deadline) = (left, Instant::now() + wait);
+            }
             if left > 0 && Instant::now() < deadline {
                 tokio::time::sleep(POLL).await;
                 continue;

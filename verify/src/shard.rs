@@ -39,6 +39,21 @@ const KEYS_PER_QUERY: usize = 200;
 pub struct Range {
     pub after: Option<Vec<Vec<u8>>>,
     pub until: Option<Vec<Vec<u8>>>,
+    pub within: Bounds,
+}
+
+/// From the first primary key to the last one, both included; either may be open, or name the first
+/// columns of the key alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    pub from: Option<Vec<Vec<u8>>>,
+    pub to: Option<Vec<Vec<u8>>>,
+}
+
+impl Bounds {
+    pub fn is_open(&self) -> bool {
+        self.from.is_none() && self.to.is_none()
+    }
 }
 
 /// Rows counted and their checksums joined, by place: (old shard, new shard) of their keys. Rows of
@@ -401,8 +416,15 @@ impl Shard {
 
     fn condition(&self, table: &CheckedTable, range: &Range) -> Result<String, VerifyError> {
         let keys = key::columns(&table.schema);
-        value::key_range(&keys, range.after.as_deref(), range.until.as_deref())
-            .map_err(|source| self.value(table, source))
+        let of = |source| self.value(table, source);
+        let condition = value::key_range(&keys, range.after.as_deref(), range.until.as_deref());
+        let condition = condition.map_err(of)?;
+        let Bounds { from, to } = &range.within;
+        if range.within.is_open() {
+            return Ok(condition);
+        }
+        let within = value::key_within(&keys, from.as_deref(), to.as_deref()).map_err(of)?;
+        Ok(format!("{condition} AND {within}"))
     }
 
     fn equal(&self, table: &CheckedTable, wire: &[u8]) -> Result<String, VerifyError> {

@@ -152,6 +152,8 @@ pub(super) fn is_of(line: &Line, lost: &[u16]) -> bool {
             | Reason::Copying { old, .. }
             | Reason::CopyUnrecorded { old, .. }
             | Reason::RepairsRefused { old, .. }
+            | Reason::Resync { old, .. }
+            | Reason::ResyncRefused { old, .. }
             | Reason::TimeLag { old, .. }
             | Reason::PositionLag { old, .. }
             | Reason::PrimaryBehind { old, .. }

@@ -24,13 +24,14 @@ const SAY: Duration = Duration::from_secs(10);
 
 /// All that streams and verifiers remember. The journal, the audit and what `check --deep` has found
 /// of the old rows stay.
-const REMEMBERED: [&str; 11] = [
+const REMEMBERED: [&str; 12] = [
     control::WATERMARK,
     control::PARKED,
     control::PROGRESS,
     control::TABLES,
     control::TOKEN,
     control::REPAIR,
+    control::RESYNC,
     control::VERIFY,
     control::MISMATCH,
     control::SETTLED,

@@ -1,5 +1,6 @@
 //! Facts -> open, or every reason why not.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use modshift_proto::GtidSet;
@@ -194,6 +195,18 @@ fn old_shard(old: u16, facts: &OldFacts, gate: &Gate, reasons: &mut Vec<Reason>)
     }
     if facts.repairs_refused > 0 {
         reasons.push(Reason::RepairsRefused { old, requests: facts.repairs_refused });
+    }
+    let of = |refused: bool| -> Vec<String> {
+        let resyncs = facts.resyncs.iter().filter(|resync| resync.refused == refused);
+        let tables: BTreeSet<&str> = resyncs.map(|resync| resync.table.as_str()).collect();
+        tables.into_iter().map(str::to_owned).collect()
+    };
+    let (open, refused) = (of(false), of(true));
+    if !open.is_empty() {
+        reasons.push(Reason::Resync { old, tables: open });
+    }
+    if !refused.is_empty() {
+        reasons.push(Reason::ResyncRefused { old, tables: refused });
     }
     let silent_us = facts.now_us - token.clock_us;
     if silent_us < 0 {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use modshift_mariadb::ServerError;
 use modshift_mariadb::control::{
-    PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, TABLES, TOKEN, WATERMARK, changed_tables,
+    PARKED, PROGRESS, REPAIR, REPAIR_REFUSED, RESUME_ROW, RESYNC, RESYNC_REFUSED, TABLES, TOKEN,
+    WATERMARK, changed_tables,
 };
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Placement, Plan};
@@ -54,8 +55,18 @@ pub struct OldFacts {
     pub unrecorded: Vec<String>,
     /// Requests for a repair that its reader can never serve.
     pub repairs_refused: u64,
+    /// Requests for a range that are not over.
+    pub resyncs: Vec<ResyncFacts>,
     /// How the tables of the plan differ from those that its log is read for.
     pub plan_changed: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResyncFacts {
+    pub table: String,
+    pub rows_copied: u64,
+    pub rows_estimated: u64,
+    pub refused: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -194,13 +205,18 @@ pub async fn read_old(
     // Of none where nobody has ever asked for a repair.
     let refused: Vec<Vec<(u64, usize)>> =
         line.rows(places, doing, ("COUNT(*)", REPAIR, &condition)).await?;
+    let doing = "looking for resyncs that are not over";
+    let columns =
+        format!("BINARY table_name, rows_copied, rows_estimated, state = {RESYNC_REFUSED}");
+    type ResyncRow = (String, u64, u64, bool, usize);
+    let resyncs: Vec<Vec<ResyncRow>> = line.rows(places, doing, (&columns, RESYNC, "")).await?;
     let doing = "reading which tables are read";
     // Of none where its reader is of a version that kept none.
     let kept: Vec<Vec<(String, usize)>> =
         line.rows(places, doing, ("BINARY name", TABLES, "")).await?;
 
-    let rows = tokens.into_iter().zip(copies).zip(refused).zip(kept).zip(places);
-    let facts = rows.map(|((((tokens, copies), refused), kept), place)| {
+    let rows = tokens.into_iter().zip(copies).zip(refused).zip(resyncs).zip(kept).zip(places);
+    let facts = rows.map(|(((((tokens, copies), refused), resyncs), kept), place)| {
         let of = |(table, rows_copied, rows_estimated, done, _)| CopyFacts {
             table,
             rows_copied,
@@ -209,6 +225,12 @@ pub async fn read_old(
         };
         let mut tables: Vec<CopyFacts> = copies.into_iter().map(of).collect();
         tables.sort_by(|one, two| one.table.cmp(&two.table));
+        let of_resync = |(table, rows_copied, rows_estimated, refused, _)| ResyncFacts {
+            table,
+            rows_copied,
+            rows_estimated,
+            refused,
+        };
         let token = tokens.into_iter().next();
         let token = token.map(|(epoch, writes, clock_us, halted, phase, fence, _)| TokenFacts {
             epoch,
@@ -235,6 +257,7 @@ pub async fn read_old(
             token,
             tables,
             repairs_refused: refused.first().map_or(0, |(count, _)| *count),
+            resyncs: resyncs.into_iter().map(of_resync).collect(),
             plan_changed,
         })
     });

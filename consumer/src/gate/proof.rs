@@ -294,6 +294,7 @@ mod tests {
                 .into(),
             unrecorded: Vec::new(),
             repairs_refused: 0,
+            resyncs: Vec::new(),
             plan_changed: None,
         })];
         let ask = |shards: [Proof; 2]| beside(&plan, &shards.map(Ok), &old).unwrap();

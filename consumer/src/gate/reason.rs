@@ -63,6 +63,15 @@ pub enum Reason {
         old: u16,
         requests: u64,
     },
+    /// A range that somebody wanted copied again is not, or is not compared yet.
+    Resync {
+        old: u16,
+        tables: Vec<String>,
+    },
+    ResyncRefused {
+        old: u16,
+        tables: Vec<String>,
+    },
     TimeLag {
         old: u16,
         new: u16,
@@ -159,7 +168,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 33] = [
+    pub const KINDS: [&'static str; 35] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -173,6 +182,8 @@ impl Reason {
         "copy_unrecorded",
         "plan_changed",
         "repairs_refused",
+        "resync",
+        "resync_refused",
         "time_lag",
         "position_lag",
         "primary_behind",
@@ -210,6 +221,8 @@ impl Reason {
             Reason::CopyUnrecorded { .. } => "copy_unrecorded",
             Reason::PlanChanged { .. } => "plan_changed",
             Reason::RepairsRefused { .. } => "repairs_refused",
+            Reason::Resync { .. } => "resync",
+            Reason::ResyncRefused { .. } => "resync_refused",
             Reason::TimeLag { .. } => "time_lag",
             Reason::PositionLag { .. } => "position_lag",
             Reason::PrimaryBehind { .. } => "primary_behind",
@@ -295,6 +308,18 @@ impl fmt::Display for Reason {
                 f,
                 "the reader of old shard {old} has refused {requests} requests for a repair: its log \
                  says why; verify, and delete them from modshift_repair there (sent = 2)"
+            ),
+            Reason::Resync { old, tables } => write!(
+                f,
+                "a resync of old shard {old} is not over, of {}: the same modshift resync goes on with \
+                 it, modshift resync --cancel takes it back",
+                some_of(tables)
+            ),
+            Reason::ResyncRefused { old, tables } => write!(
+                f,
+                "the reader of old shard {old} has refused a resync of {}: mend what the same modshift \
+                 resync says of it, or take it back with modshift resync --cancel",
+                some_of(tables)
             ),
             Reason::TimeLag { old, new, lag_ms, limit_ms } => write!(
                 f,

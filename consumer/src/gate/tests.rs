@@ -6,7 +6,8 @@ use modshift_proto::{GroupDigest, OldShard};
 use proptest::prelude::*;
 
 use super::facts::{
-    BackFacts, Beside, Coverage, Facts, NewFacts, OldFacts, Outside, TokenFacts, Verification,
+    BackFacts, Beside, Coverage, Facts, NewFacts, OldFacts, Outside, ResyncFacts, TokenFacts,
+    Verification,
 };
 use super::{Decision, Hold, Reason, decide};
 use crate::sequence::{TokenMark, Watermark};
@@ -41,6 +42,7 @@ fn well() -> Facts {
             tables: Vec::new(),
             unrecorded: Vec::new(),
             repairs_refused: 0,
+            resyncs: Vec::new(),
             plan_changed: None,
         })],
         new: vec![Ok(NewFacts {
@@ -170,6 +172,24 @@ fn every_reason_closes_it_and_is_named() {
         "the reader of old shard 0 has refused 3 requests for a repair: its log says why; verify, \
          and delete them from modshift_repair there (sent = 2)",
         |f, _| old(f).repairs_refused = 3,
+    );
+    let resync = |table: &str, refused| ResyncFacts {
+        table: table.to_owned(),
+        rows_copied: 1,
+        rows_estimated: 2,
+        refused,
+    };
+    check(
+        "resync",
+        "a resync of old shard 0 is not over, of s, t: the same modshift resync goes on with it, \
+         modshift resync --cancel takes it back",
+        |f, _| old(f).resyncs = ["t", "s", "t"].map(|table| resync(table, false)).to_vec(),
+    );
+    check(
+        "resync_refused",
+        "the reader of old shard 0 has refused a resync of t: mend what the same modshift resync says \
+         of it, or take it back with modshift resync --cancel",
+        |f, _| old(f).resyncs = vec![resync("t", true)],
     );
     check("time_lag", "new shard 0 is 1.001 s behind old shard 0 (limit 1.000 s)", |f, _| {
         mark(f).token_clock_us = 999 * SECOND - 1000

@@ -172,6 +172,8 @@ impl<W: LogWriter> Reader<W> {
             Arc::clone(&tables),
             Arc::clone(&definitions),
             &plan.snapshot,
+            epoch.number,
+            xa_grace,
             throttle,
         );
         let sent = tables.iter().filter(|table| !matches!(table.target, Target::Nowhere));
@@ -409,7 +411,7 @@ impl<W: LogWriter> Reader<W> {
         }
         let head_age = self.head_age();
         self.copying.open(&mut self.tail, head_age);
-        let copying = !self.copying.finished();
+        let copying = !self.copying.finished() || self.repairs.is_busy();
         self.tokens.set_interval(if copying {
             plan.reader.heartbeat_copying
         } else {

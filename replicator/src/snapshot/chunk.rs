@@ -25,13 +25,23 @@ pub struct ChunkRequest {
     pub table: usize,
     /// Start after this primary key; `None`: at the beginning.
     pub after: Option<Vec<Vec<u8>>>,
-    /// Only the row with this primary key.
-    pub only: Option<Vec<Vec<u8>>>,
+    pub which: Which,
     pub rows: u32,
     /// Stop reading once the rows take this much memory; the first row always fits.
     pub bytes_max: usize,
     /// Raised when the table is rewound: a chunk of an older generation is worthless.
     pub generation: u32,
+}
+
+/// Which rows of the table there are to be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Which {
+    #[default]
+    All,
+    /// From this primary key to that one, both included; either may be its first columns alone.
+    Within { from: Option<Vec<Vec<u8>>>, to: Option<Vec<Vec<u8>>> },
+    /// Those with these primary keys.
+    Keys(Vec<Vec<Vec<u8>>>),
 }
 
 /// One row of a chunk, as ranges of [`Chunk::bytes`].
@@ -197,9 +207,18 @@ impl ChunkReader {
             schema.sent_columns().map(|index| value::select_expr(&schema.columns[index])).collect();
         let keys: Vec<&Column> =
             schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
-        let page = match &request.only {
-            Some(key) => value::key_equal(&keys, key),
-            None => value::key_page(&keys, request.after.as_deref()),
+        let page = || value::key_page(&keys, request.after.as_deref());
+        let page = match &request.which {
+            Which::All => page(),
+            Which::Within { from, to } => page().and_then(|page| {
+                let within = value::key_within(&keys, from.as_deref(), to.as_deref())?;
+                Ok(format!("{page} AND {within}"))
+            }),
+            Which::Keys(some) => {
+                let terms: Result<Vec<_>, _> =
+                    some.iter().map(|key| value::key_equal(&keys, key)).collect();
+                terms.map(|terms| terms.join(" OR "))
+            }
         };
         let page = page.map_err(|source| ReadError::Value {
             shard: self.shard,

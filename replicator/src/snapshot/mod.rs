@@ -12,6 +12,6 @@ pub mod chunk;
 pub mod schedule;
 pub mod touched;
 
-pub use chunk::{Chunk, ChunkReader, ChunkRequest};
+pub use chunk::{Chunk, ChunkReader, ChunkRequest, Which};
 pub use schedule::{Schedule, TableProgress};
 pub use touched::Touched;

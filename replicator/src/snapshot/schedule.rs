@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::snapshot::chunk::ChunkRequest;
+use crate::snapshot::chunk::{ChunkRequest, Which};
 
 /// Rows of a table's first chunk, before anything is known about it.
-const FIRST_CHUNK_ROWS: u32 = 500;
+pub(crate) const FIRST_CHUNK_ROWS: u32 = 500;
 /// Never fewer rows than this, however slow the server.
-const CHUNK_ROWS_MIN: u32 = 8;
+pub(crate) const CHUNK_ROWS_MIN: u32 = 8;
 
 /// How far one table has been copied, as stored in `modshift_progress`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -105,7 +105,7 @@ impl Schedule {
         let request = ChunkRequest {
             table: state.table,
             after: state.next_after.clone(),
-            only: None,
+            which: Which::All,
             rows: state.rows,
             bytes_max: self.bytes_max,
             generation: state.generation,
@@ -182,7 +182,7 @@ impl Schedule {
 
 /// The next chunk's rows: towards the time goal, by at most a factor of two each time, within the
 /// bounds of rows and bytes.
-fn resize(
+pub(crate) fn resize(
     asked: u32,
     rows: usize,
     bytes: usize,

@@ -77,6 +77,17 @@ async fn what_differs_on_the_old_shards_is_found_and_mended_from_the_new_ones() 
 
     let (code, report) = verify(&estate, &["--back", "--repair"]).await?;
     ensure!(code == 0 && report["repaired"] == 3, "{code}\n{report:#}");
+    // A whole table, and what there is too much of it, in the same way.
+    let mut conn = old[0].connect().await?;
+    for sql in
+        ["SET sql_log_bin = 0", "UPDATE t_wallet SET ver = ver + 1", "DELETE FROM t_wallet LIMIT 5"]
+    {
+        conn.query_drop(sql).await?;
+    }
+    conn.disconnect().await?;
+    let resync = ["resync", "--back", "--table", "t_wallet"];
+    let (code, output) = estate.modshift(resync).finish(LIMIT).await?;
+    ensure!(code == 0 && output.contains("new shard 2: "), "{code}\n{output}\n{}", daemon.output());
     estate.oracle_back().compare().await?.ensure_clean()?;
     stop(&daemon).await
 }

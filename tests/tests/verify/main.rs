@@ -7,6 +7,7 @@ mod halted;
 mod load;
 mod proof;
 mod requests;
+mod resync;
 
 use std::time::Duration;
 

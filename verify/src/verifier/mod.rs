@@ -12,6 +12,7 @@ use modshift_mariadb::Seats;
 use modshift_proto::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
+pub use self::round::Part;
 use self::round::Round;
 use crate::compare::Suspect;
 use crate::error::VerifyError;
@@ -68,7 +69,7 @@ impl Verifier {
     }
 
     /// For single keys only: no lock, no rounds.
-    pub(crate) async fn beside(plan: Arc<Plan>, seats: Seats) -> Result<Verifier, VerifyError> {
+    pub async fn beside(plan: Arc<Plan>, seats: Seats) -> Result<Verifier, VerifyError> {
         Verifier::prepare(plan, None, None, seats).await
     }
 
@@ -193,25 +194,46 @@ impl Verifier {
                 Saved::default()
             }
         };
-        let mut round = Round::new(self, table, saved).await?;
-        loop {
-            if cancel.is_cancelled() {
-                return Ok(None);
-            }
-            if let Some(pace) = round.verifier.pace.clone()
-                && cancel.run_until_cancelled(pace.ready()).await.is_none()
-            {
-                return Ok(None);
-            }
-            let last = round.step().await?;
-            if last || round.is_due() {
-                round.settle(last).await?;
-            }
-            if last {
-                let report = round.finish(resumed, notes).await?;
-                return Ok(Some(report));
-            }
-        }
+        let round = Round::new(self, table, saved, None).await?;
+        to_the_end(round, resumed, notes, cancel, &mut |_| ()).await
+    }
+
+    /// Compares a part of the table; nothing of it is kept but rows that differ. `progress` hears how
+    /// many rows have been compared. `None`: cancelled.
+    pub async fn part(
+        &mut self,
+        index: usize,
+        part: &Part,
+        cancel: &CancellationToken,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Option<TableReport>, VerifyError> {
+        let Some(table) = self.tables[index].clone() else {
+            let table = self.plan.tables[index].name.clone();
+            return Err(VerifyError::Incomparable { table });
+        };
+        let round = Round::new(self, table, Saved::default(), Some(part.clone())).await?;
+        // What lies where it does not belong is said of whole tables.
+        to_the_end(round, false, &mut Vec::new(), cancel, progress).await
+    }
+
+    /// Takes back what was proven of the table, and what a round under way would prove.
+    pub async fn doubt(&mut self, index: usize) -> Result<(), VerifyError> {
+        let table = &self.plan.tables[index].name;
+        progress::doubt(&mut self.shards.new, table).await
+    }
+
+    /// The primary of an old shard.
+    pub fn primary(&mut self, old: u16) -> &mut Shard {
+        &mut self.primaries[usize::from(old)]
+    }
+
+    /// Which of these old shards' readers have halted, or appliers of what they send.
+    pub async fn halted(&mut self, sources: &BTreeSet<u16>) -> Result<Vec<Halt>, VerifyError> {
+        let targets = self.plan.new_modulus.get();
+        let streams = sources.iter().flat_map(|&old| (0..targets).map(move |new| (old, new)));
+        let found = halts::find(&mut self.shards, &streams.collect()).await?;
+        let halts: BTreeSet<Halt> = found.into_values().collect();
+        Ok(halts.into_iter().collect())
     }
 
     /// Settles keys of one table now, and records what came of it. Gives how many are not settled.
@@ -260,6 +282,33 @@ impl Verifier {
             }
         }
         Ok(())
+    }
+}
+
+async fn to_the_end(
+    mut round: Round<'_>,
+    resumed: bool,
+    notes: &mut Vec<String>,
+    cancel: &CancellationToken,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Option<TableReport>, VerifyError> {
+    loop {
+        if cancel.is_cancelled() {
+            return Ok(None);
+        }
+        if let Some(pace) = round.verifier.pace.clone()
+            && cancel.run_until_cancelled(pace.ready()).await.is_none()
+        {
+            return Ok(None);
+        }
+        let last = round.step().await?;
+        if last || round.is_due() {
+            round.settle(last).await?;
+            progress(round.rows());
+        }
+        if last {
+            return round.finish(resumed, notes).await.map(Some);
+        }
     }
 }
 

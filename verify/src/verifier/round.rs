@@ -15,7 +15,7 @@ use crate::metrics;
 use crate::progress::{self, Saved};
 use crate::report::TableReport;
 use crate::settle::{self, Shards, Until};
-use crate::shard::{Range, Seen};
+use crate::shard::{Bounds, Range, Seen};
 use crate::table::{CheckedTable, Placing};
 
 /// Rows of a table's first range, before anything is known about it.
@@ -31,8 +31,20 @@ const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 /// fetched.
 const UNEVEN: u64 = 4;
 
+/// A part of a table: what is found in it proves nothing of the whole.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    pub within: Bounds,
+    /// Old shards; `None`: all of them.
+    pub sources: Option<BTreeSet<u16>>,
+}
+
 pub(super) struct Round<'v> {
     pub(super) verifier: &'v mut Verifier,
+    /// `None`: the whole table, and what comes of it is recorded as the table's proof.
+    part: Option<Part>,
+    /// Rows that were found to differ for good.
+    found: u64,
     table: CheckedTable,
     saved: Saved,
     /// The range to compare next.
@@ -54,6 +66,7 @@ impl<'v> Round<'v> {
         verifier: &'v mut Verifier,
         table: CheckedTable,
         saved: Saved,
+        part: Option<Part>,
     ) -> Result<Round<'v>, VerifyError> {
         verifier.settle_known(&table).await?;
         let rows = FIRST_ROWS.min(verifier.plan.verify.chunk_rows_max);
@@ -64,10 +77,13 @@ impl<'v> Round<'v> {
                 VerifyError::Control { at, what: "modshift_verify", text }
             })?),
         };
-        let open = Range { after, until: None };
+        let within = part.as_ref().map(|part| part.within.clone()).unwrap_or_default();
+        let open = Range { after, until: None, within };
         let until = verifier.pagers[table.pager].boundary(&table, &open, rows).await?;
         Ok(Round {
             verifier,
+            part,
+            found: 0,
             table,
             saved,
             range: Range { until, ..open },
@@ -82,11 +98,16 @@ impl<'v> Round<'v> {
         })
     }
 
+    /// How far it is: rows of the old shards.
+    pub(super) fn rows(&self) -> u64 {
+        self.saved.rows
+    }
+
     /// Compares one range. True: that was the last.
     pub(super) async fn step(&mut self) -> Result<bool, VerifyError> {
         let begun = Instant::now();
         // The end of the next range is looked for meanwhile.
-        let following = Range { after: self.range.until.clone(), until: None };
+        let following = self.following();
         let Verifier { shards, pagers, .. } = &mut *self.verifier;
         let next = async {
             match self.range.until {
@@ -100,6 +121,7 @@ impl<'v> Round<'v> {
             let (table, range) = (&self.table, &self.range);
             if let Placing::Sharded { old_away, new_away, .. } = &table.placing
                 && !self.by_stream
+                && self.part.as_ref().is_none_or(|part| part.sources.is_none())
                 && let Some(same) = same(shards, table, range, (old_away, new_away)).await?
             {
                 return Ok(Some(same));
@@ -119,8 +141,11 @@ impl<'v> Round<'v> {
             compared = look(shards, &self.table, &self.range, false).await?;
         }
         // Whoever gave no answer has not said that all is equal.
-        let compared =
+        let mut compared =
             compared.ok_or(VerifyError::Unanswered { table: self.table.schema.name.clone() })?;
+        if let Some(sources) = self.part.as_ref().and_then(|part| part.sources.as_ref()) {
+            compared.streams.retain(|stream| sources.contains(&stream.0));
+        }
         self.by_stream = !compared.streams.is_empty();
         let suspects = self.suspects_of(&compared).await?;
         self.suspects.extend(suspects);
@@ -131,15 +156,21 @@ impl<'v> Round<'v> {
         }
 
         let last = self.range.until.is_none();
-        self.range = Range { after: self.range.until.take(), until: next };
+        self.range = Range { until: next, ..self.following() };
         Ok(last)
+    }
+
+    /// All that comes behind this range.
+    fn following(&self) -> Range {
+        let within = self.range.within.clone();
+        Range { after: self.range.until.clone(), until: None, within }
     }
 
     async fn boundary_after(&mut self) -> Result<Option<Vec<Vec<u8>>>, VerifyError> {
         if self.range.until.is_none() {
             return Ok(None);
         }
-        let following = Range { after: self.range.until.clone(), until: None };
+        let following = self.following();
         let pager = &mut self.verifier.pagers[self.table.pager];
         pager.boundary(&self.table, &following, self.rows).await
     }
@@ -242,11 +273,14 @@ impl<'v> Round<'v> {
         }
         self.saved.unsettled += settled.unsettled.len() as u64 + beyond;
         self.moving += settled.moving.len() as u64 - beyond;
+        self.found += settled.mismatches.len() as u64;
         self.parked += settled.parked.len() as u64;
         if !last {
             self.saved.verified_to = self.range.after.as_deref().map(key::wire);
         }
-        progress::save(&mut shards.new, &self.table, &self.saved).await?;
+        if self.part.is_none() {
+            progress::save(&mut shards.new, &self.table, &self.saved).await?;
+        }
         self.settled_at = Instant::now();
         Ok(())
     }
@@ -258,10 +292,16 @@ impl<'v> Round<'v> {
     ) -> Result<TableReport, VerifyError> {
         let shards = &mut self.verifier.shards;
         let name = self.table.schema.name.clone();
-        let mismatches = progress::count(&mut shards.new, &self.table).await?;
-        let clean = mismatches == 0 && self.saved.unsettled == 0;
-        progress::finish(&mut shards.new, &self.table, clean).await?;
-        metrics::round(&name, clean);
+        let mismatches = match &self.part {
+            // Others may be known of elsewhere in the table.
+            Some(_) => self.found,
+            None => progress::count(&mut shards.new, &self.table).await?,
+        };
+        if self.part.is_none() {
+            let clean = mismatches == 0 && self.saved.unsettled == 0;
+            progress::finish(&mut shards.new, &self.table, clean).await?;
+            metrics::round(&name, clean);
+        }
         for (shard, rows) in self.strays {
             notes.push(format!(
                 "table {name}: {rows} rows of old shard {shard} belong on another old shard \
