@@ -136,6 +136,14 @@ fn urgent(status: &Status) -> Vec<Line> {
             ),
         ));
     }
+    for old in &status.old {
+        for resync in old.resyncs.iter().filter(|resync| resync.refused) {
+            lines.push(Line::toned(
+                Tone::Bad,
+                format!("old shard {}: its reader {}", old.old, resync.text()),
+            ));
+        }
+    }
     lines
 }
 

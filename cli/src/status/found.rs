@@ -1,7 +1,7 @@
 //! What was found, in the form that `--json` prints; and the exit code that it comes to.
 
 use modshift_consumer::gate::{
-    BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, UNPROVEN,
+    BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, ResyncFacts, UNPROVEN,
 };
 use modshift_proto::plan::Plan;
 use serde::Serialize;
@@ -62,10 +62,30 @@ pub struct Old {
     pub token_age_ms: Option<i64>,
     /// Requests for a repair that its reader can never serve.
     pub repairs_refused: u64,
+    /// Ranges that are copied again, and not compared yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resyncs: Vec<Resync>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
     /// By its own word, `serving` or `fenced`; `None`: it has none.
     pub phase: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+pub struct Resync {
+    pub table: String,
+    pub rows_copied: u64,
+    pub rows_estimated: u64,
+    pub refused: bool,
+}
+
+impl Resync {
+    pub fn text(&self) -> String {
+        let Resync { table, rows_copied, rows_estimated, refused } = self;
+        let state = if *refused { "REFUSED resync" } else { "resync" };
+        let estimated = rows_estimated.max(rows_copied);
+        format!("{state} of {table}: {rows_copied} of about {estimated} rows")
+    }
 }
 
 #[derive(Default, Serialize)]
@@ -180,7 +200,10 @@ impl Status {
         let never = self.old.iter().any(|old| old.token_age_ms.is_none());
         let silent = self.old.iter().any(Old::silent);
         let behind = self.streams.iter().any(|stream| stream.lag_ms.is_some_and(is_far_behind));
-        let refused = self.old.iter().any(|old| old.repairs_refused > 0);
+        let refused = self
+            .old
+            .iter()
+            .any(|old| old.repairs_refused > 0 || old.resyncs.iter().any(|resync| resync.refused));
         let stopped = !self.verification.stopped.is_empty() || self.verification.differ.is_some();
         let streams = never || silent || behind || refused || stopped;
         left || !self.refused_logins.is_empty() || (streams && !self.finished())
@@ -197,6 +220,12 @@ impl Old {
             Err(detail) => return Old { old, unreachable: Some(detail.clone()), ..Old::default() },
             Ok(read) => read,
         };
+        let of_resync = |resync: &ResyncFacts| Resync {
+            table: resync.table.clone(),
+            rows_copied: resync.rows_copied,
+            rows_estimated: resync.rows_estimated,
+            refused: resync.refused,
+        };
         // The server's estimate may be too low: never less than what was counted.
         let estimated = read.tables.iter().map(|table| match table.done {
             true => table.rows_copied,
@@ -210,6 +239,7 @@ impl Old {
             copied: !read.tables.is_empty() && read.tables.iter().all(|table| table.done),
             token_age_ms: read.token.as_ref().map(|token| (read.now_us - token.clock_us) / 1000),
             repairs_refused: read.repairs_refused,
+            resyncs: read.resyncs.iter().map(of_resync).collect(),
             halted: read.token.as_ref().and_then(|token| token.halted.clone()),
             phase: phase(Some(read)),
         }
@@ -405,6 +435,11 @@ pub mod tests {
         check(&|status| status.old[1].token_age_ms = None, Exit::No);
         check(&|status| status.old[1].token_age_ms = Some(60_000), Exit::No);
         check(&|status| status.old[1].repairs_refused = 1, Exit::No);
+        let resync =
+            |refused| Resync { table: "t".into(), rows_copied: 7, rows_estimated: 5, refused };
+        check(&|status| status.old[1].resyncs = vec![resync(false)], Exit::Done);
+        check(&|status| status.old[1].resyncs = vec![resync(true)], Exit::No);
+        assert_eq!(resync(true).text(), "REFUSED resync of t: 7 of about 7 rows");
         check(&|status| status.streams[4].lag_ms = Some(61_000), Exit::No);
         check(&|status| status.streams[4].lag_ms = None, Exit::Done);
         check(&|status| status.refused_logins.push("db refuses".into()), Exit::No);

@@ -42,6 +42,9 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
         if old.repairs_refused > 0 {
             let _ = write!(text, "  REFUSED {} requests for a repair", old.repairs_refused);
         }
+        for resync in &old.resyncs {
+            let _ = write!(text, ", {}", resync.text());
+        }
         text += if old.halted.is_some() { "  HALTED\n" } else { "\n" };
     }
     text.push('\n');

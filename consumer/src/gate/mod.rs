@@ -16,7 +16,7 @@ mod tests;
 pub use decide::{Decision, Hold, StreamLag, UNPROVEN, decide};
 pub use evaluator::Evaluator;
 pub use facts::{
-    BackFacts, Beside, CopyFacts, Coverage, Facts, NewFacts, OldFacts, Outside, TokenFacts,
-    Verification,
+    BackFacts, Beside, CopyFacts, Coverage, Facts, NewFacts, OldFacts, Outside, ResyncFacts,
+    TokenFacts, Verification,
 };
 pub use reason::Reason;

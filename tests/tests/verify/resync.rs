@@ -224,6 +224,8 @@ async fn a_range_alone_is_mended_and_what_is_refused_goes_on_once_that_is_mended
     let (code, gate) = estate.modshift(["gate"]).finish(LIMIT).await?;
     let reason = "the reader of old shard 0 has refused a resync of t_account_entry";
     ensure!(code == 1 && gate.contains(reason), "{code}\n{gate}");
+    let (_, status) = estate.modshift(["status"]).finish(LIMIT).await?;
+    ensure!(status.contains("REFUSED resync of t_account_entry"), "{status}");
     conn.query_drop(format!("DELETE FROM t_account_entry WHERE accountNo = {stray}")).await?;
     conn.disconnect().await?;
     let (code, output) = estate.modshift(table).arg("--json").finish(LIMIT).await?;
