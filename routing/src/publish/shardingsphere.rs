@@ -1,11 +1,12 @@
-//! Apache ShardingSphere (5.4 and later): its YAML configuration, and the same as DistSQL for its
-//! proxy. Written to files; bringing them to where ShardingSphere reads them is the operator's.
+//! Apache ShardingSphere: its YAML configuration (5.5 and later: earlier ones know no `jdbc:mariadb:`),
+//! and the same as DistSQL for its proxy. Written to files; bringing them to where ShardingSphere reads
+//! them is the operator's.
 //!
 //! Each side has storage units of its own name, for ShardingSphere does not let one be pointed at
 //! another database; what switches is the rule of each table.
 //!
-//! The YAML is parsed back and the expressions are evaluated in tests; no ShardingSphere has read
-//! them.
+//! The YAML is parsed back and the expressions are evaluated in tests. ShardingSphere-JDBC 5.5.2 has
+//! read it by hand, and refuses a data source without the class of its pool.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -20,6 +21,8 @@ use crate::document::{Document, TableRule};
 const YAML: Form = Form::Comment("#");
 const DISTSQL: Form = Form::Comment("--");
 const HIDDEN: &str = "<redacted>";
+/// HikariCP, which comes with ShardingSphere-JDBC.
+const POOL: &str = "com.zaxxer.hikari.HikariDataSource";
 
 pub async fn publish(
     target: &ShardingSphereTarget,
@@ -157,6 +160,7 @@ fn yaml(
     line(0, "dataSources:");
     for (name, url) in urls(document) {
         line(1, &format!("{name}:"));
+        line(2, &format!("dataSourceClassName: {POOL}"));
         line(2, &format!("url: {}", quoted(&url)));
         line(2, &format!("username: {}", quoted(&target.user)));
         line(2, &format!("password: {}", quoted(password)));

@@ -53,6 +53,7 @@ fn the_yaml_reads_back_and_places_keys_where_the_document_does() {
     let yaml = parsed(&text);
     let source = &yaml["dataSources"]["my_shop_new_2"];
     assert_eq!(source["url"].as_str(), Some("jdbc:mariadb://db-new-2.internal:3308/shop_2"));
+    assert_eq!(source["dataSourceClassName"].as_str(), Some(POOL));
     assert_eq!(source["username"].as_str(), Some("shop"));
     assert_eq!(source["password"].as_str(), Some(PASSWORD));
     assert_eq!(yaml["dataSources"].as_hash().unwrap().len(), 4);
