@@ -10,6 +10,7 @@ mod alter;
 mod configuration;
 mod created;
 mod fault;
+mod group;
 mod load;
 mod log;
 mod mend;

@@ -6,13 +6,17 @@ use modshift_proto::plan::Plan;
 use serde::Serialize;
 
 use super::fault::{Fault, Severity};
+use super::group::groups;
 use super::rows::matrix::{Matrix, share_moving};
 use super::rows::trial::Estimate;
 
 #[derive(Serialize)]
 pub struct Report {
     pub plan: String,
+    /// Each by itself, under its severity.
     pub faults: Vec<Fault>,
+    pub warnings: Vec<Fault>,
+    pub notes: Vec<Fault>,
     /// `None` where no table was read.
     pub matrix: Option<Matrix>,
     /// Of a trial, where there was one.
@@ -24,30 +28,50 @@ pub struct Report {
 impl Report {
     pub fn new(
         plan: &Plan,
-        mut faults: Vec<Fault>,
+        found: Vec<Fault>,
         matrix: Option<Matrix>,
         estimate: Option<Estimate>,
     ) -> Report {
-        // Stable: within a severity the order of rules and shards stays.
-        faults.sort_by_key(|fault| fault.severity);
         let share = share_moving(plan.old_modulus.get(), plan.new_modulus.get());
-        let plan = plan.name.clone();
-        Report { plan, faults, matrix, estimate, share_moving_expected: share }
+        let mut report = Report {
+            plan: plan.name.clone(),
+            faults: Vec::new(),
+            warnings: Vec::new(),
+            notes: Vec::new(),
+            matrix,
+            estimate,
+            share_moving_expected: share,
+        };
+        for fault in found {
+            match fault.severity {
+                Severity::Fault => report.faults.push(fault),
+                Severity::Warning => report.warnings.push(fault),
+                Severity::Note => report.notes.push(fault),
+            }
+        }
+        report
     }
 
     pub fn has_faults(&self) -> bool {
-        self.count(Severity::Fault) > 0
+        !self.faults.is_empty()
     }
 
-    fn count(&self, severity: Severity) -> usize {
-        self.faults.iter().filter(|fault| fault.severity == severity).count()
-    }
-
+    /// The worst first; within a severity the order of rules and shards stays.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        // Writing to a String does not fail.
-        for fault in &self.faults {
-            let _ = writeln!(text, "{:<7}  {fault}", fault.severity);
+        let mut counts = Vec::new();
+        for (found, name) in
+            [(&self.faults, "faults"), (&self.warnings, "warnings"), (&self.notes, "notes")]
+        {
+            let groups = groups(found);
+            // Writing to a String does not fail.
+            for group in &groups {
+                let _ = writeln!(text, "{:<7}  {group}", group.severity());
+            }
+            counts.push(match groups.len() < found.len() {
+                true => format!("{} {name} in {}", found.len(), groups.len()),
+                false => format!("{} {name}", found.len()),
+            });
         }
         match &self.matrix {
             Some(matrix) => text += &matrix_text(matrix, self.share_moving_expected),
@@ -58,14 +82,7 @@ impl Report {
         if let Some(estimate) = &self.estimate {
             text += &estimate_text(estimate);
         }
-        let _ = writeln!(
-            text,
-            "{}: {} faults, {} warnings, {} notes",
-            self.plan,
-            self.count(Severity::Fault),
-            self.count(Severity::Warning),
-            self.count(Severity::Note)
-        );
+        let _ = writeln!(text, "{}: {}", self.plan, counts.join(", "));
         text
     }
 }

@@ -9,3 +9,4 @@ mod report;
 mod rows;
 mod servers;
 mod tables;
+mod text;

@@ -40,12 +40,24 @@ impl Report {
                 mend: text("mend"),
             }
         };
-        Ok(self.json["faults"].as_array().context("no faults")?.iter().map(of).collect())
+        Ok(self.listed()?.iter().map(|value| of(value)).collect())
+    }
+
+    /// The worst first.
+    fn listed(&self) -> Result<Vec<&Value>> {
+        let mut all = Vec::new();
+        for (key, severity) in [("faults", "fault"), ("warnings", "warning"), ("notes", "note")] {
+            let listed = self.json[key].as_array().with_context(|| format!("no {key}"))?;
+            let right = listed.iter().all(|finding| finding["severity"] == severity);
+            ensure!(right, "{key} of another severity: {:#}", self.json);
+            all.extend(listed);
+        }
+        Ok(all)
     }
 
     /// Whatever is found says what was expected and what to do.
     pub fn is_whole(&self) -> Result<()> {
-        for finding in self.json["faults"].as_array().context("no faults")? {
+        for finding in self.listed()? {
             for key in ["rule", "subject", "actual", "expected", "mend"] {
                 ensure!(finding[key].is_string(), "no {key} in {finding}");
             }
