@@ -60,6 +60,7 @@ pub enum CutoverError {
     /// A trigger or event.
     #[error("{server}: {what}")]
     Programs { server: String, what: String },
+    /// Says itself what to do about it.
     #[error("{server}: {what}")]
     Unfit { server: String, what: String },
     #[error("applier of {server} has stopped: {why}")]
@@ -188,7 +189,20 @@ impl CutoverError {
                 "bring it back; modshift status says who serves, and whether --resume or --abort is due"
             }
             CutoverError::CannotTell { .. } => "bring it back, then repeat the command",
-            _ => return None,
+            CutoverError::Interrupted { .. } => {
+                "nothing is lost: modshift status says who serves, and whether a run is still to be \
+                 ended"
+            }
+            CutoverError::Attended { .. } => "leave that server to it, or wait until it has ended",
+            CutoverError::Halted { .. } | CutoverError::ReaderHalted { .. } => {
+                "mend what it says, start its daemon again, and begin anew once modshift gate --wait \
+                 10m says yes"
+            }
+            CutoverError::Verification(_) => {
+                "modshift verify --repair (of a rollback: modshift verify --back) names the rows; \
+                 begin anew once both sides are equal"
+            }
+            CutoverError::Unfit { .. } => return None,
         };
         Some(hint.to_owned())
     }
