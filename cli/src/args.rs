@@ -321,6 +321,10 @@ pub struct Cleanup {
     /// Also modshift_routing, which applications may follow
     #[arg(long, requires = "leftovers")]
     pub with_routing: bool,
+    /// Old shards whose servers are gone for good: nothing is looked for there, and what they were
+    /// before the fence is forgotten
+    #[arg(long, value_name = "SHARDS", value_delimiter = ',', requires = "leftovers")]
+    pub gone_old: Vec<u16>,
     /// Print what is left and what would be removed, and change nothing
     #[arg(long)]
     pub dry_run: bool,

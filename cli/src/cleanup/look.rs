@@ -5,6 +5,7 @@ use modshift_cutover::shard::login;
 use modshift_mariadb::{ServerError, control};
 use modshift_proto::plan::{Endpoint, Plan};
 
+use super::gone::Gone;
 use crate::answer;
 use crate::check::Side;
 use crate::check::survey::{all_sides, endpoint};
@@ -46,10 +47,11 @@ pub struct State {
     pub accounts: Vec<(String, Vec<String>)>,
 }
 
-/// Every shard, or the first that does not answer. One that refuses the login is left out, and that is
+/// Every shard but those that are gone, or the first that does not answer. One that refuses the login is left out, and that is
 /// said: so does a server of which an earlier cleanup has removed it.
-pub async fn all(plan: &Plan) -> Result<Vec<Shard>, ServerError> {
-    let looking = all_sides(plan).into_iter().map(async |side| {
+pub async fn all(plan: &Plan, gone: &Gone) -> anyhow::Result<Vec<Shard>> {
+    let there = all_sides(plan).into_iter().filter(|&side| !gone.has(side));
+    let looking = there.map(async |side| {
         let own = endpoint(plan, side).clone();
         let cutover = login(plan, own.clone());
         let mut state = match one(&cutover).await {
@@ -59,8 +61,9 @@ pub async fn all(plan: &Plan) -> Result<Vec<Shard>, ServerError> {
                 ));
                 return Ok(None);
             }
-            state => state?,
+            state => state.map_err(|error| away(side, error))?,
         };
+        state.remembered.retain(|server| !gone.forgets(server));
         for login in [&cutover, &own] {
             if let Some(account) = account(login).await?
                 && !state.accounts.iter().any(|(known, _)| *known == account.0)
@@ -71,6 +74,16 @@ pub async fn all(plan: &Plan) -> Result<Vec<Shard>, ServerError> {
         Ok(Some(Shard { side, endpoint: cutover, state }))
     });
     join_all(looking).await.into_iter().filter_map(Result::transpose).collect()
+}
+
+fn away(side: Side, error: ServerError) -> anyhow::Error {
+    match side {
+        Side::Old(shard) if error.is_connection_lost() => {
+            let hint = format!("if that server is gone for good, give --gone-old {}", shard.0);
+            anyhow::Error::new(error).context(hint)
+        }
+        _ => error.into(),
+    }
 }
 
 /// `None`: an earlier cleanup has removed it.

@@ -5,6 +5,7 @@
 //! `modshift_finished` keeps a daemon from beginning the reshard anew, over rows that are newer by now.
 //! So it goes last, with the accounts by which a daemon would come; where these stay, it stays.
 
+mod gone;
 mod left;
 mod look;
 mod remove;
@@ -17,6 +18,7 @@ use modshift_cutover::register::Hold;
 use modshift_mariadb::presence;
 use modshift_proto::plan::Plan;
 
+use self::gone::Gone;
 use crate::exit::{BadPlan, Exit};
 use crate::{answer, args, audit, cutover, session};
 
@@ -29,7 +31,11 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
         Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
         hold => hold?,
     };
-    let found = look::all(&plan).await.context("nothing was done")?;
+    let gone = match Gone::of(&plan, &args.gone_old).await {
+        Ok(gone) => gone,
+        Err(against) => return Ok(refused(&against)),
+    };
+    let found = look::all(&plan, &gone).await.context("nothing was done")?;
     let objections = objections(&plan, &found).await?;
     if !objections.is_empty() {
         return Ok(refused(&objections));
@@ -48,7 +54,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
         return Ok(Exit::No);
     }
     // While the question stood open anything may have happened.
-    let found = look::all(&plan).await.context("nothing was done")?;
+    let found = look::all(&plan, &gone).await.context("nothing was done")?;
     let mut objections = self::objections(&plan, &found).await?;
     if !hold.still() {
         objections.push("the lock on the journal was lost meanwhile: give it again".to_owned());

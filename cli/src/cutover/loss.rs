@@ -94,7 +94,7 @@ fn loss(shard: u16, why: &str, arrived: &[Result<Arrived, String>]) -> String {
 }
 
 /// Why it does not.
-async fn answers(endpoint: &Endpoint) -> Option<String> {
+pub async fn answers(endpoint: &Endpoint) -> Option<String> {
     let asking = async {
         let mut conn = connect(endpoint, Session::Plain).await?;
         let one: Result<Option<u8>, _> = conn.query_first("SELECT 1").await;

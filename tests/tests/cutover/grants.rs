@@ -157,6 +157,7 @@ async fn nothing_is_left(site: &Site) -> Result<()> {
         ensure!(of_modshift(shard).await? == expected, "{:#?}", of_modshift(shard).await?);
     }
     let clean = |more: &'static str| ["cleanup", "--leftovers", more];
+    without_a_server_that_is_gone(site).await?;
     let listed = may(site, &clean("--dry-run"), &[0]).await?;
     for line in [
         "new shard 0: DROP TABLE IF EXISTS `modshift_journal`;",
@@ -175,6 +176,32 @@ async fn nothing_is_left(site: &Site) -> Result<()> {
         ensure!(left == [format!("{}.modshift_routing", shard.schema)], "{left:?}");
     }
     Ok(())
+}
+
+/// It may have been taken down before `unfence` came to it, which then remembers what it was.
+async fn without_a_server_that_is_gone(site: &Site) -> Result<()> {
+    let (home, gone) = (&site.estate.new[0], &site.estate.old[1]);
+    let address = home.server.address().with_schema(&home.schema);
+    let remember = format!(
+        "INSERT INTO modshift_fence SELECT DISTINCT plan, 'old 127.0.0.1:{}', '{{}}', UTC_TIMESTAMP(6) \
+         FROM modshift_journal",
+        gone.server.port()
+    );
+    address.run(&remember).await?;
+    let dry = ["cleanup", "--leftovers", "--dry-run"];
+    let without: Vec<&str> = [&dry[..], &["--gone-old", "1"]].concat();
+    let refused = may(site, &dry, &[1]).await?;
+    ensure!(refused.contains("remembers what old 127.0.0.1:"), "{refused}");
+    let refused = may(site, &without, &[1]).await?;
+    ensure!(refused.contains("old shard 1 answers: leave it out of --gone-old"), "{refused}");
+    gone.server.stop().await?;
+    let refused = may(site, &dry, &[2]).await?;
+    ensure!(refused.contains("is gone for good, give --gone-old 1"), "{refused}");
+    let listed = may(site, &without, &[0]).await?;
+    ensure!(listed.contains("the server of old shard 0: DROP DATABASE"), "{listed}");
+    ensure!(!listed.contains("old shard 1"), "{listed}");
+    gone.server.restart().await?;
+    address.run("DELETE FROM modshift_fence").await
 }
 
 /// Every table, view, routine, trigger, event, schema and account that is modshift's on the server.
