@@ -101,6 +101,48 @@ impl fmt::Display for Side {
     }
 }
 
+/// `old shards 0-3, new shards 1, 4`.
+pub fn sides_of(all: impl IntoIterator<Item = Side>) -> String {
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    for side in all {
+        match side {
+            Side::Old(shard) => old.push(shard.0),
+            Side::New(shard) => new.push(shard.0),
+        }
+    }
+    let of = |kind: &str, mut numbers: Vec<u16>| {
+        numbers.sort_unstable();
+        numbers.dedup();
+        match numbers[..] {
+            [] => None,
+            [only] => Some(format!("{kind} shard {only}")),
+            _ => Some(format!("{kind} shards {}", runs(&numbers))),
+        }
+    };
+    let both: Vec<String> = of("old", old).into_iter().chain(of("new", new)).collect();
+    both.join(", ")
+}
+
+/// `0-3, 5` of sorted numbers.
+pub fn runs(numbers: &[u16]) -> String {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let runs: Vec<String> = runs
+        .iter()
+        .map(|&(first, last)| match last - first {
+            0 => first.to_string(),
+            1 => format!("{first}, {last}"),
+            _ => format!("{first}-{last}"),
+        })
+        .collect();
+    runs.join(", ")
+}
+
 /// At most five of them, and how many more: a line stays a line.
 pub fn some_of<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
     const SHOWN_MAX: usize = 5;
@@ -148,6 +190,14 @@ mod tests {
             ("there".to_owned(), of_b.clone()),
         ];
         assert_eq!(once_each(found), [of_b.clone(), of_b]);
+    }
+
+    #[test]
+    fn shards_are_listed_by_side() {
+        let old = [3, 0, 1, 2, 5].map(|shard| Side::Old(OldShard(shard)));
+        let all = old.into_iter().chain([Side::New(NewShard(1))]);
+        assert_eq!(sides_of(all), "old shards 0-3, 5, new shard 1");
+        assert_eq!(sides_of(old[..2].iter().copied()), "old shards 0, 3");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What a report says once: findings that differ only in the shard, or in the table, at which they
 //! were made. Programs get each by itself, in JSON.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
-use super::fault::{Fault, Severity};
+use super::fault::{Fault, Severity, runs};
+use crate::terminal::{Terminal, Tone};
 
 /// Where what a finding says begins, under its severity.
 const INDENT: &str = "           ";
@@ -148,40 +149,48 @@ impl<'a> Group<'a> {
         };
         place + &object
     }
-}
 
-/// The finding on a line of its own, which scripts may grep for; then where it is seen how, if not
-/// alike everywhere; then what mends it, statements as a client takes them.
-impl fmt::Display for Group<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Severity and finding on a line of their own, which scripts may grep for; then how it is seen
+    /// where, if not alike everywhere; then what mends it, statements as a client takes them.
+    pub fn text(&self, terminal: Terminal) -> String {
+        let severity = self.severity();
+        let tone = match severity {
+            Severity::Fault => Tone::Bad,
+            Severity::Warning => Tone::Warning,
+            Severity::Note => Tone::Faint,
+        };
+        let mut text = terminal.paint(tone, format_args!("{severity:<7}"));
+        text.push_str("  ");
         let said: Vec<String> = self.found.iter().map(|found| said(found.fault)).collect();
-        match said.iter().all(|one| *one == said[0]) {
-            true => write!(f, "{}: {}", self.subject(), said[0])?,
-            false => {
-                write!(f, "{}:", self.subject())?;
-                for (found, said) in self.found.iter().zip(&said) {
-                    write!(f, "\n{INDENT}{}: {said}", found.fault.subject)?;
-                }
+        let subject = self.subject();
+        // Writing to a String does not fail.
+        let _ = match said.iter().all(|one| *one == said[0]) {
+            true => write!(text, "{subject}: {}", said[0]),
+            false => write!(text, "{subject}:"),
+        };
+        if said.iter().any(|one| *one != said[0]) {
+            for (found, said) in self.found.iter().zip(&said) {
+                let _ = write!(text, "\n{INDENT}{}: {said}", found.fault.subject);
             }
         }
-        let mends: Vec<Option<String>> =
+        for (label, mend) in self.mends() {
+            let _ = write!(text, "\n{INDENT}{} {mend}", terminal.paint(Tone::Strong, label));
+        }
+        text
+    }
+
+    /// What each is, with whose it is.
+    fn mends(&self) -> Vec<(String, String)> {
+        let all: Vec<Option<String>> =
             self.found.iter().map(|found| mend_of(found.fault)).collect();
-        if mends.iter().all(|mend| *mend == mends[0]) {
-            let each = match self.found.len() > 1 && self.found[0].is_run_where_found() {
-                true => ", on each",
-                false => "",
-            };
-            return match &mends[0] {
-                Some(mend) => write!(f, "\n{INDENT}mend{each}: {mend}"),
-                None => Ok(()),
-            };
+        if all.iter().any(|mend| *mend != all[0]) {
+            let whose = |found: &Found<'_>| format!("mend of {}:", found.fault.subject);
+            let each = self.found.iter().zip(all);
+            return each.filter_map(|(found, mend)| Some((whose(found), mend?))).collect();
         }
-        for (found, mend) in self.found.iter().zip(&mends) {
-            if let Some(mend) = mend {
-                write!(f, "\n{INDENT}mend of {}: {mend}", found.fault.subject)?;
-            }
-        }
-        Ok(())
+        let each = self.found.len() > 1 && self.found[0].is_run_where_found();
+        let label = if each { "mend, on each:" } else { "mend:" };
+        all.into_iter().take(1).flatten().map(|mend| (label.to_owned(), mend)).collect()
     }
 }
 
@@ -219,26 +228,6 @@ fn masked(text: &str) -> String {
     masked
 }
 
-/// `0-3, 5` of sorted numbers.
-fn runs(numbers: &[u16]) -> String {
-    let mut runs: Vec<(u16, u16)> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    let runs: Vec<String> = runs
-        .iter()
-        .map(|&(first, last)| match last - first {
-            0 => first.to_string(),
-            1 => format!("{first}, {last}"),
-            _ => format!("{first}-{last}"),
-        })
-        .collect();
-    runs.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,7 +240,7 @@ mod tests {
     fn shown(faults: &[Fault]) -> Vec<String> {
         let groups = groups(faults);
         assert_eq!(groups.iter().map(Group::len).sum::<usize>(), faults.len());
-        groups.iter().map(ToString::to_string).collect()
+        groups.iter().map(|group| group.text(Terminal::PLAIN)).collect()
     }
 
     #[test]
@@ -263,7 +252,7 @@ mod tests {
         let one = Group { found: vec![Found { fault: &faults[0], subject: Subject::of("x") }] };
         assert_eq!(one.severity(), Severity::Fault);
         let expected = format!(
-            "old shards 0-3, 5: binlog_format is MIXED, expected ROW\n{INDENT}mend, on each: {}",
+            "fault    old shards 0-3, 5: binlog_format is MIXED, expected ROW\n{INDENT}mend, on each: {}",
             set()
         );
         assert_eq!(shown(&faults), [expected]);
@@ -286,7 +275,7 @@ mod tests {
             fault(&format!("new shard {i}: table t"), &format!("{mib} MiB")).mend(alter(i))
         });
         let expected = format!(
-            "new shards 0, 1: table t:\n{INDENT}new shard 0: table t: 10 MiB, expected ROW\n\
+            "fault    new shards 0, 1: table t:\n{INDENT}new shard 0: table t: 10 MiB, expected ROW\n\
              {INDENT}new shard 1: table t: 12 MiB, expected ROW\n\
              {INDENT}mend of new shard 0: table t: ALTER TABLE `shop_0`.`t` ADD a INT;\n\
              {INDENT}mend of new shard 1: table t: ALTER TABLE `shop_1`.`t` ADD a INT;"
@@ -303,13 +292,13 @@ mod tests {
             })
         };
         let mut faults = [missing("a"), missing("b"), missing("c")].concat();
-        let all = "new shards 0-2: tables a, b, c: is missing, expected ROW";
+        let all = "fault    new shards 0-2: tables a, b, c: is missing, expected ROW";
         assert_eq!(shown(&faults), [format!("{all}\n{INDENT}mend: modshift schema")]);
         // One of them on fewer shards stays by itself.
         faults.pop();
         assert_eq!(shown(&faults).len(), 2);
         let unplaced = [fault("table a", "is new"), fault("table b", "is new")];
-        assert_eq!(shown(&unplaced), ["tables a, b: is new, expected ROW"]);
+        assert_eq!(shown(&unplaced), ["fault    tables a, b: is new, expected ROW"]);
     }
 
     #[test]
@@ -318,6 +307,6 @@ mod tests {
         let list = "old shard 0, old shard 1";
         let faults = [fault(replica, "is off"), fault(list, "is off"), fault(list, "is off")];
         assert_eq!(shown(&faults).len(), 3);
-        assert_eq!(shown(&faults)[0], format!("{replica}: is off, expected ROW"));
+        assert_eq!(shown(&faults)[0], format!("fault    {replica}: is off, expected ROW"));
     }
 }

@@ -28,6 +28,7 @@ pub use fault::{Fault, Severity, Side, some_of};
 pub use rules::tables::differences;
 
 use crate::exit::Exit;
+use crate::terminal::Terminal;
 use crate::{answer, args};
 use report::Report;
 use rows::collisions::{self, Listing};
@@ -103,7 +104,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
 fn show(report: &Report, args: &args::Check) -> anyhow::Result<Exit> {
     match args.json {
         true => answer::line(serde_json::to_string_pretty(report)?),
-        false => answer::line(report.text().trim_end()),
+        false => answer::line(report.text(Terminal::stdout()).trim_end()),
     }
     Ok(if report.has_faults() { Exit::No } else { Exit::Done })
 }

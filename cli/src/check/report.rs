@@ -9,6 +9,7 @@ use super::fault::{Fault, Severity};
 use super::group::groups;
 use super::rows::matrix::{Matrix, share_moving};
 use super::rows::trial::Estimate;
+use crate::terminal::Terminal;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -57,7 +58,7 @@ impl Report {
     }
 
     /// The worst first; within a severity the order of rules and shards stays.
-    pub fn text(&self) -> String {
+    pub fn text(&self, terminal: Terminal) -> String {
         let mut text = String::new();
         let mut counts = Vec::new();
         for (found, name) in
@@ -66,7 +67,7 @@ impl Report {
             let groups = groups(found);
             // Writing to a String does not fail.
             for group in &groups {
-                let _ = writeln!(text, "{:<7}  {group}", group.severity());
+                let _ = writeln!(text, "{}", group.text(terminal));
             }
             counts.push(match groups.len() < found.len() {
                 true => format!("{} {name} in {}", found.len(), groups.len()),

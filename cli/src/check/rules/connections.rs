@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::fault::{Fault, Severity, Side, sides_of};
 use crate::check::load::{Here, Load};
 use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{Connections, Facts, Server, Survey};
@@ -60,7 +60,7 @@ fn here(survey: &Survey, shards: &[(&Server, &Facts)]) -> Here {
 
 fn of_server(survey: &Survey, shards: &[(&Server, &Facts)]) -> Vec<Fault> {
     let Some((first, facts)) = shards.first() else { return Vec::new() };
-    let subject = some_of(shards.iter().map(|(server, _)| server.side));
+    let subject = sides_of(shards.iter().map(|(server, _)| server.side));
     let load = Load::of(&survey.plan, &here(survey, shards));
     let said = format!(
         "modshift will have {} connections to its server at rest and up to {} while copying, \
@@ -185,10 +185,7 @@ mod tests {
             found.iter().map(|fault| (fault.severity, &*fault.subject)).collect();
         assert_eq!(
             severities,
-            [
-                (Severity::Note, "old shard 0, old shard 1"),
-                (Severity::Fault, "new shard 0, new shard 1, new shard 2")
-            ]
+            [(Severity::Note, "old shards 0, 1"), (Severity::Fault, "new shards 0-2")]
         );
         let line = &lines(&found)[1];
         assert!(line.contains("max_connections is 20, the application would be refused"), "{line}");

@@ -6,7 +6,7 @@ use std::fmt;
 
 use modshift_proto::plan::Placement;
 
-use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::fault::{Fault, Severity, Side, sides_of};
 use crate::check::mend::{self, Mend, Way};
 use crate::check::report::bytes;
 use crate::check::rows::matrix::Matrix;
@@ -57,7 +57,7 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
     }
     let mut faults = Vec::new();
     for shards in servers.values() {
-        let sides = some_of(shards.iter().map(|(server, _)| server.side));
+        let sides = sides_of(shards.iter().map(|(server, _)| server.side));
         let needed = shards.iter().map(|(_, bytes)| *bytes).sum::<u64>() as f64 * FACTOR;
         let needed = needed as u64;
         let (server, _) = shards[0];
@@ -66,7 +66,10 @@ pub fn check(survey: &Survey, matrix: Option<&Matrix>) -> Vec<Fault> {
             Ok(room) => room,
             Err(why) => {
                 let account = mend::account(&facts.grants, &server.endpoint.user);
-                faults.push(unknown(RULE, sides, needed, *why, &account));
+                let mut fault = unknown(RULE, sides, needed, *why, &account);
+                // One server, whichever of its shards.
+                fault.mend = fault.mend.map(|mend| mend.at([server.side]));
+                faults.push(fault);
                 continue;
             }
         };

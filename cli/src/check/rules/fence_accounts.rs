@@ -7,7 +7,7 @@ use modshift_cutover::accounts::shared_user;
 use modshift_proto::plan::{self, FenceScope};
 
 use super::fence::plan_line;
-use crate::check::fault::{Fault, Severity, Side, some_of};
+use crate::check::fault::{Fault, Severity, Side, sides_of, some_of};
 use crate::check::survey::{Account, Sort, Survey};
 
 const RULE: &str = "fence";
@@ -148,7 +148,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 fn of_shared(survey: &Survey) -> Option<Fault> {
     let sides = shared(survey).into_iter().next()?;
     let cutover = &survey.plan.cutover;
-    let subject = some_of(&sides);
+    let subject = sides_of(sides.iter().copied());
     let what = if cutover.old_accounts.is_empty() || cutover.new_accounts.is_empty() {
         "share a server, and the plan does not name the accounts of both sides".to_owned()
     } else {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use modshift_mariadb::control;
 
-use crate::check::fault::{Fault, Severity, some_of};
+use crate::check::fault::{Fault, Severity, Side, sides_of};
 use crate::check::survey::{Object, Survey};
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     const RULE: &str = "left_behind";
     // One line for one object, however many shards have it.
-    let mut left: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    let mut left: BTreeMap<(&str, &str), Vec<Side>> = BTreeMap::new();
     let mut faults = Vec::new();
     for (server, facts) in survey.reached().filter(|(server, _)| server.side.is_old()) {
         let carried = |object: &Object| {
@@ -28,7 +28,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         let objects = facts.objects.iter();
         let objects = objects.filter(|object| is_left(survey, object) && !carried(object));
         for Object { kind, name } in objects {
-            left.entry((kind, name)).or_default().push(server.side.to_string());
+            left.entry((kind, name)).or_default().push(server.side);
         }
         if !facts.unseen.is_empty() {
             let actual = format!("the account may not see {}", facts.unseen.join(" or "));
@@ -41,7 +41,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     }
     faults.extend(left.into_iter().map(|((kind, name), sides)| {
         let subject = format!("{kind} {name}");
-        let actual = format!("exists on {} and is not in the plan", some_of(sides));
+        let actual = format!("exists on {} and is not in the plan", sides_of(sides));
         let mend = match kind {
             "table" => format!("[[table]] name = \"{name}\", or \"{name}\" in check.ignore"),
             _ => format!("carry it over by hand, then \"{name}\" in check.ignore"),
