@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use modshift_proto::GtidSet;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Gate};
+use modshift_proto::{Gtid, GtidSet};
 use serde::Serialize;
 
 use super::facts::{BackFacts, Beside, Facts, NewFacts, OldFacts, TokenFacts};
@@ -300,7 +300,13 @@ fn beyond(lag_us: i64, gate: &Gate) -> bool {
 /// does not have what was applied.
 fn groups_behind(primary: &GtidSet, token: &TokenFacts, mark: &Watermark) -> Option<u64> {
     let applied = &mark.gtids;
-    if !primary.contains(applied) {
+    let newest = mark.token.map(|newest| newest.digest.gtid);
+    // A domain may be deleted there (DELETE_DOMAIN_ID); not the one in which tokens are written. Whether
+    // it is still the same server its reader asks whenever it connects.
+    let is_own = newest.is_some_and(|newest| primary.covers(newest));
+    let is_known =
+        |gtid: Gtid| primary.covers(gtid) || is_own && primary.get(gtid.domain).is_none();
+    if !applied.iter().all(is_known) {
         return None;
     }
     let all: u64 = primary
@@ -311,7 +317,6 @@ fn groups_behind(primary: &GtidSet, token: &TokenFacts, mark: &Watermark) -> Opt
     let own = token.writes.saturating_sub(mark.token_writes);
     // The watermark may have passed its token, and quiet ones on the way: as many as there can be
     // are not left out, for they are not beyond it.
-    let newest = mark.token.map(|newest| newest.digest.gtid);
     let reached = newest.and_then(|newest| applied.get(newest.domain));
     let passed = reached.zip(newest).map_or(0, |(now, newest)| now.seq.saturating_sub(newest.seq));
     Some(all.saturating_sub(own.saturating_sub(passed)))

@@ -123,6 +123,14 @@ fn check(kind: &str, line: &str, spoil: impl FnOnce(&mut Facts, &mut Gate)) {
 }
 
 #[test]
+fn a_gtid_domain_that_the_old_shard_has_deleted_is_no_lag() {
+    let mut facts = well();
+    mark(&mut facts).gtids = "0-1-100,7-1-5".parse().unwrap();
+    let decision = settled(&facts, &gate());
+    assert!(decision.open, "{:?}", decision.reasons);
+}
+
+#[test]
 fn open_when_all_is_well_for_long_enough() {
     let decision = settled(&well(), &gate());
     assert!(decision.open, "{:?}", decision.reasons);

@@ -31,9 +31,7 @@ pub enum BinlogError {
     Setting { at: String, setting: &'static str, value: String, wanted: &'static str },
     #[error("{at}: {gap}")]
     NotWhole { at: String, gap: Box<Gap> },
-    #[error(
-        "{at} has never written GTID domain {domain}, to which the resume point {start} belongs"
-    )]
+    #[error("{at} does not know GTID domain {domain}, to which the resume point {start} belongs")]
     UnknownDomain { at: String, domain: u32, start: String },
     #[error("{at} is at {now}, before the resume point {start}")]
     BehindStart { at: String, now: String, start: String },

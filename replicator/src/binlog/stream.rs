@@ -226,15 +226,15 @@ impl Drop for Waiting<'_> {
 
 /// Facts that make every event after them worthless, each with its own error.
 async fn check_server(conn: &mut Conn, at: &str, start: &GtidSet) -> Result<(), BinlogError> {
-    type Facts = (bool, String, String, String, String);
+    type Facts = (bool, String, String, String, String, u32);
     let facts: Option<Facts> = conn
         .query_first(
             "SELECT @@global.log_bin, @@global.binlog_format, @@global.binlog_row_image, \
-             @@global.gtid_binlog_pos, @@global.gtid_binlog_state",
+             @@global.gtid_binlog_pos, @@global.gtid_binlog_state, @@global.server_id",
         )
         .await
         .map_err(|error| of(at, "reading its binlog settings", error))?;
-    let Some((log_bin, format, image, now, state)) = facts else {
+    let Some((log_bin, format, image, now, state, server)) = facts else {
         return Err(BinlogError::NotAnEvent { at: at.to_owned() });
     };
     let setting = |setting, value: String, wanted| {
@@ -254,17 +254,23 @@ async fn check_server(conn: &mut Conn, at: &str, start: &GtidSet) -> Result<(), 
         text.parse::<GtidSet>().map_err(bad)
     };
     let (now, state) = (parse(&now)?, parse(&state)?);
-    for gtid in start.iter() {
-        // The server would take a domain that it does not know for "from the beginning".
-        if state.get(gtid.domain).is_none() {
-            let (at, start) = (at.to_owned(), start.to_string());
-            return Err(BinlogError::UnknownDomain { at, domain: gtid.domain, start });
-        }
-        if !now.covers(gtid) {
-            let (at, now, start) = (at.to_owned(), now.to_string(), start.to_string());
-            return Err(BinlogError::BehindStart { at, now, start });
-        }
+    let (known, forgotten): (Vec<_>, Vec<_>) =
+        start.iter().partition(|gtid| state.get(gtid.domain).is_some());
+    if known.iter().any(|gtid| !now.covers(*gtid)) {
+        let (at, now, start) = (at.to_owned(), now.to_string(), start.to_string());
+        return Err(BinlogError::BehindStart { at, now, start });
     }
+    let Some(first) = forgotten.first() else { return Ok(()) };
+    // The server that wrote what was read last has deleted a domain of which its binlogs held nothing any
+    // more (FLUSH BINARY LOGS DELETE_DOMAIN_ID). It still has to be asked from there: the list at the
+    // beginning of a file may name the domain (`contains_all_slave_gtid`, sql_repl.cc), and should it be
+    // used again the server refuses. Another server may have lost what was read of it.
+    if !known.iter().any(|gtid| gtid.server == server) {
+        let (at, start) = (at.to_owned(), start.to_string());
+        return Err(BinlogError::UnknownDomain { at, domain: first.domain, start });
+    }
+    let domains: Vec<String> = forgotten.iter().map(|gtid| gtid.domain.to_string()).collect();
+    tracing::info!(at, domains = domains.join(", "), "the server has deleted GTID domains");
     Ok(())
 }
 
