@@ -112,10 +112,7 @@ async fn rearm(
     let sql = "SELECT phase, fence, halted FROM modshift_token WHERE id = 1 FOR UPDATE";
     type Token = (String, Option<String>, Option<String>);
     let token: Result<Option<Token>, ServerError> = server.first(sql, ()).await;
-    let token = match token {
-        Err(error) if error.code() == Some(NO_SUCH_TABLE) => None,
-        token => token?,
-    };
+    let token = if is_without_table(&token) { None } else { token? };
     let Some((phase, fence, halted)) = token else {
         return Ok(Err(format!("{shard} has never been read: there is nothing to rearm")));
     };
@@ -146,16 +143,20 @@ async fn rearm(
     }
     let now: Option<String> = server.first("SELECT @@gtid_binlog_pos", ()).await?;
     let now: GtidSet = now.unwrap_or_default().parse().context("reading gtid_binlog_pos")?;
-    for endpoint in &plan.new {
+    for (endpoint, new) in plan.new.iter().zip((0..).map(NewShard)) {
         let mut target = Server::open(endpoint, DOING).await?;
-        target
+        let moved = target
             .run(
                 "UPDATE modshift_watermark SET version = version + 1, gtids = ?,
                    group_gtid = NULL, group_ordinal = 0, token_digest = NULL, halted = NULL
                  WHERE source = ?",
                 (now.to_string(), shard.0),
             )
-            .await?;
+            .await;
+        if is_without_table(&moved) {
+            return Ok(Err(never_applied(new)));
+        }
+        moved?;
     }
     server
         .run(
@@ -177,6 +178,19 @@ async fn rearm(
         .await?;
     server.run("COMMIT", ()).await?;
     Ok(Ok(now))
+}
+
+fn is_without_table<T>(answer: &Result<T, ServerError>) -> bool {
+    matches!(answer, Err(error) if error.code() == Some(NO_SUCH_TABLE))
+}
+
+/// Shard, and what its tables' absence says.
+fn never_applied(new: NewShard) -> String {
+    format!(
+        "{new} has none of modshift's tables: nothing was ever applied there, or somebody dropped them. \
+         The stream was not rearmed: start the daemons, which make them, and give the command again once the \
+         reader has halted"
+    )
 }
 
 /// Where every partition had acknowledged everything, if the shard was fenced there already.
@@ -204,7 +218,11 @@ async fn all_applied(
     for (endpoint, new) in plan.new.iter().zip((0..).map(NewShard)) {
         let mut target = Server::open(endpoint, DOING).await?;
         let sql = "SELECT gtids FROM modshift_watermark WHERE source = ?";
-        let gtids: Option<String> = target.first(sql, (shard.0,)).await?;
+        let gtids: Result<Option<String>, ServerError> = target.first(sql, (shard.0,)).await;
+        if is_without_table(&gtids) {
+            return Ok(Err(never_applied(new)));
+        }
+        let gtids = gtids?;
         let gtids: GtidSet =
             gtids.unwrap_or_default().parse().context("reading modshift_watermark")?;
         if !gtids.contains(resume) {

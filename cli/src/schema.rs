@@ -3,19 +3,20 @@
 //! Old shard 0 is the model (all old shards must agree, says `check`). AUTO_INCREMENT counters stay
 //! behind: what keys the new shards hand out is settled at the cutover, not while they are fed.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::{catalog, control, error};
-use modshift_proto::plan::Plan;
+use modshift_mariadb::{CatalogError, Conn, catalog, control, error};
+use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::check::differences;
 use crate::exit::Exit;
 use crate::tell::Form;
-use crate::{args, audit};
+use crate::{answer, args, audit};
 
 /// A definition that one server has made another takes: whatever defaults (zero dates), row sizes and
 /// names in it this one would refuse from an application; and a child may come before its parent in
@@ -48,20 +49,71 @@ pub async fn run(plan: Arc<Plan>, args: &args::Schema) -> anyhow::Result<Exit> {
 }
 
 async fn every_shard(plan: &Plan, args: &args::Schema) -> anyhow::Result<Exit> {
-    let models = models(plan).await?;
-    let mut complete = true;
-    for shard in plan.new_shards() {
-        complete &= one_shard(plan, shard, &models, args).await?;
+    let form = Form::of(args.json);
+    let endpoint = &plan.old[usize::from(OldShard(0).0)];
+    let mut conn = connect(endpoint, Session::Plain).await?;
+    let (mut models, mut left) = (Vec::with_capacity(plan.tables.len()), Vec::new());
+    for table in &plan.tables {
+        match model(&mut conn, endpoint, &table.name).await {
+            Ok(model) => models.push(model),
+            Err(error) => {
+                let fields = json!({ "old_shard": 0, "table": table.name, "state": "left out" });
+                left.push(Left::of(form, OldShard(0), &table.name, error, fields)?);
+            }
+        }
     }
-    let exit = if complete { Exit::Done } else { Exit::No };
-    if args.json {
-        let text = match complete {
-            true => "every new shard has every table",
-            false => "tables are missing or differ",
-        };
-        Form::Json.end(text, None, exit);
+    for shard in plan.new_shards() {
+        left.extend(one_shard(plan, shard, &models, args).await?);
+    }
+    let (text, exit) = match left.is_empty() {
+        true => ("every new shard has every table".to_owned(), Exit::Done),
+        false => (format!("not as on old shard 0: {}", summed_up(&left)), Exit::No),
+    };
+    match args.json {
+        true => form.end(&text, None, exit),
+        false if !left.is_empty() => answer::line(format_args!("-- {text}")),
+        false => {}
     }
     Ok(exit)
+}
+
+/// A table that is not there in the end, or not as on old shard 0.
+struct Left {
+    shard: String,
+    table: String,
+}
+
+impl Left {
+    /// A table that cannot be taken is one, and says so at once; the others are looked at all the same.
+    /// A server that does not answer is an error.
+    fn of(
+        form: Form,
+        shard: impl Display,
+        table: &str,
+        error: CatalogError,
+        fields: Value,
+    ) -> Result<Left, CatalogError> {
+        if matches!(error, CatalogError::Server(_)) {
+            return Err(error);
+        }
+        let hint = error.hint().unwrap_or_else(|| "take the table out of the plan".to_owned());
+        form.said(
+            "table",
+            &format!("-- {shard}: table {table} is left out: {error}; {hint}"),
+            fields,
+        );
+        Ok(Left { shard: shard.to_string(), table: table.to_owned() })
+    }
+}
+
+/// `old shard 0: a; new shard 1: b, c`
+fn summed_up(left: &[Left]) -> String {
+    let of_shard = |some: &[Left]| {
+        let tables: Vec<&str> = some.iter().map(|left| left.table.as_str()).collect();
+        format!("{}: {}", some[0].shard, tables.join(", "))
+    };
+    let shards = left.chunk_by(|one, next| one.shard == next.shard).map(of_shard);
+    shards.collect::<Vec<_>>().join("; ")
 }
 
 /// In the order of the plan; foreign keys do not mind, see `one_shard`.
@@ -70,12 +122,15 @@ pub async fn models(plan: &Plan) -> anyhow::Result<Vec<Model>> {
     let mut conn = connect(endpoint, Session::Plain).await?;
     let mut models = Vec::with_capacity(plan.tables.len());
     for table in &plan.tables {
-        let schema = catalog::table(&mut conn, &endpoint.schema, &table.name).await?;
-        let create = catalog::show_create_table(&mut conn, &endpoint.schema, &table.name).await?;
-        let statement = without_counter(&create);
-        models.push(Model { name: table.name.clone(), statement, schema });
+        models.push(model(&mut conn, endpoint, &table.name).await?);
     }
     Ok(models)
+}
+
+async fn model(conn: &mut Conn, endpoint: &Endpoint, name: &str) -> Result<Model, CatalogError> {
+    let schema = catalog::table(conn, &endpoint.schema, name).await?;
+    let create = catalog::show_create_table(conn, &endpoint.schema, name).await?;
+    Ok(Model { name: name.to_owned(), statement: without_counter(&create), schema })
 }
 
 /// `… ENGINE=InnoDB AUTO_INCREMENT=42 DEFAULT …` without the counter. Only the last line has it.
@@ -92,16 +147,18 @@ fn without_counter(create: &str) -> String {
     format!("{columns}{}{rest}", &options[..at])
 }
 
-/// Is everything there in the end?
+/// What is not there in the end, or not as in the models.
 async fn one_shard(
     plan: &Plan,
     shard: NewShard,
     models: &[Model],
     args: &args::Schema,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Vec<Left>> {
     let (apply, form) = (args.apply, Form::of(args.json));
+    let fields =
+        |table: &str, state: &str| json!({ "shard": shard.0, "table": table, "state": state });
     let tell = |model: &Model, state: &str, text: &str| {
-        let fields = json!({ "shard": shard.0, "table": model.name, "state": state });
+        let fields = fields(&model.name, state);
         form.said("table", &format!("-- {shard}: table {} {text}", model.name), fields);
     };
     let endpoint = &plan.new[usize::from(shard.0)];
@@ -112,10 +169,18 @@ async fn one_shard(
         control::create(&mut conn, &label(endpoint), endpoint, plan).await?;
     }
     let present = catalog::tables(&mut conn, &endpoint.schema).await?;
-    let mut complete = true;
+    let mut left = Vec::new();
     for model in models {
+        let lacks = || Left { shard: shard.to_string(), table: model.name.clone() };
         let finding = if present.iter().any(|table| table.name == model.name) {
-            let schema = catalog::table(&mut conn, &endpoint.schema, &model.name).await?;
+            let schema = match catalog::table(&mut conn, &endpoint.schema, &model.name).await {
+                Ok(schema) => schema,
+                Err(error) => {
+                    let fields = fields(&model.name, "left out");
+                    left.push(Left::of(form, shard, &model.name, error, fields)?);
+                    continue;
+                }
+            };
             match differences(&model.schema, &schema) {
                 same if same.is_empty() => Finding::Same,
                 differences => Finding::Differs(differences),
@@ -126,7 +191,7 @@ async fn one_shard(
         match finding {
             Finding::Same => tell(model, "same", "is as on old shard 0"),
             Finding::Differs(differences) => {
-                complete = false;
+                left.push(lacks());
                 for difference in differences {
                     tell(model, "differs", &difference);
                 }
@@ -135,7 +200,7 @@ async fn one_shard(
                 Ok(()) => tell(model, "created", "created"),
                 // Of this table alone: the others may be made all the same.
                 Err(mysql_async::Error::Server(error)) => {
-                    complete = false;
+                    left.push(lacks());
                     let hint = hint_of(error.code);
                     let text = format!(
                         "was not created: error {} ({}): {}; {hint}",
@@ -146,7 +211,7 @@ async fn one_shard(
                 Err(error) => return Err(failed(error).into()),
             },
             Finding::Missing => {
-                complete = false;
+                left.push(lacks());
                 tell(model, "missing", "is missing");
                 let statement = format!("{};", model.statement);
                 let fields = json!({ "shard": shard.0, "table": model.name });
@@ -154,7 +219,7 @@ async fn one_shard(
             }
         }
     }
-    Ok(complete)
+    Ok(left)
 }
 
 /// What mends it, so that the command creates the rest.

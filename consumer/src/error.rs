@@ -116,6 +116,21 @@ pub enum Class {
 const ROWS: &str = "compare the table on both sides (modshift check, modshift schema) and mend what \
      the server says; then start the consumer again, which goes on from here";
 
+fn rows_hint(code: Option<u16>) -> &'static str {
+    match code {
+        Some(1118) => {
+            "the row is too large for this server's pages: give the table the ROW_FORMAT, and the server \
+             the innodb_page_size, that the old shards have; then start the consumer again, which goes on \
+             from here"
+        }
+        Some(1146) => {
+            "the table is gone on this new shard: modshift schema --apply makes it again, but without \
+             the rows that were copied: start over with `modshift restart-copy`"
+        }
+        _ => ROWS,
+    }
+}
+
 impl ApplyError {
     pub fn class(&self) -> Class {
         use modshift_changelog::Class as Log;
@@ -187,7 +202,7 @@ impl ApplyError {
         let hint = match self {
             ApplyError::Server(error) => return error.hint(),
             ApplyError::Rows { error, .. } => {
-                return error.hint().or_else(|| Some(ROWS.to_owned()));
+                return error.hint().or_else(|| Some(rows_hint(error.code()).to_owned()));
             }
             ApplyError::Catalog(error) => return error.hint(),
             ApplyError::Log(error) => error.hint()?,

@@ -274,7 +274,9 @@ impl Places for SqlPlaces<'_> {
         let Some(place) = place else { return Ok(Held { key, owner: None }) };
         let values =
             place_params(table, place, row.row).map_err(|e| self.value_error(row.table, e))?;
-        let owner = look(self.conn, self.at, place, values, row.source).await?;
+        let owner = look(self.conn, self.at, place, values, row.source)
+            .await
+            .map_err(|error| self.failed(table, error))?;
         Ok(Held { key, owner })
     }
 

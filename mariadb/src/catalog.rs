@@ -54,10 +54,17 @@ impl CatalogError {
                 "write the name in the plan as the server spells it, in lower case where \
                  lower_case_table_names is 1"
             }
+            CatalogError::NotATable { kind, .. } if kind == "system versioned" => {
+                "modshift does not carry the history of rows over: take the table out of the plan, or, \
+                 where its history may go, ALTER TABLE … DROP SYSTEM VERSIONING on every shard"
+            }
             CatalogError::NotATable { .. } => "take it out of the plan's tables",
             CatalogError::PrefixKey { .. } => "make the key cover the whole column",
+            CatalogError::UnsupportedType { .. } => {
+                "change the column's type on every shard, or take the table out of the plan"
+            }
             CatalogError::Server(error) => return error.hint(),
-            CatalogError::UnsupportedType { .. } | CatalogError::Form { .. } => return None,
+            CatalogError::Form { .. } => return None,
         };
         Some(hint.to_owned())
     }

@@ -110,7 +110,8 @@ impl SqlPlaces<'_> {
             self.conn.close(statement).await?;
             Ok(rows)
         };
-        let found: Vec<Row> = read.await.map_err(|error| error::of(self.at, DOING, error))?;
+        let found: Vec<Row> =
+            read.await.map_err(|error| self.failed(table, error::of(self.at, DOING, error)))?;
         let mut stored: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
         for row in found {
             let mut wire = Vec::new();
