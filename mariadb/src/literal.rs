@@ -155,15 +155,19 @@ fn next_integer(column: &Column, cell: &[u8]) -> Result<Option<String>, ValueErr
     })
 }
 
-/// The condition "primary key is this one", as far as the column's collation tells keys apart.
+/// The condition "primary key is this one", as far as the column's collation tells keys apart. Text that
+/// its character set does not allow is compared as bytes, for which there is no index.
 pub fn key_equal(keys: &[&Column], key: &[Vec<u8>]) -> Result<String, ValueError> {
     if key.len() != keys.len() {
         return Err(ValueError::KeyParts { found: key.len(), expected: keys.len() });
     }
-    let terms = keys
-        .iter()
-        .zip(key)
-        .map(|(column, cell)| Ok(format!("{} = {}", quote(&column.name), literal(column, cell)?)));
+    let terms = keys.iter().zip(key).map(|(column, cell)| {
+        let name = quote(&column.name);
+        Ok(match order::is_well_formed(column, cell) {
+            true => format!("{name} = {}", literal(column, cell)?),
+            false => format!("CAST({name} AS BINARY) = {}", hex(cell)),
+        })
+    });
     Ok(format!("({})", terms.collect::<Result<Vec<_>, ValueError>>()?.join(" AND ")))
 }
 
@@ -181,6 +185,9 @@ fn greater(
     cell: &[u8],
     or_equal: bool,
 ) -> Result<String, ValueError> {
+    if order::is_padded_in_index(column) {
+        return Ok(order::after(column, cell, or_equal));
+    }
     if column.data != DataType::Enum {
         return Ok(format!("{name} {} {value}", if or_equal { ">=" } else { ">" }));
     }
@@ -201,6 +208,9 @@ fn less(
     cell: &[u8],
     or_equal: bool,
 ) -> Result<String, ValueError> {
+    if order::is_padded_in_index(column) {
+        return Ok(order::before(column, cell, or_equal));
+    }
     if column.data != DataType::Enum {
         return Ok(format!("{name} {} {value}", if or_equal { "<=" } else { "<" }));
     }
@@ -243,7 +253,7 @@ pub fn canonical_text(column: &Column, cell: &[u8]) -> String {
     }
 }
 
-fn text(column: &Column, cell: &[u8]) -> String {
+pub(crate) fn text(column: &Column, cell: &[u8]) -> String {
     match (&column.charset, &column.collation) {
         (Some(charset), Some(collation)) => format!("_{charset} {} COLLATE {collation}", hex(cell)),
         _ => hex(cell),

@@ -17,7 +17,7 @@ use mysql_async::Value;
 pub use crate::literal::{
     canonical_text, key_equal, key_order, key_page, key_range, key_within, literal,
 };
-pub use crate::order::unpageable;
+pub use crate::order::{is_bound, unpageable, unpageable_text};
 
 const MICROS: u64 = 1_000_000;
 /// TIME ends at 838:59:59, within its 35th day.
@@ -40,7 +40,9 @@ pub enum ValueError {
     KeyParts { found: usize, expected: usize },
     #[error("NULL in column {column}, which is NOT NULL")]
     Null { column: String },
-    #[error("a key in column {column} that MariaDB compares in another order than its index has")]
+    #[error(
+        "a key in column {column} after which MariaDB would leave out rows, or that is no text"
+    )]
     Unordered { column: String },
     #[error(transparent)]
     Row(#[from] RowError),

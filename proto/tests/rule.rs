@@ -138,6 +138,15 @@ fn latin1_is_what_the_server_calls_so() {
 }
 
 #[test]
+fn a_key_that_may_be_null_is_placed_while_it_is_not() {
+    let nullable = Column { nullable: true, ..int(8, false) };
+    let rule = ShardRule::FloorMod.bind(&nullable).unwrap();
+    assert_eq!(rule.sql_or(modulus(2), 9), "IFNULL((((`key` MOD 2) + 2) MOD 2), 9)");
+    let rule = ShardRule::FloorMod.bind(&int(8, false)).unwrap();
+    assert_eq!(rule.sql_or(modulus(2), 9), rule.sql(modulus(2)));
+}
+
+#[test]
 fn keys_that_have_no_certain_place_are_refused() {
     let check = |rule: &ShardRule, column: &Column, expected: &str| {
         let error = rule.bind(column).map(|_| "bound").expect_err(expected);
@@ -145,8 +154,6 @@ fn keys_that_have_no_certain_place_are_refused() {
         assert!(!error.hint().is_empty());
     };
     let text = |charset| column(DataType::VarChar, "varchar(9)", Some(charset));
-    let nullable = Column { nullable: true, ..int(8, false) };
-    check(&ShardRule::FloorMod, &nullable, "shard key key may be NULL, which has no shard");
     let generated = Column { generated: true, ..int(8, false) };
     check(
         &ShardRule::FloorMod,

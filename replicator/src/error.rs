@@ -126,10 +126,10 @@ pub enum ReadError {
     Engine { shard: OldShard, table: String, engine: String },
 
     #[error(
-        "{shard}: table {table} has primary keys that MariaDB compares in another order than its \
-             index: rows where {condition}"
+        "{shard}: table {table} has primary keys that MariaDB does not find in the order of its \
+         index; it has a row for: {statement}"
     )]
-    Unpageable { shard: OldShard, table: String, condition: String },
+    Unpageable { shard: OldShard, table: String, statement: String },
 
     #[error("{shard}: table {table} on {at} is not defined as its binlog is read: {differences}")]
     Drift { shard: OldShard, at: String, table: String, differences: String },
@@ -367,7 +367,9 @@ impl ReadError {
                 "wait for the replica, or take read_from out of the plan"
             }
             ReadError::Unpageable { .. } => {
-                "pages by primary key would leave rows out; give these rows other keys"
+                "pages by primary key would leave rows out: give those rows other keys, or where the \
+                 column is a CHAR make it a VARCHAR on every shard; then start the daemons again. \
+                 Nothing of the table has been copied so far"
             }
             ReadError::NoPrimaryKey { .. } => "add a primary key",
             ReadError::Engine { .. } => "ALTER TABLE ... ENGINE=InnoDB",

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use modshift_mariadb::{Conn, Session, catalog, control, value};
+use modshift_mariadb::{Session, catalog, control};
 use modshift_proto::OldShard;
-use modshift_proto::plan::{Direction, Endpoint, Plan};
+use modshift_proto::plan::{Endpoint, Plan};
 use modshift_proto::schema::TableSchema;
 use mysql_async::prelude::Queryable;
 
@@ -47,10 +47,6 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
         if !engine.eq_ignore_ascii_case("InnoDB") {
             return Err(ReadError::Engine { shard, table: schema.name, engine });
         }
-        // On the way back nothing is copied.
-        if plan.direction() == Direction::Forward {
-            pageable(&mut conn, shard, endpoint, &schema).await?;
-        }
         tables.push(RoutedTable::bind(plan, index, schema, shard)?);
     }
     let xa: Option<(String, u64)> = conn
@@ -65,27 +61,6 @@ pub async fn prepare(plan: &Plan, shard: OldShard) -> Result<Prepared, ReadError
     let fold_names = lower_case != 0;
     let xa_seen = xa.is_some_and(|(_, count)| count > 0);
     Ok(Prepared { tables, estimates, schema_name, fold_names, collations, xa_seen })
-}
-
-/// Some keys have another order in comparisons than in the index: pages would leave rows out.
-async fn pageable(
-    conn: &mut Conn,
-    shard: OldShard,
-    endpoint: &Endpoint,
-    schema: &TableSchema,
-) -> Result<(), ReadError> {
-    let keys: Vec<_> = schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
-    let Some(condition) = value::unpageable(&keys) else { return Ok(()) };
-    let table = value::quote(&schema.name);
-    let found: Option<u8> = conn
-        .query_first(format!("SELECT 1 FROM {table} WHERE {condition} LIMIT 1"))
-        .await
-        .map_err(|error| server_error(endpoint, "looking at primary keys", error))?;
-    let table = schema.name.clone();
-    match found {
-        Some(_) => Err(ReadError::Unpageable { shard, table, condition }),
-        None => Ok(()),
-    }
 }
 
 pub async fn token_table(endpoint: &Endpoint) -> Result<TableSchema, ReadError> {

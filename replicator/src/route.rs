@@ -110,9 +110,16 @@ pub struct Stray {
     pub placed: u16,
 }
 
+/// What to say of [`RouteError::Null`].
+pub const NULL_KEY: modshift_proto::row::RowError = modshift_proto::row::RowError(
+    "the shard key is NULL, which no shard has: give the row a value there, or delete it",
+);
+
 #[derive(Debug)]
 pub enum RouteError {
     Stray(Stray),
+    /// Its shard key is NULL.
+    Null,
     Row(modshift_proto::row::RowError),
 }
 
@@ -123,9 +130,7 @@ pub fn place(table: &RoutedTable, moduli: Moduli, row: &impl Cells) -> Result<Pl
         Target::Everywhere => Ok(Place::All),
         Target::Nowhere => Ok(Place::Nowhere),
         Target::Keyed { column, rule, .. } => {
-            // `bind` refused nullable keys, so a NULL here is a broken image.
-            let null = modshift_proto::row::RowError("the shard key is NULL");
-            let cell = row.cell(*column).ok_or(RouteError::Row(null))?;
+            let cell = row.cell(*column).ok_or(RouteError::Null)?;
             let key = rule.number(cell).map_err(RouteError::Row)?;
             let old = key.place(moduli.old);
             if old != moduli.source.0 {

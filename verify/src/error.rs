@@ -20,8 +20,8 @@ pub enum VerifyError {
     NoPrimaryKey { table: String },
     #[error("table {table}: {source}")]
     Rule { table: String, source: RuleError },
-    #[error("{at}: table {table} has rows that paging by its primary key would miss ({condition})")]
-    Unpageable { at: String, table: String, condition: String },
+    #[error("{at}: table {table} has rows that paging by its primary key would miss: {statement}")]
+    Unpageable { at: String, table: String, statement: String },
     #[error("{at}: {what} is not readable: {text}")]
     Control { at: String, what: &'static str, text: String },
     #[error("old shard {old} is not copied to new shard {new} yet: there is nothing to compare")]
@@ -82,7 +82,9 @@ impl VerifyError {
             }
             VerifyError::NoPrimaryKey { .. } => "give it one, on every shard",
             VerifyError::Rule { source, .. } => source.hint(),
-            VerifyError::Unpageable { .. } => "give those rows other keys",
+            VerifyError::Unpageable { .. } => {
+                "give those rows other keys, or make the column a VARCHAR on every shard"
+            }
             VerifyError::Control { .. } => {
                 "drop modshift's table of that name; what it held is found out again"
             }

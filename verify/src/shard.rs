@@ -22,6 +22,8 @@ use crate::table::{CheckedTable, Placing};
 /// Of one statement. A range takes a fraction of a second; only one whose rows are spread very
 /// unevenly takes longer, see [`SCAN_MAX`].
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// Of one that reads a whole table. A host that is gone without a word is noticed all the same.
+const WHOLE_TABLE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// A range that takes longer on some shard holds far more rows there: it is cut again, by that
 /// shard's own keys.
 const SCAN_MAX: Duration = Duration::from_secs(3);
@@ -31,6 +33,8 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
 /// `max_statement_time` ran out.
 const STATEMENT_TIMEOUT: u16 = 1969;
+/// Rows among which the end of a range is looked for: not every key can be one.
+const BOUNDS: usize = 64;
 /// Keys in one condition: the server plans a range for each.
 const KEYS_PER_QUERY: usize = 200;
 
@@ -140,6 +144,13 @@ impl Shard {
         self.retried(doing, read).await
     }
 
+    /// Does a query that reads a whole table find a row?
+    pub async fn finds(&mut self, doing: &'static str, sql: &str) -> Result<bool, VerifyError> {
+        let sql = self.sent(sql);
+        let find = async |conn: &mut Conn| conn.query_first::<u8, _>(sql.as_str()).await;
+        Ok(self.attempt(doing, WHOLE_TABLE_MAX, &find).await?.is_some())
+    }
+
     /// One statement of ours, on a control table. Must be safe to repeat.
     pub async fn run<P>(
         &mut self,
@@ -161,7 +172,7 @@ impl Shard {
     ) -> Result<T, VerifyError> {
         let until = Instant::now() + AWAY_MAX;
         loop {
-            let error = match self.attempt(doing, &attempt).await {
+            let error = match self.attempt(doing, ANSWER_MAX, &attempt).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -181,12 +192,13 @@ impl Shard {
     async fn attempt<T>(
         &mut self,
         doing: &'static str,
+        limit: Duration,
         attempt: &impl AsyncFn(&mut Conn) -> Result<T, mysql_async::Error>,
     ) -> Result<T, ServerError> {
         let mut seat = self.seats.seat(&self.server).await;
         let mut conn = seat.conn().await?;
         let at = label(&self.endpoint);
-        match tokio::time::timeout(ANSWER_MAX, attempt(&mut conn)).await {
+        match tokio::time::timeout(limit, attempt(&mut conn)).await {
             Ok(Ok(answer)) => {
                 seat.keep(conn);
                 Ok(answer)
@@ -202,7 +214,7 @@ impl Shard {
             Err(_) => Err(ServerError::Lost {
                 at,
                 doing,
-                detail: format!("no answer in {} s", ANSWER_MAX.as_secs()),
+                detail: format!("no answer in {} s", limit.as_secs()),
             }),
         }
     }
@@ -216,7 +228,7 @@ impl Shard {
     ) -> Result<Option<Vec<Vec<u8>>>, VerifyError> {
         let keys = key::columns(&table.schema);
         let sql = format!(
-            "SELECT {} FROM {} FORCE INDEX (PRIMARY) WHERE {} ORDER BY {} LIMIT {}, 1",
+            "SELECT {} FROM {} FORCE INDEX (PRIMARY) WHERE {} ORDER BY {} LIMIT {}, {BOUNDS}",
             key_list(table),
             self.table(&table.schema.name),
             self.condition(table, range)?,
@@ -224,9 +236,19 @@ impl Shard {
             rows.saturating_sub(1),
         );
         let found = self.exact("looking for the end of a range", &sql).await?;
-        let Some(row) = found.first() else { return Ok(None) };
-        let wire = key::of_row(&table.schema, row).map_err(|source| self.value(table, source))?;
-        key::cells(&table.schema, &wire).map(Some).map_err(|e| self.value(table, e.into()))
+        let mut first = None;
+        for row in &found {
+            let wire =
+                key::of_row(&table.schema, row).map_err(|source| self.value(table, source))?;
+            let cells =
+                key::cells(&table.schema, &wire).map_err(|e| self.value(table, e.into()))?;
+            if value::is_bound(&keys, &cells) {
+                return Ok(Some(cells));
+            }
+            first.get_or_insert(cells);
+        }
+        // The table ends before there is another one. Or none of so many can be, which is said by name.
+        Ok(first.filter(|_| found.len() == BOUNDS))
     }
 
     /// One checksum of a whole range; `away` is 0 if all its rows lie where they belong. `None`: it

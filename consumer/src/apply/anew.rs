@@ -109,7 +109,7 @@ impl Keeper {
                     source.0,
                     control::name_literal(name)
                 );
-                let swept = value::unpageable(&keys).map(|_| format!("{rows} LIMIT {ROWS}"));
+                let swept = value::unpageable(name, &keys).map(|_| format!("{rows} LIMIT {ROWS}"));
                 return Ok((swept.into_iter().chain([parked]).collect(), Cleared::All));
             }
         };

@@ -11,8 +11,6 @@ use crate::shard::Modulus;
 pub enum RuleError {
     #[error("shard key {column} is {type_text}, rule {rule} needs {needs}")]
     Type { column: String, type_text: String, rule: &'static str, needs: &'static str },
-    #[error("shard key {column} may be NULL, which has no shard")]
-    Nullable { column: String },
     #[error("shard key {column} is a generated column, which is never sent")]
     Generated { column: String },
     #[error("shard key {column} has character set {found}, which rule crc32 does not know")]
@@ -29,7 +27,6 @@ impl RuleError {
                 "floor_mod and abs_mod place integers, crc32 places strings; \
                  name the rule and the column that the application uses"
             }
-            RuleError::Nullable { .. } => "declare the column NOT NULL on every shard",
             RuleError::Generated { .. } => "name the column that the generated one is made from",
             RuleError::UnknownCharset { .. } => {
                 "use charset = \"binary\" if the application hashes the bytes as stored, \
@@ -60,6 +57,7 @@ enum Form {
 pub struct BoundRule {
     /// Quoted for SQL.
     column: String,
+    nullable: bool,
     form: Form,
 }
 
@@ -84,15 +82,12 @@ impl KeyNumber {
 }
 
 impl ShardRule {
-    /// Checks that every value the column can hold has a shard, the same in Rust and in SQL.
+    /// Checks that every value the column can hold has a shard, the same in Rust and in SQL. NULL, where
+    /// it takes that, has none: whoever places rows has to stop at it.
     pub fn bind(&self, column: &Column) -> Result<BoundRule, RuleError> {
         let name = || column.name.clone();
-        // First: MariaDB does not take NOT NULL for a generated column.
         if column.generated {
             return Err(RuleError::Generated { column: name() });
-        }
-        if column.nullable {
-            return Err(RuleError::Nullable { column: name() });
         }
         let needs = |needs| RuleError::Type {
             column: name(),
@@ -134,7 +129,8 @@ impl ShardRule {
                 Form::Crc32 { conversion, char_column: data == DataType::Char }
             }
         };
-        Ok(BoundRule { column: format!("`{}`", column.name.replace('`', "``")), form })
+        let quoted = format!("`{}`", column.name.replace('`', "``"));
+        Ok(BoundRule { column: quoted, nullable: column.nullable, form })
     }
 }
 
@@ -160,8 +156,16 @@ impl BoundRule {
         })
     }
 
+    /// [`BoundRule::sql`] where the rows may not have been placed yet: `none` for a NULL.
+    pub fn sql_or(&self, modulus: Modulus, none: u16) -> String {
+        match self.nullable {
+            true => format!("IFNULL({}, {none})", self.sql(modulus)),
+            false => self.sql(modulus),
+        }
+    }
+
     /// An SQL expression over the column with exactly the same value, an integer of
-    /// `0..modulus`, under any `sql_mode` and any character set of the session.
+    /// `0..modulus`, under any `sql_mode` and any character set of the session. NULL for NULL.
     pub fn sql(&self, modulus: Modulus) -> String {
         let column = &self.column;
         match self.form {
@@ -190,7 +194,7 @@ impl BoundRule {
     }
 
     /// An aggregate over rows: 0 exactly if every one of them lies where its key places it, on
-    /// shard `home` of `modulus`. The same answer as comparing [`BoundRule::sql`] with `home`, in
+    /// shard `home` of `modulus`; a NULL lies anywhere. The same answer as comparing [`BoundRule::sql`] with `home`, in
     /// fewer steps per row, which is what counts where millions are read.
     pub fn sql_away(&self, modulus: Modulus, home: u16) -> String {
         /// The sign bit; as an unsigned number -2^63 is 0, and 0 is this.

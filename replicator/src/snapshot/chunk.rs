@@ -1,6 +1,7 @@
 //! Reads one chunk: a primary-key range of a table in one consistent snapshot, with its bounds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
@@ -18,6 +19,8 @@ use crate::route::{self, Cells, Moduli, Place, RouteError, RoutedTable};
 use crate::token::within;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of the one question that reads a whole table.
+const WHOLE_TABLE_TIMEOUT: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// What to read next of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +99,8 @@ pub struct ChunkReader {
     moduli: Moduli,
     tables: Arc<Vec<RoutedTable>>,
     definitions: Arc<Definitions>,
+    /// By table: its keys were asked for and can be paged by.
+    pageable: Arc<[AtomicBool]>,
     /// In no shard's schema: its connections are good for any shard.
     server: Endpoint,
 }
@@ -108,7 +113,8 @@ impl ChunkReader {
         definitions: Arc<Definitions>,
     ) -> ChunkReader {
         let (shard, server) = (moduli.source, server_of(&endpoint));
-        ChunkReader { shard, endpoint, moduli, tables, definitions, server }
+        let pageable = tables.iter().map(|_| AtomicBool::new(false)).collect();
+        ChunkReader { shard, endpoint, moduli, tables, definitions, pageable, server }
     }
 
     /// Where it needs a seat.
@@ -128,6 +134,9 @@ impl ChunkReader {
         let tables = Arc::clone(&self.tables);
         let table = &tables[request.table];
         let sql = self.select(table, &request)?;
+        if request.after.is_none() && request.which == Which::All {
+            self.pageable(conn, request.table).await?;
+        }
         let started = Instant::now();
         let statement = self.answer(conn.prep(sql)).await?;
         // REPEATABLE READ is what makes the snapshot one: a server default of READ COMMITTED
@@ -172,6 +181,9 @@ impl ChunkReader {
             .map_err(|source| ReadError::ProgressUnreadable { shard: self.shard, source })?;
 
         let more = truncated || seen >= request.rows;
+        if more {
+            rows.end_with_a_bound();
+        }
         Ok(Chunk {
             request,
             epoch,
@@ -184,19 +196,48 @@ impl ChunkReader {
         })
     }
 
+    /// Before the first chunk of a table, and beside the tail: some keys MariaDB does not find in the
+    /// order of its index, and pages would leave their rows out. What comes later is in the binlog. A
+    /// copy that goes on from a key has been asked, so a table is read for this once.
+    async fn pageable(&self, conn: &mut Conn, table: usize) -> Result<(), ReadError> {
+        let schema = &self.tables[table].schema;
+        let keys: Vec<_> = schema.primary_key.iter().map(|&index| &schema.columns[index]).collect();
+        let name =
+            format!("{}.{}", value::quote(&self.endpoint.schema), value::quote(&schema.name));
+        let Some(statement) = value::unpageable(&name, &keys) else { return Ok(()) };
+        if self.pageable[table].load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let asking = conn.query_first::<u8, _>(statement.as_str());
+        if self.answer_within(WHOLE_TABLE_TIMEOUT, asking).await?.is_some() {
+            let (shard, table) = (self.shard, schema.name.clone());
+            return Err(ReadError::Unpageable { shard, table, statement });
+        }
+        self.pageable[table].store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// The next answer of the server. A chunk may take long in all, one answer of it may not: the
     /// host may be gone without a word.
     async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<T, mysql_async::Error>>,
     ) -> Result<T, ReadError> {
+        self.answer_within(ANSWER_TIMEOUT, answer).await
+    }
+
+    async fn answer_within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, mysql_async::Error>>,
+    ) -> Result<T, ReadError> {
         let doing = "copying a chunk";
-        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+        match tokio::time::timeout(limit, answer).await {
             Ok(outcome) => Ok(outcome.map_err(|e| server_error(&self.endpoint, doing, e))?),
             Err(_) => Err(ReadError::Server(ServerError::Lost {
                 at: modshift_mariadb::connect::label(&self.endpoint),
                 doing,
-                detail: format!("no answer in {} s", ANSWER_TIMEOUT.as_secs()),
+                detail: format!("no answer in {} s", limit.as_secs()),
             })),
         }
     }
@@ -248,6 +289,10 @@ impl ChunkReader {
                 position: position_text(None),
                 placed: stray.placed,
             },
+            PushError::Route(RouteError::Null) => {
+                let position = position_text(None);
+                ReadError::Row { shard, table: name, position, source: route::NULL_KEY }
+            }
             PushError::Route(RouteError::Row(source)) => {
                 ReadError::Row { shard, table: name, position: position_text(None), source }
             }
@@ -263,6 +308,7 @@ enum PushError {
 /// Rows of a chunk as they come in.
 struct RowBuffer<'t> {
     table: &'t RoutedTable,
+    keys: Vec<&'t Column>,
     moduli: Moduli,
     sent: Vec<usize>,
     /// Place among the sent columns, by column index.
@@ -270,6 +316,8 @@ struct RowBuffer<'t> {
     bytes: Vec<u8>,
     rows: Vec<ChunkRow>,
     last_key: Option<Vec<Vec<u8>>>,
+    /// Rows up to the last key after which the next chunk can begin.
+    bound: usize,
     scratch: Vec<u8>,
 }
 
@@ -293,6 +341,7 @@ impl<'t> RowBuffer<'t> {
             index_of[column] = Some(index);
         }
         RowBuffer {
+            keys: table.schema.primary_key.iter().map(|&i| &table.schema.columns[i]).collect(),
             table,
             moduli,
             sent,
@@ -300,6 +349,7 @@ impl<'t> RowBuffer<'t> {
             bytes: Vec::new(),
             rows: Vec::new(),
             last_key: None,
+            bound: 0,
             scratch: Vec::new(),
         }
     }
@@ -334,8 +384,27 @@ impl<'t> RowBuffer<'t> {
             message_key: (message_key_at, self.bytes.len()),
         });
         let key_cells = self.table.schema.primary_key.iter();
-        self.last_key =
-            Some(key_cells.map(|&c| cells.cell(c).unwrap_or_default().to_vec()).collect());
+        let key: Vec<Vec<u8>> =
+            key_cells.map(|&c| cells.cell(c).unwrap_or_default().to_vec()).collect();
+        if value::is_bound(&self.keys, &key) {
+            self.bound = self.rows.len();
+        }
+        self.last_key = Some(key);
         Ok(())
+    }
+
+    /// Not every key can end a chunk that others follow: what is behind the last one that can comes with
+    /// the next chunk. If none can, the next one says so.
+    fn end_with_a_bound(&mut self) {
+        if !(1..self.rows.len()).contains(&self.bound) {
+            return;
+        }
+        self.rows.truncate(self.bound);
+        let (from, to) = self.rows[self.bound - 1].primary_key;
+        let key = RowView::parse(&self.bytes[from..to]).map(|view| {
+            view.cells().map(|cell| Some(cell.ok()??.to_vec())).collect::<Option<Vec<_>>>()
+        });
+        // Of our own making a moment ago.
+        self.last_key = key.ok().flatten().or(self.last_key.take());
     }
 }

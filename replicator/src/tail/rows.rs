@@ -137,7 +137,11 @@ impl Tail {
         let has_before = kind != RowKind::Insert;
         let has_after = kind != RowKind::Delete;
         let place = |row: &DecodedRow| route::place(routed_table, self.moduli, row);
-        let before = has_before.then(|| place(&self.before)).transpose();
+        // What had no shard was sent to none: it begins to be where it gets one.
+        let before = match has_before.then(|| place(&self.before)) {
+            None | Some(Err(RouteError::Null)) => Ok(None),
+            Some(place) => place.map(Some),
+        };
         let after = has_after.then(|| place(&self.after)).transpose();
         let at = |ordinal| Position { gtid, ordinal };
         let (before, after) = match (before, after) {
@@ -217,6 +221,7 @@ impl Tail {
             RouteError::Stray(stray) => {
                 ReadError::Stray { shard, table, position, placed: stray.placed }
             }
+            RouteError::Null => ReadError::Row { shard, table, position, source: route::NULL_KEY },
             RouteError::Row(source) => ReadError::Row { shard, table, position, source },
         }
     }

@@ -2,6 +2,7 @@
 //! beside plain transactions. None of it ends a reshard, and none of it counts that did not happen.
 
 mod statements;
+mod tables;
 mod xa;
 
 use std::{fs::OpenOptions, path::PathBuf, time::Duration};

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use modshift_mariadb::Seats;
+use modshift_mariadb::{Seats, value};
 use modshift_proto::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use self::round::Round;
 use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::halts;
+use crate::key;
 use crate::lock::Lock;
 use crate::metrics;
 use crate::pace::Pace;
@@ -116,6 +117,22 @@ impl Verifier {
     /// `None`: its definitions differ too far for its rows to be compared.
     pub fn table(&self, index: usize) -> Option<&CheckedTable> {
         self.tables.get(index)?.as_ref()
+    }
+
+    /// Where the comparisons of a key are not the order of its index, both sides could leave out the
+    /// same rows. Asked when a round begins, and only where the type of the key allows that.
+    async fn pageable(&mut self, table: &CheckedTable) -> Result<(), VerifyError> {
+        let (schema, name) = (&table.schema, table.schema.name.clone());
+        for shard in self.shards.old.iter_mut().chain(&mut self.shards.new) {
+            let keys = key::columns(schema);
+            let Some(statement) = value::unpageable_text(&shard.table(&name), &keys) else { break };
+            if !shard.finds("looking at primary keys", &statement).await? {
+                continue;
+            }
+            let statement = value::unpageable_text(&value::quote(&name), &keys).unwrap_or_default();
+            return Err(VerifyError::Unpageable { at: shard.label(), table: name, statement });
+        }
+        Ok(())
     }
 
     /// Every stream has copied what was there before, and the new shards do not serve yet.

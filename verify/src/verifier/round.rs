@@ -69,6 +69,9 @@ impl<'v> Round<'v> {
         part: Option<Part>,
     ) -> Result<Round<'v>, VerifyError> {
         verifier.settle_known(&table).await?;
+        if saved.verified_to.is_none() {
+            verifier.pageable(&table).await?;
+        }
         let rows = FIRST_ROWS.min(verifier.plan.verify.chunk_rows_max);
         let after = match &saved.verified_to {
             None => None,

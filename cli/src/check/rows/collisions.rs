@@ -173,7 +173,7 @@ async fn of_key(
     columns: &[usize],
     listing: &mut Listing,
 ) -> Result<(u64, Vec<String>), Failed> {
-    let sql = select(table, columns, &table.rule.sql(plan.new_modulus));
+    let sql = select(table, columns, &table.rule.sql_or(plan.new_modulus, 0));
     let connecting = plan.old.iter().map(|endpoint| async move {
         let mut conn = connect(endpoint, Session::Plain).await?;
         for set in [SESSION, PATIENCE] {

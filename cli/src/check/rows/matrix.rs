@@ -21,6 +21,8 @@ use crate::check::survey::Survey;
 
 /// Named in the report; the rest is counted.
 const STRAYS_NAMED: usize = 5;
+/// Of a row whose shard key is NULL: no modulus is above it.
+const NOWHERE: u16 = u16::MAX;
 
 /// A sharded table whose rule binds, as found on the old shards.
 pub struct Sharded<'a> {
@@ -165,7 +167,8 @@ async fn count_shard(
     let of = |error| error::of(&label(endpoint), "counting rows", error);
     let (mut counts, mut faults) = (Vec::new(), Vec::new());
     for table in tables {
-        let (old, new) = (table.rule.sql(plan.old_modulus), table.rule.sql(plan.new_modulus));
+        let old = table.rule.sql_or(plan.old_modulus, NOWHERE);
+        let new = table.rule.sql_or(plan.new_modulus, 0);
         let (groups, partial) = match sample {
             Some(wanted) => {
                 sample::groups(&mut conn, table, &old, &new, wanted).await.map_err(of)?
@@ -231,7 +234,10 @@ fn stray_fault(
     placed: &str,
 ) -> Fault {
     let total: u64 = strays.values().sum();
-    let places = some_of(strays.iter().map(|(to, rows)| format!("{rows} to {to}")));
+    let places = some_of(strays.iter().map(|(to, rows)| match *to {
+        NOWHERE => format!("{rows} nowhere: it is NULL"),
+        to => format!("{rows} to {to}"),
+    }));
     let named = some_of(keys.iter().take(STRAYS_NAMED));
     let actual = format!(
         "{total} stray rows, whose {} places them elsewhere ({places}); primary keys {named}",
@@ -241,7 +247,7 @@ fn stray_fault(
         .expected(format!("only rows of shard {}", shard.0))
         .mend(format!(
             "bring them to the shards where they belong and delete them here (WHERE {placed} <> {}), \
-             or correct the table's rule in the plan",
+             give those whose key is NULL a value, or correct the table's rule in the plan",
             shard.0
         ))
 }

@@ -1,5 +1,5 @@
-//! Keys that MariaDB compares in another order than its index has: a copy by pages would leave rows out,
-//! and halts before its first row.
+//! Keys that MariaDB does not find in the order of its index: a copy by pages would leave rows out, and
+//! halts before the first row of the table.
 
 use futures_util::future::try_join_all;
 use modshift_mariadb::connect::{Session, connect, label};
@@ -24,23 +24,25 @@ async fn of_shard(plan: &Plan, server: &Server, facts: &Facts) -> Result<Vec<Fau
         let Some(table) = facts.tables.get(name) else { continue };
         let Ok(schema) = &table.schema else { continue };
         let keys: Vec<_> = schema.primary_key.iter().map(|&i| &schema.columns[i]).collect();
-        let Some(condition) = unpageable(&keys) else { continue };
+        let Some(sql) = unpageable(&quote(name), &keys) else { continue };
         let conn = match &mut conn {
             Some(conn) => conn,
             none => none.insert(connect(&server.endpoint, Session::Plain).await?),
         };
-        let sql = format!("SELECT 1 FROM {} WHERE {condition} LIMIT 1", quote(name));
         let found: Option<u8> = conn
-            .query_first(sql)
+            .query_first(sql.as_str())
             .await
             .map_err(|e| error::of(&label(&server.endpoint), "looking at primary keys", e))?;
         if found.is_some() {
             let subject = format!("{}: table {name}", server.side);
-            let actual = format!("has primary keys of another order than its index: {condition}");
+            let actual = format!("has primary keys of another order than its index: {sql}");
             faults.push(
                 Fault::new(Severity::Fault, "pages", subject, actual)
                     .expected("keys by which a copy can go page by page")
-                    .mend("give those rows other keys"),
+                    .mend(
+                        "give those rows other keys, or make a CHAR column of the key a VARCHAR on \
+                         every shard",
+                    ),
             );
         }
     }

@@ -185,7 +185,17 @@ fn bound(survey: &Survey, subject: &str, name: &str, schema: &TableSchema) -> Op
         let fault = fault.expected(format!("the shard key among {names}"));
         return Some(fault.mend(format!("correct key of [[table]] {name} in the plan")));
     };
-    let error = rule.bind(&schema.columns[index]).err()?;
+    let Err(error) = rule.bind(&schema.columns[index]) else {
+        let actual = format!("shard key {key} may be NULL");
+        return schema.columns[index].nullable.then(|| {
+            Fault::new(Severity::Note, RULE, subject, actual)
+                .expected("a value in every row: a stream stops at a NULL, which no shard has")
+                .mend(format!(
+                    "let the application write no NULL there; where none can come, declare {key} NOT \
+                     NULL on every shard"
+                ))
+        });
+    };
     let fault = Fault::new(Severity::Fault, RULE, subject, error.to_string());
     Some(fault.expected("a column that the rule can place").mend(error.hint()))
 }
