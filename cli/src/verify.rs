@@ -35,12 +35,9 @@ pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
     let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
     let limit = args.max_rows_per_s.or(plan.verify.rows_per_s_max);
     let pace = Arc::new(Pace::new(throttle.lane(&old, &new, 1), limit));
-    let compared = pace.clone();
     let verifying = Box::pin(verify(plan.clone(), args, &tables, pace, &cancel));
     tokio::select! {
         outcome = verifying => outcome,
-        // Who has asked for round after round does not wait for an end.
-        never = told(&compared), if !args.continuous => match never {},
         () = throttle.follow() => Ok(Exit::CannotTell),
         () = quit => Ok(Exit::CannotTell),
     }
@@ -65,12 +62,17 @@ async fn verify(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     let options = Options { fresh: args.fresh, ..Options::default() };
+    let compared = pace.clone();
     let opening = Verifier::open(plan.clone(), pace, LOCK_WAIT);
     let Some(opened) = cancel.run_until_cancelled(Box::pin(opening)).await else {
         return Ok(interrupted());
     };
     let mut verifier = opened.map_err(shown(&plan))?;
-    let mut report = rounds(&plan, &mut verifier, tables, &options, cancel).await?;
+    let mut report = tokio::select! {
+        report = rounds(&plan, &mut verifier, tables, &options, cancel) => report?,
+        // Who has asked for round after round does not wait for an end.
+        never = told(&compared), if !args.continuous => match never {},
+    };
     if args.continuous {
         while let Some(round) = &report {
             print(round, false)?;

@@ -213,7 +213,7 @@ async fn on_a_shared_server_only_sessions_that_may_hold_what_is_put_back_are_end
     ensure!(undone.matches("ended reader (connection").count() == 2, "{undone}");
     for (shard, id, held) in [(0, first, "may have held"), (1, second, "held")] {
         let named = format!("note: old shard {shard}: ended reader (connection {id}, open for");
-        let line = undone.lines().find(|line| line.starts_with(&named));
+        let line = undone.lines().find(|line| line.contains(&named));
         let held = format!("which {held} t_wallet");
         ensure!(line.is_some_and(|line| line.ends_with(&held)), "{named}, {held}: {undone}");
     }
