@@ -61,6 +61,9 @@ fn line(group: &[&Reason], streams: usize) -> String {
             ),
             None => first.to_string(),
         },
+        Reason::Unreachable { shard, detail } => {
+            format!("{} shards do not answer, such as {shard}: {detail}", group.len())
+        }
         Reason::Copying { .. } => format!("{of_streams} still copying"),
         Reason::NothingApplied { .. } => format!("{of_streams} have applied nothing yet"),
         Reason::OtherReader { .. } => {
@@ -155,6 +158,12 @@ mod tests {
         let lags = [lag(0, 0, 1200), lag(3, 5, 1900), lag(2, 1, 1100)];
         check(&lags, 3, &["all 3 streams behind, worst 1.9 s (old 3 -> new 5)"]);
         check(&lags, 24, &["3 of 24 streams behind, worst 1.9 s (old 3 -> new 5)"]);
+        let away = |new| Reason::Unreachable {
+            shard: format!("new shard {new}"),
+            detail: "db:3306 cannot be reached".into(),
+        };
+        let both = "2 shards do not answer, such as new shard 1: db:3306 cannot be reached";
+        check(&[away(1), away(2)], 4, &[both]);
         let alone = "old shard 0 has never been read";
         check(&[Reason::NoReader { old: 0 }], 4, &[alone]);
         let never = [0, 1, 2, 5].map(|old| Reason::NoReader { old });

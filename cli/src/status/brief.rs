@@ -209,20 +209,23 @@ fn copy(status: &Status) -> Line {
     let asked = || status.old.iter().filter(|old| old.unreachable.is_none());
     let rows: u64 = asked().map(|old| old.rows_copied).sum();
     let estimated: u64 = asked().map(|old| old.rows_estimated).sum();
-    if asked().all(|old| old.copied) && asked().count() > 0 {
-        return Line {
-            tone: Some(Tone::Good),
-            ..Line::of("copy", &format!("all copied, {rows} rows"))
-        };
+    let away = match status.away(true, false) {
+        true if asked().count() == 0 => return Line::of("copy", "not known: no old shard answers"),
+        true => "; not known of those that do not answer",
+        false => "",
+    };
+    if asked().all(|old| old.copied) {
+        let tone = away.is_empty().then_some(Tone::Good);
+        return Line { tone, ..Line::of("copy", &format!("all copied, {rows} rows{away}")) };
     }
     let slowest = asked().filter(|old| !old.copied).min_by(|a, b| share(a).total_cmp(&share(b)));
     let slowest = slowest.map(|old| format!("; least of old {}: {:.1} %", old.old, share(old)));
     let slowest = slowest.filter(|_| asked().count() > 1).unwrap_or_default();
     let text = match estimated {
-        0 => "not begun".to_owned(),
+        0 => format!("not begun{away}"),
         _ => {
             let share = 100.0 * rows as f64 / estimated as f64;
-            format!("{share:.1} % of about {estimated} rows{slowest}")
+            format!("{share:.1} % of about {estimated} rows{slowest}{away}")
         }
     };
     Line::of("copy", &text)
@@ -254,6 +257,9 @@ fn reading(status: &Status) -> Line {
             ranges(&never)
         ));
     }
+    if status.away(true, false) {
+        parts.push("not known of those that do not answer".to_owned());
+    }
     let tone = (!never.is_empty() || !silent.is_empty()).then_some(Tone::Bad);
     Line { tone, ..Line::of("read", &parts.join("; ")) }
 }
@@ -277,6 +283,10 @@ fn verification(status: &Status) -> Vec<Line> {
                 limit.map(|_| Tone::Good),
                 format!("all {tables} tables equal, oldest proof {}", ago(age)),
             ),
+            // Who does not answer proves nothing.
+            (None, _) if status.away(false, true) => {
+                (None, "not known while new shards do not answer".to_owned())
+            }
             (None, _) if proven == 0 => (None, "not yet".to_owned()),
             (None, _) => (None, format!("{proven} of {tables} tables so far")),
         };
@@ -329,6 +339,9 @@ fn back(status: &Status) -> Vec<Line> {
     let copied = status.old.iter().all(|old| old.copied);
     match &status.back {
         None => vec![Line::plain("way back: given up by the plan (back.enabled = false)")],
+        Some(back) if back.troubles.is_empty() && status.away(true, true) => {
+            vec![Line::plain("way back: not known while shards do not answer")]
+        }
         Some(back) if back.troubles.is_empty() && copied => {
             vec![Line::toned(Tone::Good, "way back: ready")]
         }
@@ -363,9 +376,10 @@ fn gate(status: &Status, reasons_max: usize) -> Vec<Line> {
             let told = |line: &&String| !line.starts_with("way back: ");
             let told: Vec<&String> = gate.summary.iter().filter(told).collect();
             let first = told.first().map_or("the way back is not ready", |line| line.as_str());
+            let closed = if gate.cannot_tell { "unknown, so closed" } else { "closed" };
             lines.push(Line {
                 tone: Some(Tone::Warning),
-                ..Line::of("gate", &format!("closed: {first}"))
+                ..Line::of("gate", &format!("{closed}: {first}"))
             });
             let more = told.iter().skip(1);
             let room = reasons_max.saturating_sub(1);
@@ -519,6 +533,27 @@ mod tests {
             text.contains("\nnew shard 0 does not answer: db:3306 cannot be reached\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_shards_that_do_not_answer() {
+        let gone = || Some("db:3306 cannot be reached".to_owned());
+        let mut status = well(2, 2);
+        status.verification.age_s = None;
+        status.streams.iter_mut().for_each(|stream| stream.lag_ms = None);
+        status.old = (0..2).map(|old| Old { old, unreachable: gone(), ..Old::default() }).collect();
+        status.new = (0..2).map(|new| New { new, unreachable: gone(), ..New::default() }).collect();
+        let text = super::text(&status, Terminal::PLAIN, false);
+        for claim in ["not begun", "not yet", "ready", "streams run", "all copied", "verified  all"]
+        {
+            assert!(!text.contains(claim), "{claim}: {text}");
+        }
+        assert_eq!(text.matches("not known").count(), 5 + 1, "{text}");
+        // One of two: the other has copied all of its own.
+        status.old[0] = well(1, 1).old.remove(0);
+        let text = super::text(&status, Terminal::PLAIN, false);
+        let said = "copy      all copied, 1000 rows; not known of those that do not answer";
+        assert!(text.contains(said), "{text}");
     }
 
     #[test]

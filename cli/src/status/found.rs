@@ -135,6 +135,8 @@ pub struct Verification {
 pub struct Gate {
     /// `None`: nothing known keeps it closed, and no daemon answers for the rest.
     pub open: Option<bool>,
+    /// Closed only because somebody does not answer.
+    pub cannot_tell: bool,
     /// What is the same of many in one line.
     pub summary: Vec<String>,
     pub reasons: Vec<String>,
@@ -183,8 +185,7 @@ impl Status {
     pub fn exit(&self) -> Exit {
         let halted =
             !self.halts.is_empty() || self.fences.iter().any(|fence| fence.state == "open");
-        let silent = self.old.iter().any(|old| old.unreachable.is_some())
-            || self.new.iter().any(|new| new.unreachable.is_some())
+        let silent = self.away(true, true)
             || self.serves.as_ref().is_some_and(|serves| serves.side == "unknown");
         match (halted, silent) {
             (true, _) => Exit::Halted,
@@ -192,6 +193,12 @@ impl Status {
             (false, false) if self.wrong() => Exit::No,
             (false, false) => Exit::Done,
         }
+    }
+
+    /// Does some shard of this side not answer?
+    pub fn away(&self, old: bool, new: bool) -> bool {
+        (old && self.old.iter().any(|old| old.unreachable.is_some()))
+            || (new && self.new.iter().any(|new| new.unreachable.is_some()))
     }
 
     /// Somebody has to look. Each of it is in the text.
@@ -360,8 +367,10 @@ impl Gate {
             true => None,
         };
         let with = |lines: Vec<String>| [lines, objections.clone()].concat();
+        let silent = |reason: &Reason| matches!(reason, Reason::Unreachable { .. });
         Gate {
             open,
+            cannot_tell: !reasons.is_empty() && reasons.iter().all(silent) && objections.is_empty(),
             summary: with(summed(&reasons, decision.streams.len())),
             reasons: with(reasons.iter().map(Reason::to_string).collect()),
         }

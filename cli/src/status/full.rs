@@ -63,7 +63,13 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
     let _ = writeln!(text, "\n{}", terminal.paint(Tone::Faint, head));
     for stream in &status.streams {
         let name = format!("{} -> {}", stream.old, stream.new);
-        let lag = stream.lag_ms.map_or("not yet".to_owned(), seconds);
+        let away = status
+            .old
+            .get(usize::from(stream.old))
+            .is_some_and(|old| old.unreachable.is_some())
+            || status.new.get(usize::from(stream.new)).is_some_and(|new| new.unreachable.is_some());
+        let unknown = if away { "not known" } else { "not yet" };
+        let lag = stream.lag_ms.map_or(unknown.to_owned(), seconds);
         let groups = stream.groups_behind.map_or("-".to_owned(), |groups| groups.to_string());
         let copied = if stream.copied { "yes" } else { "no" };
         let _ = writeln!(text, "{name:<12}{lag:>12}{groups:>12}  {copied}");
@@ -90,6 +96,7 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
     }
     let gate = match status.gate.open {
         Some(true) => "open",
+        Some(false) if status.gate.cannot_tell => "unknown, so closed",
         Some(false) => "closed",
         None => "no stream keeps it closed; modshift gate asks what else has to be so",
     };
@@ -161,7 +168,7 @@ mod tests {
             new 0    parked       2, fenced\n\n\
             stream               lag      groups  copied\n\
             0 -> 0           0.200 s           0  yes\n\
-            1 -> 0           not yet           -  yes\n\n\
+            1 -> 0         not known           -  yes\n\n\
             verified: 3 of 3 tables, oldest proof 720 s ago (limit 3600 s)\n\n\
             way back: new shard 0 has never been read\n\n\
             gate: closed\n  2 rows wait for their place on new shard 0\n\

@@ -20,7 +20,11 @@ pub fn lines(status: &Status, columns: usize, rows: Option<usize>) -> Vec<Line> 
         .collect();
     let limit = status.max_lag_ms;
     if shards.iter().all(|shard| shard.streams.iter().all(|stream| stream.lag_ms.is_none())) {
-        return vec![Line::plain(format!("{:LABEL$}not yet: no stream has begun", "lag"))];
+        let text = match status.away(true, true) {
+            true => "not known of shards that do not answer; no other stream has begun",
+            false => "not yet: no stream has begun",
+        };
+        return vec![Line::plain(format!("{:LABEL$}{text}", "lag"))];
     }
     let is_wide = LABEL + CELL * status.new.len() > columns;
     // `said`: a line above has said already that these are lags.
