@@ -3,7 +3,7 @@
 //! Modshift's tables are dropped with the login of the cutover, which may; planned tables are emptied
 //! with modshift's own, which may delete their rows. Where it may also drop them it truncates.
 
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
 use modshift_changelog::{remove_topic, stage};
@@ -14,13 +14,12 @@ use modshift_proto::plan::{Log, Plan};
 
 use super::look::Shard;
 use crate::answer;
+use crate::progress::Progress;
 use crate::session::Server;
 
 const DOING: &str = "starting the copy over";
 /// A transaction that replicas of the new shard take in a moment.
 const PIECE: u64 = 10_000;
-/// How often a long deletion says how far it is.
-const SAY: Duration = Duration::from_secs(10);
 
 /// All that streams and verifiers remember. The journal, the audit and what `check --deep` has found
 /// of the old rows stay.
@@ -97,8 +96,17 @@ pub async fn stop_appliers(plan: &Plan, shards: &[Shard]) -> Result<(), ServerEr
 }
 
 pub async fn wipe(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
-    let emptied = shards.iter().filter(|shard| !shard.side.is_old()).map(empty);
-    join_all(emptied).await.into_iter().collect::<Result<(), _>>()?;
+    let new = || shards.iter().filter(|shard| !shard.side.is_old());
+    let of = new().flat_map(|shard| &shard.state.filled).map(|filled| filled.rows).sum();
+    let deleted = Deleted { of, told: Mutex::new((0, Progress::begin())) };
+    join_all(new().map(|shard| empty(shard, &deleted)))
+        .await
+        .into_iter()
+        .collect::<Result<(), _>>()?;
+    drop(deleted);
+    for shard in new() {
+        answer::line(format_args!("{}: its planned tables are empty", shard.side));
+    }
     stage::reached("restart_emptied", 1).await;
     let forgetting = shards.iter().map(async |shard| {
         let mut server = Server::open(&login(plan, shard.endpoint.clone()), DOING).await?;
@@ -111,7 +119,24 @@ pub async fn wipe(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
     join_all(forgetting).await.into_iter().collect()
 }
 
-async fn empty(shard: &Shard) -> Result<(), ServerError> {
+/// How far the deletion is on all new shards together.
+struct Deleted {
+    /// Estimated.
+    of: u64,
+    told: Mutex<(u64, Progress)>,
+}
+
+impl Deleted {
+    fn add(&self, rows: u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (deleted, progress) = &mut *told;
+        *deleted += rows;
+        let of = self.of.max(*deleted);
+        progress.show(&format!("emptying the new shards: {deleted} of about {of} rows deleted"));
+    }
+}
+
+async fn empty(shard: &Shard, all: &Deleted) -> Result<(), ServerError> {
     let mut server = Server::open(&shard.endpoint, DOING).await?;
     // Children and parents go alike, in the order of the plan.
     server.query("SET SESSION foreign_key_checks = 0").await?;
@@ -127,22 +152,15 @@ async fn empty(shard: &Shard) -> Result<(), ServerError> {
                 continue;
             }
         }
-        let (mut rows, mut said) = (0, Instant::now());
         loop {
             let sql = format!("DELETE FROM {table} WHERE {marked} LIMIT {PIECE}");
             let deleted = server.query(&sql).await?;
             if deleted == 0 {
                 break;
             }
-            rows += deleted;
-            if said.elapsed() >= SAY {
-                said = Instant::now();
-                let of = filled.rows;
-                answer::line(format_args!("{}: {rows} of about {of} rows of {table}", shard.side));
-            }
+            all.add(deleted);
         }
     }
-    answer::line(format_args!("{}: its planned tables are empty", shard.side));
     Ok(())
 }
 
