@@ -275,7 +275,8 @@ async fn rearmed(
     for daemon in &daemons {
         daemon.stop(LIMIT).await?;
     }
-    shard.run("INSERT INTO t_wallet SELECT * FROM kept").await?;
+    // The application may have changed that row since, which brought it back.
+    shard.run("INSERT IGNORE INTO t_wallet SELECT * FROM kept").await?;
     shard.run("DROP TABLE kept").await?;
     may(site, rearm, &[0]).await?;
     let daemons = site.daemons()?;
