@@ -11,6 +11,7 @@ mod key;
 mod requests;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -361,6 +362,32 @@ async fn proven(
     let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
     let lane = throttle.lane(&old, &new, 1);
     let pace = Arc::new(Pace::new(lane, plan.verify.rows_per_s_max));
+    tokio::select! {
+        exit = Box::pin(rounds(wanted, pace.clone(), cancel, report)) => exit,
+        never = told(wanted, &pace) => match never {},
+    }
+}
+
+/// Says now and then how far the comparison is. Never ends.
+async fn told(wanted: &Wanted, pace: &Pace) -> Infallible {
+    let mut said = 0;
+    loop {
+        tokio::time::sleep(SAY).await;
+        let rows = pace.rows();
+        if rows != said {
+            wanted.say(&format!("{rows} rows are compared so far"));
+            said = rows;
+        }
+    }
+}
+
+async fn rounds(
+    wanted: &Wanted,
+    pace: Arc<Pace>,
+    cancel: &CancellationToken,
+    report: &mut Report,
+) -> anyhow::Result<Exit> {
+    let plan = &wanted.plan;
     let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(plan))?;
     let part = Part {
         within: wanted.bounds.clone(),
@@ -368,16 +395,9 @@ async fn proven(
     };
     let exit = loop {
         let fresh = Options { fresh: true, ..Options::default() };
-        let mut said = Instant::now();
-        let mut progress = |rows: u64| {
-            if said.elapsed() >= SAY {
-                said = Instant::now();
-                wanted.say(&format!("{rows} rows are compared"));
-            }
-        };
         let round = match wanted.whole {
             true => verifier.round(wanted.index, &fresh, &mut report.notes, cancel).await,
-            false => verifier.part(wanted.index, &part, cancel, &mut progress).await,
+            false => verifier.part(wanted.index, &part, cancel).await,
         };
         let Some(round) = round.map_err(shown(plan))? else { return Ok(Exit::CannotTell) };
         report.rows_compared = round.rows;

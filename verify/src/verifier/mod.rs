@@ -212,17 +212,15 @@ impl Verifier {
             }
         };
         let round = Round::new(self, table, saved, None).await?;
-        to_the_end(round, resumed, notes, cancel, &mut |_| ()).await
+        to_the_end(round, resumed, notes, cancel).await
     }
 
-    /// Compares a part of the table; nothing of it is kept but rows that differ. `progress` hears how
-    /// many rows have been compared. `None`: cancelled.
+    /// Compares a part of the table; nothing of it is kept but rows that differ. `None`: cancelled.
     pub async fn part(
         &mut self,
         index: usize,
         part: &Part,
         cancel: &CancellationToken,
-        progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Option<TableReport>, VerifyError> {
         let Some(table) = self.tables[index].clone() else {
             let table = self.plan.tables[index].name.clone();
@@ -230,7 +228,7 @@ impl Verifier {
         };
         let round = Round::new(self, table, Saved::default(), Some(part.clone())).await?;
         // What lies where it does not belong is said of whole tables.
-        to_the_end(round, false, &mut Vec::new(), cancel, progress).await
+        to_the_end(round, false, &mut Vec::new(), cancel).await
     }
 
     /// Takes back what was proven of the table, and what a round under way would prove.
@@ -307,7 +305,6 @@ async fn to_the_end(
     resumed: bool,
     notes: &mut Vec<String>,
     cancel: &CancellationToken,
-    progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Option<TableReport>, VerifyError> {
     loop {
         if cancel.is_cancelled() {
@@ -321,7 +318,6 @@ async fn to_the_end(
         let last = round.step().await?;
         if last || round.is_due() {
             round.settle(last).await?;
-            progress(round.rows());
         }
         if last {
             return round.finish(resumed, notes).await.map(Some);

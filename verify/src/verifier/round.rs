@@ -101,11 +101,6 @@ impl<'v> Round<'v> {
         })
     }
 
-    /// How far it is: rows of the old shards.
-    pub(super) fn rows(&self) -> u64 {
-        self.saved.rows
-    }
-
     /// Compares one range. True: that was the last.
     pub(super) async fn step(&mut self) -> Result<bool, VerifyError> {
         let begun = Instant::now();
