@@ -1,10 +1,11 @@
 //! Merging streams of different old shards into one new shard: the two roads of a batch.
 //!
-//! The fast road takes guarded deletes, then guarded upserts, and is only open while nothing is
-//! parked. Whatever gets in its way (another owner's row, a unique value that moves between rows
+//! The fast road takes guarded deletes, then guarded upserts, and is only open to a batch that concerns
+//! no parked row. Whatever gets in its way (another owner's row, a unique value that moves between rows
 //! of the batch) closes it, and the same batch takes the exact road from the start: remove every
 //! row of the batch that its source owns, and its parked image; insert; park what finds its place
-//! taken by another owner; then try every parked row once. Both roads end in the same state.
+//! taken by another owner; then try once every parked row for which the batch may have made room: the
+//! row that was in its way is one of the batch. Both roads end in the same state.
 //!
 //! What a table is stays behind [`Places`]: a MariaDB transaction in production, maps in the model
 //! that tries every interleaving.
@@ -46,8 +47,8 @@ pub trait Places {
         row: &RowChange<'_>,
     ) -> impl Future<Output = Result<Held, Self::Error>> + Send;
 
-    /// Is anything parked on this new shard?
-    fn any_parked(&self) -> bool;
+    /// Is a row of these parked, or may one make room for a row that is?
+    fn concerns_parked(&self, rows: &[RowChange<'_>]) -> bool;
 
     /// Removes the parked images of these rows, where there are any.
     fn unpark(
@@ -61,10 +62,14 @@ pub trait Places {
         held: &Held,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// All parked rows.
-    fn parked(&mut self) -> impl Future<Output = Result<Vec<Self::Parked>, Self::Error>> + Send;
+    /// The parked rows for which a change of these may have made room.
+    fn parked(
+        &mut self,
+        rows: &[RowChange<'_>],
+    ) -> impl Future<Output = Result<Vec<Self::Parked>, Self::Error>> + Send;
 
-    /// Inserts a parked row and removes its image, if all its places are free.
+    /// Inserts a parked row and removes its image, if all its places are free. Else notes which row is
+    /// in its way now.
     fn settle(
         &mut self,
         parked: &Self::Parked,
@@ -85,6 +90,9 @@ pub struct Held {
     /// `None`: a row that its values do not find (a key over a prefix or a generated column), or
     /// nobody's: the server does not store the row as it is.
     pub owner: Option<OldShard>,
+    /// Its primary key, wire form: the place is taken until that row changes. `None` where nobody can
+    /// tell which row it is.
+    pub row: Option<Box<[u8]>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +113,10 @@ pub struct Merged {
 
 /// The fast road. `Taken`: roll back and take the exact one.
 pub async fn fast_road<P: Places>(places: &mut P, batch: &Batch) -> Result<Placed, P::Error> {
-    debug_assert!(!places.any_parked(), "the fast road does not see parked rows");
+    debug_assert!(
+        !places.concerns_parked(&batch.rows().collect::<Vec<_>>()),
+        "the fast road does not see parked rows"
+    );
     // Deletes first: an upsert may take a unique value that a deleted row had.
     let deletes: Vec<_> = of(batch, Op::Delete);
     if !deletes.is_empty() {
@@ -124,7 +135,7 @@ pub async fn exact_road<P: Places>(
     places.delete(&rows).await?;
     places.unpark(&rows).await?;
     // Rows parked below need no second try: from here on nothing is removed.
-    let waiting = places.parked().await?;
+    let waiting = places.parked(&rows).await?;
     let mut merged = Merged::default();
     let upserts = of(batch, Op::Upsert);
     // Halves in place of rows one by one: with few conflicts, few statements; the same outcome,

@@ -22,7 +22,7 @@ use mysql_async::prelude::Queryable;
 use crate::batch::{RowChange, runs};
 use crate::error::ApplyError;
 use crate::merge::{Held, Placed, Places};
-use crate::parked::{Parked, ParkedChanges, ParkedRow};
+use crate::parked::{Parked, ParkedChanges, ParkedRow, Waits};
 use crate::target::{Target, TargetTable};
 use exactly::needs_lenience;
 use holder::look;
@@ -265,23 +265,24 @@ impl Places for SqlPlaces<'_> {
         let table = self.target.table(row.table);
         let key = match self.blocked.take() {
             Some(Blocked::Refused(refusal)) => {
-                return Ok(Held { key: refusal.to_string(), owner: None });
+                return Ok(Held { key: refusal.to_string(), owner: None, row: None });
             }
             Some(Blocked::Place(Some(key))) => key,
             Some(Blocked::Place(None)) | None => "a unique key".to_owned(),
         };
         let place = table.sql.holders.iter().find(|holder| holder.key == key);
-        let Some(place) = place else { return Ok(Held { key, owner: None }) };
+        let Some(place) = place else { return Ok(Held { key, owner: None, row: None }) };
         let values =
             place_params(table, place, row.row).map_err(|e| self.value_error(row.table, e))?;
-        let owner = look(self.conn, self.at, place, values, row.source)
+        let found = look(self.conn, self.at, table, place, values, row.source)
             .await
             .map_err(|error| self.failed(table, error))?;
-        Ok(Held { key, owner })
+        let (owner, row) = found.map_or((None, None), |found| (Some(found.owner), found.key));
+        Ok(Held { key, owner, row })
     }
 
-    fn any_parked(&self) -> bool {
-        !self.parked.is_empty()
+    fn concerns_parked(&self, rows: &[RowChange<'_>]) -> bool {
+        self.parked.concerned(rows.iter().copied())
     }
 
     async fn unpark(&mut self, rows: &[RowChange<'_>]) -> Result<(), ApplyError> {
@@ -329,21 +330,15 @@ impl Places for SqlPlaces<'_> {
             key: row.key.into(),
             clock_us,
             blocked_by,
+            waits: Waits::of(held),
         });
         Ok(())
     }
 
-    async fn parked(&mut self) -> Result<Vec<ParkedRow>, ApplyError> {
+    async fn parked(&mut self, rows: &[RowChange<'_>]) -> Result<Vec<ParkedRow>, ApplyError> {
         let removed: HashSet<u64> = self.changes.removed.iter().map(|row| row.id).collect();
-        let is_due = |row: &&ParkedRow| self.retry_refused || !row.is_refused();
-        let mut waiting: Vec<_> = self
-            .parked
-            .iter()
-            .filter(|row| !removed.contains(&row.id))
-            .filter(is_due)
-            .cloned()
-            .collect();
-        waiting.sort_by_key(|row| row.id);
+        let mut waiting = self.parked.with_room(rows, self.retry_refused);
+        waiting.retain(|row| !removed.contains(&row.id));
         Ok(waiting)
     }
 
@@ -360,6 +355,9 @@ impl Places for SqlPlaces<'_> {
         if placed == Placed::All {
             self.remove_images(std::slice::from_ref(parked)).await?;
             self.changes.removed.push(parked.clone());
+        } else if !parked.is_refused() {
+            let waits = Waits::of(&self.holder(&row).await?);
+            self.changes.waits.push((parked.clone(), waits));
         }
         Ok(placed)
     }

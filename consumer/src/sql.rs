@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use modshift_mariadb::value::quote;
+use modshift_mariadb::value::{quote, select_expr};
 use modshift_proto::{Column, DataType, TableSchema};
 
 #[derive(Debug)]
@@ -35,7 +35,8 @@ pub struct Statements {
 #[derive(Debug)]
 pub struct Holder {
     pub key: String,
-    /// Gives the owner (an old shard's number; NULL for broadcast tables) of at most one row.
+    /// Gives the owner (an old shard's number; NULL for broadcast tables) of at most one row, and its
+    /// primary key.
     pub select: String,
     /// For each parameter, the column of the schema.
     pub params: Vec<usize>,
@@ -150,6 +151,9 @@ fn key_condition(schema: &TableSchema) -> (String, Vec<usize>) {
 
 fn holders(schema: &TableSchema, sent: &[usize], owner: &str, table: &str) -> Vec<Holder> {
     let primary = ("PRIMARY", &schema.primary_key);
+    let key: Vec<String> =
+        schema.primary_key.iter().map(|&index| select_expr(&schema.columns[index])).collect();
+    let key = key.join(", ");
     let unique = schema.unique_keys.iter().map(|key| (key.name.as_str(), &key.columns));
     std::iter::once(primary)
         .chain(unique)
@@ -166,7 +170,7 @@ fn holders(schema: &TableSchema, sent: &[usize], owner: &str, table: &str) -> Ve
             Holder {
                 key: key.to_owned(),
                 select: format!(
-                    "SELECT {owner} FROM {table} WHERE {} LIMIT 1 LOCK IN SHARE MODE",
+                    "SELECT {owner}, {key} FROM {table} WHERE {} LIMIT 1 LOCK IN SHARE MODE",
                     terms.join(" AND ")
                 ),
                 params: columns.clone(),
@@ -254,7 +258,7 @@ mod tests {
         assert_eq!(sql.holders.len(), 2);
         assert_eq!(
             sql.holders[1].select,
-            "SELECT (`uid` MOD 3) FROM `acc``t` WHERE \
+            "SELECT (`uid` MOD 3), `no`, `name` FROM `acc``t` WHERE \
              `mail` = CONVERT(? USING latin1) COLLATE latin1_swedish_ci LIMIT 1 LOCK IN SHARE MODE"
         );
         assert_eq!(sql.holders[1].params, [3]);

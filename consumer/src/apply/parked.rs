@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 
 use super::Keeper;
 use crate::error::{ApplyError, Duplicate, Refused};
-use crate::parked::{Parked, ParkedRow};
+use crate::parked::{Parked, ParkedRow, Waits};
 use crate::places::image;
 use crate::render;
 use crate::target::Target;
@@ -55,7 +55,11 @@ impl Keeper {
                 values,
             })));
         }
-        let (key, holder) = self.blocked_now(&row).await;
+        let Some((key, holder)) = self.blocked_now(&row).await else {
+            // By hand, perhaps: no change came.
+            self.parked.try_again(&row, clock_us);
+            return Ok(());
+        };
         Err(ApplyError::Duplicate(Box::new(Duplicate {
             new: self.shard,
             table: table.schema.name.clone(),
@@ -68,19 +72,21 @@ impl Keeper {
         })))
     }
 
-    /// Which key of a parked row is taken and by whom: as it is now, or else as it was.
-    async fn blocked_now(&mut self, row: &ParkedRow) -> (String, String) {
+    /// Which key of a parked row is taken and by whom: as it is now, or else as it was. `None`: the row
+    /// that was in its way is gone, and no other is.
+    async fn blocked_now(&mut self, row: &ParkedRow) -> Option<(String, String)> {
         let split = |text: &str| match text.split_once(" of ") {
             Some((key, holder)) => (key.to_owned(), holder.to_owned()),
             None => (text.to_owned(), "another old shard".to_owned()),
         };
         let now = match &mut self.conn {
-            Some(conn) => holder_now(conn, &self.at, &self.target, row).await.unwrap_or_default(),
+            Some(conn) => holder_now(conn, &self.at, &self.target, row).await.ok(),
             None => None,
         };
         match now {
-            Some((key, holder)) => (key, holder.to_string()),
-            None => split(&row.blocked_by),
+            Some(Some((key, holder))) => Some((key, holder.to_string())),
+            Some(None) if matches!(row.waits, Waits::For(_)) => None,
+            Some(None) | None => Some(split(&row.blocked_by)),
         }
     }
 }
@@ -103,7 +109,8 @@ pub(super) async fn load_parked(
         let Some(table) = target.number(&name) else { continue };
         let key = key.into_boxed_slice();
         let source = OldShard(source);
-        parked.insert(ParkedRow { id, source, table, key, clock_us, blocked_by });
+        let waits = Waits::Untried;
+        parked.insert(ParkedRow { id, source, table, key, clock_us, blocked_by, waits });
     }
     Ok(parked)
 }

@@ -56,7 +56,7 @@ impl Keeper {
         let mut applied = Applied::default();
         if cut.batch.is_empty() {
             // Nothing was freed, so there is nothing for parked rows either.
-        } else if exact || !self.parked.is_empty() {
+        } else if exact || self.concerns_parked(cut) {
             let merged =
                 exact_road(&mut places, &cut.batch).await.map_err(|error| self.merge(error))?;
             (applied.parked, applied.settled) = (merged.parked, merged.settled);
@@ -82,6 +82,12 @@ impl Keeper {
         applied.commit = began.elapsed();
         stage::reached("after_commit_before_ack", rows).await;
         Ok(Some((applied, changes)))
+    }
+
+    /// Others go by the fast road, however many rows are parked.
+    fn concerns_parked(&self, cut: &Cut) -> bool {
+        let retries = !self.refused_tried && self.parked.any_refused();
+        retries || self.parked.concerned(cut.batch.rows())
     }
 
     /// Nothing but watermarks: the comparison commits by itself, in one round trip. An owner that took

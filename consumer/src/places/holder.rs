@@ -1,29 +1,55 @@
 //! Who holds a place that a row cannot take, and the images of the rows that wait for one.
 
 use modshift_mariadb::control::PARKED;
+use modshift_mariadb::value::value_to_cell;
 use modshift_mariadb::{Conn, ServerError, Value, error};
+use modshift_proto::row::RowWriter;
 use modshift_proto::{NewShard, OldShard};
+use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 
 use super::params::place_params;
 use crate::error::ApplyError;
 use crate::parked::ParkedRow;
 use crate::sql::Holder;
-use crate::target::Target;
+use crate::target::{Target, TargetTable};
 
-/// Whose row holds a place. All rows of a broadcast table come from one old shard.
+/// A row that holds a place.
+pub(super) struct Found {
+    pub owner: OldShard,
+    /// Its primary key, wire form, where it has one.
+    pub key: Option<Box<[u8]>>,
+}
+
+/// Which row holds a place. All rows of a broadcast table come from one old shard.
 pub(super) async fn look(
     conn: &mut Conn,
     at: &str,
+    table: &TargetTable,
     place: &Holder,
     values: Vec<Value>,
     feeder: OldShard,
-) -> Result<Option<OldShard>, ServerError> {
-    let found: Option<Option<u16>> = conn
+) -> Result<Option<Found>, ServerError> {
+    let row: Option<Row> = conn
         .exec_first(place.select.as_str(), values)
         .await
         .map_err(|error| error::of(at, "looking for who holds a place", error))?;
-    Ok(found.map(|owner| owner.map_or(feeder, OldShard)))
+    Ok(row.map(|row| {
+        let owner = row.get_opt::<Option<u16>, _>(0).and_then(Result::ok).flatten();
+        Found { owner: owner.map_or(feeder, OldShard), key: key(table, &row) }
+    }))
+}
+
+/// The primary key behind the owner.
+fn key(table: &TargetTable, row: &Row) -> Option<Box<[u8]>> {
+    let columns = &table.schema.primary_key;
+    let mut wire = Vec::new();
+    let mut cells = RowWriter::new(&mut wire, columns.len());
+    for (at, &column) in (1..).zip(columns) {
+        value_to_cell(table.schema.columns[column].data, row.as_ref(at)?, &mut cells).ok()?;
+    }
+    cells.finish();
+    Some(wire.into_boxed_slice())
 }
 
 /// The first unique key of a parked row that another row holds, and whose that row is.
@@ -41,8 +67,8 @@ pub async fn holder_of(
             table: table.schema.name.clone(),
             error,
         })?;
-        if let Some(owner) = look(conn, at, place, values, parked.source).await? {
-            return Ok(Some((place.key.clone(), owner)));
+        if let Some(found) = look(conn, at, table, place, values, parked.source).await? {
+            return Ok(Some((place.key.clone(), found.owner)));
         }
     }
     Ok(None)

@@ -29,14 +29,16 @@ pub enum Without {
     Parking,
     /// A parked row takes its place whoever holds it.
     FreePlaces,
-    /// The fast road is taken while rows are parked.
+    /// The fast road is taken whichever rows are parked.
     ExactRoad,
+    /// A parked row that was tried in vain waits for the row that was in its way before.
+    NotedAnew,
     /// Coalescing looks at the key alone.
     Sources,
 }
 
 impl Without {
-    pub const RULES: [Without; 9] = [
+    pub const RULES: [Without; 10] = [
         Without::OwnerGuardOfDelete,
         Without::OwnerGuardOfUpsert,
         Without::Removal,
@@ -45,6 +47,7 @@ impl Without {
         Without::Parking,
         Without::FreePlaces,
         Without::ExactRoad,
+        Without::NotedAnew,
         Without::Sources,
     ];
 }
@@ -146,7 +149,11 @@ fn read(row: &RowChange<'_>) -> (u8, Row) {
 }
 
 fn read_key(row: &RowChange<'_>) -> u8 {
-    let cell = RowView::parse(row.key).unwrap().cells().next().unwrap().unwrap();
+    read_id(row.key)
+}
+
+fn read_id(key: &[u8]) -> u8 {
+    let cell = RowView::parse(key).unwrap().cells().next().unwrap().unwrap();
     cell_uint(cell.unwrap()).unwrap() as u8
 }
 
@@ -156,13 +163,15 @@ pub struct Model {
     pub rows: Rows,
     /// By owner and id: at most one image for each row of each source.
     pub parked: BTreeMap<(u16, u8), Row>,
+    /// The id of the row that is in the way of a parked one.
+    waits: BTreeMap<(u16, u8), u8>,
     without: Without,
     taken: Option<u8>,
 }
 
 impl Model {
     pub fn new(rows: Rows, without: Without) -> Model {
-        Model { rows, parked: BTreeMap::new(), without, taken: None }
+        Model { rows, parked: BTreeMap::new(), waits: BTreeMap::new(), without, taken: None }
     }
 
     /// One batch, as the applier does it.
@@ -175,7 +184,7 @@ impl Model {
                 push(&mut batch, owner, act);
             }
         }
-        if !self.any_parked() {
+        if !self.concerns_parked(&batch.rows().collect::<Vec<_>>()) {
             let before = self.clone();
             let fast = fast_road(self, &batch).now_or_never().unwrap();
             if fast == Ok(Placed::All) {
@@ -246,33 +255,44 @@ impl Places for Model {
 
     async fn holder(&mut self, _row: &RowChange<'_>) -> Result<Held, Infallible> {
         let owner = self.taken.and_then(|id| self.rows.get(&id)).map(|row| OldShard(row.owner));
-        Ok(Held { key: "k".to_owned(), owner })
+        let row = self.taken.map(|id| key(id).into_boxed_slice());
+        Ok(Held { key: "k".to_owned(), owner, row })
     }
 
-    fn any_parked(&self) -> bool {
-        !self.parked.is_empty() && self.without != Without::ExactRoad
+    fn concerns_parked(&self, rows: &[RowChange<'_>]) -> bool {
+        let concerned = |row: &RowChange<'_>| {
+            let id = read_key(row);
+            self.parked.contains_key(&(row.source.0, id))
+                || self.waits.values().any(|&blocker| blocker == id)
+        };
+        self.without != Without::ExactRoad && rows.iter().any(concerned)
     }
 
     async fn unpark(&mut self, rows: &[RowChange<'_>]) -> Result<(), Infallible> {
         if self.without != Without::Unparking {
             for row in rows {
                 self.parked.remove(&(row.source.0, read_key(row)));
+                self.waits.remove(&(row.source.0, read_key(row)));
             }
         }
         Ok(())
     }
 
-    async fn park(&mut self, row: &RowChange<'_>, _held: &Held) -> Result<(), Infallible> {
+    async fn park(&mut self, row: &RowChange<'_>, held: &Held) -> Result<(), Infallible> {
         let (id, row) = read(row);
         if self.without != Without::Parking {
             self.parked.insert((row.owner, id), row);
+            let blocker = held.row.as_ref().map(|key| read_id(key)).unwrap();
+            self.waits.insert((row.owner, id), blocker);
         }
         Ok(())
     }
 
-    async fn parked(&mut self) -> Result<Vec<(u16, u8)>, Infallible> {
+    async fn parked(&mut self, rows: &[RowChange<'_>]) -> Result<Vec<(u16, u8)>, Infallible> {
+        let touched: BTreeSet<u8> = rows.iter().map(read_key).collect();
+        let due = |parked: &&(u16, u8)| touched.contains(&self.waits[parked]);
         let none = self.without == Without::Retry;
-        Ok(if none { Vec::new() } else { self.parked.keys().copied().collect() })
+        Ok(if none { Vec::new() } else { self.parked.keys().filter(due).copied().collect() })
     }
 
     async fn settle(&mut self, parked: &(u16, u8)) -> Result<Placed, Infallible> {
@@ -280,11 +300,15 @@ impl Places for Model {
         let id = parked.1;
         if self.without == Without::FreePlaces {
             self.rows.retain(|_, held| held.unique != row.unique);
-        } else if self.blocker(id, &row).is_some() {
+        } else if let Some(blocker) = self.blocker(id, &row) {
+            if self.without != Without::NotedAnew {
+                self.waits.insert(*parked, blocker);
+            }
             return Ok(Placed::Taken);
         }
         self.rows.insert(id, row);
         self.parked.remove(parked);
+        self.waits.remove(parked);
         Ok(Placed::All)
     }
 }
