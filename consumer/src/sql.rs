@@ -151,9 +151,9 @@ fn key_condition(schema: &TableSchema) -> (String, Vec<usize>) {
 
 fn holders(schema: &TableSchema, sent: &[usize], owner: &str, table: &str) -> Vec<Holder> {
     let primary = ("PRIMARY", &schema.primary_key);
-    let key: Vec<String> =
+    let found: Vec<String> =
         schema.primary_key.iter().map(|&index| select_expr(&schema.columns[index])).collect();
-    let key = key.join(", ");
+    let found = found.join(", ");
     let unique = schema.unique_keys.iter().map(|key| (key.name.as_str(), &key.columns));
     std::iter::once(primary)
         .chain(unique)
@@ -170,7 +170,7 @@ fn holders(schema: &TableSchema, sent: &[usize], owner: &str, table: &str) -> Ve
             Holder {
                 key: key.to_owned(),
                 select: format!(
-                    "SELECT {owner}, {key} FROM {table} WHERE {} LIMIT 1 LOCK IN SHARE MODE",
+                    "SELECT {owner}, {found} FROM {table} WHERE {} LIMIT 1 LOCK IN SHARE MODE",
                     terms.join(" AND ")
                 ),
                 params: columns.clone(),
