@@ -134,7 +134,7 @@ impl ChunkReader {
         let tables = Arc::clone(&self.tables);
         let table = &tables[request.table];
         let sql = self.select(table, &request)?;
-        if request.after.is_none() && request.which == Which::All {
+        if request.after.is_none() && !matches!(request.which, Which::Keys(_)) {
             self.pageable(conn, request.table).await?;
         }
         let started = Instant::now();
