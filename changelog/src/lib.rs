@@ -7,16 +7,19 @@
 
 pub mod any;
 pub mod direct;
+mod error;
 pub mod kafka;
 mod metrics;
 pub mod stage;
 
 pub use any::{AnyReader, AnyWriter};
 pub use direct::{DirectLog, DirectReader, DirectWriter};
-pub use kafka::{KafkaReader, KafkaWriter, delete_topic, ensure_topic, remove_topic};
+pub use error::{Class, Difference, LogError};
+pub use kafka::{
+    KafkaReader, KafkaWriter, Trouble, delete_topic, ensure_topic, remove_topic, troubles,
+};
 pub use metrics::describe as describe_metrics;
 
-use std::fmt;
 use std::future::Future;
 
 use bytes::Bytes;
@@ -97,113 +100,4 @@ pub enum Backlog {
     Bytes(u64),
     Messages(u64),
     Unknown,
-}
-
-/// One way in which a topic that was found is not as the plan needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    pub what: &'static str,
-    pub found: String,
-    pub expected: String,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is {}, the plan needs {}", self.what, self.found, self.expected)
-    }
-}
-
-/// What went wrong with the log. `class()` says whether trying again can help.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    #[error("the reader of the in-process change log of {0} is gone: messages in it are lost")]
-    Closed(NewShard),
-    #[error("epoch {epoch} of {source_shard} has been superseded: a newer writer took over")]
-    Superseded { source_shard: OldShard, epoch: u64 },
-    #[error("the change log of {0} already has a reader")]
-    Taken(NewShard),
-    #[error("the change log has no partition for {to}: it has {partitions}")]
-    NoPartition { to: NewShard, partitions: u16 },
-    #[error("kafka at {brokers} cannot be reached: {detail}")]
-    Unreachable { brokers: String, detail: String },
-    #[error("message of {bytes} bytes is larger than the limit of {limit} bytes")]
-    TooLarge { bytes: usize, limit: usize },
-    #[error("kafka gave up on a message of partition {partition} of {topic}: {detail}")]
-    Delivery { topic: String, partition: u16, detail: String },
-    #[error("topic {topic} does not fit: {}", list(.differences))]
-    Topic { topic: String, differences: Vec<Difference> },
-    #[error("kafka has no topic {topic}")]
-    NoTopic { topic: String },
-    #[error(
-        "partition {partition} of {topic} no longer holds offset {offset}: it has {low} to {high}"
-    )]
-    OffsetGone { topic: String, partition: u16, offset: Offset, low: Offset, high: Offset },
-    #[error("kafka refused: {0}")]
-    Refused(String),
-    #[error("kafka: {0}")]
-    Other(String),
-}
-
-fn list(differences: &[Difference]) -> String {
-    let all: Vec<String> = differences.iter().map(Difference::to_string).collect();
-    all.join("; ")
-}
-
-/// Retry, or stop and say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// The world outside: back off and try again.
-    Retry,
-    /// A fact that trying again cannot change: stop the stream, keep the position, close the gate.
-    Halt,
-}
-
-impl LogError {
-    pub fn class(&self) -> Class {
-        match self {
-            // A closed partition lost what was queued in it, and no more: a reader of the binlog
-            // that starts again, with a new epoch and from its resume point, sends it once more.
-            LogError::Unreachable { .. } | LogError::Closed(_) => Class::Retry,
-            LogError::Superseded { .. }
-            | LogError::Taken(_)
-            | LogError::NoPartition { .. }
-            | LogError::NoTopic { .. }
-            | LogError::TooLarge { .. }
-            | LogError::Delivery { .. }
-            | LogError::Topic { .. }
-            | LogError::OffsetGone { .. }
-            | LogError::Refused(_)
-            | LogError::Other(_) => Class::Halt,
-        }
-    }
-
-    /// What the operator does next.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            LogError::TooLarge { .. } => {
-                Some("raise log.message_bytes_max and the topic's and brokers' max.message.bytes")
-            }
-            LogError::OffsetGone { .. } => Some(
-                "messages were lost to retention or the topic was re-created; \
-                 start over with `modshift restart-copy`",
-            ),
-            LogError::Topic { .. } => {
-                Some("alter or delete the topic; modshift creates it with the right settings")
-            }
-            LogError::NoTopic { .. } => Some(
-                "the topic was deleted, or log.topic names another one; if messages were lost with \
-                 it, start over with `modshift restart-copy`",
-            ),
-            LogError::Unreachable { .. } => Some(
-                "check log.brokers and the network, and log.properties where the brokers want a login",
-            ),
-            LogError::Superseded { .. } => Some("leave the old shard to the reader that took over"),
-            LogError::Refused(_) => Some("check log.properties and what the broker lets us do"),
-            LogError::Closed(_)
-            | LogError::Taken(_)
-            | LogError::NoPartition { .. }
-            | LogError::Delivery { .. }
-            | LogError::Other(_) => None,
-        }
-    }
 }

@@ -13,7 +13,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use tracing::{debug, info, warn};
 
 use super::throttle::Throttle;
-use super::{Meaning, meaning};
+use super::trouble::{self, Kind};
+use super::words::{self, Meaning, meaning};
 use crate::{LogError, metrics};
 
 const UNKNOWN: i64 = -1;
@@ -43,11 +44,27 @@ impl Events {
     /// Nobody answered in time: why not?
     pub fn unreachable(&self, brokers: &str, otherwise: &KafkaError) -> LogError {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let brokers = brokers.to_owned();
         if let Some(reason) = &last.refused {
-            return LogError::Refused(reason.clone());
+            return LogError::Login { brokers, detail: reason.clone() };
         }
-        let detail = last.unreachable.clone().unwrap_or_else(|| otherwise.to_string());
-        LogError::Unreachable { brokers: brokers.to_owned(), detail }
+        let otherwise = || match otherwise.rdkafka_error_code() {
+            Some(code) => words::words(code),
+            None => otherwise.to_string(),
+        };
+        let detail = last.unreachable.clone().unwrap_or_else(otherwise);
+        LogError::Unreachable { brokers, detail }
+    }
+
+    /// A message got through, or a question was answered.
+    #[inline]
+    pub fn well(&self) {
+        trouble::well(self.client);
+    }
+
+    /// What is no error to anybody, and goes on.
+    pub fn troubled(&self, kind: Kind, message: String) {
+        trouble::note(self.client, kind, message);
     }
 
     pub fn end_offset(&self) -> Option<i64> {
@@ -72,10 +89,14 @@ impl ClientContext for Events {
             return;
         }
         let Some(held_back) = self.lines.admit(facility, Instant::now()) else { return };
+        let line = words::plain(line);
+        // A coordinator that is only starting: a writer waits for it, as for any broker.
+        let retries = facility == "GETPID" && line.ends_with("retrying");
         match level {
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
                 info!(client, facility, held_back, "kafka: {line}");
             }
+            _ if retries => info!(client, facility, held_back, "kafka: {line}"),
             _ => warn!(client, facility, held_back, "kafka: {line}"),
         }
     }
@@ -90,15 +111,21 @@ impl ClientContext for Events {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         metrics::kafka_error(self.client, format!("{code:?}"));
+        let said = format!("{}: {}", words::plain(reason), words::words(code));
         if let Some(held_back) = self.lines.admit(&format!("{code:?}"), Instant::now()) {
-            warn!(client = self.client, code = ?code, held_back, "kafka reports: {reason}");
+            warn!(client = self.client, held_back, "kafka: {said}");
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match meaning(code) {
-            Meaning::Refused => last.refused = Some(reason.to_owned()),
+            Meaning::Login => {
+                self.troubled(Kind::Login, said.clone());
+                last.refused = Some(said);
+            }
+            Meaning::Forbidden => self.troubled(Kind::Rights, said),
             // "All brokers are down" says less than what came before it.
             Meaning::Passing if code != RDKafkaErrorCode::AllBrokersDown => {
-                last.unreachable = Some(reason.to_owned());
+                self.troubled(Kind::Away, said.clone());
+                last.unreachable = Some(said);
             }
             _ => {}
         }

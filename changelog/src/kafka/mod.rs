@@ -6,7 +6,7 @@
 //! A broker that is down is no error on either side; messages wait, in bounded memory.
 //!
 //! `settings` holds every property given to librdkafka and why, `events` what it says in return,
-//! `topic` what the topic must be like.
+//! `words` what that means, `trouble` what of it lasts, `topic` what the topic must be like.
 
 mod events;
 mod reader;
@@ -15,87 +15,31 @@ mod settings;
 mod tests;
 mod throttle;
 mod topic;
+mod trouble;
+mod words;
 mod writer;
 
 use std::time::Duration;
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
+use self::words::{Meaning, meaning};
 use crate::LogError;
 
 pub use self::reader::KafkaReader;
 pub use self::topic::{delete_topic, ensure_topic, remove_topic};
+pub use self::trouble::{Trouble, troubles};
 pub use self::writer::KafkaWriter;
 
 /// How long a broker may take to answer when the log is opened.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// How long brokers may say that there is no such topic or partition before it counts: one that has
+/// just started learns of it only then.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(15);
+/// How often they are asked meanwhile.
+const UNKNOWN_RETRY: Duration = Duration::from_secs(1);
 /// More log lines and errors than a client has for us after that time; each is polled singly.
 const EVENTS_MAX: usize = 200;
-
-/// What an error of librdkafka means for the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
-    /// A broker, or the way to it; librdkafka tries again by itself.
-    Passing,
-    /// The topic or partition isn't there, or the broker asked doesn't know of it yet.
-    Unknown,
-    /// The offset asked for isn't there.
-    Offset,
-    /// The broker does not want us, or not this.
-    Refused,
-    /// A fact that nobody foresaw.
-    Other,
-}
-
-fn meaning(code: RDKafkaErrorCode) -> Meaning {
-    use RDKafkaErrorCode as Code;
-    match code {
-        Code::AllBrokersDown
-        | Code::BrokerTransportFailure
-        | Code::Resolve
-        | Code::OperationTimedOut
-        | Code::MessageTimedOut
-        | Code::TimedOutQueue
-        | Code::RequestTimedOut
-        | Code::NetworkException
-        | Code::LeaderNotAvailable
-        | Code::NotLeaderForPartition
-        | Code::ReplicaNotAvailable
-        | Code::BrokerNotAvailable
-        | Code::BrokerDestroy
-        | Code::NodeUpdate
-        | Code::CoordinatorLoadInProgress
-        | Code::CoordinatorNotAvailable
-        | Code::NotCoordinator
-        | Code::NotEnoughReplicas
-        | Code::NotEnoughReplicasAfterAppend
-        | Code::KafkaStorageError
-        | Code::FencedLeaderEpoch
-        | Code::UnknownLeaderEpoch
-        | Code::OffsetNotAvailable
-        | Code::PreferredLeaderNotAvailable
-        | Code::ThrottlingQuotaExceeded => Meaning::Passing,
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
-            Meaning::Unknown
-        }
-        Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::NoOffset => Meaning::Offset,
-        Code::Authentication
-        | Code::SaslAuthenticationFailed
-        | Code::UnsupportedSASLMechanism
-        | Code::IllegalSASLState
-        | Code::SecurityDisabled
-        | Code::SSL
-        | Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed
-        | Code::PolicyViolation
-        | Code::InvalidReplicationFactor
-        | Code::InvalidConfig
-        | Code::InvalidTopic => Meaning::Refused,
-        _ => Meaning::Other,
-    }
-}
 
 /// A client could not be made: a property of the plan that librdkafka doesn't take.
 fn unusable(error: KafkaError) -> LogError {

@@ -18,7 +18,12 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::events::Events;
-use super::{EVENTS_MAX, Meaning, OPEN_LIMIT, blocking, meaning, settings, unusable};
+use super::trouble::Kind;
+use super::words::{self, words};
+use super::{
+    EVENTS_MAX, Meaning, OPEN_LIMIT, UNKNOWN_LIMIT, UNKNOWN_RETRY, blocking, meaning, settings,
+    unusable,
+};
 use crate::{Backlog, Delivery, LogError, LogReader, Offset, metrics};
 
 /// Heartbeats come each second, so a partition that is silent this long is looked at: librdkafka
@@ -26,10 +31,6 @@ use crate::{Backlog, Delivery, LogError, LogReader, Offset, metrics};
 const SILENCE: Duration = Duration::from_secs(5);
 /// A look that takes longer than this is given up; a program that ends waits for it.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
-/// How often to look while the partition seems to be gone, …
-const RETRY: Duration = Duration::from_secs(1);
-/// … and how long a broker may take to learn of it after its start.
-const UNKNOWN_LIMIT: Duration = Duration::from_secs(15);
 /// How long a partition may seem to end before the offset asked for. A leader that has just
 /// started or taken over knows less of what is committed than was known before (KIP-207): that
 /// passes, an end that was lost or a topic that is another one does not.
@@ -59,10 +60,13 @@ pub struct KafkaReader {
 /// What ended the reader; told at every call from then on.
 #[derive(Clone)]
 enum Failure {
-    Gone { low: Offset, high: Offset },
+    Gone {
+        low: Offset,
+        high: Offset,
+    },
     NoTopic,
-    Refused(String),
-    Other(String),
+    /// Whoever opens another reader may have better luck.
+    Answered(RDKafkaErrorCode),
 }
 
 impl KafkaReader {
@@ -93,12 +97,19 @@ impl KafkaReader {
             failed: None,
         };
         let (low, high) = loop {
-            let (low, high) = reader.open_bounds().await?;
+            let (low, high) = match reader.open_bounds().await {
+                // A broker that has just started.
+                Err(LogError::NoTopic { .. }) if now.elapsed() < UNKNOWN_LIMIT => {
+                    tokio::time::sleep(UNKNOWN_RETRY).await;
+                    continue;
+                }
+                bounds => bounds?,
+            };
             let short = reader.next > high && now.elapsed() < SHORT_LIMIT;
             if !short {
                 break (low, high);
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(UNKNOWN_RETRY).await;
         };
         if reader.next < low || reader.next > high {
             return Err(reader.error(&Failure::Gone { low, high }));
@@ -125,12 +136,17 @@ impl KafkaReader {
             Ok(consumer) => consumer.context(),
             Err(closed) => return closed,
         };
-        match error.rdkafka_error_code().map(meaning) {
-            Some(Meaning::Passing) => context.unreachable(&self.brokers, error),
-            Some(Meaning::Unknown) => LogError::NoTopic { topic: self.topic.clone() },
-            Some(Meaning::Refused) => LogError::Refused(error.to_string()),
-            _ => LogError::Other(error.to_string()),
+        match error.rdkafka_error_code() {
+            Some(code) if meaning(code) == Meaning::Passing => {
+                context.unreachable(&self.brokers, error)
+            }
+            Some(code) => self.answered(code),
+            None => LogError::Other(error.to_string()),
         }
+    }
+
+    fn answered(&self, code: RDKafkaErrorCode) -> LogError {
+        words::told(&self.brokers, &self.topic, &format!("read topic {}", self.topic), code)
     }
 
     /// Asks the broker for the first and the next offset of the partition.
@@ -167,8 +183,7 @@ impl KafkaReader {
                 LogError::OffsetGone { topic, partition, offset, low, high }
             }
             Failure::NoTopic => LogError::NoTopic { topic },
-            Failure::Refused(detail) => LogError::Refused(detail.clone()),
-            Failure::Other(detail) => LogError::Other(detail.clone()),
+            &Failure::Answered(code) => self.answered(code),
         }
     }
 
@@ -193,6 +208,7 @@ impl KafkaReader {
             return Ok(None);
         }
         self.next = offset + 1;
+        self.client.get()?.context().well();
         self.heard = Instant::now();
         self.look_at = self.heard + SILENCE;
         (self.unknown_since, self.short_since) = (None, None);
@@ -206,8 +222,14 @@ impl KafkaReader {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         metrics::kafka_error("reader", format!("{code:?}"));
         match meaning(code) {
-            Meaning::Passing => {
+            // Of the login its own event tells.
+            Meaning::Passing | Meaning::Login => {
                 debug!(%error, "kafka partition not readable for now");
+                Ok(())
+            }
+            // The group is for display: what is read does not hang on it.
+            Meaning::Forbidden if code == RDKafkaErrorCode::GroupAuthorizationFailed => {
+                self.client.get()?.context().troubled(Kind::Rights, words(code));
                 Ok(())
             }
             // Both are looked into: how far the partition reaches, whether it is there at all.
@@ -217,8 +239,11 @@ impl KafkaReader {
                 self.look_at = Instant::now();
                 Ok(())
             }
-            Meaning::Refused => self.fail(Failure::Refused(error.to_string())),
-            Meaning::Other => self.fail(Failure::Other(error.to_string())),
+            Meaning::Forbidden
+            | Meaning::TooLarge
+            | Meaning::Sequence
+            | Meaning::Refused
+            | Meaning::Other => self.fail(Failure::Answered(code)),
         }
     }
 
@@ -228,7 +253,7 @@ impl KafkaReader {
         match bounds {
             Ok((low, high)) if self.next < low => self.fail(Failure::Gone { low, high }),
             Ok((low, high)) if self.next > high => {
-                self.look_at = now + RETRY;
+                self.look_at = now + UNKNOWN_RETRY;
                 let since = *self.short_since.get_or_insert(now);
                 if now.duration_since(since) >= SHORT_LIMIT {
                     return self.fail(Failure::Gone { low, high });
@@ -257,14 +282,19 @@ impl KafkaReader {
                 Ok(())
             }
             Err(error) => {
-                let unknown = error.rdkafka_error_code().map(meaning) == Some(Meaning::Unknown);
                 debug!(%error, "looked into partition");
-                self.look_at = now + RETRY;
-                if unknown {
-                    let since = *self.unknown_since.get_or_insert(now);
-                    if now.duration_since(since) >= UNKNOWN_LIMIT {
-                        return self.fail(Failure::NoTopic);
+                self.look_at = now + UNKNOWN_RETRY;
+                match error.rdkafka_error_code().map(|code| (meaning(code), code)) {
+                    Some((Meaning::Unknown, _)) => {
+                        let since = *self.unknown_since.get_or_insert(now);
+                        if now.duration_since(since) >= UNKNOWN_LIMIT {
+                            return self.fail(Failure::NoTopic);
+                        }
                     }
+                    Some((Meaning::Forbidden, code)) => {
+                        return self.fail(Failure::Answered(code));
+                    }
+                    _ => {}
                 }
                 Ok(())
             }

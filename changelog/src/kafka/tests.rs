@@ -142,14 +142,3 @@ fn every_difference_of_a_topic_is_reported_at_once() {
          unclean.leader.election.enable is unknown, the plan needs false"
     );
 }
-
-#[test]
-fn errors_of_the_network_pass_and_unforeseen_ones_do_not() {
-    for code in [RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::NotLeaderForPartition] {
-        assert_eq!(meaning(code), Meaning::Passing);
-    }
-    assert_eq!(meaning(RDKafkaErrorCode::AutoOffsetReset), Meaning::Offset);
-    assert_eq!(meaning(RDKafkaErrorCode::UnknownTopicOrPartition), Meaning::Unknown);
-    assert_eq!(meaning(RDKafkaErrorCode::TopicAuthorizationFailed), Meaning::Refused);
-    assert_eq!(meaning(RDKafkaErrorCode::BadMessage), Meaning::Other);
-}

@@ -13,7 +13,11 @@ use rdkafka::util::Timeout;
 use tracing::info;
 
 use super::events::Events;
-use super::{EVENTS_MAX, Meaning, OPEN_LIMIT, blocking, meaning, settings, unusable};
+use super::words::{self, words};
+use super::{
+    EVENTS_MAX, Meaning, OPEN_LIMIT, UNKNOWN_LIMIT, UNKNOWN_RETRY, blocking, meaning, settings,
+    unusable,
+};
 use crate::{Difference, LogError};
 
 const LEADER_POLL: Duration = Duration::from_millis(100);
@@ -26,7 +30,9 @@ pub async fn ensure_topic(log: &KafkaLog, new_shards: u16) -> Result<(), LogErro
         until_led(log, new_shards).await?;
     }
     let Some(found) = describe(log).await? else {
-        return Err(LogError::NoTopic { topic: log.topic.clone() });
+        // It was there, or made, a moment ago.
+        let detail = format!("they do not all know topic {} yet", log.topic);
+        return Err(LogError::NotNow { brokers: log.brokers.clone(), detail });
     };
     let config = configuration(log).await?;
     check(log, new_shards, &found, |name| config.get(name).and_then(|entry| entry.value.as_deref()))
@@ -40,6 +46,34 @@ pub(super) struct Found {
     pub replicas: usize,
     /// Whether each partition has a leader.
     pub led: bool,
+}
+
+/// The topic of a log that was opened before. A broker that has just started may not know of it yet.
+pub(super) async fn known(log: &KafkaLog) -> Result<Found, LogError> {
+    let deadline = Instant::now() + UNKNOWN_LIMIT;
+    loop {
+        if let Some(found) = describe(log).await? {
+            return Ok(found);
+        }
+        if Instant::now() >= deadline {
+            return Err(LogError::NoTopic { topic: log.topic.clone() });
+        }
+        tokio::time::sleep(UNKNOWN_RETRY).await;
+    }
+}
+
+/// An error where messages as large as the plan allows are not taken.
+pub(super) async fn takes_the_largest(log: &KafkaLog) -> Result<(), LogError> {
+    const LIMIT: &str = "max.message.bytes";
+    let config = configuration(log).await?;
+    let text = config.get(LIMIT).and_then(|entry| entry.value.as_deref()).unwrap_or("unknown");
+    let needed = settings::message_limit(log);
+    if text.parse::<usize>().is_ok_and(|limit| limit >= needed) {
+        return Ok(());
+    }
+    let expected = format!("at least {needed}");
+    let detail = Difference { what: LIMIT, found: text.to_owned(), expected }.to_string();
+    Err(LogError::Limit { topic: log.topic.clone(), detail })
 }
 
 /// `None` if there is no such topic.
@@ -57,13 +91,15 @@ fn describe_blocking(log: &KafkaLog) -> Result<Option<Found>, LogError> {
         for _ in 0..EVENTS_MAX {
             client.poll(Duration::ZERO);
         }
-        let failed = error.rdkafka_error_code().map(meaning);
-        match failed {
-            Some(Meaning::Passing) => client.context().unreachable(&log.brokers, &error),
-            Some(Meaning::Refused) => LogError::Refused(error.to_string()),
-            _ => LogError::Other(error.to_string()),
+        match error.rdkafka_error_code() {
+            Some(code) if meaning(code) == Meaning::Passing => {
+                client.context().unreachable(&log.brokers, &error)
+            }
+            Some(code) => answered(log, "describe", code),
+            None => LogError::Other(error.to_string()),
         }
     })?;
+    client.context().well();
     let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == log.topic) else {
         return Ok(None);
     };
@@ -73,8 +109,7 @@ fn describe_blocking(log: &KafkaLog) -> Result<Option<Found>, LogError> {
             Meaning::Unknown => Ok(None),
             // No leader yet: the partitions are there all the same.
             Meaning::Passing => Ok(Some(found(topic))),
-            Meaning::Refused => Err(LogError::Refused(format!("topic {}: {code}", log.topic))),
-            _ => Err(LogError::Other(format!("topic {}: {code}", log.topic))),
+            _ => Err(answered(log, "describe", code)),
         };
     }
     Ok(Some(found(topic)))
@@ -128,7 +163,7 @@ async fn create(log: &KafkaLog, new_shards: u16) -> Result<(), LogError> {
             }
             // Someone was faster; what they made is checked like any other.
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((_, code))) => Err(refused(log, "create", code)),
+            Some(Err((_, code))) => Err(answered(log, "create", code)),
             None => Err(LogError::Other("no answer to the creation of a topic".to_owned())),
         },
         Err(error) => Err(admin_failed(log, &admin, &error)),
@@ -146,7 +181,7 @@ pub async fn delete_topic(log: &KafkaLog) -> Result<(), LogError> {
         Ok(results) => match results.into_iter().next() {
             Some(Ok(_)) => Ok(()),
             Some(Err((_, code))) if meaning(code) == Meaning::Unknown => Ok(()),
-            Some(Err((_, code))) => Err(refused(log, "delete", code)),
+            Some(Err((_, code))) => Err(answered(log, "delete", code)),
             None => Err(LogError::Other("no answer to the deletion of a topic".to_owned())),
         },
         Err(error) => Err(admin_failed(log, &admin, &error)),
@@ -163,7 +198,7 @@ pub async fn remove_topic(log: &KafkaLog) -> Result<(), LogError> {
     while describe(log).await?.is_some() {
         if Instant::now() >= deadline {
             let detail = format!("topic {} is being deleted and still there", log.topic);
-            return Err(LogError::Unreachable { brokers: log.brokers.clone(), detail });
+            return Err(LogError::NotNow { brokers: log.brokers.clone(), detail });
         }
         tokio::time::sleep(LEADER_POLL).await;
     }
@@ -181,7 +216,7 @@ async fn until_led(log: &KafkaLog, new_shards: u16) -> Result<(), LogError> {
         }
         if Instant::now() >= deadline {
             let detail = format!("the partitions of the new topic {} got no leader", log.topic);
-            return Err(LogError::Unreachable { brokers: log.brokers.clone(), detail });
+            return Err(LogError::NotNow { brokers: log.brokers.clone(), detail });
         }
         tokio::time::sleep(LEADER_POLL).await;
     }
@@ -198,7 +233,7 @@ async fn configuration(log: &KafkaLog) -> Result<ConfigResource, LogError> {
             Some(Err(code)) if meaning(code) == Meaning::Unknown => {
                 Err(LogError::NoTopic { topic: log.topic.clone() })
             }
-            Some(Err(code)) => Err(refused(log, "describe", code)),
+            Some(Err(code)) => Err(answered(log, "ask for the settings of", code)),
             None => Err(LogError::Other("no answer about the topic's settings".to_owned())),
         },
         Err(error) => Err(admin_failed(log, &admin, &error)),
@@ -212,20 +247,21 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(limit).operation_timeout(limit)
 }
 
-fn refused(log: &KafkaLog, what: &str, code: RDKafkaErrorCode) -> LogError {
+fn answered(log: &KafkaLog, what: &str, code: RDKafkaErrorCode) -> LogError {
     match meaning(code) {
+        // It is no answer to who wants to know whether it is there.
         Meaning::Passing => {
-            let detail = format!("to {what} topic {}: {code}", log.topic);
-            LogError::Unreachable { brokers: log.brokers.clone(), detail }
+            let detail = format!("to {what} topic {}: {}", log.topic, words(code));
+            LogError::NotNow { brokers: log.brokers.clone(), detail }
         }
-        _ => LogError::Refused(format!("to {what} topic {}: {code}", log.topic)),
+        _ => words::told(&log.brokers, &log.topic, &format!("{what} topic {}", log.topic), code),
     }
 }
 
 fn admin_failed(log: &KafkaLog, admin: &AdminClient<Events>, error: &KafkaError) -> LogError {
     match error {
         KafkaError::AdminOp(code) if meaning(*code) != Meaning::Passing => {
-            LogError::Refused(format!("topic {}: {code}", log.topic))
+            answered(log, "manage", *code)
         }
         other => admin.inner().context().unreachable(&log.brokers, other),
     }

@@ -16,6 +16,7 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::Notify;
 
 use super::events::Events;
+use super::words::{self, Meaning, meaning, words};
 use super::{settings, topic, unusable};
 use crate::{Difference, LogError, LogWriter, metrics};
 
@@ -23,6 +24,10 @@ use crate::{Difference, LogError, LogWriter, metrics};
 const POLL: Duration = Duration::from_millis(100);
 
 const FREED: Duration = Duration::from_millis(1);
+
+/// A topic did not take a message for its size: before another epoch begins, whose messages would all
+/// be sent only to end at that one, its limit is asked for.
+static TOO_LARGE: AtomicBool = AtomicBool::new(false);
 
 pub struct KafkaWriter {
     /// `None` only while being dropped.
@@ -47,9 +52,7 @@ impl KafkaWriter {
         source: OldShard,
         new_shards: u16,
     ) -> Result<KafkaWriter, LogError> {
-        let Some(found) = topic::describe(log).await? else {
-            return Err(LogError::NoTopic { topic: log.topic.clone() });
-        };
+        let found = topic::known(log).await?;
         if found.partitions != usize::from(new_shards) {
             let differences = vec![Difference {
                 what: "number of partitions",
@@ -58,7 +61,11 @@ impl KafkaWriter {
             }];
             return Err(LogError::Topic { topic: log.topic.clone(), differences });
         }
-        let acks = Arc::new(Acks::new(&log.topic, new_shards));
+        if TOO_LARGE.load(Ordering::Acquire) {
+            topic::takes_the_largest(log).await?;
+            TOO_LARGE.store(false, Ordering::Release);
+        }
+        let acks = Arc::new(Acks::new(log, new_shards));
         let context = Deliveries { events: Events::new("writer"), acks: Arc::clone(&acks) };
         let config = settings::writer(log);
         let producer = BaseProducer::from_config_and_context(&config, context).map_err(unusable)?;
@@ -102,11 +109,12 @@ impl KafkaWriter {
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
             Err((error, _)) => {
                 // A fatal error is told here in general terms, and in particular by its own event.
-                let detail = match producer.client().fatal_error() {
-                    Some((code, reason)) => format!("{code}: {reason}"),
-                    None => error.to_string(),
+                let end = match (producer.client().fatal_error(), error.rdkafka_error_code()) {
+                    (Some((_, reason)), _) => End::Producer(words::plain(&reason)),
+                    (None, Some(code)) => End::Message(to.0, code),
+                    (None, None) => End::Broken(error.to_string()),
                 };
-                self.acks.end(Some(to.0), detail);
+                self.acks.end(end);
                 self.acks.check().map(|()| false)
             }
         }
@@ -188,6 +196,7 @@ impl LogWriter for KafkaWriter {
 /// What the brokers have acknowledged of one writer's messages.
 struct Acks {
     topic: String,
+    brokers: String,
     /// Index = new shard: messages acknowledged, all of them in order.
     counts: Box<[AtomicU64]>,
     total: AtomicU64,
@@ -202,17 +211,22 @@ struct Acks {
     end: Mutex<Option<End>>,
 }
 
+/// What ended a writer.
 #[derive(Clone)]
-struct End {
-    /// `None`: the client as a whole.
-    partition: Option<u16>,
-    detail: String,
+enum End {
+    /// A message for this partition, which was given up.
+    Message(u16, RDKafkaErrorCode),
+    /// Broker and producer do not agree on what has been sent.
+    Producer(String),
+    /// What nobody foresaw.
+    Broken(String),
 }
 
 impl Acks {
-    fn new(topic: &str, new_shards: u16) -> Acks {
+    fn new(log: &KafkaLog, new_shards: u16) -> Acks {
         Acks {
-            topic: topic.to_owned(),
+            topic: log.topic.clone(),
+            brokers: log.brokers.clone(),
             counts: (0..new_shards).map(|_| AtomicU64::new(0)).collect(),
             total: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -240,22 +254,42 @@ impl Acks {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let topic = self.topic.clone();
         Err(match end {
-            Some(End { partition: Some(partition), detail }) => {
-                LogError::Delivery { topic, partition, detail }
-            }
-            Some(End { partition: None, detail }) => {
+            Some(End::Message(partition, code)) => self.given_up(partition, code),
+            Some(End::Producer(detail)) => LogError::Sequence { topic, detail },
+            Some(End::Broken(detail)) => {
                 LogError::Other(format!("the producer for {topic} failed for good: {detail}"))
             }
             None => LogError::Other(format!("the producer for {topic} has ended")),
         })
     }
 
+    /// Nothing that follows the message arrives; what a new epoch sends may.
+    fn given_up(&self, partition: u16, code: RDKafkaErrorCode) -> LogError {
+        let (topic, brokers) = (self.topic.clone(), self.brokers.clone());
+        match meaning(code) {
+            // Whether it is still there is looked into when the next writer is opened.
+            Meaning::Unknown => LogError::NotNow { brokers, detail: words(code) },
+            Meaning::Offset | Meaning::Refused | Meaning::Other => {
+                LogError::Delivery { topic, partition, detail: words(code) }
+            }
+            Meaning::Passing
+            | Meaning::Login
+            | Meaning::Forbidden
+            | Meaning::TooLarge
+            | Meaning::Sequence => {
+                words::told(&brokers, &topic, &format!("write to topic {topic}"), code)
+            }
+        }
+    }
+
     /// The first failure ends the writer, and is the one that it reports.
-    fn end(&self, partition: Option<u16>, detail: String) {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(End { partition, detail });
+    fn end(&self, end: End) {
+        if let End::Message(_, code) = &end
+            && meaning(*code) == Meaning::TooLarge
+        {
+            TOO_LARGE.store(true, Ordering::Release);
+        }
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
         self.ended.store(true, Ordering::Release);
         self.grown.notify_one();
         self.room.notify_one();
@@ -286,12 +320,12 @@ impl Acks {
         let count = usize::try_from(partition).ok().and_then(|index| self.counts.get(index));
         let Some(count) = count else {
             let detail = format!("acknowledged in partition {partition}, which is none of ours");
-            return self.end(None, detail);
+            return self.end(End::Broken(detail));
         };
         let expected = count.load(Ordering::Relaxed);
         if number != expected {
             let detail = format!("message {number} acknowledged before message {expected}");
-            return self.end(u16::try_from(partition).ok(), detail);
+            return self.end(End::Broken(detail));
         }
         count.store(number + 1, Ordering::Release);
         // Before the total, which wakes whoever waits for room.
@@ -319,11 +353,16 @@ impl ProducerContext for Deliveries {
             // After a failure nothing counts any more, not even what may have got through.
             Ok(_) if self.acks.ended.load(Ordering::Relaxed) => {}
             Ok(message) => {
+                self.events.well();
                 let bytes = message.key_len() + message.payload_len();
                 self.acks.acknowledge(message.partition(), number as u64, bytes);
             }
             Err((error, message)) => {
-                self.acks.end(u16::try_from(message.partition()).ok(), error.to_string());
+                let partition = u16::try_from(message.partition()).unwrap_or(u16::MAX);
+                self.acks.end(match error.rdkafka_error_code() {
+                    Some(code) => End::Message(partition, code),
+                    None => End::Broken(error.to_string()),
+                });
             }
         }
     }
@@ -340,7 +379,7 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.acks.end(None, reason.to_owned());
+            self.acks.end(End::Producer(words::plain(reason)));
         }
         self.events.error(error, reason);
     }

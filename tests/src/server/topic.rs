@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     producer::{FutureProducer, FutureRecord},
@@ -88,6 +90,24 @@ impl Topics {
             Ok((!self.names().await?.iter().any(|name| name == topic)).then_some(()))
         })
         .await
+    }
+
+    pub async fn setting(&self, topic: &str, name: &str) -> Result<String> {
+        let topic = ResourceSpecifier::Topic(topic);
+        let mut described = self.admin.describe_configs([&topic], &AdminOptions::new()).await?;
+        let described = described.pop().context("no answer")?;
+        let entries = described.map_err(|code| anyhow!("describing a topic: {code}"))?.entries;
+        let found = entries.into_iter().find(|entry| entry.name == name);
+        found.and_then(|entry| entry.value).with_context(|| format!("no setting {name}"))
+    }
+
+    /// Changes a setting of a topic that is there.
+    pub async fn alter(&self, topic: &str, name: &str, value: &str) -> Result<()> {
+        let altered = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        for one in self.admin.alter_configs([&altered], &AdminOptions::new()).await? {
+            one.map_err(|(of, code)| anyhow!("altering {of:?}: {code}"))?;
+        }
+        Ok(())
     }
 
     /// Deletes everything of a partition below `offset`: what a retention that is too short does.

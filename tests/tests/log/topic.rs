@@ -1,9 +1,12 @@
 //! The topic: made as the plan says, or checked against it.
 
-use anyhow::{Context, Result, bail};
-use modshift_changelog::{Class, KafkaReader, KafkaWriter, ensure_topic};
+use std::time::Duration;
 
-use crate::{NEW, OLD, broker, plan};
+use anyhow::{Context, Result, bail};
+use modshift_changelog::{Class, KafkaReader, KafkaWriter, LogWriter, ensure_topic};
+use modshift_proto::plan::KafkaLog;
+
+use crate::{NEW, OLD, broker, next, number, numbered, plan, read};
 
 #[tokio::test]
 async fn the_topic_is_created_as_the_plan_says_and_accepted_when_found() -> Result<()> {
@@ -80,10 +83,37 @@ async fn a_topic_with_other_settings_is_refused_with_all_of_them() -> Result<()>
 async fn a_topic_that_is_not_there_is_not_made_by_asking_for_it() -> Result<()> {
     let broker = broker().await?;
     let log = plan(&broker.bootstrap(), "nowhere");
-    let Err(error) = KafkaWriter::open(&log, OLD, 2).await else { bail!("it was opened") };
-    assert_eq!(error.to_string(), "kafka has no topic nowhere");
-    let Err(error) = KafkaReader::open(&log, NEW, None, "g").await else { bail!("it was opened") };
-    assert_eq!(error.to_string(), "kafka has no topic nowhere");
+    // Asked for a while: a broker that has just started may not know of it.
+    let (writer, reader) =
+        tokio::join!(KafkaWriter::open(&log, OLD, 2), KafkaReader::open(&log, NEW, None, "g"));
+    for opened in [writer.map(drop), reader.map(drop)] {
+        let Err(error) = opened else { bail!("it was opened") };
+        assert_eq!(error.to_string(), "kafka has no topic nowhere");
+        assert_eq!(error.class(), Class::Halt);
+        assert!(error.hint().is_some_and(|hint| hint.contains("modshift restart-copy")));
+    }
     assert!(!broker.topics()?.names().await?.iter().any(|name| name == "nowhere"));
     Ok(())
+}
+
+#[tokio::test]
+async fn a_topic_that_no_broker_knows_yet_is_waited_for() -> Result<()> {
+    let broker = broker().await?;
+    let log = plan(&broker.bootstrap(), "coming");
+    let opening = async { tokio::try_join!(writer(&log), read(&log, NEW)) };
+    let coming = async {
+        // After the first answers.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ensure_topic(&log, 2).await
+    };
+    let (opened, made) = tokio::join!(opening, coming);
+    made?;
+    let (mut writer, mut reader) = opened?;
+    writer.send(NEW, b"key", &numbered(7, 100)).await?;
+    assert_eq!(number(&next(&mut reader).await?)?, 7);
+    Ok(())
+}
+
+async fn writer(log: &KafkaLog) -> Result<KafkaWriter> {
+    Ok(KafkaWriter::open(log, OLD, 2).await?)
 }
