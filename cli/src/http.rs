@@ -112,6 +112,7 @@ async fn status(State(pages): State<Arc<Pages>>) -> Response {
         "uptime_s": pages.started.elapsed().as_secs(),
         "streams": pages.board.status(),
         "refused_logins": control::pages::refused_here(),
+        "waits": control::pages::waits_here(&pages.board),
         "throttle": pages.throttle.view(),
         "gate": pages.gate.borrow().clone().by(Instant::now()),
     });

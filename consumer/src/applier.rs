@@ -130,9 +130,8 @@ where
             Ok(()) => break Ok(()),
             Err(ApplyError::Log(error)) if error.class() == modshift_changelog::Class::Retry => {
                 let error = ApplyError::Log(error);
-                warn!(target = shard.0, error = %error, "reading the change log again");
                 metrics::retry(shard, error.reason());
-                status.phase(Phase::Retrying, Some(&error));
+                say_waiting(shard, status, &error, "reading the change log again");
             }
             Err(error) => break Err(error),
         }
@@ -144,6 +143,13 @@ where
     }
     keeper.close().await;
     outcome
+}
+
+/// What the applier waits for, where a person or a program looks: it goes on by itself.
+pub(crate) fn say_waiting(shard: NewShard, status: &ApplierStatus, error: &ApplyError, what: &str) {
+    let waited_s = status.waits(error).as_secs();
+    let hint = status.view().hint.unwrap_or_default();
+    warn!(target = shard.0, error = %error, hint, waited_s, "{what}");
 }
 
 /// `None`: cancelled.
@@ -163,9 +169,8 @@ async fn open_keeper(
         match opened {
             Ok(opened) => return Ok(Some(opened)),
             Err(error) if error.class() == Class::Retry => {
-                warn!(target = shard.0, error = %error, "cannot start yet, will try again");
                 metrics::retry(shard, error.reason());
-                status.phase(Phase::Retrying, Some(&error));
+                say_waiting(shard, status, &error, "cannot start yet, will try again");
             }
             Err(error) => return Err(error),
         }
@@ -198,9 +203,8 @@ where
             Ok(reader) => return Ok(Some(reader)),
             Err(error) if error.class() == modshift_changelog::Class::Retry => {
                 let error = ApplyError::from(error);
-                warn!(target = shard.0, error = %error, "cannot read the change log yet");
                 metrics::retry(shard, error.reason());
-                status.phase(Phase::Retrying, Some(&error));
+                say_waiting(shard, status, &error, "cannot read the change log yet");
             }
             Err(error) => return Err(error.into()),
         }
@@ -350,6 +354,7 @@ impl<R: LogReader> Flow<'_, R> {
         if view.phase != Phase::Running {
             view.phase = Phase::Running;
             (view.error, view.reason, view.hint) = (None, None, None);
+            view.waiting.over();
         }
         view.batches += 1;
         view.rows_applied += cut.batch.len() as u64;

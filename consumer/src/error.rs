@@ -1,6 +1,7 @@
 //! Why an applier stopped, and what to do about each reason.
 
 use modshift_changelog::LogError;
+use modshift_mariadb::applying::Coming;
 use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{CatalogError, ServerError};
 use modshift_proto::message::MessageError;
@@ -35,6 +36,11 @@ pub enum ApplyError {
     /// The compare-and-set found another version.
     #[error("another applier has taken over {new}")]
     TakenOver { new: NewShard },
+    /// A virtual IP, or a name, leads to a replica before that has applied its relay log.
+    #[error("{new}: {at} does not have all that was committed there yet: {coming}")]
+    NotThereYet { new: NewShard, at: String, coming: Coming },
+    #[error("{new}: {at} does not have all that was committed there, and {coming}")]
+    CommitsLost { new: NewShard, at: String, coming: Coming },
     #[error("{new} has triggers of the application: {triggers}; they would run for rows applied")]
     Triggers { new: NewShard, triggers: String },
     /// The application's triggers are there, or come. Rows wait until they are gone.
@@ -152,7 +158,7 @@ impl ApplyError {
                 Log::Retry => Class::Retry,
                 Log::Halt => Class::Halt,
             },
-            ApplyError::HandedOver { .. } => Class::Retry,
+            ApplyError::HandedOver { .. } | ApplyError::NotThereYet { .. } => Class::Retry,
             ApplyError::Change { error, .. } if error.is_fatal() => Class::Fatal,
             ApplyError::OwnRow { .. } => Class::Fatal,
             ApplyError::Message { .. }
@@ -163,6 +169,7 @@ impl ApplyError {
             | ApplyError::Drift { .. }
             | ApplyError::Value { .. }
             | ApplyError::TakenOver { .. }
+            | ApplyError::CommitsLost { .. }
             | ApplyError::Triggers { .. }
             | ApplyError::Serves { .. }
             | ApplyError::Control { .. }
@@ -186,6 +193,7 @@ impl ApplyError {
             ApplyError::Drift { .. } => "drift",
             ApplyError::Value { .. } => "value",
             ApplyError::TakenOver { .. } => "taken_over",
+            ApplyError::NotThereYet { .. } | ApplyError::CommitsLost { .. } => "commits_lost",
             ApplyError::Triggers { .. } => "triggers",
             ApplyError::HandedOver { .. } => "handed_over",
             ApplyError::Serves { .. } => "serves",
@@ -205,7 +213,7 @@ impl ApplyError {
                 return error.hint().or_else(|| Some(rows_hint(error.code()).to_owned()));
             }
             ApplyError::Catalog(error) => return error.hint(),
-            ApplyError::Log(error) => error.hint()?,
+            ApplyError::Log(error) => return error.hint().map(str::to_owned),
             ApplyError::Message { .. } | ApplyError::UnknownSource { .. } => {
                 "run replicator and consumer with the same plan and version"
             }
@@ -219,6 +227,16 @@ impl ApplyError {
             ApplyError::Value { .. } => "run replicator and consumer in the same version",
             ApplyError::TakenOver { .. } => {
                 "stop one of the two; when the other one is gone this daemon takes over again"
+            }
+            ApplyError::NotThereYet { .. } => {
+                "it is asked again all the time; SHOW ALL SLAVES STATUS there says what keeps it from \
+                 applying"
+            }
+            ApplyError::CommitsLost { .. } => {
+                "where the plan's address leads to the wrong server, correct that and start the daemon \
+                 again. Where a replica that was behind was promoted: over Kafka start the consumer \
+                 again, and it applies once more what that server lost, as far back as log.retention; \
+                 over the in-process log that is gone: start over with `modshift restart-copy`"
             }
             ApplyError::Triggers { .. } => {
                 "drop them there, for this shard does not serve: a cutover or rollback hands over \

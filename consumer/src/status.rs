@@ -1,11 +1,13 @@
 //! What an applier is doing, for `/status` and `/ready`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use modshift_changelog::Backlog;
+use modshift_mariadb::Waits;
 use modshift_proto::NewShard;
 use modshift_proto::plan::{Direction, Plan};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::apply::Cut;
 use crate::changed::ChangedRows;
@@ -35,6 +37,9 @@ pub struct ApplierView {
     /// Short name of the error.
     pub reason: Option<&'static str>,
     pub hint: Option<String>,
+    /// What passes by itself and is waited for, and since when.
+    #[serde(serialize_with = "in_words")]
+    pub waiting: Waits,
     pub rows_applied: u64,
     pub batches: u64,
     pub dropped: u64,
@@ -43,6 +48,10 @@ pub struct ApplierView {
     pub backlog_messages: Option<u64>,
     /// Index = old shard; `None`: nothing was ever applied of it.
     pub streams: Vec<Option<StreamView>>,
+}
+
+fn in_words<S: Serializer>(waits: &Waits, serializer: S) -> Result<S::Ok, S::Error> {
+    waits.line().serialize(serializer)
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -89,6 +98,7 @@ impl ApplierStatus {
                 error: None,
                 reason: None,
                 hint: None,
+                waiting: Waits::default(),
                 rows_applied: 0,
                 batches: 0,
                 dropped: 0,
@@ -120,8 +130,18 @@ impl ApplierStatus {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What passes by itself is in the way. How long it has been.
+    pub(crate) fn waits(&self, error: &ApplyError) -> Duration {
+        self.phase(Phase::Retrying, Some(error));
+        let (what, hint) = (error.told(self.direction), error.hint_for(self.direction));
+        self.lock().waiting.begin(what, hint)
+    }
+
     pub(crate) fn phase(&self, phase: Phase, error: Option<&ApplyError>) {
         let mut view = self.lock();
+        if phase != Phase::Retrying {
+            view.waiting.over();
+        }
         view.phase = phase;
         view.error = error.map(|error| error.told(self.direction));
         view.reason = error.map(ApplyError::reason);

@@ -44,6 +44,8 @@ pub struct Kept {
 pub struct Versions {
     generation: u64,
     rows: Vec<Option<u64>>,
+    /// What they were before they were taken over.
+    before: Vec<Option<u64>>,
     /// What the last COMMIT took: for the throttle, which may be in another process.
     commit_us: u32,
 }
@@ -69,10 +71,11 @@ impl Versions {
     pub fn take_over(rows: &[Kept], sources: u16, random: u16) -> Versions {
         let newest = rows.iter().map(|row| row.version >> GENERATION_BITS).max();
         let generation = newest.map_or(u64::from(random), |newest| newest) + 1;
-        let mut versions =
-            Versions { generation, rows: vec![None; usize::from(sources)], commit_us: 0 };
+        let none = vec![None; usize::from(sources)];
+        let mut versions = Versions { generation, rows: none.clone(), before: none, commit_us: 0 };
         for row in rows {
             versions.rows[usize::from(row.source.0)] = Some(versions.base());
+            versions.before[usize::from(row.source.0)] = Some(row.version);
         }
         versions
     }
@@ -153,6 +156,23 @@ impl Versions {
         } else {
             Outcome::TakenOver
         }
+    }
+
+    /// Rows that a transaction raises are as they were once, and not all as this owner left them: the
+    /// server lost what was committed there, or does not have it yet. (Another owner's are of a
+    /// generation that was never seen.)
+    pub fn older(&self, moves: &[Move], found: &[(u16, u64)]) -> bool {
+        let found = |source: OldShard| {
+            found.iter().find(|(other, _)| *other == source.0).map(|(_, version)| *version)
+        };
+        let once = |source: OldShard| {
+            let (found, ours) = (found(source), self.of(source));
+            let of_ours = found.is_none_or(|found| found >> GENERATION_BITS == self.generation);
+            (found <= ours && of_ours) || found <= self.before[usize::from(source.0)]
+        };
+        let touched = self.touched(moves);
+        touched.iter().all(|&source| once(source))
+            && touched.iter().any(|&source| found(source) < self.of(source))
     }
 
     /// Waits for a COMMIT that may still be under way, and tells what became of it. A plain read
@@ -370,109 +390,4 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mark() -> Watermark {
-        Watermark {
-            epoch: 5,
-            number: 6,
-            gtids: "0-1-7".parse().unwrap(),
-            partial: Some(Partial {
-                position: Position { gtid: "0-1-9".parse().unwrap(), ordinal: 4 },
-                awaited: Awaited::Yes,
-            }),
-            token: None,
-            token_clock_us: 0,
-            token_writes: 0,
-            copied: false,
-            tables: 0,
-        }
-    }
-
-    fn kept(source: u16, version: u64) -> Kept {
-        Kept { source: OldShard(source), version, mark: mark(), offset: None, halted: None }
-    }
-
-    #[test]
-    fn a_move_compares_and_an_insert_compares_all_others() {
-        let mut versions = Versions::take_over(&[kept(0, (3 << 40) + 8)], 3, 77);
-        versions.commit_took(Duration::from_micros(1500));
-        let moved = |source| Move { source: OldShard(source), mark: mark() };
-        let base = 4u64 << 40;
-        let marked = "epoch = 5, number = 6, gtids = '0-1-7', group_gtid = '0-1-9?', \
-             group_ordinal = 4, token_digest = NULL, token_writes = 0, token_clock_us = 0, \
-             copied = 0, tables = 0, commit_us = 1500";
-        let expected = CompareAndSet {
-            text: format!(
-                "UPDATE modshift_watermark SET version = {}, {marked}, log_offset = 12 \
-                 WHERE source IN (0) AND version = {base}",
-                base + 1
-            ),
-            rows: 1,
-            update: true,
-        };
-        assert_eq!(versions.compare_and_set(&[moved(0)], Some(12)), [expected]);
-        // Of the other row no more than the version.
-        let compared = format!(
-            "UPDATE modshift_watermark SET version = {}, commit_us = 1500 WHERE source IN (0) AND \
-             version = {base}",
-            base + 1
-        );
-        let inserted = format!(
-            "INSERT INTO modshift_watermark SET source = 2, version = {}, {marked}",
-            base + 1
-        );
-        let set = versions.compare_and_set(&[moved(2)], None);
-        let set: Vec<_> = set.into_iter().map(|set| (set.text, set.rows, set.update)).collect();
-        assert_eq!(set, [(compared, 1, true), (inserted, 1, false)]);
-    }
-
-    #[test]
-    fn rows_that_move_together_are_compared_and_set_by_one_statement() {
-        let mut versions = Versions::take_over(&[kept(0, 0), kept(1, 0), kept(2, 0)], 3, 0);
-        let moved = |source, number| Move {
-            source: OldShard(source),
-            mark: Watermark { number, partial: None, ..mark() },
-        };
-        versions.committed(&[moved(1, 1)]);
-        let base = 1u64 << 40;
-        let set = versions.compare_and_set(&[moved(0, 7), moved(1, 8), moved(2, 7)], None);
-        let expected = format!(
-            "UPDATE modshift_watermark SET version = CASE source WHEN 0 THEN {a} WHEN 1 THEN {b} \
-             WHEN 2 THEN {a} END, epoch = 5, number = CASE source WHEN 0 THEN 7 WHEN 1 THEN 8 WHEN 2 \
-             THEN 7 END, gtids = '0-1-7', group_gtid = NULL, group_ordinal = 0, token_digest = NULL, \
-             token_writes = 0, token_clock_us = 0, copied = 0, tables = 0, commit_us = 0 WHERE source \
-             IN (0, 1, 2) AND version = CASE source WHEN 0 THEN {base} WHEN 1 THEN {a} WHEN 2 THEN \
-             {base} END",
-            a = base + 1,
-            b = base + 2,
-        );
-        assert_eq!(set, [CompareAndSet { text: expected, rows: 3, update: true }]);
-        // However many there are.
-        let many: Vec<Kept> = (0..150).map(|source| kept(source, 0)).collect();
-        let versions = Versions::take_over(&many, 150, 0);
-        let moves: Vec<Move> = (0..150).map(|source| moved(source, 1)).collect();
-        let rows = versions.compare_and_set(&moves, None).into_iter().map(|set| set.rows);
-        assert_eq!(rows.collect::<Vec<_>>(), [64, 64, 22]);
-    }
-
-    #[test]
-    fn an_unanswered_commit_is_told_from_another_owner() {
-        let mut versions = Versions::take_over(&[kept(0, 0), kept(1, 0)], 2, 0);
-        let moves = [Move { source: OldShard(0), mark: mark() }];
-        let base = 1 << 40;
-        assert_eq!(versions.outcome(&moves, &[(0, base), (1, base)]), Outcome::NotCommitted);
-        assert_eq!(versions.outcome(&moves, &[(0, base + 1), (1, base)]), Outcome::Committed);
-        assert_eq!(versions.outcome(&moves, &[(0, 2 << 40), (1, 2 << 40)]), Outcome::TakenOver);
-        versions.committed(&moves);
-        assert_eq!(versions.outcome(&moves, &[(0, base + 1)]), Outcome::NotCommitted);
-    }
-
-    #[test]
-    fn two_first_owners_differ() {
-        let one = Versions::take_over(&[], 1, 5);
-        let other = Versions::take_over(&[], 1, 6);
-        assert_ne!(one.after(OldShard(0)), other.after(OldShard(0)));
-    }
-}
+mod tests;

@@ -3,6 +3,10 @@
 //!
 //! Read from information_schema, which shows only what the account may see.
 
+mod fault;
+
+pub use self::fault::CatalogError;
+
 use std::collections::HashMap;
 
 use modshift_proto::schema::{Column, TableSchema, UniqueKey};
@@ -11,64 +15,8 @@ use mysql_async::{Conn, FromRowError, Params, Row};
 
 use crate::column_type;
 use crate::connect::label_of;
-use crate::error::{self, Class, ServerError};
+use crate::error;
 use crate::value::quote;
-
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    #[error("{at}: no table `{schema}`.`{table}`, or no privilege on it")]
-    NoSuchTable { at: String, schema: String, table: String },
-    #[error("{at}: table `{schema}`.`{table}` is called `{spelled}` there")]
-    SpelledOtherwise { at: String, schema: String, table: String, spelled: String },
-    #[error("{at}: `{schema}`.`{table}` is a {kind}, not a plain table")]
-    NotATable { at: String, schema: String, table: String, kind: String },
-    #[error("{at}: column {column} of {table} has type {type_text}, which modshift does not know")]
-    UnsupportedType { at: String, table: String, column: String, type_text: String },
-    #[error("{at}: key {key} of {table} covers only the first {length} characters of {column}")]
-    PrefixKey { at: String, table: String, key: String, column: String, length: u64 },
-    #[error("{at}: information_schema answered in an unknown form while {doing}")]
-    Form { at: String, doing: &'static str },
-    #[error(transparent)]
-    Server(#[from] ServerError),
-}
-
-impl CatalogError {
-    pub fn class(&self) -> Class {
-        match self {
-            CatalogError::Server(error) => error.class(),
-            CatalogError::NoSuchTable { .. }
-            | CatalogError::SpelledOtherwise { .. }
-            | CatalogError::NotATable { .. }
-            | CatalogError::UnsupportedType { .. }
-            | CatalogError::PrefixKey { .. }
-            | CatalogError::Form { .. } => Class::Halt,
-        }
-    }
-
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            CatalogError::NoSuchTable { .. } => {
-                "correct the plan, create the table (modshift schema), or grant SELECT on it"
-            }
-            CatalogError::SpelledOtherwise { .. } => {
-                "write the name in the plan as the server spells it, in lower case where \
-                 lower_case_table_names is 1"
-            }
-            CatalogError::NotATable { kind, .. } if kind == "system versioned" => {
-                "modshift does not carry the history of rows over: take the table out of the plan, or, \
-                 where its history may go, ALTER TABLE … DROP SYSTEM VERSIONING on every shard"
-            }
-            CatalogError::NotATable { .. } => "take it out of the plan's tables",
-            CatalogError::PrefixKey { .. } => "make the key cover the whole column",
-            CatalogError::UnsupportedType { .. } => {
-                "change the column's type on every shard, or take the table out of the plan"
-            }
-            CatalogError::Server(error) => return error.hint(),
-            CatalogError::Form { .. } => return None,
-        };
-        Some(hint.to_owned())
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableKind {

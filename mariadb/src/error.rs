@@ -35,12 +35,19 @@ pub enum ServerError {
     /// Another transaction was in the way; this one, or its statement, has been rolled back.
     #[error("{at}: {message} while {doing}")]
     Conflict { at: String, doing: &'static str, code: u16, message: String },
-    /// Full, starting, stopping or out of connections.
+    /// Of a disk, a tablespace or a quota.
+    #[error("{at} has no room left while {doing}: {message}")]
+    Full { at: String, doing: &'static str, code: u16, message: String },
+    /// Starting, stopping, or out of connections, memory or locks.
     #[error("{at} is not able just now while {doing}: {message}")]
     Busy { at: String, doing: &'static str, code: u16, message: String },
     #[error("{at} is read-only while {doing}: {message}")]
     ReadOnly { at: String, doing: &'static str, message: String },
-    #[error("{at}: a reader with the same replica_server_id has taken over: {message}")]
+    #[error("{at} is a read-only replica of {from}: it has not been promoted yet")]
+    Unpromoted { at: String, from: String },
+    #[error(
+        "{at}: a replica, or another reader, has registered with the same replica_server_id: {message}"
+    )]
     ReplicaIdTaken { at: String, code: u16, message: String },
     #[error("{at} cannot send its binlog: {message}")]
     Binlog { at: String, message: String },
@@ -71,8 +78,11 @@ impl ServerError {
             ServerError::Unreachable { .. }
             | ServerError::Lost { .. }
             | ServerError::Conflict { .. }
+            // Whoever makes room mends it, and what was refused is tried again as it was.
+            | ServerError::Full { .. }
             | ServerError::Busy { .. }
             | ServerError::ReadOnly { .. }
+            | ServerError::Unpromoted { .. }
             // Passwords are changed, accounts locked and hosts blocked on the server, and are mended
             // there: what is known of the shard's data stays as it is.
             | ServerError::Login { .. } => Class::Retry,
@@ -91,11 +101,17 @@ impl ServerError {
         }
     }
 
-    /// What the operator does next.
+    /// What the operator does next. Of what halts, each names a command or a setting.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            ServerError::Unreachable { detail, .. } if is_global_lock(detail) => {
+                "end that session (KILL), or wait until its backup is done"
+            }
             ServerError::Unreachable { .. } => {
                 "check host and port in the plan, the server and the network"
+            }
+            ServerError::Tls { detail, .. } if detail.contains("tls_ca") => {
+                "correct tls_ca in the plan, or put the file there for the user that runs modshift"
             }
             ServerError::Tls { .. } => {
                 "check tls and tls_ca in the plan; the certificate must carry the host name as a \
@@ -108,12 +124,23 @@ impl ServerError {
             ServerError::Privilege { missing, .. } => {
                 return Some(format!("GRANT {missing} TO the account of the plan"));
             }
-            ServerError::NoSchema { .. } => "create the schema, or correct its name in the plan",
+            ServerError::NoSchema { .. } => {
+                "CREATE DATABASE, or correct the shard's schema in the plan, then start the daemon again"
+            }
             ServerError::ReadOnly { .. } => {
-                "point the plan at the primary, or end read_only on this server"
+                "point the plan at the primary, or end read_only on this server (SET GLOBAL read_only \
+                 = 0); it is tried again all the time"
+            }
+            ServerError::Unpromoted { .. } => {
+                "promote it once its relay log is applied (STOP SLAVE; RESET SLAVE ALL; SET GLOBAL \
+                 read_only = 0), or point the plan at the primary; it is asked again all the time"
+            }
+            ServerError::Full { .. } => {
+                "make room on its disk, or in the tablespace or quota that it names; it is tried again \
+                 all the time, and goes on by itself"
             }
             ServerError::ReplicaIdTaken { .. } => {
-                "stop the other reader, or give each a replica_server_id of its own"
+                "stop the other reader, or give the replica or the reader a replica_server_id of its own"
             }
             ServerError::Binlog { message, .. } if is_purged(message) => {
                 "the changes since the resume point are gone: keep binlogs longer \
@@ -123,6 +150,11 @@ impl ServerError {
             ServerError::Binlog { .. } if self.is_cut_file() => {
                 "the file ends amid an event, as a crash or a full disk leaves it, and the server has \
                  not begun another: restart it, and start the daemons again"
+            }
+            ServerError::Binlog { .. } => {
+                "look at the server's error log, and at the file with mariadb-binlog \
+                 --verify-binlog-checksum; mend that and start the daemons again, or where the file is \
+                 lost start over with `modshift restart-copy`"
             }
             ServerError::EarlierTable { column: "plan", .. } => {
                 "the journal on new shard 0 is of a version of modshift that did not tell reshards \
@@ -144,7 +176,22 @@ impl ServerError {
             ServerError::Busy { code: 1040 | 1203 | 1226, .. } => {
                 "raise max_connections or the account's limits"
             }
-            _ => return None,
+            ServerError::Busy { code: 1197 | 1705, .. } => {
+                "raise max_binlog_cache_size and max_binlog_stmt_cache_size on this server"
+            }
+            ServerError::Busy { code: 1206, .. } => "raise innodb_buffer_pool_size on this server",
+            ServerError::Statement { .. } => {
+                "mend what the server says (modshift check compares the shards with the plan), then \
+                 start the daemon again: it goes on from where it stopped"
+            }
+            ServerError::Driver { .. } => {
+                "start the daemon again: it goes on from where it stopped. If it comes again, look at \
+                 the server's error log and its version (modshift check)"
+            }
+            // They pass by themselves, and are told with what the server says.
+            ServerError::Lost { .. } | ServerError::Conflict { .. } | ServerError::Busy { .. } => {
+                return None;
+            }
         };
         Some(hint.to_owned())
     }
@@ -155,6 +202,7 @@ impl ServerError {
             ServerError::Login { code, .. }
             | ServerError::Privilege { code, .. }
             | ServerError::Conflict { code, .. }
+            | ServerError::Full { code, .. }
             | ServerError::Busy { code, .. }
             | ServerError::ReplicaIdTaken { code, .. }
             | ServerError::Statement { code, .. } => Some(*code),
@@ -164,6 +212,7 @@ impl ServerError {
             ServerError::TooLarge { .. } => Some(1153),
             ServerError::Unreachable { .. }
             | ServerError::Lost { .. }
+            | ServerError::Unpromoted { .. }
             | ServerError::Tls { .. }
             | ServerError::EarlierTable { .. }
             | ServerError::Finished { .. }
@@ -250,11 +299,11 @@ fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -
         // Lock wait timeout, deadlock, row changed since the snapshot, table changed since the
         // snapshot, statement to be prepared again.
         1205 | 1213 | 1020 | 1412 | 1615 => ServerError::Conflict { at, doing, code, message },
-        // Disk full (the server waits by itself), connections or memory used up, shutting down,
-        // a Galera node not ready, interrupted (KILL QUERY, max_statement_time).
-        1021 | 1040 | 1041 | 1047 | 1053 | 1079 | 1203 | 1226 | 1317 | 1969 => {
-            ServerError::Busy { at, doing, code, message }
-        }
+        _ if is_full(code, &message) => ServerError::Full { at, doing, code, message },
+        // Connections, memory, threads, locks or the binlog's cache used up, shutting down, a Galera
+        // node not ready, interrupted (KILL QUERY, max_statement_time).
+        1037 | 1038 | 1040 | 1041 | 1047 | 1053 | 1079 | 1135 | 1197 | 1203 | 1206 | 1226
+        | 1317 | 1637 | 1705 | 1969 => ServerError::Busy { at, doing, code, message },
         // The network under the server's feet; the connection killed.
         1080 | 1152 | 1158..=1161 | 1184 | 1927 | 2006 | 2013 => {
             ServerError::Lost { at, doing, detail: message }
@@ -263,7 +312,9 @@ fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -
         1290 if message.contains("read-only") || message.contains("read_only") => {
             ServerError::ReadOnly { at, doing, message }
         }
-        1836 => ServerError::ReadOnly { at, doing, message },
+        // Of InnoDB (innodb_force_recovery), or of the file system.
+        1036 | 1836 => ServerError::ReadOnly { at, doing, message },
+        _ if says_errno(&message, 30) => ServerError::ReadOnly { at, doing, message },
         1153 => ServerError::TooLarge { at, doing, message },
         // A parameter sent in parts, as the driver does with large ones.
         1105 if message.contains("max_allowed_packet") => {
@@ -277,6 +328,22 @@ fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -
         1236 => ServerError::Binlog { at, message },
         _ => ServerError::Statement { at, doing, code, state, message },
     }
+}
+
+/// "The table is full", "Disk full (…)", "Temporary file write failure"; and whatever failed with the
+/// system's ENOSPC or EDQUOT: to write to a file (3, 1026), in the storage engine (1030), to create a
+/// table (1005) …
+fn is_full(code: u16, message: &str) -> bool {
+    matches!(code, 1021 | 1114 | 1878) || says_errno(message, 28) || says_errno(message, 122)
+}
+
+/// `(errno: 28 "No space left on device")`, `(Errcode: 28 …)`, `Got error 28 "No space …`.
+fn says_errno(message: &str, number: u32) -> bool {
+    ["errno: ", "Errcode: ", "Got error "].iter().any(|before| {
+        let rest = message.split_once(before).map(|(_, rest)| rest);
+        rest.and_then(|rest| rest.strip_prefix(&number.to_string()))
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    })
 }
 
 /// The driver's own text would print values.
@@ -321,81 +388,16 @@ fn duplicate_key(message: &str) -> Option<&str> {
     key.strip_suffix('\'')
 }
 
+/// Begins what is said of a server that does not answer because somebody holds all of it.
+pub const GLOBAL_LOCK: &str = "a global read lock is held";
+
+fn is_global_lock(detail: &str) -> bool {
+    detail.contains(GLOBAL_LOCK)
+}
+
 fn is_purged(message: &str) -> bool {
     message.contains("purged") || message.contains("Could not find first log")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(code: u16, message: &str, class: Class, shown: &str) {
-        let error = mysql_async::ServerError {
-            code,
-            message: message.to_owned(),
-            state: "HY000".to_owned(),
-        };
-        let error = of("db:3306/shard", "reading", Error::Server(error));
-        assert_eq!(error.to_string(), shown);
-        assert_eq!(error.class(), class);
-        assert_eq!(error.code(), if error.is_connection_lost() { None } else { Some(code) });
-    }
-
-    #[test]
-    fn a_missing_privilege_is_named() {
-        check(
-            1142,
-            "SELECT command denied to user 'm'@'h' for table `d`.`t`",
-            Class::Halt,
-            "db:3306/shard: missing privilege SELECT ON `d`.`t` while reading: \
-             SELECT command denied to user 'm'@'h' for table `d`.`t`",
-        );
-        check(
-            1227,
-            "Access denied; you need (at least one of) the BINLOG MONITOR privilege(s) for this \
-             operation",
-            Class::Halt,
-            "db:3306/shard: missing privilege BINLOG MONITOR ON *.* while reading: \
-             Access denied; you need (at least one of) the BINLOG MONITOR privilege(s) for this \
-             operation",
-        );
-    }
-
-    #[test]
-    fn what_passes_by_itself_is_retried_and_nothing_else() {
-        check(1213, "Deadlock", Class::Retry, "db:3306/shard: Deadlock while reading");
-        check(
-            1927,
-            "Connection was killed",
-            Class::Retry,
-            "db:3306/shard: connection lost while reading: Connection was killed",
-        );
-        check(
-            1290,
-            "The MariaDB server is running with the --read-only option",
-            Class::Retry,
-            "db:3306/shard is read-only while reading: \
-             The MariaDB server is running with the --read-only option",
-        );
-        check(
-            1290,
-            "The MariaDB server is running with the --secure-file-priv option",
-            Class::Halt,
-            "db:3306/shard: error 1290 (HY000) while reading: \
-             The MariaDB server is running with the --secure-file-priv option",
-        );
-        check(
-            1406,
-            "Data too long",
-            Class::Halt,
-            "db:3306/shard: error 1406 (HY000) while reading: Data too long",
-        );
-    }
-
-    #[test]
-    fn the_key_of_a_duplicate_is_found_whatever_the_value() {
-        assert_eq!(duplicate_key("Duplicate entry 'a' for key 'b'' for key 'uk'"), Some("uk"));
-        assert_eq!(duplicate_key("Duplicate entry '1' for key 'PRIMARY'"), Some("PRIMARY"));
-        assert_eq!(duplicate_key("Duplicate"), None);
-    }
-}
+mod tests;

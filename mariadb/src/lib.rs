@@ -1,5 +1,6 @@
 //! One way to talk to a MariaDB server: connect, learn what its tables are, carry values exactly.
 
+pub mod applying;
 pub mod audit;
 pub mod catalog;
 mod column_type;
@@ -21,6 +22,7 @@ pub mod session;
 mod socket;
 mod tls;
 pub mod value;
+pub mod waiting;
 pub mod whole_log;
 
 pub use catalog::CatalogError;
@@ -34,3 +36,4 @@ pub use pace::Pace;
 pub use seats::{Seat, Seats};
 pub use server::ServerFacts;
 pub use socket::ServerSocket;
+pub use waiting::Waits;

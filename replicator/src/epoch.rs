@@ -1,7 +1,7 @@
 //! Opens a reader epoch on an old shard: from its commit on, this reader is the only one whose
 //! writes there take effect.
 
-use modshift_mariadb::{Conn, Session, control};
+use modshift_mariadb::{Conn, Session, applying, control};
 use modshift_proto::differences;
 use modshift_proto::message::TokenPhase;
 use modshift_proto::plan::{Direction, Endpoint, Plan};
@@ -56,6 +56,7 @@ pub async fn open(
 ) -> Result<Epoch, ReadError> {
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
     let at = modshift_mariadb::connect::label(primary);
+    applying::promoted(&mut conn, &at).await?;
     control::create(&mut conn, &at, primary, plan).await?;
     // Before the epoch is raised: what does not fit must not end a reader that works.
     let mut kept = control::kept_tables(&mut conn, &at).await?;

@@ -1,8 +1,13 @@
 //! What a reader says of itself, for `/status` and the demo.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use serde::Serialize;
+use modshift_mariadb::Waits;
+use modshift_proto::plan::Direction;
+use serde::{Serialize, Serializer};
+
+use crate::error::ReadError;
 
 /// Shared between the reader and whoever shows it.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +26,15 @@ pub struct ReaderState {
     /// Age of the newest token read, in milliseconds; `None`: none of this epoch yet.
     pub head_age_ms: Option<u64>,
     pub tables: Vec<TableState>,
+    /// What passes by itself and is waited for, and since when.
+    #[serde(serialize_with = "in_words")]
+    pub waiting: Waits,
     /// Why the reader stopped, and what to do about it.
     pub halted: Option<String>,
+}
+
+fn in_words<S: Serializer>(waits: &Waits, serializer: S) -> Result<S::Ok, S::Error> {
+    waits.line().serialize(serializer)
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -52,6 +64,12 @@ impl ReaderState {
         // What is known of the head is getting old.
         self.head_age_ms = None;
     }
+
+    /// Goes on as soon as that has passed. How long it has waited.
+    pub(crate) fn waits(&mut self, error: &ReadError, direction: Direction) -> Duration {
+        self.reconnecting();
+        self.waiting.begin(error.told(direction), error.hint_for(direction))
+    }
 }
 
 impl ReaderStatus {
@@ -59,7 +77,7 @@ impl ReaderStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn update(&self, change: impl FnOnce(&mut ReaderState)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    pub fn update<T>(&self, change: impl FnOnce(&mut ReaderState) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,10 +1,12 @@
 //! What a daemon says of itself on its `/status` page and nobody else can know: which logins servers
-//! refuse to it, which streams have halted in it (also before they had begun), and who holds it back. A daemon that cannot be reached says nothing, which is no trouble of its own: the
-//! databases show whether its streams go on.
+//! refuse to it, which streams have halted in it (also before they had begun), what streams wait for
+//! that passes by itself, and who holds it back. A daemon that cannot be reached says nothing, which is
+//! no trouble of its own: the databases show whether its streams go on.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use modshift_changelog::troubles;
 use modshift_mariadb::refused;
 use modshift_proto::plan::Plan;
 use serde::Serialize;
@@ -14,6 +16,7 @@ use ureq::Agent;
 use super::command::{agent, urls};
 use crate::args;
 use crate::daemon::Role;
+use crate::daemon::streams::Board;
 
 /// A daemon answers from memory.
 const ANSWER_WITHIN: Duration = Duration::from_millis(700);
@@ -33,11 +36,19 @@ pub fn refused_here() -> Vec<String> {
     refused::refused().into_iter().map(line).collect()
 }
 
+/// What the streams of this process wait for, and passes by itself.
+pub fn waits_here(board: &Board) -> Vec<String> {
+    let kafka = troubles().into_iter().map(|trouble| trouble.to_string());
+    board.waits().into_iter().chain(kafka).collect()
+}
+
 /// What the daemons that answered say of themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Said {
     /// Logins that are refused to them, each with the daemon that says so.
     pub refused: Vec<String>,
+    /// What they wait for that passes by itself, likewise.
+    pub waits: Vec<String>,
     pub halts: Vec<Halted>,
     pub daemons: Vec<Daemon>,
 }
@@ -145,6 +156,9 @@ fn of_page(said: &mut Said, page: &Value, plan: &str, role: &'static str, url: &
     let refused = list(&page["refused_logins"]);
     let refused = refused.iter().filter_map(Value::as_str);
     said.refused.extend(refused.map(|line| format!("{daemon}: {line}")));
+    let waits = list(&page["waits"]);
+    let waits = waits.iter().filter_map(Value::as_str);
+    said.waits.extend(waits.map(|line| format!("{daemon}: {line}")));
     let halted = |stream: &&Value| {
         let taken = stream["reason"].as_str().is_some_and(|reason| TAKEN.contains(&reason));
         stream["state"] == "halted" && !taken
@@ -183,6 +197,7 @@ mod tests {
         let page = json!({
             "plan": "shop",
             "refused_logins": ["db:3306 refuses the login"],
+            "waits": ["old shard 1 waits since 3 s: db:3306 is full"],
             "streams": [
                 { "stream": "old shard 0", "state": "halted", "reason": "definition",
                   "message": "column a of t is another", "hint": "undo it" },
@@ -202,6 +217,7 @@ mod tests {
         };
         let said = of(&page, "shop");
         assert_eq!(said.refused, ["modshift run: db:3306 refuses the login"]);
+        assert_eq!(said.waits, ["modshift run: old shard 1 waits since 3 s: db:3306 is full"]);
         let halted = "modshift run: old shard 0 has halted: column a of t is another";
         assert_eq!(said.lines(), [said.refused[0].as_str(), halted]);
         assert_eq!(said.halts[0].hint.as_deref(), Some("undo it"));

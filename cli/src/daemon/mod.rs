@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use modshift_changelog::Class;
+use modshift_mariadb::Waits;
 use modshift_mariadb::pace::Throttle;
 use modshift_mariadb::presence::Present;
 use modshift_proto::plan::{Log, Plan};
@@ -227,7 +228,9 @@ async fn work(
         if *share == Share::default() {
             continue;
         }
-        let Some(log) = opened(plan, cancel).await? else { return Ok(Ended::Exit(Exit::Done)) };
+        let Some(log) = opened(plan, streams.board(), cancel).await? else {
+            return Ok(Ended::Exit(Exit::Done));
+        };
         let beside = wire::Beside { throttle, changed: &changed, together: &together };
         wire::start(&mut streams, plan, &share.old, &share.new, &log, &beside, cancel);
     }
@@ -341,20 +344,31 @@ async fn checked(plan: &Arc<Plan>, share: &Share) -> bool {
 }
 
 /// Waits for brokers that are only away; `None` when cancelled meanwhile.
-async fn opened(plan: &Plan, cancel: &CancellationToken) -> anyhow::Result<Option<ChangeLog>> {
+async fn opened(
+    plan: &Plan,
+    board: &Board,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Option<ChangeLog>> {
+    const LOG: &str = "the change log";
+    let mut waits = Waits::default();
     loop {
         let Some(opened) = cancel.run_until_cancelled(ChangeLog::open(plan)).await else {
             return Ok(None);
         };
         let error = match opened {
-            Ok(log) => return Ok(Some(log)),
+            Ok(log) => {
+                board.note(LOG, None);
+                return Ok(Some(log));
+            }
             Err(error) => error,
         };
         let hint = error.hint().unwrap_or_default();
         if error.class() == Class::Halt {
             return Err(BadPlan(format!("{error}; {hint}")).into());
         }
-        tracing::warn!(%error, hint, "the change log does not answer: waiting");
+        let waited_s = waits.begin(error.to_string(), Some(hint.to_owned())).as_secs();
+        board.note(LOG, waits.line().as_deref());
+        tracing::warn!(%error, hint, waited_s, "the change log does not answer: waiting");
         if cancel.run_until_cancelled(tokio::time::sleep(LOG_RETRY)).await.is_none() {
             return Ok(None);
         }

@@ -99,6 +99,26 @@ impl Board {
         status.collect()
     }
 
+    /// What streams wait for that passes by itself, in words.
+    pub fn waits(&self) -> Vec<String> {
+        let waits = self.status().into_iter().filter_map(|one| {
+            let waiting = one.detail.get("waiting")?.as_str()?;
+            Some(format!("{} waits {waiting}", one.stream))
+        });
+        waits.collect()
+    }
+
+    /// What there is to say before there are streams; `None`: no more.
+    pub fn note(&self, name: &str, waiting: Option<&str>) {
+        let mut entries = self.lock();
+        entries.retain(|entry| entry.name != name);
+        if let Some(waiting) = waiting {
+            let detail = serde_json::json!({ "waiting": waiting });
+            let detail: Detail = Box::new(move || detail.clone());
+            entries.push(Entry { name: name.to_owned(), state: State::Running, detail });
+        }
+    }
+
     /// All streams are gone, and others follow.
     pub fn clear(&self) {
         self.lock().clear();
@@ -129,6 +149,10 @@ pub struct Streams {
 impl Streams {
     pub fn new(board: Board) -> Streams {
         Streams { board, tasks: JoinSet::new() }
+    }
+
+    pub fn board(&self) -> &Board {
+        &self.board
     }
 
     pub fn start<F>(&mut self, name: impl Into<String>, detail: Detail, stream: F)

@@ -126,6 +126,7 @@ fn urgent(status: &Status) -> Vec<Line> {
         lines.push(Line::toned(tone, &fence.text));
     }
     lines.extend(status.refused_logins.iter().map(|refused| Line::toned(Tone::Bad, refused)));
+    lines.extend(status.waits.iter().map(|waits| Line::toned(Tone::Warning, waits)));
     let old = status.old.iter().map(|old| (old.old as u16, old.unreachable.as_deref()));
     let new = status.new.iter().map(|new| (new.new as u16, new.unreachable.as_deref()));
     lines.extend(away("old", old));

@@ -30,6 +30,8 @@ pub struct Status {
     pub notes: Vec<String>,
     /// Logins that are refused to daemons, as these say where they can be reached.
     pub refused_logins: Vec<String>,
+    /// What daemons wait for that passes by itself, as these say.
+    pub waits: Vec<String>,
     /// What is wrong with the way back; `None`: the plan wants none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub back: Option<Back>,
@@ -164,6 +166,7 @@ impl Status {
             streams: streams.collect(),
             notes: decision.notes.iter().filter(|note| *note == UNPROVEN).cloned().collect(),
             refused_logins: said.refused.clone(),
+            waits: said.waits.clone(),
             back: facts.back.is_some().then(|| Back::of(decision)),
             halts: halts(facts, back, said),
             verification: Verification::of(plan, facts),
@@ -420,6 +423,7 @@ pub mod tests {
             streams: (0..old).flat_map(stream).collect(),
             notes: Vec::new(),
             refused_logins: Vec::new(),
+            waits: Vec::new(),
             back: Some(Back { halted: false, troubles: Vec::new(), summary: Vec::new() }),
             halts: Vec::new(),
             verification,

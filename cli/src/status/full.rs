@@ -17,7 +17,8 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
         let halted = terminal.paint(Tone::Bad, "HALTED:");
         let _ = writeln!(text, "{halted} {} stopped: {}", halt.stream, halt.text);
     }
-    for line in status.fences.iter().map(|fence| &fence.text).chain(&status.refused_logins) {
+    let fences = status.fences.iter().map(|fence| &fence.text);
+    for line in fences.chain(&status.refused_logins).chain(&status.waits) {
         let _ = writeln!(text, "{line}");
     }
     text.push('\n');

@@ -6,6 +6,7 @@
 //! parked rows; nothing else writes to the new shard.
 
 mod anew;
+mod behind;
 mod cut;
 mod parked;
 mod standing;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use modshift_mariadb::applying::{self, Patience};
 use modshift_mariadb::{Conn, ServerError, Session, catalog, connect, control, error, server};
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::{NewShard, OldShard};
@@ -30,11 +32,12 @@ use self::anew::Cleared;
 use self::parked::load_parked;
 use self::standing::Standing;
 use self::transaction::query;
+use crate::applier::say_waiting;
 use crate::backoff::Backoff;
 use crate::error::{ApplyError, Class};
 use crate::metrics;
 use crate::parked::{Parked, ParkedChanges};
-use crate::status::{ApplierStatus, Phase};
+use crate::status::ApplierStatus;
 use crate::target::Target;
 use crate::watermark::{self, Outcome, Versions};
 
@@ -58,6 +61,8 @@ pub struct Keeper {
     clocks: Vec<i64>,
     conn: Option<Conn>,
     standing: Standing,
+    /// With a server that does not have what was committed.
+    patience: Patience,
     /// Of the batch in hand: tables that are copied anew.
     cleared: BTreeMap<(OldShard, u32), Cleared>,
     packet_bytes_max: usize,
@@ -89,6 +94,7 @@ impl Keeper {
         let endpoint = plan.new[usize::from(shard.0)].clone();
         let at = modshift_mariadb::connect::label(&endpoint);
         let mut conn = connect(&endpoint, Session::Exact).await?;
+        applying::promoted(&mut conn, &at).await?;
         let packet_bytes_max = server::max_allowed_packet(&mut conn).await? as usize;
         let mut schemas = Vec::with_capacity(plan.tables.len());
         let mut texts = Vec::with_capacity(plan.tables.len());
@@ -125,6 +131,7 @@ impl Keeper {
             clocks,
             conn: Some(conn),
             standing: Standing::new(texts),
+            patience: Patience::default(),
             cleared: BTreeMap::new(),
             packet_bytes_max,
         };
@@ -152,6 +159,8 @@ impl Keeper {
         self.cleared.clear();
         let mut unknown = false;
         let mut exact = false;
+        // Of a COMMIT without an answer, where the server that was asked may not have had it yet.
+        let mut perhaps = false;
         let mut limit = ATTEMPT_TIMEOUT;
         let begun = Instant::now();
         loop {
@@ -169,17 +178,27 @@ impl Keeper {
             let error = match failure {
                 Failure::Undone(error) => error,
                 Failure::Unknown(error) => {
-                    unknown = true;
+                    (unknown, perhaps) = (true, true);
                     self.conn = None;
                     ApplyError::Server(error)
                 }
             };
+            let error = match error {
+                // A replica that was asked before it had that COMMIT has it by now: once more.
+                ApplyError::TakenOver { .. } if perhaps => {
+                    (unknown, perhaps) = (true, false);
+                    continue;
+                }
+                ApplyError::TakenOver { .. } => self.behind_or_taken(error, &cut.moves).await,
+                error => error,
+            };
             if error.class() != Class::Retry {
                 return Err(error);
             }
+            // What comes later may hold the very commit that was not answered.
+            unknown |= matches!(error, ApplyError::NotThereYet { .. });
             metrics::retry(self.shard, error.reason());
-            status.phase(Phase::Retrying, Some(&error));
-            warn!(target = self.shard.0, error = %error, "batch not applied, will try again");
+            say_waiting(self.shard, status, &error, "batch not applied, will try again");
             self.roll_back(&error).await;
             if !backoff.wait(cancel).await {
                 return Err(error);
@@ -207,7 +226,11 @@ impl Keeper {
     ) -> Result<Option<Applied>, Failure> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => connect(&self.endpoint, Session::Exact).await?,
+            None => {
+                let mut conn = connect(&self.endpoint, Session::Exact).await?;
+                applying::promoted(&mut conn, &self.at).await?;
+                conn
+            }
         };
         if *unknown {
             match self.versions.resolve(&mut conn, &self.at, &cut.moves).await? {

@@ -1,6 +1,7 @@
 //! What can go wrong between an old shard's binlog and a decoded row.
 
 use modshift_mariadb::ServerError;
+use modshift_mariadb::applying::Coming;
 use modshift_mariadb::whole_log::Gap;
 
 use super::code;
@@ -35,6 +36,9 @@ pub enum BinlogError {
     UnknownDomain { at: String, domain: u32, start: String },
     #[error("{at} is at {now}, before the resume point {start}")]
     BehindStart { at: String, now: String, start: String },
+    /// A virtual IP, or a name, leads to a replica before that has applied its relay log.
+    #[error("{at} is at {now}, and {wanted} was read before: {coming}")]
+    NotThereYet { at: String, now: String, wanted: String, coming: Coming },
     #[error("{at} sent a {event} event whose checksum does not match its bytes")]
     Checksum { at: String, event: &'static str },
     #[error("{at} sent bytes that are no binlog event")]
@@ -88,7 +92,8 @@ impl BinlogError {
             | BinlogError::Silent { .. }
             // What is wrong with the log itself the reader's own connection will tell.
             | BinlogError::FeedEnded { .. }
-            | BinlogError::FellBehind { .. } => Class::Retry,
+            | BinlogError::FellBehind { .. }
+            | BinlogError::NotThereYet { .. } => Class::Retry,
             BinlogError::Setting { .. }
             | BinlogError::NotWhole { .. }
             | BinlogError::UnknownDomain { .. }
@@ -160,9 +165,150 @@ impl BinlogError {
                 "SET GLOBAL binlog_row_image = FULL, also in my.cnf, let every session reconnect, \
                  and start over with `modshift restart-copy`"
             }
-            BinlogError::KeyColumn { .. } => "choose a stored column as the shard key",
-            _ => return None,
+            BinlogError::KeyColumn { .. } => {
+                "choose a stored column as the shard key (key of the [[table]] in the plan)"
+            }
+            BinlogError::PlannedTwice { .. } => "take one of the two [[table]] out of the plan",
+            BinlogError::NotThereYet { .. } => {
+                "it is asked again all the time; SHOW ALL SLAVES STATUS there says what keeps it from \
+                 applying"
+            }
+            BinlogError::Malformed { .. }
+            | BinlogError::MalformedRow { .. }
+            | BinlogError::NoTableMap { .. }
+            | BinlogError::TooManyTables { .. }
+            | BinlogError::WrongLayout { .. }
+            | BinlogError::TooLarge { .. } => {
+                "start the replicator again; if it stops at the same place, look at that group with \
+                 mariadb-binlog --verify-binlog-checksum: the file is damaged, or this is a defect of \
+                 modshift. Where the group cannot be read, start over with `modshift restart-copy`"
+            }
+            BinlogError::Unsupported { .. } | BinlogError::ColumnType { .. } => {
+                "it cannot be carried over: have nothing of its kind written until the reshard is over, \
+                 and start over with `modshift restart-copy`"
+            }
+            BinlogError::Format { .. } => {
+                "modshift reads MariaDB from 10.5 on: see the versions in its README, and take a version \
+                 of modshift that knows this server, then start the replicator again"
+            }
+            // Another connection is made, and tells what is wrong.
+            BinlogError::Ended { .. }
+            | BinlogError::Silent { .. }
+            | BinlogError::FeedEnded { .. }
+            | BinlogError::FellBehind { .. } => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each variant: a new one does not compile until it stands here.
+    fn all() -> Vec<BinlogError> {
+        let text = || "x".to_owned();
+        let gap = Gap {
+            setting: text(),
+            value: text(),
+            lost: "",
+            wanted: "",
+            statements: Vec::new(),
+            advice: text(),
+        };
+        let all = vec![
+            ServerError::Unreachable { at: text(), detail: text() }.into(),
+            BinlogError::Ended { at: text() },
+            BinlogError::Silent { at: text(), seconds: 6 },
+            BinlogError::FeedEnded { at: text(), detail: text() },
+            BinlogError::FellBehind { at: text() },
+            BinlogError::Setting { at: text(), setting: "log_bin", value: text(), wanted: "ON" },
+            BinlogError::Setting {
+                at: text(),
+                setting: "binlog_format",
+                value: text(),
+                wanted: "ROW",
+            },
+            BinlogError::NotWhole { at: text(), gap: Box::new(gap) },
+            BinlogError::UnknownDomain { at: text(), domain: 1, start: text() },
+            BinlogError::BehindStart { at: text(), now: text(), start: text() },
+            BinlogError::NotThereYet {
+                at: text(),
+                now: text(),
+                wanted: text(),
+                coming: Coming::Received(text()),
+            },
+            BinlogError::Checksum { at: text(), event: "Xid" },
+            BinlogError::NotAnEvent { at: text() },
+            BinlogError::Malformed { event: "Xid", what: "x" },
+            BinlogError::TooLarge { bytes: 1 },
+            BinlogError::Unsupported { code: 10 },
+            BinlogError::Unsupported { code: 99 },
+            BinlogError::Incident { message: text() },
+            BinlogError::Format { version: 3, server: text() },
+            BinlogError::NoTableMap { table_id: 1 },
+            BinlogError::TooManyTables { max: 1 },
+            BinlogError::ColumnType { table: text(), column: 1, code: 1 },
+            BinlogError::ColumnCount { table: text(), logged: 1, catalog: 2 },
+            BinlogError::SchemaMismatch {
+                table: text(),
+                column: text(),
+                logged: text(),
+                catalog: text(),
+            },
+            BinlogError::IncompleteImage { table: text() },
+            BinlogError::MalformedRow { table: text(), event: "Xid", what: "x" },
+            BinlogError::KeyColumn { table: text(), column: text() },
+            BinlogError::PlannedTwice { table: text() },
+            BinlogError::WrongLayout { table: text() },
+        ];
+        for error in &all {
+            match error {
+                BinlogError::Server(_)
+                | BinlogError::Ended { .. }
+                | BinlogError::Silent { .. }
+                | BinlogError::FeedEnded { .. }
+                | BinlogError::FellBehind { .. }
+                | BinlogError::Setting { .. }
+                | BinlogError::NotWhole { .. }
+                | BinlogError::UnknownDomain { .. }
+                | BinlogError::BehindStart { .. }
+                | BinlogError::NotThereYet { .. }
+                | BinlogError::Checksum { .. }
+                | BinlogError::NotAnEvent { .. }
+                | BinlogError::Malformed { .. }
+                | BinlogError::TooLarge { .. }
+                | BinlogError::Unsupported { .. }
+                | BinlogError::Incident { .. }
+                | BinlogError::Format { .. }
+                | BinlogError::NoTableMap { .. }
+                | BinlogError::TooManyTables { .. }
+                | BinlogError::ColumnType { .. }
+                | BinlogError::ColumnCount { .. }
+                | BinlogError::SchemaMismatch { .. }
+                | BinlogError::IncompleteImage { .. }
+                | BinlogError::MalformedRow { .. }
+                | BinlogError::KeyColumn { .. }
+                | BinlogError::PlannedTwice { .. }
+                | BinlogError::WrongLayout { .. } => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_halt_names_a_command_or_a_setting() {
+        const WAYS: [&str; 6] = [
+            "my.cnf",
+            "start the daemons",
+            "`modshift restart-copy`",
+            "start the replicator again",
+            "[[table]]",
+            "binlog_format",
+        ];
+        for error in all().iter().filter(|error| error.class() == Class::Halt) {
+            let hint = error.hint().unwrap_or_default();
+            assert!(WAYS.iter().any(|way| hint.contains(way)), "{error}: {hint}");
+        }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! `supervise` opens an epoch, and another when the change log is lost; a [`Reader`] works within
 //! one. `hold` is what becomes of a write behind a fence, `primary` what it asks the old shard's
-//! primary, `progress` what it has recorded and shows, `watch` what must stay true and shows in no
+//! primary, `behind` whether what is missing there may still come, `progress` what it has recorded and shows, `watch` what must stay true and shows in no
 //! event.
 
+mod behind;
 mod hold;
 mod look_back;
 mod primary;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogWriter, stage};
+use modshift_mariadb::applying::Patience;
 use modshift_mariadb::pace::Throttle;
 use modshift_mariadb::{Desk, control};
 use modshift_proto::message::{Start, tables_crc};
@@ -41,7 +43,7 @@ use crate::prepare::Prepared;
 use crate::publish::Publisher;
 use crate::repair::Repairs;
 use crate::route::{Moduli, Target};
-use crate::status::{ReaderState, ReaderStatus};
+use crate::status::ReaderStatus;
 use crate::tail::{Spill, Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
 use crate::whole::WholeLogs;
@@ -91,6 +93,8 @@ struct Reader<W> {
     start: Start,
     /// An answer of the token task that is still to come.
     saving: Option<oneshot::Receiver<()>>,
+    /// With a server that is not as far as this reader.
+    patience: Patience,
     /// Durable, but not recorded yet.
     unsaved: Option<token::Progress>,
     last_save: Instant,
@@ -223,6 +227,7 @@ impl<W: LogWriter> Reader<W> {
             desk: throttle.desk().clone(),
             start,
             saving: None,
+            patience: Patience::default(),
             unsaved: None,
             last_save: Instant::now(),
             rows_flushed: 0,
@@ -258,7 +263,7 @@ impl<W: LogWriter> Reader<W> {
                 // still takes the id then is a replica that is none of ours.
                 Err(error) if error.replica_id_taken() && ids_taken < REPLICA_ID_TAKEN_MAX => {
                     ids_taken += 1;
-                    self.connection_lost(status, &error);
+                    self.connection_lost(plan, status, &error);
                 }
                 Err(error) if error.is_cut_file() && cut.1 < FILES_CUT_MAX => {
                     let again = if cut.0 == *self.tail.done() { cut.1 + 1 } else { 0 };
@@ -266,10 +271,10 @@ impl<W: LogWriter> Reader<W> {
                     if !self.tail.file_cut()? {
                         return Err(error);
                     }
-                    self.connection_lost(status, &error);
+                    self.connection_lost(plan, status, &error);
                 }
                 Err(error) if error.class() == Class::Retry => {
-                    self.connection_lost(status, &error);
+                    self.connection_lost(plan, status, &error);
                 }
                 // What came before it is sent and recorded: `rearm` asks for that.
                 Err(error @ ReadError::ForeignWrite { .. }) => {
@@ -279,7 +284,10 @@ impl<W: LogWriter> Reader<W> {
                         held = Box::pin(self.hold(plan, status, error)) => held?,
                     }
                 }
-                Err(error) => return Err(error),
+                Err(error) => match self.not_there_yet(&error).await {
+                    Some(waits) => self.connection_lost(plan, status, &waits),
+                    None => return Err(error),
+                },
                 Ok(never) => match never {},
             }
             tokio::select! {
@@ -291,14 +299,13 @@ impl<W: LogWriter> Reader<W> {
         Ok(())
     }
 
-    fn connection_lost(&mut self, status: &ReaderStatus, error: &ReadError) {
+    fn connection_lost(&mut self, plan: &Plan, status: &ReaderStatus, error: &ReadError) {
         self.copying.connection_lost();
         self.repairs.connection_lost();
         // What cannot be shared just now must not be tried in a circle.
         self.join_due = Instant::now() + JOIN_AGAIN;
-        status.update(ReaderState::reconnecting);
         metrics::retry(self.shard, "binlog");
-        tracing::warn!(shard = self.shard.0, error = %error, "binlog connection lost, reconnecting");
+        supervise::say_waiting(self.shard, status, error, plan.direction());
     }
 
     /// One binlog connection, until it breaks.

@@ -83,6 +83,7 @@ impl<W: LogWriter> Reader<W> {
         }
         let copying = !self.copying.finished();
         status.update(|state| {
+            state.waiting.over();
             state.phase = if copying { Phase::Copying } else { Phase::Tailing };
             state.serving = Some(self.tail.phase() == TokenPhase::Serving);
             state.gtids = self.tail.done().to_string();

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use modshift_changelog::{LogError, LogWriter, stage};
+use modshift_mariadb::applying::Patience;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::OldShard;
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Direction, Plan};
 use tokio_util::sync::CancellationToken;
 
-use super::Reader;
+use super::{Reader, behind};
 use crate::backoff::Backoff;
+use crate::binlog::BinlogError;
 use crate::epoch;
 use crate::error::{Class, ReadError};
 use crate::feed::Feeds;
 use crate::metrics;
 use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
-use crate::status::{Phase, ReaderState, ReaderStatus};
+use crate::status::{Phase, ReaderStatus};
 use crate::token::{self, TokenWriters, within};
 use crate::whole::WholeLogs;
 
@@ -39,16 +41,23 @@ where
 {
     let mut epoch_number = 0;
     let mut backoff = Backoff::default();
+    let mut patience = Patience::default();
     let process = Process { throttle, together, cancel: cancel.clone() };
     let outcome = loop {
         let run = run(&plan, shard, &mut open_log, &status, &process, &mut epoch_number);
         match run.await {
             Err(error) if error.ends_epoch() => {
                 metrics::retry(shard, "log");
-                tracing::warn!(shard = shard.0, error = %error, "change log lost, a new epoch follows");
-                status.update(ReaderState::reconnecting);
+                say_waiting(shard, &status, &error, plan.direction());
             }
-            outcome => break outcome,
+            // Of the server that its token is written on, where that was another a moment ago.
+            Err(error) => {
+                match behind::of_shard(&plan, shard, &status, &error, &mut patience).await {
+                    Some(waits) => say_waiting(shard, &status, &waits, plan.direction()),
+                    None => break Err(error),
+                }
+            }
+            Ok(()) => break Ok(()),
         }
         tokio::select! {
             () = cancel.cancelled() => break Ok(()),
@@ -56,7 +65,10 @@ where
         }
     };
     match &outcome {
-        Ok(()) => status.update(|state| state.phase = Phase::Stopped),
+        Ok(()) => status.update(|state| {
+            state.waiting.over();
+            state.phase = Phase::Stopped;
+        }),
         Err(error) => {
             let (told, hint) = (error.told(plan.direction()), error.hint_for(plan.direction()));
             let text = match &hint {
@@ -67,6 +79,7 @@ where
             let (reason, hint) = (error.reason(), hint.unwrap_or_default());
             tracing::error!(shard = shard.0, reason, error = told, hint, "reader halted");
             status.update(|state| {
+                state.waiting.over();
                 state.phase = Phase::Halted;
                 state.halted = Some(text.clone());
             });
@@ -80,6 +93,25 @@ where
         }
     }
     outcome
+}
+
+/// What the reader waits for, where a person or a program looks: it goes on by itself.
+pub(super) fn say_waiting(
+    shard: OldShard,
+    status: &ReaderStatus,
+    error: &ReadError,
+    direction: Direction,
+) {
+    let waited_s = status.update(|state| state.waits(error, direction)).as_secs();
+    let (told, hint) = (error.told(direction), error.hint_for(direction).unwrap_or_default());
+    let what = match error {
+        ReadError::Log(LogError::Closed(_)) => "changes wait for their applier",
+        ReadError::Log(_) => "the change log does not take changes, trying again",
+        ReadError::Binlog(BinlogError::NotThereYet { .. }) => "waiting for the server to catch up",
+        ReadError::Binlog(_) => "binlog connection lost, reconnecting",
+        _ => "not to be read for now, trying again",
+    };
+    tracing::warn!(shard = shard.0, error = told, hint, waited_s, "{what}");
 }
 
 /// What the readers of a process have of each server together, those of both directions.
@@ -112,8 +144,9 @@ where
     F: Future<Output = Result<W, LogError>> + Send,
 {
     let primary = plan.old[usize::from(shard.0)].clone();
+    let way = (status, plan.direction());
     // Before the epoch is raised: a plan that does not fit must not end a reader that works.
-    let Some(found) = retrying(shard, "start", cancel, || async {
+    let Some(found) = retrying(shard, "start", way, cancel, || async {
         let _turn = throttle.few().turn(&primary).await;
         let prepared = prepare(plan, shard).await?;
         Box::pin(together.logs.ask(&primary, throttle.desk(), Instant::now())).await?;
@@ -128,7 +161,7 @@ where
         let opening = Box::pin(epoch::open(shard, &primary, plan, &found.tables));
         within(&primary, "opening an epoch", opening).await
     };
-    let Some(epoch) = retrying(shard, "epoch", cancel, open_epoch).await? else {
+    let Some(epoch) = retrying(shard, "epoch", way, cancel, open_epoch).await? else {
         return Ok(());
     };
     *epoch_number = epoch.number;
@@ -138,7 +171,7 @@ where
         initial = epoch.initial, phase = epoch.resume.phase.name(), "reader epoch opened");
     stage::reached("epoch_raised_before_markers", 1).await;
     // And again after it: what changes a table from here on is in the log.
-    let Some(prepared) = retrying(shard, "start", cancel, || async {
+    let Some(prepared) = retrying(shard, "start", way, cancel, || async {
         let _turn = throttle.few().turn(&primary).await;
         let prepared = prepare(plan, shard).await?;
         Box::pin(together.logs.ask(&primary, throttle.desk(), Instant::now())).await?;
@@ -149,7 +182,7 @@ where
         return Ok(());
     };
     epoch::same(shard, plan, &prepared.tables, &epoch.kept)?;
-    let Some(token_table) = retrying(shard, "start", cancel, || async {
+    let Some(token_table) = retrying(shard, "start", way, cancel, || async {
         let _turn = throttle.few().turn(&primary).await;
         token_table(&primary).await
     })
@@ -197,6 +230,7 @@ where
 async fn retrying<T, F>(
     shard: OldShard,
     what: &'static str,
+    (status, direction): (&ReaderStatus, Direction),
     cancel: &CancellationToken,
     mut attempt: impl FnMut() -> F,
 ) -> Result<Option<T>, ReadError>
@@ -211,7 +245,7 @@ where
                 Ok(value) => return Ok(Some(value)),
                 Err(error) if error.class() == Class::Retry => {
                     metrics::retry(shard, what);
-                    tracing::warn!(shard = shard.0, what, error = %error, "not yet, retrying");
+                    say_waiting(shard, status, &error, direction);
                 }
                 Err(error) => return Err(error),
             }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use modshift_mariadb::{Conn, ServerError, Session, connect::label, control, value};
+use modshift_mariadb::{Conn, ServerError, Session, applying, connect::label, control, value};
 use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::Queryable;
 use tokio::sync::mpsc;
@@ -322,6 +322,7 @@ impl Clock {
 
 async fn connected(endpoint: &Endpoint) -> Result<Kept, ReadError> {
     let mut conn = modshift_mariadb::connect(endpoint, Session::Plain).await?;
+    applying::promoted(&mut conn, &label(endpoint)).await?;
     let packet_bytes_max = modshift_mariadb::server::max_allowed_packet(&mut conn).await?;
     let packet_bytes_max = usize::try_from(packet_bytes_max).unwrap_or(usize::MAX);
     Ok(Kept { conn, packet_bytes_max })

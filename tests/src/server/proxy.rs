@@ -28,6 +28,8 @@ pub enum Delay {
 
 #[derive(Clone, Copy, Debug)]
 struct State {
+    /// Port of the server.
+    target: u16,
     open: bool,
     /// Raised by each cut: connections of an older generation end.
     generation: u64,
@@ -45,9 +47,15 @@ pub struct Proxy {
 impl Proxy {
     pub async fn start(host: &str, target_port: u16) -> Result<Arc<Self>> {
         let port = free_port()?;
-        let target = format!("{host}:{target_port}");
-        let first =
-            State { open: true, generation: 0, stalled: false, delay: Delay::None, ended: false };
+        let host = host.to_owned();
+        let first = State {
+            target: target_port,
+            open: true,
+            generation: 0,
+            stalled: false,
+            delay: Delay::None,
+            ended: false,
+        };
         let (state, watched) = watch::channel(first);
         let (ready, started) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
@@ -55,7 +63,7 @@ impl Proxy {
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 match runtime {
-                    Ok(runtime) => runtime.block_on(serve(port, target, watched, ready)),
+                    Ok(runtime) => runtime.block_on(serve(port, host, watched, ready)),
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })
@@ -71,6 +79,14 @@ impl Proxy {
     /// Ends every connection there is; new ones are taken.
     pub fn cut(&self) {
         self.state.send_modify(|s| s.generation += 1);
+    }
+
+    /// A virtual IP that moves: every connection ends, and new ones come out at the other server.
+    pub fn lead_to(&self, port: u16) {
+        self.state.send_modify(|s| {
+            s.target = port;
+            s.generation += 1;
+        });
     }
 
     /// Ends every connection and refuses new ones until `reopen`.
@@ -106,7 +122,7 @@ impl Drop for Proxy {
 
 type Ready = tokio::sync::oneshot::Sender<std::io::Result<()>>;
 
-async fn serve(port: u16, target: String, mut state: watch::Receiver<State>, ready: Ready) {
+async fn serve(port: u16, host: String, mut state: watch::Receiver<State>, ready: Ready) {
     let here = SocketAddr::from(([127, 0, 0, 1], port));
     let mut listener = match TcpListener::bind(here).await {
         Ok(listener) => {
@@ -140,15 +156,15 @@ async fn serve(port: u16, target: String, mut state: watch::Receiver<State>, rea
             Ok((client, _)) = accepted => {
                 serial += 1;
                 let seed = u64::from(port) << 32 | serial;
-                tokio::spawn(carry(client, target.clone(), state.clone(), seed));
+                tokio::spawn(carry(client, host.clone(), state.clone(), seed));
             }
         }
     }
 }
 
-async fn carry(client: TcpStream, target: String, mut state: watch::Receiver<State>, seed: u64) {
-    let generation = state.borrow().generation;
-    let Ok(server) = TcpStream::connect(&target).await else { return };
+async fn carry(client: TcpStream, host: String, mut state: watch::Receiver<State>, seed: u64) {
+    let State { generation, target, .. } = *state.borrow();
+    let Ok(server) = TcpStream::connect((host.as_str(), target)).await else { return };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     let (from_client, to_client) = client.into_split();
