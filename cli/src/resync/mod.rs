@@ -140,10 +140,18 @@ fn say(plan: &Plan, text: &str) {
 }
 
 impl Wanted {
+    /// Beside a document for programs it is for whoever looks on.
     fn say(&self, text: &str) {
-        if !self.json {
-            say(&self.plan, text);
+        match self.json {
+            true => eprintln!("resync: {}", self.plan.direction().words(text)),
+            false => say(&self.plan, text),
         }
+    }
+
+    /// Why it ends here.
+    fn stop(&self, report: &mut Report, why: String) {
+        self.say(&why);
+        report.notes.push(self.plan.direction().words(&why));
     }
 
     /// In words: `table t, keys 1 to 7`.
@@ -218,10 +226,27 @@ async fn resync(
 
 async fn acted(
     wanted: &Wanted,
+    asking: Verifier,
+    estimates: &[(u16, u64)],
+    throttle: &Throttle,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Exit> {
+    let (table, key_between) = (wanted.name.clone(), wanted.between.clone());
+    let mut report = Report { table, key_between, ..Report::default() };
+    let exit = steps(wanted, asking, estimates, throttle, cancel, &mut report).await?;
+    if wanted.json {
+        answer::line(serde_json::to_string_pretty(&report)?);
+    }
+    Ok(exit)
+}
+
+async fn steps(
+    wanted: &Wanted,
     mut asking: Verifier,
     estimates: &[(u16, u64)],
     throttle: &Throttle,
     cancel: &CancellationToken,
+    report: &mut Report,
 ) -> anyhow::Result<Exit> {
     let plan = &wanted.plan;
     let mut requests = Vec::new();
@@ -230,13 +255,14 @@ async fn acted(
         // the gate closed by them.
         let _hold = match Hold::take(plan).await {
             Err(error @ CutoverError::Busy { .. }) => {
-                wanted.say(&format!("nothing was done: {error}"));
+                wanted.stop(report, format!("nothing was done: {error}"));
                 return Ok(Exit::No);
             }
             hold => hold?,
         };
         if let Some(run) = cutover::under_way(plan.forward.as_deref().unwrap_or(plan)).await? {
-            wanted.say(&format!("nothing was done: a run is not over, end it first: {run}"));
+            let why = format!("nothing was done: a run is not over, end it first: {run}");
+            wanted.stop(report, why);
             return Ok(Exit::No);
         }
         for &(old, rows) in estimates {
@@ -245,15 +271,11 @@ async fn acted(
         }
         asking.doubt(wanted.index).await.map_err(shown(plan))?;
     }
-    let mut report = Report {
-        table: wanted.name.clone(),
-        key_between: wanted.between.clone(),
-        ..Report::default()
-    };
-    let copying = copied(wanted, &mut asking, &requests, &mut report);
+    let copying = copied(wanted, &mut asking, &requests, report);
     match cancel.run_until_cancelled(Box::pin(copying)).await {
         None => {
-            wanted.say("interrupted; the readers go on with what was asked for");
+            let why = "interrupted; the readers go on with what was asked for";
+            wanted.stop(report, why.to_owned());
             return Ok(Exit::CannotTell);
         }
         Some(copied) => match copied? {
@@ -261,9 +283,10 @@ async fn acted(
             exit => return Ok(exit),
         },
     }
-    let proving = proven(wanted, throttle, cancel, &mut report);
+    let proving = proven(wanted, throttle, cancel, report);
     let Some(exit) = cancel.run_until_cancelled(Box::pin(proving)).await else {
-        wanted.say("interrupted; all rows are in the change log, and not compared yet");
+        let why = "interrupted; all rows are in the change log, and not compared yet";
+        wanted.stop(report, why.to_owned());
         return Ok(Exit::CannotTell);
     };
     let exit = exit?;
@@ -272,7 +295,7 @@ async fn acted(
             requests::done(asking.primary(request.old), request.id).await.map_err(shown(plan))?;
         }
     }
-    print(wanted, &report, exit)?;
+    sum_up(wanted, report, exit);
     Ok(exit)
 }
 
@@ -300,14 +323,15 @@ async fn copied(
                     moved = Instant::now();
                 }
                 Outcome::Refused(why) => {
-                    wanted.say(&format!(
+                    let why = format!(
                         "the reader of old shard {old} refuses it: {why}. Mend that, and give the same \
                          command again"
-                    ));
+                    );
+                    wanted.stop(report, why);
                     return Ok(Exit::CannotTell);
                 }
                 Outcome::Gone => {
-                    wanted.say(&format!("old shard {old}: the request was taken back"));
+                    wanted.stop(report, format!("old shard {old}: the request was taken back"));
                     return Ok(Exit::No);
                 }
             }
@@ -334,7 +358,8 @@ async fn copied(
             let shards: BTreeSet<u16> = open.iter().map(|request| request.old).collect();
             let halts = asking.halted(&shards).await.map_err(shown(plan))?;
             for halt in &halts {
-                wanted.say(&format!("{halt}. Mend that, and give the same command again"));
+                let why = format!("{halt}. Mend that, and give the same command again");
+                wanted.stop(report, why);
             }
             if !halts.is_empty() || moved.elapsed() >= STILL_MAX {
                 return Ok(Exit::CannotTell);
@@ -449,16 +474,12 @@ async fn mended(
     }
 }
 
-fn print(wanted: &Wanted, report: &Report, exit: Exit) -> anyhow::Result<()> {
-    if wanted.json {
-        answer::line(serde_json::to_string_pretty(report)?);
-        return Ok(());
-    }
+fn sum_up(wanted: &Wanted, report: &Report, exit: Exit) {
     report.notes.iter().for_each(|note| wanted.say(&format!("note: {note}")));
     if exit != Exit::Done {
         let Report { differ, unsettled, .. } = report;
         wanted.say(&format!("not equal: {differ} rows differ, {unsettled} could not be settled"));
-        return Ok(());
+        return;
     }
     let name = &wanted.name;
     let rows = report.rows_compared;
@@ -478,5 +499,4 @@ fn print(wanted: &Wanted, report: &Report, exit: Exit) -> anyhow::Result<()> {
             "the gate still wants the whole table compared: modshift verify{back} --table {name}"
         )),
     }
-    Ok(())
 }
