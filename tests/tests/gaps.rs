@@ -142,6 +142,25 @@ impl Scene {
         Ok(())
     }
 
+    /// What the halt says to do, as it stands in `modshift status`, to its end: the daemons are stopped, the
+    /// copy starts over, and all rows are right.
+    async fn starts_over(&self, daemons: &[&Modshift]) -> Result<()> {
+        let (_, said) = self.estate.modshift(["status"]).finish(LIMIT).await?;
+        ensure!(said.contains("`modshift restart-copy`"), "status names no way out:\n{said}");
+        for daemon in daemons {
+            stopped(daemon).await?;
+        }
+        let (code, said) = self.estate.modshift(["restart-copy", "--yes"]).finish(LIMIT).await?;
+        ensure!(code == 0, "restart-copy ended with {code}:\n{said}");
+        let (replicator, consumer) = self.running().await?;
+        self.written(20).await?;
+        // Their binlogs have every row twice by now: only what is there can be compared.
+        self.drained().await.with_context(|| says(&[&replicator, &consumer]))?;
+        self.estate.oracle().compare().await?.ensure_clean()?;
+        stopped(&replicator).await?;
+        stopped(&consumer).await
+    }
+
     async fn correct(&self) -> Result<()> {
         self.drained().await?;
         self.estate.oracle().compare().await?.ensure_clean()?;
@@ -210,7 +229,8 @@ async fn a_message_removed_or_aged_out_halts_and_names_the_gap() -> Result<()> {
     scene.closed("missing from the change log").await?;
     scene.closed("no longer holds offset").await?;
     // It stays so: a restart is no way around it.
-    halts(&scene.consumer()?, &["missing from the change log", "no longer holds offset"]).await
+    halts(&scene.consumer()?, &["missing from the change log", "no longer holds offset"]).await?;
+    scene.starts_over(&[]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +262,7 @@ async fn a_topic_deleted_and_created_again_halts_however_full_it_is() -> Result<
     halts(&consumer, &["has no start marker: the first message has number"]).await?;
     ensure!(before == [scene.state(0).await?, scene.state(1).await?], "new shards went on");
     scene.closed("has no start marker").await?;
-    stopped(&replicator).await
+    scene.starts_over(&[&replicator]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,7 +275,8 @@ async fn a_topic_created_again_under_running_daemons_halts() -> Result<()> {
     halts(&consumer, &[]).await.with_context(|| says(&[&replicator]))?;
     writer.stop().await?;
     scene.closed("applier of new shard 0 stopped").await?;
-    scene.closed("applier of new shard 1 stopped").await
+    scene.closed("applier of new shard 1 stopped").await?;
+    scene.starts_over(&[&replicator]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -280,7 +301,8 @@ async fn emptied_control_tables_halt() -> Result<()> {
 
     // Under a running reader: it is not the owner of its shard any more.
     old.run("DELETE FROM modshift_token").await?;
-    halts(&replicator, &["another reader has taken over"]).await
+    halts(&replicator, &["another reader has taken over"]).await?;
+    scene.starts_over(&[]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -412,7 +434,8 @@ async fn lost_tail(name: &str, meets: Meets) -> Result<()> {
         halts(&consumer, &["lost part of its binlog"])
             .await
             .with_context(|| says(&[&successor]))?;
-        return scene.closed("lost part of its binlog").await;
+        scene.closed("lost part of its binlog").await?;
+        return scene.starts_over(&[&successor]).await;
     }
     // The reader may have left its resume point on the server before it noticed.
     wait_until("a halt of the next reader or of the consumer", LIMIT, || async {
@@ -420,8 +443,14 @@ async fn lost_tail(name: &str, meets: Meets) -> Result<()> {
     })
     .await?;
     match successor.running()? {
-        true => halts(&consumer, &["lost part of its binlog"]).await,
-        false => halts(&successor, &["old"]).await,
+        true => {
+            halts(&consumer, &["lost part of its binlog"]).await?;
+            scene.starts_over(&[&successor]).await
+        }
+        false => {
+            halts(&successor, &["old"]).await?;
+            scene.starts_over(&[&consumer]).await
+        }
     }
 }
 
