@@ -189,13 +189,27 @@ async fn cut_off(estate: &Estate, rows: &str, keep: &str, more: u64) -> Result<(
     Ok(())
 }
 
+/// 10.11 starts on a binlog that ends amid a group or an event, and leaves the file as it is. 11.8 (seen in
+/// 11.8.9) refuses: "Event truncated", "Can't init tc log".
+async fn starts_on_a_cut_event(shard: &Shard) -> Result<bool> {
+    let version: String = shard.value("SELECT VERSION()").await?;
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    let number = parts.next().zip(parts.next()).context(version.clone())?;
+    Ok(number < (11, 8))
+}
+
 /// By a reader that runs all the time, and by one that holds at a write behind a fence, which looks for
 /// the marker that undoes it in the next file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_file_ends_neither_a_reader_that_runs_nor_one_that_holds() -> Result<()> {
     let (estate, running) = start("").await?;
     let shard = &estate.old[0];
-    let rows = "INSERT INTO acct SELECT seq, seq, 1, REPEAT('x', 1500) FROM seq_1000_to_3000";
+    if !starts_on_a_cut_event(shard).await? {
+        return running.stop(LIMIT).await.map(drop);
+    }
+    // More than sockets hold for a reader that stands still: whoever was sent the whole group has read
+    // what the server lost.
+    let rows = "INSERT INTO acct SELECT seq, seq, 1, REPEAT('x', 1500) FROM seq_1000_to_12000";
     let cut = async || {
         // None of its own transactions is amid the others.
         running.sigstop()?;
@@ -227,6 +241,9 @@ async fn a_group_that_a_crash_cut_off_does_not_count() -> Result<()> {
     let (estate, running) = start("").await?;
     let shard = &estate.old[0];
     ensure!(running.stop(LIMIT).await? == 0);
+    if !starts_on_a_cut_event(shard).await? {
+        return Ok(());
+    }
     let rows = "INSERT INTO acct SELECT seq, seq, 1, REPEAT('x', 1500) FROM seq_1000_to_3000";
     // Within the head of an event, and within its body: the server leaves such a file as it is.
     let cuts = [("Write_rows", 0), ("Gtid", 0), ("Write_rows", 7), ("Gtid", 24)];
