@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use modshift_mariadb::pace::RATIO_MIN;
+use modshift_proto::Gtid;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done or open, 1 no or closed, 2 cannot tell, 3 bad plan or usage, 4 halted.";
@@ -59,6 +60,8 @@ pub enum Command {
     Resync(Resync),
     /// Let a stream that halted on a foreign write go on behind it; stop the daemons first
     Rearm(Rearm),
+    /// Send a reader past the one group at which it has halted, or an applier past a record of somebody else
+    Skip(Skip),
     /// Start over: forget what the streams remember, and empty the planned tables of the new shards;
     /// before the cutover only, and with the daemons stopped
     RestartCopy(RestartCopy),
@@ -234,6 +237,37 @@ pub struct Rearm {
     #[arg(long)]
     pub old: bool,
     /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Skip {
+    /// The shard whose reader has halted: an old one, or with --back a new one
+    #[arg(long, value_name = "NUMBER", requires = "gtid", required_unless_present = "partition")]
+    pub source: Option<u16>,
+    /// The group at which it has halted, as the halt names it
+    #[arg(long, value_name = "GTID", requires = "source")]
+    pub gtid: Option<Gtid>,
+    /// The partition of the change log whose applier has halted at a record of somebody else
+    #[arg(long, value_name = "NUMBER", requires = "offset", conflicts_with = "source")]
+    pub partition: Option<u16>,
+    /// The offset of that record, as the halt names it
+    #[arg(long, value_name = "OFFSET", requires = "partition")]
+    pub offset: Option<i64>,
+    /// Why it is passed over, for whoever reads the gate or the audit
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
+    /// Of the way back
+    #[arg(long)]
+    pub back: bool,
+    /// Say whether it would be passed over, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before it acts
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the outcome as one JSON document
     #[arg(long)]
     pub json: bool,
 }

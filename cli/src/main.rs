@@ -30,6 +30,7 @@ mod resync;
 mod schema;
 mod session;
 mod signals;
+mod skip;
 mod status;
 mod tell;
 mod terminal;
@@ -80,7 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     let plan = Arc::new(plan(&cli)?);
     let by_plan = match &cli.command {
-        Command::Verify(_) | Command::Resync(_) | Command::Rearm(_) => true,
+        Command::Verify(_) | Command::Resync(_) | Command::Rearm(_) | Command::Skip(_) => true,
         // A run that was begun is ended with whatever plan is at hand.
         Command::Cutover(args) => !(args.common.resume || args.common.abort),
         Command::Rollback(args) => !(args.common.resume || args.common.abort),
@@ -124,6 +125,9 @@ fn left_by(command: &Command) -> &'static str {
             "; what was created is there: the same command creates the rest"
         }
         Command::Rearm(_) => "; the stream may be rearmed in part: give the same command again",
+        Command::Skip(args) if !args.dry_run => {
+            "; the group may be passed over all the same: give the same command again"
+        }
         Command::RestartCopy(args) if !args.dry_run => {
             "; it may be done in part, and no daemon starts before the same command has done the rest"
         }
@@ -159,6 +163,7 @@ async fn command(plan: Arc<Plan>, command: &Command) -> anyhow::Result<Exit> {
         Command::Resync(args) => resync::run(plan, args).await,
         Command::Rehearse(args) => rehearse::run(plan, args).await,
         Command::Rearm(args) => rearm::run(plan, args).await,
+        Command::Skip(args) => skip::run(plan, args).await,
         Command::RestartCopy(args) => restart::run(plan, args).await,
         Command::Cutover(args) => {
             cutover::run(plan, Direction::Cutover, &args.common, args.stop_writes, &[]).await

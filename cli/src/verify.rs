@@ -141,6 +141,11 @@ async fn mend(plan: &Plan, verifier: &mut Verifier, report: &mut Report) -> anyh
     let asked = std::mem::take(&mut report.mismatches);
     let tables: BTreeSet<String> = asked.iter().map(|m| m.table.clone()).collect();
     let repaired = repair::repair(verifier, asked, wait).await.map_err(shown(plan))?;
+    for (index, table) in plan.tables.iter().enumerate() {
+        if tables.contains(&table.name) {
+            verifier.mended(index).await.map_err(shown(plan))?;
+        }
+    }
     let still = verifier.mismatches().await.map_err(shown(plan))?;
     // Also those beyond the first page: they are for the next repair.
     report.mismatches = still.into_iter().filter(|m| tables.contains(&m.table)).collect();

@@ -106,6 +106,7 @@ where
         begin.offset,
         Limits { rows: plan.apply.batch_rows, bytes: plan.apply.batch_bytes },
         plan.apply.batch_age,
+        begin.passing,
     );
     let outcome = loop {
         let opened = open_reader(&mut open_log, &gather, shard, status, cancel).await;

@@ -8,6 +8,7 @@ use modshift_proto::message::MessageError;
 use modshift_proto::plan::{Direction, LOST_BACK};
 use modshift_proto::{NewShard, OldShard};
 
+use crate::record::Record;
 use crate::sequence::SequenceError;
 use crate::target::{ChangeError, TargetError};
 
@@ -19,10 +20,10 @@ pub enum ApplyError {
     Catalog(Box<CatalogError>),
     #[error(transparent)]
     Log(Box<LogError>),
-    #[error("change log of {new}: {error}")]
-    Message { new: NewShard, error: MessageError },
-    #[error("{new}: a message of {old}, the plan has {shards} old shards")]
-    UnknownSource { new: NewShard, old: OldShard, shards: u16 },
+    #[error("change log of {new}{}: {error}", lies(.record))]
+    Message { new: NewShard, record: Option<Box<Record>>, error: MessageError },
+    #[error("{new}{}: a message of {old}, the plan has {shards} old shards", lies(.record))]
+    UnknownSource { new: NewShard, record: Option<Box<Record>>, old: OldShard, shards: u16 },
     #[error("{new}: {error}")]
     Sequence { new: NewShard, error: SequenceError },
     #[error("{new}: {error}")]
@@ -65,6 +66,24 @@ pub enum ApplyError {
          which cannot be on one old shard"
     )]
     OwnRow { new: NewShard, table: String, old: OldShard, key: String },
+}
+
+fn lies(record: &Option<Box<Record>>) -> String {
+    record.as_ref().map(|record| format!(", {record}")).unwrap_or_default()
+}
+
+/// The way past one record that is none of ours, ready to be pasted.
+fn past_record(record: &Record, direction: Direction) -> String {
+    let back = match direction {
+        Direction::Forward => "",
+        Direction::Back => " --back",
+    };
+    let Record { partition, offset, .. } = record;
+    format!(
+        "run replicator and consumer with the same plan and version. If somebody else wrote it, keep \
+         them out (deploy/kafka-acls.sh), and `modshift skip{back} --partition {partition} --offset \
+         {offset} --why \"REASON\"` passes over this record alone"
+    )
 }
 
 /// Two rows of different old shards that cannot both be on one new shard, for good.
@@ -138,6 +157,16 @@ fn rows_hint(code: Option<u16>) -> &'static str {
 }
 
 impl ApplyError {
+    /// The record that is none of ours, if an operator may have it passed over.
+    pub fn skips(&self) -> Option<&Record> {
+        match self {
+            ApplyError::Message { record, .. } | ApplyError::UnknownSource { record, .. } => {
+                record.as_deref()
+            }
+            _ => None,
+        }
+    }
+
     pub fn class(&self) -> Class {
         use modshift_changelog::Class as Log;
         use modshift_mariadb::Class as Server;
@@ -282,6 +311,9 @@ impl ApplyError {
 
     /// What the operator does next about an applier of this direction.
     pub fn hint_for(&self, direction: Direction) -> Option<String> {
+        if let Some(record) = self.skips() {
+            return Some(past_record(record, direction));
+        }
         match (direction, self) {
             (Direction::Back, ApplyError::Sequence { .. }) => Some(LOST_BACK.to_owned()),
             _ => self.hint().map(|hint| match direction {

@@ -10,6 +10,7 @@ use crate::apply::{Cut, numbers};
 use crate::batch::{Batch, Limits, RowChange};
 use crate::error::ApplyError;
 use crate::metrics;
+use crate::record::Passing;
 use crate::sequence::{Dropped, Stream, Verdict, Watermark};
 use crate::target::{Key, Target};
 use crate::watermark::{Kept, Move};
@@ -42,6 +43,7 @@ pub struct Gather {
     /// A marker is among it, or another token that is no mere heartbeat: somebody waits for it.
     urgent: bool,
     key: Key,
+    passing: Passing,
 }
 
 impl Gather {
@@ -52,6 +54,7 @@ impl Gather {
         offset: Option<Offset>,
         limits: Limits,
         age: Duration,
+        passing: Passing,
     ) -> Gather {
         let mark = |source| kept.iter().find(|row| row.source == source).map(|r| r.mark.clone());
         let count = usize::from(sources);
@@ -60,6 +63,7 @@ impl Gather {
             streams: (0..sources).map(OldShard).map(|i| Stream::new(i, mark(i))).collect(),
             limits,
             age,
+            passing,
             batch: Batch::default(),
             moved: vec![false; count],
             tokens: vec![false; count],
@@ -102,13 +106,26 @@ impl Gather {
     pub fn take(&mut self, delivery: Delivery, target: &Target) -> Result<(), ApplyError> {
         let new = self.shard;
         let Delivery { message, offset } = delivery;
-        let (envelope, mut body) =
-            decode(&message).map_err(|error| ApplyError::Message { new, error })?;
+        let (envelope, mut body) = match decode(&message) {
+            Ok(read) => read,
+            Err(_) if self.passing.passes(offset) => {
+                self.pass(offset);
+                return Ok(());
+            }
+            Err(error) => {
+                let record = self.passing.record(offset);
+                return Err(ApplyError::Message { new, record, error });
+            }
+        };
         let old = envelope.source;
         let index = usize::from(old.0);
         let Some(stream) = self.streams.get_mut(index) else {
-            let shards = self.streams.len() as u16;
-            return Err(ApplyError::UnknownSource { new, old, shards });
+            if self.passing.passes(offset) {
+                self.pass(offset);
+                return Ok(());
+            }
+            let (record, shards) = (self.passing.record(offset), self.streams.len() as u16);
+            return Err(ApplyError::UnknownSource { new, record, old, shards });
         };
         if let Body::Change(change) = &mut body {
             change.table = target.numbered(change);
@@ -168,6 +185,13 @@ impl Gather {
             self.next_offset = self.next_offset.max(Some(offset + 1));
         }
         Ok(())
+    }
+
+    /// A record that is none of ours, as an operator has asked for. The watermark keeps where to read on
+    /// from once the next message comes.
+    fn pass(&mut self, offset: Option<Offset>) {
+        tracing::warn!(target = self.shard.0, offset, "a record of somebody else is passed over");
+        self.next_offset = self.next_offset.max(offset.map(|offset| offset + 1));
     }
 
     /// What has been gathered, if anything.
@@ -258,7 +282,8 @@ mod tests {
 
     fn gather() -> Gather {
         let limits = Limits { rows: 10, bytes: 1 << 20 };
-        Gather::new(NewShard(1), 2, &[], Some(70), limits, Duration::from_millis(20))
+        let (age, passing) = (Duration::from_millis(20), Passing::default());
+        Gather::new(NewShard(1), 2, &[], Some(70), limits, age, passing)
     }
 
     fn gtid(seq: u64) -> Gtid {
@@ -273,7 +298,8 @@ mod tests {
         let digest = GroupDigest { gtid: gtid(10 + number), checksum: 0 };
         match what.split_once(' ') {
             None if what == "start" => {
-                let start = Start { gtids, digest: None, initial: true, anew: vec![], tables: 0 };
+                let (digest, anew, skipped) = (None, vec![], vec![]);
+                let start = Start { gtids, digest, initial: true, anew, tables: 0, skipped };
                 encode_start(&envelope, &start, &mut message);
             }
             None => {

@@ -19,6 +19,7 @@ pub mod merge;
 pub mod metrics;
 pub mod parked;
 mod places;
+pub mod record;
 mod render;
 pub mod sequence;
 pub mod sql;

@@ -30,6 +30,9 @@ impl Waits {
         held.row.clone().map_or(Waits::Table, Waits::For)
     }
 }
+/// How `blocked_by` begins where a stream was sent past a group, and its rows may be where they are not
+/// on the old shard any more.
+pub const LEFT_BY_SKIP: &str = "left by modshift skip: ";
 
 /// One parked row: at most one for each row of each source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,12 @@ impl ParkedRow {
     /// It waits for a change of the row itself, not for a place.
     pub fn is_refused(&self) -> bool {
         self.blocked_by.starts_with(REFUSED)
+    }
+
+    /// Its place is held by what a group left there that was passed over: it waits until that is
+    /// repaired, however long.
+    pub fn is_behind_skip(&self) -> bool {
+        self.blocked_by.starts_with(LEFT_BY_SKIP)
     }
 }
 
@@ -204,6 +213,7 @@ impl Parked {
     pub fn overdue(&self, clock_us: i64, age_us: i64) -> Option<&ParkedRow> {
         self.rows
             .iter()
+            .filter(|row| !row.is_behind_skip())
             .filter(|row| clock_us >= row.clock_us.saturating_add(age_us))
             .min_by_key(|row| (row.clock_us, row.id))
     }
@@ -355,5 +365,8 @@ mod tests {
         parked.begin_waiting(25);
         assert_eq!(parked.overdue(19, 10), None);
         assert_eq!(parked.overdue(30, 10).unwrap().id, 2);
+        let mut behind = Parked::default();
+        behind.insert(ParkedRow { blocked_by: format!("{LEFT_BY_SKIP}k"), ..row(4, b"d", 1) });
+        assert_eq!(behind.overdue(1_000, 10), None, "until somebody repairs it");
     }
 }

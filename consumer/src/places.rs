@@ -22,10 +22,10 @@ use mysql_async::prelude::Queryable;
 use crate::batch::{RowChange, runs};
 use crate::error::ApplyError;
 use crate::merge::{Held, Placed, Places};
-use crate::parked::{Parked, ParkedChanges, ParkedRow, Waits};
+use crate::parked::{LEFT_BY_SKIP, Parked, ParkedChanges, ParkedRow, Waits};
 use crate::target::{Target, TargetTable};
 use exactly::needs_lenience;
-use holder::look;
+use holder::{look, was_sent_past};
 use params::{key_params, place_params, row_params};
 use refusal::Refusal;
 
@@ -278,7 +278,13 @@ impl Places for SqlPlaces<'_> {
             .await
             .map_err(|error| self.failed(table, error))?;
         let (owner, row) = found.map_or((None, None), |found| (Some(found.owner), found.key));
-        Ok(Held { key, owner, row })
+        match owner {
+            // On its old shard it may have made room long ago, in what was passed over.
+            Some(owner) if was_sent_past(self.conn, self.at, owner).await? => {
+                Ok(Held { key: format!("{LEFT_BY_SKIP}{key} of {owner}"), owner: None, row })
+            }
+            owner => Ok(Held { key, owner, row }),
+        }
     }
 
     fn concerns_parked(&self, rows: &[RowChange<'_>]) -> bool {

@@ -61,6 +61,10 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
     '.modshift_resync TO ', @account);
 
+-- What `modshift skip` has had passed over, and which tables are to be compared since.
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON ', @in_schema,
+    '.modshift_skip TO ', @account);
+
 -- The way back: from the cutover on changes of the new shards are applied here. Left out with
 -- enabled = false in [back] of the plan.
 EXECUTE IMMEDIATE CONCAT('GRANT INSERT, UPDATE, DELETE ON ', @in_pattern, '.* TO ', @account);

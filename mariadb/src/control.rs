@@ -18,6 +18,7 @@
 //! | `modshift_handover` | each | triggers and events taken down there, and whether they are up |
 //! | `modshift_repair` | old | rows to be copied again through the change log |
 //! | `modshift_resync` | old | ranges of rows to be copied again, and how far that is |
+//! | `modshift_skip` | each | what an operator has had passed over (`skip`) |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
 //! a reader adds one to `modshift_token.writes` (a write of progress updates the token in the same
@@ -33,6 +34,7 @@
 //! The row's present phase says nothing about an older position: the resume point has its own.
 
 mod owner;
+pub mod skip;
 
 use std::collections::BTreeMap;
 
@@ -60,13 +62,14 @@ pub const SETTLED: &str = "modshift_settled";
 pub const VERIFIER: &str = "modshift_verifier";
 pub const REPAIR: &str = "modshift_repair";
 pub const RESYNC: &str = "modshift_resync";
+pub const SKIP: &str = "modshift_skip";
 pub const FINISHED: &str = "modshift_finished";
 pub const RESTART: &str = "modshift_restart";
 pub const PLAN: &str = "modshift_plan";
 
 /// All that a command of modshift may make on a shard. `modshift finish` removes them, but for a few
 /// that it keeps; and what its other commands made for them: [`OWN_REMAINS`].
-pub const OWN_TABLES: [&str; 18] = [
+pub const OWN_TABLES: [&str; 19] = [
     PLAN,
     TOKEN,
     PROGRESS,
@@ -76,6 +79,7 @@ pub const OWN_TABLES: [&str; 18] = [
     HANDOVER,
     REPAIR,
     RESYNC,
+    SKIP,
     VERIFY,
     SETTLED,
     VERIFIER,

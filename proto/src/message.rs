@@ -111,6 +111,8 @@ pub struct Start {
     pub anew: Vec<String>,
     /// CRC-32 of the names of the tables whose changes are sent, see [`tables_crc`].
     pub tables: u32,
+    /// Groups that are passed over: of one that is half applied nothing more comes.
+    pub skipped: Vec<Gtid>,
 }
 
 /// Of the names of tables, in whatever order.
@@ -315,6 +317,7 @@ pub fn encode_start(envelope: &Envelope, start: &Start, out: &mut Vec<u8>) {
         initial: start.initial,
         anew: start.anew.clone(),
         tables: start.tables,
+        skipped: start.skipped.iter().copied().map(gtid_to_wire).collect(),
     });
     encode_body(envelope, body, out);
 }
@@ -443,8 +446,9 @@ fn decode_start(bytes: &[u8]) -> Result<Start, MessageError> {
         },
     };
     let gtids = gtids_from_wire(&start.gtids);
+    let skipped = start.skipped.iter().map(gtid_from_wire).collect();
     let wire::Start { initial, anew, tables, .. } = start;
-    Ok(Start { gtids, digest, initial, anew, tables })
+    Ok(Start { gtids, digest, initial, anew, tables, skipped })
 }
 
 fn gtids_to_wire(set: &GtidSet) -> Vec<wire::Gtid> {

@@ -132,6 +132,9 @@ pub struct Start {
     /// there were others, a change may never come again.
     #[prost(uint32, tag = "5")]
     pub tables: u32,
+    /// Groups that an operator has had passed over: of one that is half applied nothing more comes.
+    #[prost(message, repeated, tag = "6")]
+    pub skipped: ::prost::alloc::vec::Vec<Gtid>,
 }
 /// Whether applications may write to the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -69,10 +69,13 @@ fn kind() -> impl Strategy<Value = Kind> {
         },
     );
     let anew = proptest::collection::vec("[a-z]{1,9}", 0..3);
-    let start = (gtids(), proptest::option::of(digest()), any::<bool>(), anew, any::<u32>())
-        .prop_map(|(gtids, digest, initial, anew, tables)| {
-            Kind::Start(Start { gtids, digest, initial, anew, tables })
-        });
+    let skipped = vec(gtid(), 0..3);
+    let digest = proptest::option::of(digest());
+    let start = (gtids(), digest, any::<bool>(), anew, any::<u32>(), skipped).prop_map(
+        |(gtids, digest, initial, anew, tables, skipped)| {
+            Kind::Start(Start { gtids, digest, initial, anew, tables, skipped })
+        },
+    );
     prop_oneof![3 => change, 1 => token, 1 => start]
 }
 
@@ -163,6 +166,7 @@ fn to_prost(envelope: &Envelope, kind: &Kind) -> wire::Message {
             initial: start.initial,
             anew: start.anew.clone(),
             tables: start.tables,
+            skipped: start.skipped.iter().copied().map(gtid).collect(),
         }),
     };
     wire::Message {
@@ -207,6 +211,7 @@ fn a_start() -> wire::Message {
         initial: true,
         anew: vec![],
         tables: 0,
+        skipped: vec![],
     };
     to_prost(&envelope, &Kind::Start(start))
 }
@@ -346,7 +351,14 @@ fn a_million_odd_messages_are_read_or_refused() {
             fence: Some("run".to_owned()),
             beat: true,
         }),
-        Kind::Start(Start { gtids, digest: Some(digest), initial: false, anew: vec![], tables: 7 }),
+        Kind::Start(Start {
+            gtids,
+            digest: Some(digest),
+            initial: false,
+            anew: vec![],
+            tables: 7,
+            skipped: vec![digest.gtid],
+        }),
     ];
     let envelope = Envelope { source: OldShard(300), epoch: 1 << 50, number: 77 };
     let seeds: Vec<Vec<u8>> = kinds.iter().map(|kind| write(&envelope, kind)).collect();

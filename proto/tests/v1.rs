@@ -135,10 +135,18 @@ fn start_markers() {
         initial: true,
         anew: vec![],
         tables: 0,
+        skipped: vec![],
     };
     check("start-initial.hex", envelope(0), Body::Start(initial));
     let gtids = "0-1-5,1-3311-1234567890123".parse().unwrap();
-    let resumed = Start { gtids, digest: Some(DIGEST), initial: false, anew: vec![], tables: 0 };
+    let resumed = Start {
+        gtids,
+        digest: Some(DIGEST),
+        initial: false,
+        anew: vec![],
+        tables: 0,
+        skipped: vec![],
+    };
     check("start-resumed.hex", envelope(0), Body::Start(resumed));
 }
 

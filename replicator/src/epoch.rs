@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::definitions;
 use crate::error::{ReadError, server_error};
 use crate::route::{RoutedTable, Target};
+use crate::skip::{self, Skips};
 use crate::snapshot::TableProgress;
 
 /// Where a reader starts, and under which epoch.
@@ -28,6 +29,8 @@ pub struct Epoch {
     /// Tables that are copied from their beginning, though earlier epochs may have sent some of
     /// their rows.
     pub anew: Vec<String>,
+    /// Groups that an operator has had passed over.
+    pub skip: Skips,
 }
 
 /// Complete groups: all of `before`, then the group of `last`. The split lets the reader ask for
@@ -140,10 +143,11 @@ pub async fn open(
     let anew = anew
         .filter(|name| copies && added.contains(name) && !progress.contains_key(name))
         .collect();
+    let skip = skip::begin(&mut conn, primary, shard).await?;
     conn.query_drop("COMMIT").await.map_err(failed)?;
     let initial = resume.last.is_none();
     conn.disconnect().await.map_err(failed)?;
-    Ok(Epoch { number, resume, initial, tables: progress, kept, anew })
+    Ok(Epoch { number, resume, initial, tables: progress, kept, anew, skip })
 }
 
 fn described(plan: &Plan, tables: &[RoutedTable]) -> BTreeMap<String, String> {
@@ -242,6 +246,7 @@ async fn load(
                         shard,
                         table: name.clone(),
                         position: "modshift_progress".to_owned(),
+                        group: None,
                         source,
                     }
                 })?;

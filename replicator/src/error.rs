@@ -1,10 +1,13 @@
-//! Everything that can end a reader, and whether trying again can help.
+//! Everything that can end a reader, and whether trying again can help. What the operator does next is
+//! in `hint`.
+
+mod hint;
 
 use modshift_changelog::LogError;
 use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{CatalogError, ServerError};
 use modshift_proto::gtid::GtidParseError;
-use modshift_proto::plan::{Direction, Endpoint, LOST_BACK};
+use modshift_proto::plan::{Direction, Endpoint};
 use modshift_proto::row::RowError;
 use modshift_proto::rule::RuleError;
 use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard, Position};
@@ -37,44 +40,6 @@ pub enum Foreign {
     Unseen { verb: String, statement: String, why: String },
     #[error("a statement not known to be harmless: {statement}")]
     Unknown { statement: String },
-}
-
-impl Foreign {
-    fn hint(&self) -> &'static str {
-        match self {
-            Foreign::Group(_) => {
-                "the binlog file is damaged: check it with mariadb-binlog, and start over with \
-                 `modshift restart-copy`"
-            }
-            Foreign::Xa(_) => {
-                "a part of the group is missing: check the binlog file with mariadb-binlog, and start \
-                 over with `modshift restart-copy`"
-            }
-            Foreign::XaUnprepared(_) => {
-                "which rows it has changed cannot be told any more: start over with \
-                 `modshift restart-copy`, and keep binlogs for longer than a transaction stays \
-                 prepared (binlog_expire_logs_seconds)"
-            }
-            Foreign::Ddl { .. } => {
-                "make the same change on every other shard, old and new, and start over with \
-                 `modshift restart-copy`; change planned tables before a reshard or after it"
-            }
-            Foreign::StatementFormat { .. } => {
-                "a session wrote in statement format: set binlog_format=ROW for every session, and \
-                 start over with `modshift restart-copy`"
-            }
-            Foreign::Unseen { .. } => {
-                "where modshift may not see it or its triggers, GRANT SELECT, TRIGGER, SHOW VIEW on \
-                 that schema to its login and start the daemons again: they go on at this group. Else \
-                 it may have changed planned tables unseen: set binlog_format=ROW for every \
-                 session, and start over with `modshift restart-copy`"
-            }
-            Foreign::Unknown { .. } => {
-                "it may have changed rows unseen: start over with `modshift restart-copy`, and \
-                 run such statements before a reshard or after it"
-            }
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -111,9 +76,9 @@ pub enum ReadError {
         "{shard}: at {position} table {table} has a row whose key places it on shard {placed}: \
          a stray row"
     )]
-    Stray { shard: OldShard, table: String, position: String, placed: u16 },
+    Stray { shard: OldShard, table: String, position: String, group: Option<Gtid>, placed: u16 },
     #[error("{shard}: at {position} table {table}: {source}")]
-    Row { shard: OldShard, table: String, position: String, source: RowError },
+    Row { shard: OldShard, table: String, position: String, group: Option<Gtid>, source: RowError },
     #[error("{shard}: table {table}: {source}")]
     Value { shard: OldShard, table: String, source: ValueError },
     #[error("{shard}: table {table}: {source}")]
@@ -163,6 +128,11 @@ pub enum ReadError {
     HeldTooLarge { shard: OldShard, gtid: Gtid, max: u64 },
     #[error("{shard}: group {gtid} has more row changes than can be numbered")]
     GroupTooLarge { shard: OldShard, gtid: Gtid },
+    #[error("{shard}: group {gtid} is to be passed over, but holds rows of modshift's own")]
+    OwnGroup { shard: OldShard, gtid: Gtid },
+    /// At a group that cannot be passed over, whatever is wrong with it.
+    #[error("{error}")]
+    Firm { error: Box<ReadError>, why: &'static str },
 }
 
 impl ReadError {
@@ -230,7 +200,9 @@ impl ReadError {
             | ReadError::RollbackInGroup { .. }
             | ReadError::GroupCut { .. }
             | ReadError::HeldTooLarge { .. }
-            | ReadError::GroupTooLarge { .. } => Class::Halt,
+            | ReadError::GroupTooLarge { .. }
+            | ReadError::OwnGroup { .. }
+            | ReadError::Firm { .. } => Class::Halt,
             // There may be room again.
             ReadError::Spill { .. } | ReadError::ReplicaBehind { .. } => Class::Retry,
         }
@@ -251,7 +223,10 @@ impl ReadError {
             | ReadError::GroupCut { .. }
             | ReadError::SequenceBack { .. } => "history",
             ReadError::Spill { .. } | ReadError::HeldTooLarge { .. } => "spill",
-            ReadError::NoGroup { .. } | ReadError::GroupTooLarge { .. } => "group",
+            ReadError::NoGroup { .. }
+            | ReadError::GroupTooLarge { .. }
+            | ReadError::OwnGroup { .. } => "group",
+            ReadError::Firm { error, .. } => error.reason(),
             ReadError::Stray { .. } => "stray",
             ReadError::Row { .. } | ReadError::Value { .. } => "value",
             ReadError::Rule { .. }
@@ -268,120 +243,24 @@ impl ReadError {
         }
     }
 
+    /// The group in which the reason lies, if an operator may have it passed over. Not so what another
+    /// log would be, or a write behind a fence: what follows on that is no less wrong.
+    pub fn skips(&self) -> Option<Gtid> {
+        match self {
+            ReadError::Statement { gtid, .. }
+            | ReadError::RollbackInGroup { gtid, .. }
+            | ReadError::HeldTooLarge { gtid, .. }
+            | ReadError::GroupTooLarge { gtid, .. } => Some(*gtid),
+            ReadError::Stray { group, .. } | ReadError::Row { group, .. } => *group,
+            _ => None,
+        }
+    }
+
     /// In the words of the operator's plan, whichever way the reader goes.
     pub fn told(&self, direction: Direction) -> String {
         direction.words(&self.to_string())
     }
-
-    /// What the operator does next about a reader of this direction.
-    pub fn hint_for(&self, direction: Direction) -> Option<String> {
-        let lost = matches!(
-            self,
-            ReadError::ProgressLost { .. }
-                | ReadError::ProgressUnreadable { .. }
-                | ReadError::HistoryChanged { .. }
-                | ReadError::HistoryMissing { .. }
-                | ReadError::GroupChanged { .. }
-                | ReadError::GroupCut { .. }
-                | ReadError::SequenceBack { .. }
-                | ReadError::Statement { .. }
-                | ReadError::RollbackInGroup { .. }
-                | ReadError::Binlog(
-                    BinlogError::UnknownDomain { .. }
-                        | BinlogError::BehindStart { .. }
-                        | BinlogError::Server(ServerError::Binlog { .. })
-                )
-        );
-        match direction {
-            Direction::Back if matches!(self, ReadError::Drift { .. }) => {
-                Some(format!("{WITHOUT_BINLOG}, and verify --back; {LOST_BACK}"))
-            }
-            Direction::Forward => self.hint(),
-            Direction::Back if lost => Some(LOST_BACK.to_owned()),
-            Direction::Back => self.hint().map(|hint| match hint.contains("restart-copy") {
-                // Nothing is copied on the way back.
-                true => LOST_BACK.to_owned(),
-                false => direction.words(&hint),
-            }),
-        }
-    }
-
-    /// What the operator does next.
-    fn hint(&self) -> Option<String> {
-        let text = match self {
-            ReadError::Server(error) => return error.hint().map(|hint| hint.to_string()),
-            ReadError::Catalog(error) => return error.hint().map(|hint| hint.to_string()),
-            ReadError::Binlog(error) => return error.hint().map(|hint| hint.to_string()),
-            ReadError::Log(error) => return error.hint().map(|hint| hint.to_string()),
-            ReadError::Superseded { .. } => {
-                "run one replicator per old shard; this one has lost nothing, and takes over again when \
-                 the other one is gone"
-            }
-            ReadError::ProgressLost { .. } | ReadError::ProgressUnreadable { .. } => {
-                "the resume point is gone: start over with `modshift restart-copy`"
-            }
-            ReadError::HistoryChanged { .. }
-            | ReadError::HistoryMissing { .. }
-            | ReadError::GroupChanged { .. }
-            | ReadError::GroupCut { .. } => {
-                "the server lost the end of its binlog (crash without sync_binlog=1, or failover \
-                 to a replica that was behind); new shards may hold rows that no longer exist: \
-                 start over with `modshift restart-copy`"
-            }
-            ReadError::SequenceBack { .. } => {
-                "set gtid_strict_mode=1 on the old shard and find out who writes GTIDs by hand"
-            }
-            ReadError::Stray { .. } => {
-                "the application wrote a row to the wrong shard, or the plan's rule is not the \
-                 application's: `modshift check` lists strays"
-            }
-            ReadError::Statement { what, .. } => what.hint(),
-            ReadError::ForeignWrite { .. } => {
-                "find out who writes to a shard that does not serve and stop it. If the run that \
-                 fenced the shard is undone, the reader carries the write over and goes on by \
-                 itself. If not, undo what was written, stop the daemons, run `modshift rearm` for \
-                 this shard, start them again, and verify"
-            }
-            ReadError::CopyWhileApplying { .. } => {
-                "tables can be added to the plan before the cutover only"
-            }
-            ReadError::Drift { .. } => {
-                return Some(format!(
-                    "{WITHOUT_BINLOG}, and modshift verify; otherwise make the table the same on \
-                     all shards, move it from the plan to check.ignore, start the daemons, stop \
-                     them, and move it back: it alone is copied anew"
-                ));
-            }
-            ReadError::PlanChanged { .. } => {
-                "start the daemons with the tables that the plan had at the cutover; others are \
-                 for another reshard, after modshift finish"
-            }
-            ReadError::Spill { .. } => {
-                "make room there, or name another folder as reader.spill_dir in the plan"
-            }
-            ReadError::HeldTooLarge { .. } => {
-                "raise reader.spill_max in the plan, with as much room in reader.spill_dir, and \
-                 start the daemons again: they go on at this group"
-            }
-            ReadError::ReplicaBehind { .. } => {
-                "wait for the replica, or take read_from out of the plan"
-            }
-            ReadError::Unpageable { .. } => {
-                "pages by primary key would leave rows out: give those rows other keys, or where the \
-                 column is a CHAR make it a VARCHAR on every shard; then start the daemons again. \
-                 Nothing of the table has been copied so far"
-            }
-            ReadError::NoPrimaryKey { .. } => "add a primary key",
-            ReadError::Engine { .. } => "ALTER TABLE ... ENGINE=InnoDB",
-            _ => return None,
-        };
-        Some(text.to_owned())
-    }
 }
-
-const WITHOUT_BINLOG: &str = "it was changed without the binlog (sql_log_bin = 0), or by a DDL \
-     further on in it, at which the reader would halt as well; undo the change in the way it was \
-     made, start the daemons";
 
 /// The driver's error with where and what.
 pub(crate) fn server_error(

@@ -22,6 +22,7 @@ mod publish;
 mod reader;
 mod repair;
 pub mod route;
+mod skip;
 mod snapshot;
 mod status;
 mod tail;
@@ -30,6 +31,7 @@ mod whole;
 
 pub use error::{Class, ReadError};
 pub use reader::{Together, run_reader};
+pub use skip::is_asked;
 pub use status::{Phase, ReaderState, ReaderStatus, TableState};
 
 /// What decides and does no I/O, for the models in `tests/`: they call it rather than repeat it.

@@ -18,6 +18,7 @@ const HEAD: &str = "modshift_read_lag_seconds";
 const RETRIES: &str = "modshift_retries_total";
 const HALTS: &str = "modshift_halts_total";
 const REPAIRS_REFUSED: &str = "modshift_repairs_refused_total";
+const SKIPPED: &str = "modshift_groups_skipped_total";
 const EPOCH: &str = "modshift_reader_epoch";
 
 pub fn describe() {
@@ -60,6 +61,11 @@ pub fn describe() {
         Unit::Count,
         "Requests in modshift_repair that can never be served"
     );
+    describe_counter!(
+        SKIPPED,
+        Unit::Count,
+        "Event groups passed over, as an operator has asked for; each time that the log is read"
+    );
     describe_gauge!(EPOCH, Unit::Count, "Epoch of the reader");
 }
 
@@ -73,6 +79,7 @@ pub fn begin(shard: OldShard) {
     counter!(CHUNKS_AGAIN, "source" => source(shard)).increment(0);
     counter!(STALE, "source" => source(shard)).increment(0);
     counter!(REPAIRS_REFUSED, "source" => source(shard)).increment(0);
+    counter!(SKIPPED, "source" => source(shard)).increment(0);
 }
 
 pub fn read(shard: OldShard, events: u64, bytes: u64) {
@@ -128,6 +135,10 @@ pub fn halt(shard: OldShard, reason: &'static str) {
 
 pub fn repairs_refused(shard: OldShard, requests: u64) {
     counter!(REPAIRS_REFUSED, "source" => source(shard)).increment(requests);
+}
+
+pub fn skipped(shard: OldShard) {
+    counter!(SKIPPED, "source" => source(shard)).increment(1);
 }
 
 pub fn epoch(shard: OldShard, epoch: u64) {

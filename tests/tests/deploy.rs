@@ -303,7 +303,7 @@ fn affordable(text: &str) -> Result<()> {
 }
 
 /// What each alert is about: a metric that goes bad, and how, after five quiet minutes in steps of 15 s.
-const GOES_BAD: [(&str, &str, &str); 22] = [
+const GOES_BAD: [(&str, &str, &str); 23] = [
     ("ModshiftDown", "up", "1x20 0x100"),
     ("ModshiftStreamHalted", "modshift_streams", "0x20 1x100"),
     ("ModshiftLoginRefused", "modshift_logins_refused", "0x20 1x100"),
@@ -313,6 +313,7 @@ const GOES_BAD: [(&str, &str, &str); 22] = [
     ("ModshiftRunLeft", "modshift_run_left", "0x20 1x100"),
     ("ModshiftShardUnreachable", "modshift_shard_reachable", "1x20 0x100"),
     ("ModshiftVerifierStopped", "modshift_verifier_stopped", "0x20 1x100"),
+    ("ModshiftGroupSkipped", "modshift_groups_skipped_total", "0x20 1x100"),
     ("ModshiftFenceOpen", "modshift_fence_open", "0x20 1x100"),
     ("ModshiftFenceRestored", "modshift_fence_restored_total", "0x20 1x100"),
     ("ModshiftLagHigh", "modshift_lag_seconds", "0x20 60x100"),

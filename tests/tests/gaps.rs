@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Estate, EstateOptions, KafkaBroker, Modshift, Writer, WriterOptions, case::Size, copied,
-    drained, pages::dropped, place::copy_dir, server::Topics, versions::ensure_rising, wait_until,
+    drained, pages::dropped, place::copy_dir, printed, server::Topics, versions::ensure_rising,
+    wait_until,
 };
 use tokio::sync::Mutex;
 
@@ -375,6 +376,59 @@ async fn a_consumer_that_is_replaced_stops_and_says_so() -> Result<()> {
     second.wait_line("taking the streams again", LIMIT).await?;
     stopped(&replicator).await?;
     stopped(&second).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_somebody_else_is_passed_over_alone() -> Result<()> {
+    let scene = Scene::start("foreign", 40, 300, "").await?;
+    let (replicator, mut consumer) = scene.running().await?;
+    let mut offsets = Vec::new();
+    for payload in [&b"no message of ours"[..], b"", b"another"] {
+        offsets.push(scene.topics.produce(&scene.topic, 0, None, payload).await?);
+    }
+    scene.written(20).await?;
+    for (index, offset) in offsets.into_iter().enumerate() {
+        let lies = format!("topic {}, partition 0, offset {offset}", scene.topic);
+        let halted = consumer.wait_line(&lies, LIMIT).await?;
+        ensure!(halted.contains("applier halted"), "{halted}");
+        // The log has the halt a moment before the shard does.
+        let stands = format!(
+            "SELECT COUNT(*) FROM modshift_skip WHERE state = 'halted' AND name = '{offset}'"
+        );
+        wait_until("the halt on the shard", LIMIT, || async {
+            // Before the first one there is no table.
+            let rows = scene.estate.new[0].value::<u64>(&stands).await.unwrap_or(0);
+            Ok((rows == 1).then_some(()))
+        })
+        .await?;
+        let mut skip = printed(&halted, "skip")?;
+        skip.push("--yes".to_owned());
+        let at = skip.iter().position(|word| *word == offset.to_string()).context("--offset")?;
+        let mut other = skip.clone();
+        other[at] = (offset + 1_000_000).to_string();
+        let (code, said) = scene.estate.modshift(other).finish(LIMIT).await?;
+        ensure!(code == 1 && said.contains("has not halted at offset"), "{code}: {said}");
+        if index == 2 {
+            // Asked for while nobody is there.
+            stopped(&consumer).await?;
+            let asking = scene.estate.modshift(skip).start()?;
+            let asked =
+                "SELECT COUNT(*) FROM modshift_skip WHERE what = 'record' AND state = 'asked'";
+            wait_until("the question", LIMIT, || async {
+                Ok((scene.estate.new[0].value::<u64>(asked).await? == 3).then_some(()))
+            })
+            .await?;
+            consumer = scene.consumer()?;
+            let code = asking.wait_exit(LIMIT).await?;
+            ensure!(code.success(), "{code}: {}\n{}", asking.output(), says(&[&consumer]));
+            continue;
+        }
+        let (code, said) = scene.estate.modshift(skip).finish(LIMIT).await?;
+        ensure!(code == 0 && said.contains("was passed over"), "{code}: {said}");
+    }
+    scene.correct().await.with_context(|| says(&[&replicator, &consumer]))?;
+    stopped(&replicator).await?;
+    stopped(&consumer).await
 }
 
 /// Who meets the old server when it comes back.

@@ -22,6 +22,7 @@ mod fenced;
 mod halts;
 mod key;
 mod lock;
+mod marks;
 pub mod metrics;
 mod pace;
 pub mod progress;

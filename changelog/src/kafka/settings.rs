@@ -116,8 +116,8 @@ pub(super) fn reader(log: &KafkaLog, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "false")
         .set("allow.auto.create.topics", "false")
-        // We write no transactions, so there is none to wait for.
-        .set("isolation.level", "read_uncommitted")
+        // We write no transactions. Of somebody else's, what was aborted is not there.
+        .set("isolation.level", "read_committed")
         // What the disk or the network changed is an error, not a row.
         .set("check.crcs", "true")
         // A larger message passes all the same, alone: brokers return at least one batch.

@@ -3,13 +3,14 @@
 //! A stream that halts stops alone. The process stays up, so that the halt stands in /status, in
 //! the metrics and in the gate, until every stream has halted: then nothing is left to do, and the
 //! process ends with [`Exit::Halted`]; or waits (`standby`), where another process has taken streams
-//! from it.
+//! from it. A stream that an operator may send on waits for that, halted like any other.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -74,11 +75,31 @@ pub struct StreamStatus {
 
 /// The board on which every stream's state stands; the supervisor writes, HTTP reads.
 #[derive(Clone, Default)]
-pub struct Board(Arc<Mutex<Vec<Entry>>>);
+pub struct Board {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    changed: Arc<Notify>,
+}
+
+/// A stream's own place there.
+pub struct Slot {
+    board: Board,
+    index: usize,
+}
+
+impl Slot {
+    /// It stands still, though it has not ended.
+    pub fn halted(&self, halt: Halt) {
+        self.board.set(self.index, State::Halted(halt));
+    }
+
+    pub fn goes_on(&self) {
+        self.board.set(self.index, State::Running);
+    }
+}
 
 impl Board {
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, index: usize, state: State) {
@@ -87,6 +108,22 @@ impl Board {
         let running = entries.iter().filter(|e| e.state == State::Running).count();
         let halted = entries.iter().filter(|e| matches!(e.state, State::Halted(_))).count();
         metrics::streams(running, halted);
+        drop(entries);
+        self.changed.notify_one();
+    }
+
+    /// Until no stream works, though some may wait to be sent on.
+    async fn all_stand_still(&self) {
+        let works = |entry: &Entry| entry.state == State::Running;
+        loop {
+            {
+                let entries = self.lock();
+                if !entries.is_empty() && !entries.iter().any(works) {
+                    return;
+                }
+            }
+            self.changed.notified().await;
+        }
     }
 
     pub fn status(&self) -> Vec<StreamStatus> {
@@ -155,8 +192,21 @@ impl Streams {
         &self.board
     }
 
-    pub fn start<F>(&mut self, name: impl Into<String>, detail: Detail, stream: F)
+    #[cfg(test)]
+    fn start<F>(&mut self, name: impl Into<String>, detail: Detail, stream: F)
     where
+        F: Future<Output = Result<(), Halt>> + Send + 'static,
+    {
+        self.start_with(name, detail, |_| stream);
+    }
+
+    /// A stream that says itself when it stands still.
+    pub fn start_with<F>(
+        &mut self,
+        name: impl Into<String>,
+        detail: Detail,
+        stream: impl FnOnce(Slot) -> F,
+    ) where
         F: Future<Output = Result<(), Halt>> + Send + 'static,
     {
         let index = {
@@ -165,13 +215,21 @@ impl Streams {
             entries.len() - 1
         };
         self.board.set(index, State::Running);
+        let stream = stream(Slot { board: self.board.clone(), index });
         self.tasks.spawn(async move { (index, stream.await) });
     }
 
     /// Runs until every stream has ended. `cancel` asks them to drain. `together`: none of them is of
     /// use without the others, so all end with one that another process has taken.
     pub async fn supervise(mut self, together: bool, cancel: CancellationToken) -> Ended {
-        while let Some(ended) = cancel.run_until_cancelled(self.tasks.join_next()).await.flatten() {
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                ended = self.tasks.join_next() => ended,
+                () = self.board.all_stand_still() => None,
+            };
+            let Some(ended) = ended else { break };
             if self.note(ended).is_err() {
                 cancel.cancel();
                 self.drain().await;
@@ -185,9 +243,12 @@ impl Streams {
         }
         if !cancel.is_cancelled() {
             if self.board.displaced() {
+                self.tasks.shutdown().await;
                 return Ended::Displaced;
             }
             tracing::error!("every stream has halted");
+            // Whoever waits to be sent on takes that up when it is started again.
+            self.tasks.shutdown().await;
             return Ended::Exit(Exit::Halted);
         }
         self.drain().await;
@@ -279,6 +340,40 @@ mod tests {
         let ended = streams.supervise(true, CancellationToken::new()).await;
         assert_eq!(ended, Ended::Exit(Exit::Halted));
         assert_eq!(board.halts().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_halted_stream_is_sent_on_while_another_works() {
+        let (board, cancel) = (Board::default(), CancellationToken::new());
+        let mut streams = Streams::new(board.clone());
+        let (send_on, sent_on) = tokio::sync::oneshot::channel::<()>();
+        let (seen, stop) = (board.clone(), cancel.clone());
+        streams.start_with("old shard 0", silent(), |slot| async move {
+            slot.halted(halt("group 0-1-7 holds a statement"));
+            let _ = sent_on.await;
+            slot.goes_on();
+            assert!(seen.halts().is_empty());
+            stop.cancel();
+            Ok(())
+        });
+        let seen = board.clone();
+        streams.start("new shard 0", silent(), async move {
+            while seen.halts().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let _ = send_on.send(());
+            Ok(())
+        });
+        assert_eq!(streams.supervise(false, cancel).await, Ended::Exit(Exit::Done));
+        // Where none works nobody is waited for.
+        let board = Board::default();
+        let mut streams = Streams::new(board.clone());
+        streams.start_with("old shard 0", silent(), |slot| async move {
+            slot.halted(halt("group 0-1-7 holds a statement"));
+            std::future::pending().await
+        });
+        let ended = streams.supervise(false, CancellationToken::new()).await;
+        assert_eq!((ended, board.halts().len()), (Ended::Exit(Exit::Halted), 1));
     }
 
     #[tokio::test]

@@ -6,13 +6,14 @@
 //! sent to be acknowledged (in one process: applied), then the appliers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use modshift_consumer::{ApplierStatus, ApplyError, Class, run_applier};
+use modshift_consumer::{ApplierStatus, ApplyError, Class, record, run_applier};
 use modshift_mariadb::ServerError;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Direction, Plan};
 use modshift_proto::{NewShard, OldShard};
-use modshift_replicator::{ReadError, ReaderStatus, Together, run_reader};
+use modshift_replicator::{ReadError, ReaderStatus, Together, is_asked, run_reader};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -20,8 +21,11 @@ use tracing::Instrument;
 use super::control;
 use super::direction;
 use super::log::ChangeLog;
-use super::streams::{Halt, Streams};
+use super::streams::{Halt, Slot, Streams};
 use super::verifier::Changed;
+
+/// How often a stream that stands at something asks whether to pass it over.
+const SENT_ON: Duration = Duration::from_secs(1);
 
 /// What else of this process the streams have to do with.
 pub struct Beside<'a> {
@@ -49,14 +53,30 @@ pub fn start(
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let (throttle, together) = (beside.throttle.clone(), beside.together.clone());
-        let reading = async move {
-            let open = |epoch| log.clone().writer(shard, epoch);
-            let reading = run_reader(plan, shard, open, status, throttle, together, cancel);
-            Box::pin(reading).await.map_err(|error| of_reader(&error, way))
+        let reading = |slot: Slot| async move {
+            loop {
+                let open = |epoch| log.clone().writer(shard, epoch);
+                let (throttle, together) = (throttle.clone(), together.clone());
+                let (reading_by, stop) = (plan.clone(), cancel.clone());
+                let status = status.clone();
+                let reading = run_reader(reading_by, shard, open, status, throttle, together, stop);
+                let Err(error) = Box::pin(reading).await else { return Ok(()) };
+                let halt = of_reader(&error, way);
+                let Some(gtid) = error.skips() else { return Err(halt) };
+                slot.halted(halt.clone());
+                let primary = &plan.old[usize::from(shard.0)];
+                if !sent_on(|| is_asked(primary, shard, gtid), &cancel).await {
+                    return Err(halt);
+                }
+                slot.goes_on();
+                tracing::warn!(shard = shard.0, %gtid, "an operator has it passed over: goes on");
+            }
         };
         let detail = move || serde_json::to_value(shown.get()).unwrap_or_default();
-        let reading = readers.track_future(under(way, reading));
-        streams.start(named(way, &shard.to_string()), Box::new(detail), reading);
+        let tracked = readers.clone();
+        streams.start_with(named(way, &shard.to_string()), Box::new(detail), |slot| {
+            tracked.track_future(under(way, reading(slot)))
+        });
     }
     readers.close();
     for &shard in new {
@@ -64,29 +84,67 @@ pub fn start(
         let shown = status.clone();
         let (plan, log, cancel) = (plan.clone(), log.clone(), cancel.clone());
         let (readers, few) = (readers.clone(), beside.throttle.few().clone());
-        let applying = async move {
+        let applying = |slot: Slot| async move {
             match control::create(&plan, shard, &few, &cancel).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(never_started(&error)),
             }
-            let stop = CancellationToken::new();
-            let open = |from| log.clone().reader(shard, from);
-            let applying = run_applier(plan, shard, open, status, stop.clone());
-            let stopping = async {
-                cancel.cancelled().await;
-                readers.wait().await;
-                stop.cancel();
-                std::future::pending().await
-            };
-            let outcome = tokio::select! {
-                outcome = applying => outcome,
-                never = stopping => never,
-            };
-            outcome.map_err(|error| of_applier(&error, way))
+            loop {
+                let stop = CancellationToken::new();
+                let open = |from| log.clone().reader(shard, from);
+                let applying = run_applier(plan.clone(), shard, open, status.clone(), stop.clone());
+                let stopping = async {
+                    cancel.cancelled().await;
+                    readers.wait().await;
+                    stop.cancel();
+                    std::future::pending().await
+                };
+                let outcome = tokio::select! {
+                    outcome = Box::pin(applying) => outcome,
+                    never = stopping => never,
+                };
+                let Err(error) = outcome else { return Ok(()) };
+                let halt = of_applier(&error, way);
+                let Some(offset) = error.skips().map(|record| record.offset) else {
+                    return Err(halt);
+                };
+                slot.halted(halt.clone());
+                let target = &plan.new[usize::from(shard.0)];
+                let asking = || record::is_asked(target, shard, offset);
+                if !sent_on(asking, &cancel).await {
+                    return Err(halt);
+                }
+                slot.goes_on();
+                tracing::warn!(
+                    target = shard.0,
+                    offset,
+                    "an operator has a record passed over: goes on"
+                );
+            }
         };
         let detail = move || serde_json::to_value(shown.view()).unwrap_or_default();
-        streams.start(named(way, &shard.to_string()), Box::new(detail), under(way, applying));
+        streams.start_with(named(way, &shard.to_string()), Box::new(detail), |slot| {
+            under(way, applying(slot))
+        });
+    }
+}
+
+/// Until an operator has had that passed over at which the stream stands; false: cancelled.
+async fn sent_on<F>(asking: impl Fn() -> F, cancel: &CancellationToken) -> bool
+where
+    F: Future<Output = Result<bool, ServerError>>,
+{
+    loop {
+        match cancel.run_until_cancelled(asking()).await {
+            None => return false,
+            Some(Ok(true)) => return true,
+            Some(Ok(false)) => {}
+            Some(Err(error)) => tracing::debug!(%error, "not looked at this time"),
+        }
+        if cancel.run_until_cancelled(tokio::time::sleep(SENT_ON)).await.is_none() {
+            return false;
+        }
     }
 }
 

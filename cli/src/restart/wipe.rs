@@ -23,7 +23,7 @@ const PIECE: u64 = 10_000;
 
 /// All that streams and verifiers remember. The journal, the audit and what `check --deep` has found
 /// of the old rows stay.
-const REMEMBERED: [&str; 12] = [
+const REMEMBERED: [&str; 13] = [
     control::WATERMARK,
     control::PARKED,
     control::PROGRESS,
@@ -31,6 +31,7 @@ const REMEMBERED: [&str; 12] = [
     control::TOKEN,
     control::REPAIR,
     control::RESYNC,
+    control::SKIP,
     control::VERIFY,
     control::MISMATCH,
     control::SETTLED,

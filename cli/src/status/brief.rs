@@ -7,7 +7,7 @@ mod tests;
 
 use crate::cutover::Serves;
 use crate::gate::summary::ranges;
-use crate::status::found::{Old, Status};
+use crate::status::found::{Old, Status, skipped};
 use crate::terminal::{Terminal, Tone};
 
 use super::lags;
@@ -147,6 +147,8 @@ fn urgent(status: &Status) -> Vec<Line> {
                 format!("old shard {}: its reader {}", old.old, resync.text()),
             ));
         }
+        let of = |group| format!("old shard {}: {}", old.old, skipped(group));
+        lines.extend(old.skipped.iter().map(|group| Line::toned(Tone::Warning, of(group))));
     }
     lines
 }

@@ -1,7 +1,8 @@
 //! What was found, in the form that `--json` prints; and the exit code that it comes to.
 
 use modshift_consumer::gate::{
-    BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, ResyncFacts, UNPROVEN,
+    BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, ResyncFacts, SkipFacts,
+    UNPROVEN,
 };
 use modshift_proto::plan::Plan;
 use serde::Serialize;
@@ -67,6 +68,9 @@ pub struct Old {
     /// Ranges that are copied again, and not compared yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resyncs: Vec<Resync>,
+    /// Groups of its log that were passed over, and not made up for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkipFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
     /// By its own word, `serving` or `fenced`; `None`: it has none.
@@ -215,13 +219,25 @@ impl Status {
             .iter()
             .any(|old| old.repairs_refused > 0 || old.resyncs.iter().any(|resync| resync.refused));
         let stopped = !self.verification.stopped.is_empty() || self.verification.differ.is_some();
-        let streams = never || silent || behind || refused || stopped;
+        let skipped = self.old.iter().any(|old| !old.skipped.is_empty());
+        let streams = never || silent || behind || refused || skipped || stopped;
         left || !self.refused_logins.is_empty() || (streams && !self.finished())
     }
 }
 
 pub fn is_far_behind(lag_ms: i64) -> bool {
     lag_ms > BEHIND_MAX_MS
+}
+
+/// A group that was passed over, or is to be: what is known of it.
+pub fn skipped(group: &SkipFacts) -> String {
+    let SkipFacts { gtid, why, passed, tables, .. } = group;
+    match passed {
+        true => {
+            format!("SKIPPED group {gtid} ({why}): not proven equal since: {}", tables.join(", "))
+        }
+        false => format!("TO SKIP group {gtid} ({why}): its reader has not come by it yet"),
+    }
 }
 
 impl Old {
@@ -250,6 +266,7 @@ impl Old {
             token_age_ms: read.token.as_ref().map(|token| (read.now_us - token.clock_us) / 1000),
             repairs_refused: read.repairs_refused,
             resyncs: read.resyncs.iter().map(of_resync).collect(),
+            skipped: read.skipped.clone(),
             halted: read.token.as_ref().and_then(|token| token.halted.clone()),
             phase: phase(Some(read)),
         }
@@ -453,6 +470,7 @@ pub mod tests {
         check(&|status| status.old[1].resyncs = vec![resync(false)], Exit::Done);
         check(&|status| status.old[1].resyncs = vec![resync(true)], Exit::No);
         assert_eq!(resync(true).text(), "REFUSED resync of t: 7 of about 7 rows");
+        check(&|status| status.old[1].skipped = vec![SkipFacts::default()], Exit::No);
         check(&|status| status.streams[4].lag_ms = Some(61_000), Exit::No);
         check(&|status| status.streams[4].lag_ms = None, Exit::Done);
         check(&|status| status.refused_logins.push("db refuses".into()), Exit::No);

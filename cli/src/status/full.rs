@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::status::found::Status;
+use crate::status::found::{Status, skipped};
 use crate::terminal::{Terminal, Tone};
 
 pub fn text(status: &Status, terminal: Terminal) -> String {
@@ -47,6 +47,9 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
             let _ = write!(text, ", {}", resync.text());
         }
         text += if old.halted.is_some() { "  HALTED\n" } else { "\n" };
+        for group in &old.skipped {
+            let _ = writeln!(text, "         {}", skipped(group));
+        }
     }
     text.push('\n');
     for new in &status.new {
@@ -140,6 +143,8 @@ fn seconds(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use modshift_consumer::gate::SkipFacts;
+
     use super::*;
     use crate::status::found::tests::well;
     use crate::status::found::{Back, Old};
@@ -150,6 +155,8 @@ mod tests {
         status.old[0].copied = false;
         status.old[0].rows_copied = 250;
         status.old[0].repairs_refused = 3;
+        let (gtid, why, tables) = ("0-1-7".into(), "a CALL".into(), vec!["t".into(), "s".into()]);
+        status.old[0].skipped = vec![SkipFacts { gtid, why, passed: true, tables, back: false }];
         status.old[0].halted = Some("a stray".into());
         let gone = Some("db:3307 cannot be reached: gone".into());
         status.old[1] = Old { old: 1, unreachable: gone, ..Old::default() };
@@ -164,7 +171,8 @@ mod tests {
         let expected = "shop: 2 -> 1 shards\n\
             the old shards serve; no cutover yet\n\n\
             old 0    copied  25.0 % (250 rows), read 0.120 s ago, serving  \
-            REFUSED 3 requests for a repair  HALTED\n\
+            REFUSED 3 requests for a repair  HALTED\n         \
+            SKIPPED group 0-1-7 (a CALL): not proven equal since: t, s\n\
             old 1    does not answer: db:3307 cannot be reached: gone\n\n\
             new 0    parked       2, fenced\n\n\
             stream               lag      groups  copied\n\

@@ -6,6 +6,7 @@ use modshift_changelog::Offset;
 use modshift_proto::OldShard;
 
 use crate::batch::Batch;
+use crate::record::Passing;
 use crate::watermark::{Kept, Move};
 
 /// A batch, and where the watermarks stand once it is in.
@@ -26,6 +27,7 @@ pub struct Cut {
 pub struct Begin {
     pub kept: Vec<Kept>,
     pub offset: Option<Offset>,
+    pub passing: Passing,
 }
 
 /// What one transaction did.

@@ -37,6 +37,7 @@ use crate::backoff::Backoff;
 use crate::error::{ApplyError, Class};
 use crate::metrics;
 use crate::parked::{Parked, ParkedChanges};
+use crate::record;
 use crate::status::ApplierStatus;
 use crate::target::Target;
 use crate::watermark::{self, Outcome, Versions};
@@ -108,6 +109,7 @@ impl Keeper {
         let sources = plan.old_modulus.get();
         let random = Backoff::random() as u16;
         let (versions, kept) = watermark::take_over(&mut conn, &at, shard, sources, random).await?;
+        let passing = record::begin(&mut conn, &at, plan, shard).await?;
         let mut clocks = vec![0; usize::from(sources)];
         for row in &kept {
             clocks[usize::from(row.source.0)] = row.mark.token_clock_us;
@@ -136,7 +138,7 @@ impl Keeper {
             packet_bytes_max,
         };
         metrics::parked(shard, keeper.parked.len());
-        Ok((keeper, Begin { kept, offset }))
+        Ok((keeper, Begin { kept, offset, passing }))
     }
 
     pub fn target(&self) -> Arc<Target> {
@@ -318,7 +320,14 @@ impl Keeper {
                     Err(error) => Err(error),
                     Ok(()) => {
                         let text = error.halted_text(self.direction);
-                        watermark::write_halted(&mut conn, &self.at, &self.versions, &text).await
+                        let record = error.skips().map(|record| (record.offset, text.as_str()));
+                        let said = match record {
+                            None => Ok(()),
+                            Some(at) => record::halts(&mut conn, &self.at, self.shard, at).await,
+                        };
+                        let (at, versions) = (&self.at, &self.versions);
+                        let halted = watermark::write_halted(&mut conn, at, versions, &text).await;
+                        said.and(halted)
                     }
                 }
             }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::facts::{BackFacts, Beside, Facts, NewFacts, OldFacts, TokenFacts};
 use super::reason::Reason;
+use super::skipped::SkipFacts;
 use crate::sequence::Watermark;
 use crate::watermark::Kept;
 
@@ -193,6 +194,8 @@ fn old_shard(old: u16, facts: &OldFacts, gate: &Gate, reasons: &mut Vec<Reason>)
     if let Some(changed) = &facts.plan_changed {
         reasons.push(Reason::PlanChanged { old, changed: changed.clone() });
     }
+    let skipped = |group: &SkipFacts| Reason::Skipped { old, group: group.clone() };
+    reasons.extend(facts.skipped.iter().map(skipped));
     if facts.repairs_refused > 0 {
         reasons.push(Reason::RepairsRefused { old, requests: facts.repairs_refused });
     }

@@ -15,6 +15,7 @@ use modshift_proto::{GtidSet, NewShard, OldShard};
 use serde::Serialize;
 
 use super::ask::{Line, Place};
+use super::skipped::{self, SkipFacts};
 use crate::error::ApplyError;
 use crate::places::REFUSED;
 use crate::watermark::{self, Kept};
@@ -57,6 +58,8 @@ pub struct OldFacts {
     pub repairs_refused: u64,
     /// Requests for a range that are not over.
     pub resyncs: Vec<ResyncFacts>,
+    /// Groups of its log that were passed over, and not made up for.
+    pub skipped: Vec<SkipFacts>,
     /// How the tables of the plan differ from those that its log is read for.
     pub plan_changed: Option<String>,
 }
@@ -172,6 +175,8 @@ pub struct Asked<'a> {
     /// By shard: the tables that are copied of it.
     pub copied: Vec<Vec<&'a str>>,
     pub planned: &'a [&'a str],
+    /// They are sources of the way back.
+    pub back: bool,
 }
 
 /// The old shards of one server.
@@ -215,8 +220,11 @@ pub async fn read_old(
     let kept: Vec<Vec<(String, usize)>> =
         line.rows(places, doing, ("BINARY name", TABLES, "")).await?;
 
-    let rows = tokens.into_iter().zip(copies).zip(refused).zip(resyncs).zip(kept).zip(places);
-    let facts = rows.map(|(((((tokens, copies), refused), resyncs), kept), place)| {
+    let skipped = skipped::read(line, places, asked).await?;
+
+    let rows = tokens.into_iter().zip(copies).zip(refused).zip(resyncs).zip(skipped);
+    let rows = rows.zip(kept).zip(places);
+    let facts = rows.map(|((((((tokens, copies), refused), resyncs), skipped), kept), place)| {
         let of = |(table, rows_copied, rows_estimated, done, _)| CopyFacts {
             table,
             rows_copied,
@@ -258,6 +266,7 @@ pub async fn read_old(
             tables,
             repairs_refused: refused.first().map_or(0, |(count, _)| *count),
             resyncs: resyncs.into_iter().map(of_resync).collect(),
+            skipped,
             plan_changed,
         })
     });

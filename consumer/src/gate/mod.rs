@@ -10,6 +10,7 @@ pub mod evaluator;
 pub mod facts;
 pub mod proof;
 pub mod reason;
+mod skipped;
 #[cfg(test)]
 mod tests;
 
@@ -20,3 +21,4 @@ pub use facts::{
     TokenFacts, Verification,
 };
 pub use reason::Reason;
+pub use skipped::SkipFacts;

@@ -295,6 +295,7 @@ mod tests {
             unrecorded: Vec::new(),
             repairs_refused: 0,
             resyncs: Vec::new(),
+            skipped: Vec::new(),
             plan_changed: None,
         })];
         let ask = |shards: [Proof; 2]| beside(&plan, &shards.map(Ok), &old).unwrap();

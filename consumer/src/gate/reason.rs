@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::skipped::SkipFacts;
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
@@ -57,6 +59,12 @@ pub enum Reason {
     PlanChanged {
         old: u16,
         changed: String,
+    },
+    /// A group was passed over, and nobody has proven since that the tables are equal.
+    Skipped {
+        old: u16,
+        #[serde(flatten)]
+        group: SkipFacts,
     },
     /// Rows that somebody wanted copied again were not.
     RepairsRefused {
@@ -168,7 +176,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values of [`Reason::kind`], for the metric.
-    pub const KINDS: [&'static str; 35] = [
+    pub const KINDS: [&'static str; 36] = [
         "unreachable",
         "no_reader",
         "reader_halted",
@@ -181,6 +189,7 @@ impl Reason {
         "copying",
         "copy_unrecorded",
         "plan_changed",
+        "skipped",
         "repairs_refused",
         "resync",
         "resync_refused",
@@ -220,6 +229,7 @@ impl Reason {
             Reason::Copying { .. } => "copying",
             Reason::CopyUnrecorded { .. } => "copy_unrecorded",
             Reason::PlanChanged { .. } => "plan_changed",
+            Reason::Skipped { .. } => "skipped",
             Reason::RepairsRefused { .. } => "repairs_refused",
             Reason::Resync { .. } => "resync",
             Reason::ResyncRefused { .. } => "resync_refused",
@@ -304,6 +314,25 @@ impl fmt::Display for Reason {
                 "the plan {changed}, compared with the one by which old shard {old} is read: start the \
                  daemons with this plan, or ask with theirs"
             ),
+            Reason::Skipped { old, group: SkipFacts { gtid, why, passed: false, .. } } => {
+                write!(
+                    f,
+                    "group {gtid} of old shard {old} is to be passed over ({why}), and its reader has not \
+                 come by it yet: it does within seconds where its daemon runs"
+                )
+            }
+            Reason::Skipped { old, group: SkipFacts { gtid, why, tables, back, .. } } => {
+                let back = if *back { " --back" } else { "" };
+                let options: Vec<String> =
+                    tables.iter().map(|table| format!(" --table {table}")).collect();
+                write!(
+                    f,
+                    "group {gtid} of old shard {old} was passed over ({why}), and {} may lack what it \
+                     changed: modshift verify{back} --repair{} makes them equal and proves it",
+                    tables.join(", "),
+                    options.concat()
+                )
+            }
             Reason::RepairsRefused { old, requests } => write!(
                 f,
                 "the reader of old shard {old} has refused {requests} requests for a repair: its log \

@@ -9,7 +9,7 @@ use super::facts::{
     BackFacts, Beside, Coverage, Facts, NewFacts, OldFacts, Outside, ResyncFacts, TokenFacts,
     Verification,
 };
-use super::{Decision, Hold, Reason, decide};
+use super::{Decision, Hold, Reason, SkipFacts, decide};
 use crate::sequence::{TokenMark, Watermark};
 use crate::watermark::Kept;
 
@@ -43,6 +43,7 @@ fn well() -> Facts {
             unrecorded: Vec::new(),
             repairs_refused: 0,
             resyncs: Vec::new(),
+            skipped: Vec::new(),
             plan_changed: None,
         })],
         new: vec![Ok(NewFacts {
@@ -198,6 +199,25 @@ fn every_reason_closes_it_and_is_named() {
         "the reader of old shard 0 has refused a resync of t: mend what the same modshift resync says \
          of it, or take it back with modshift resync --cancel",
         |f, _| old(f).resyncs = vec![resync("t", true)],
+    );
+    let group = |passed, tables: &[&str]| SkipFacts {
+        gtid: "0-1-77".to_owned(),
+        why: "a CALL".to_owned(),
+        passed,
+        tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+        back: false,
+    };
+    check(
+        "skipped",
+        "group 0-1-77 of old shard 0 is to be passed over (a CALL), and its reader has not come by it \
+         yet: it does within seconds where its daemon runs",
+        |f, _| old(f).skipped = vec![group(false, &[])],
+    );
+    check(
+        "skipped",
+        "group 0-1-77 of old shard 0 was passed over (a CALL), and t, s may lack what it changed: \
+         modshift verify --repair --table t --table s makes them equal and proves it",
+        |f, _| old(f).skipped = vec![group(true, &["t", "s"])],
     );
     check("time_lag", "new shard 0 is 1.001 s behind old shard 0 (limit 1.000 s)", |f, _| {
         mark(f).token_clock_us = 999 * SECOND - 1000
@@ -391,6 +411,13 @@ fn the_way_back_must_be_as_well() {
     check(
         "way back: reader of new shard 0 wrote its last token 1.500 s ago (limit 1.000 s)",
         &|f| back_source(f).token.as_mut().unwrap().clock_us -= 1_300_000,
+    );
+    let (gtid, why, tables) = ("0-1-7".to_owned(), "a CALL".to_owned(), vec!["t".to_owned()]);
+    let group = SkipFacts { gtid, why, passed: true, tables, back: true };
+    check(
+        "way back: group 0-1-7 of new shard 0 was passed over (a CALL), and t may lack what it changed: \
+         modshift verify --back --repair --table t makes them equal and proves it",
+        &|f| back_source(f).skipped = vec![group.clone()],
     );
     check("way back: old shard 0 has applied nothing of new shard 0", &|f| {
         back_target(f).marks.clear();

@@ -1,6 +1,6 @@
 //! Who holds a place that a row cannot take, and the images of the rows that wait for one.
 
-use modshift_mariadb::control::PARKED;
+use modshift_mariadb::control::{PARKED, skip};
 use modshift_mariadb::value::value_to_cell;
 use modshift_mariadb::{Conn, ServerError, Value, error};
 use modshift_proto::row::RowWriter;
@@ -50,6 +50,21 @@ fn key(table: &TargetTable, row: &Row) -> Option<Box<[u8]>> {
     }
     cells.finish();
     Some(wire.into_boxed_slice())
+}
+
+/// Has an operator sent this old shard's reader past a group, and nobody proven since that its rows are
+/// equal here?
+pub(super) async fn was_sent_past(
+    conn: &mut Conn,
+    at: &str,
+    old: OldShard,
+) -> Result<bool, ServerError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    let asked: Result<Option<u8>, _> = conn.query_first(skip::sent_past(old)).await;
+    match asked.map_err(|error| error::of(at, "asking what was passed over", error)) {
+        Err(error) if error.code() == Some(NO_SUCH_TABLE) => Ok(false),
+        asked => Ok(asked?.is_some()),
+    }
 }
 
 /// The first unique key of a parked row that another row holds, and whose that row is.

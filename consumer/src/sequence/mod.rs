@@ -245,7 +245,13 @@ fn open_epoch(
     }
     if let Some(partial) = &mut mark.partial {
         let same = start.tables == mark.tables && partial.awaited != Awaited::Perhaps;
-        partial.awaited = if same { Awaited::Yes } else { Awaited::Perhaps };
+        // An operator has had it passed over, wherever the reader stood in it: nothing more comes.
+        let skipped = start.skipped.contains(&partial.position.gtid);
+        partial.awaited = match (skipped, same) {
+            (true, _) => Awaited::No,
+            (false, true) => Awaited::Yes,
+            (false, false) => Awaited::Perhaps,
+        };
         // Groups before it may have changes of a table that was not in the plan then, so that they
         // were not sent; its rows come by the copy. Of all other tables they are in.
         let gtid = partial.position.gtid;

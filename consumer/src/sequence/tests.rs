@@ -4,8 +4,8 @@ use modshift_proto::{GroupDigest, OldShard, Position};
 use super::{Dropped, SequenceError, Stream, Verdict};
 
 /// Feeds one line per message and gives one word per verdict:
-/// `epoch.number body`, where the body is `start GTIDS [DIGEST] [initial] [anew] [tables]` (the last:
-/// other tables than without the word), `token GTIDS CHECKSUM`,
+/// `epoch.number body`, where the body is `start GTIDS [DIGEST] [initial] [anew] [tables] [skips=GTID]`
+/// (`tables`: others than without the word), `token GTIDS CHECKSUM`,
 /// `row GTID:ORDINAL` or `chunk`.
 fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
     let mut words = line.split_whitespace();
@@ -26,6 +26,11 @@ fn feed(stream: &mut Stream, line: &str) -> Result<String, SequenceError> {
                 initial: rest.contains(&"initial"),
                 anew: rest.iter().filter(|word| **word == "anew").map(|_| "t".to_owned()).collect(),
                 tables: u32::from(rest.contains(&"tables")),
+                skipped: rest
+                    .iter()
+                    .filter_map(|word| word.strip_prefix("skips="))
+                    .map(|gtid| gtid.parse().unwrap())
+                    .collect(),
             })
         }
         "token" => {
@@ -253,6 +258,25 @@ fn a_group_logged_under_other_tables_need_not_come_again() {
     let same = "6.0 start 0-1-8 0-1-8#0000000a => progress";
     check(&format!("{begun}\n{same}\n6.1 row 0-1-10:0 => other_group"));
     check(&format!("{begun}\n{same}\n6.1 token 0-1-10 b => other_group"));
+}
+
+#[test]
+fn of_a_group_that_is_passed_over_nothing_more_comes() {
+    let begun = "5.0 start 0-1-8 initial => progress
+                 5.1 row 0-1-9:0 => apply
+                 5.2 row 0-1-10:0 => apply
+                 5.3 row 0-1-10:4 => apply";
+    let skips = "6.0 start 0-1-8 initial skips=0-1-10 => progress
+                 6.1 row 0-1-9:0 => drop position";
+    let stream = check(&format!("{begun}\n{skips}\n6.2 row 0-1-11:0 => apply"));
+    assert_eq!(stream.mark().unwrap().gtids.to_string(), "0-1-10");
+    let stream = check(&format!("{begun}\n{skips}\n6.2 token 0-1-11 a => progress"));
+    assert_eq!(stream.mark().unwrap().partial, None);
+    // The next reader says so again; and where none does, the group has to come.
+    let again = "7.0 start 0-1-8 initial skips=0-1-10 => progress\n7.1 row 0-1-11:0 => apply";
+    check(&format!("{begun}\n{skips}\n{again}"));
+    let other = "6.0 start 0-1-8 initial skips=0-1-9 => progress\n6.1 row 0-1-11:0 => other_group";
+    check(&format!("{begun}\n{other}"));
 }
 
 #[test]

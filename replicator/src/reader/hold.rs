@@ -179,6 +179,7 @@ impl<W: LogWriter> Reader<W> {
             shard: self.shard,
             table: control::TOKEN.to_owned(),
             position: group.map(|gtid| gtid.to_string()).unwrap_or_default(),
+            group: None,
             source,
         };
         loop {

@@ -43,6 +43,7 @@ use crate::prepare::Prepared;
 use crate::publish::Publisher;
 use crate::repair::Repairs;
 use crate::route::{Moduli, Target};
+use crate::skip;
 use crate::status::ReaderStatus;
 use crate::tail::{Spill, Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
@@ -91,6 +92,8 @@ struct Reader<W> {
     /// For small questions, such as looking tables up where they are read.
     desk: Desk,
     start: Start,
+    /// How long what came by XA may stay unseen.
+    xa_grace: Duration,
     /// An answer of the token task that is still to come.
     saving: Option<oneshot::Receiver<()>>,
     /// With a server that is not as far as this reader.
@@ -181,12 +184,14 @@ impl<W: LogWriter> Reader<W> {
             throttle,
         );
         let sent = tables.iter().filter(|table| !matches!(table.target, Target::Nowhere));
+        let done = epoch.resume.gtids();
         let start = Start {
-            gtids: epoch.resume.gtids(),
+            gtids: done.clone(),
             digest: epoch.resume.last,
             initial: epoch.initial,
             anew: epoch.anew.clone(),
             tables: tables_crc(sent.map(|table| table.schema.name.as_str())),
+            skipped: epoch.skip.iter().filter(|&gtid| !done.covers(gtid)).collect(),
         };
         let schema = prepared.schema_name;
         let mut tail = Tail::new(TailParts {
@@ -198,6 +203,7 @@ impl<W: LogWriter> Reader<W> {
             token_columns,
             decoder: Decoder::new(planned.clone())?.with_collations(collations.clone()),
             resume: epoch.resume,
+            skip: epoch.skip,
             fold_names: prepared.fold_names,
             spill: Spill {
                 dir: plan.reader.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
@@ -226,6 +232,7 @@ impl<W: LogWriter> Reader<W> {
             logs: together.logs.clone(),
             desk: throttle.desk().clone(),
             start,
+            xa_grace: plan.snapshot.xa_grace,
             saving: None,
             patience: Patience::default(),
             unsaved: None,
@@ -286,7 +293,13 @@ impl<W: LogWriter> Reader<W> {
                 }
                 Err(error) => match self.not_there_yet(&error).await {
                     Some(waits) => self.connection_lost(plan, status, &waits),
-                    None => return Err(error),
+                    None => {
+                        let firm = error.skips().and_then(|gtid| self.tail.firm(gtid));
+                        return Err(match firm {
+                            Some(why) => ReadError::Firm { error: Box::new(error), why },
+                            None => error,
+                        });
+                    }
                 },
                 Ok(never) => match never {},
             }
@@ -316,6 +329,7 @@ impl<W: LogWriter> Reader<W> {
         backoff: &mut Backoff,
     ) -> Result<Infallible, ReadError> {
         self.still_ours().await?;
+        self.record_skipped().await?;
         Box::pin(self.logs.ask(&self.primary, &self.desk, Instant::now())).await?;
         let decoder = Decoder::new(self.planned.clone())?;
         let start = self.tail.reconnect(decoder.with_collations(self.collations.clone()));
@@ -381,7 +395,8 @@ impl<W: LogWriter> Reader<W> {
         match item {
             Item::Event(event) => self.tail.event(event, &mut self.publisher).await?,
             Item::Passed(passed) => {
-                return self.tail.passed_by(passed, &mut self.publisher).await;
+                self.tail.passed_by(passed, &mut self.publisher).await?;
+                return self.record_skipped().await;
             }
         }
         if let Some(question) = self.tail.question() {
@@ -391,10 +406,32 @@ impl<W: LogWriter> Reader<W> {
             let branch = Box::pin(self.look_back(looking)).await?;
             self.tail.found(branch, &mut self.publisher).await?;
         }
+        self.record_skipped().await?;
         match self.tail.unlooked() {
             Some(table) => Box::pin(self.look_up(table)).await,
             None => Ok(()),
         }
+    }
+
+    /// Before anything is read behind it.
+    #[inline]
+    async fn record_skipped(&mut self) -> Result<(), ReadError> {
+        match self.tail.skipped() {
+            None => Ok(()),
+            Some(_) => Box::pin(self.write_down_skipped()).await,
+        }
+    }
+
+    async fn write_down_skipped(&mut self) -> Result<(), ReadError> {
+        if let Some(skipped) = self.tail.skipped() {
+            stage::reached("skipped_before_recorded", 1).await;
+            let (epoch, grace) = (self.tail.epoch(), self.xa_grace);
+            skip::record(&self.primary, epoch, self.shard, skipped, grace).await?;
+            metrics::skipped(self.shard);
+            stage::reached("skipped_recorded", 1).await;
+        }
+        self.tail.skipped_recorded();
+        Ok(())
     }
 
     /// Everything that is due apart from events: chunks, acknowledgements, progress, status.

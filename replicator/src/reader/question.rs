@@ -24,15 +24,12 @@ const VIEWS_MAX: usize = 1000;
 
 impl<W: LogWriter> Reader<W> {
     pub(super) async fn answer(&mut self, question: Question) -> Result<(), ReadError> {
-        let mut why = None;
-        for (schema, table) in &question.targets {
-            why = why.or(self.target(schema, table).await?);
-        }
-        if why.is_none() {
-            why = self.calls(&question.calls).await?;
-        }
-        if why.is_none() && !question.reads.is_empty() {
-            why = self.reads(&question.reads).await?;
+        let why = self.unseen(&question).await?;
+        if self.tail.asks_of_skipped() {
+            if why.is_some() {
+                self.tail.mark_all();
+            }
+            return Ok(());
         }
         if let Some(why) = why {
             let Question { gtid, verb, statement, .. } = question;
@@ -46,6 +43,21 @@ impl<W: LogWriter> Reader<W> {
         }
         self.tail.passed(question);
         Ok(())
+    }
+
+    /// Why a statement may have written more than it says.
+    async fn unseen(&self, question: &Question) -> Result<Option<String>, ReadError> {
+        let mut why = None;
+        for (schema, table) in &question.targets {
+            why = why.or(self.target(schema, table).await?);
+        }
+        if why.is_none() {
+            why = self.calls(&question.calls).await?;
+        }
+        if why.is_none() && !question.reads.is_empty() {
+            why = self.reads(&question.reads).await?;
+        }
+        Ok(why)
     }
 
     /// Why a statement that writes to this table may have written to others.

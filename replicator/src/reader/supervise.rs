@@ -20,6 +20,7 @@ use crate::feed::Feeds;
 use crate::metrics;
 use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
+use crate::skip;
 use crate::status::{Phase, ReaderStatus};
 use crate::token::{self, TokenWriters, within};
 use crate::whole::WholeLogs;
@@ -86,7 +87,11 @@ where
             let superseded = matches!(error, ReadError::Superseded { .. });
             if epoch_number > 0 && !superseded {
                 let primary = &plan.old[usize::from(shard.0)];
-                if let Err(error) = token::record_halt(primary, epoch_number, Some(&text)).await {
+                let recorded = match error.skips() {
+                    Some(gtid) => skip::halts(primary, epoch_number, (shard, gtid), &text).await,
+                    None => token::record_halt(primary, epoch_number, Some(&text)).await,
+                };
+                if let Err(error) = recorded {
                     tracing::warn!(shard = shard.0, error = %error, "the halt is not recorded");
                 }
             }

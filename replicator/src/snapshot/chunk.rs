@@ -287,15 +287,20 @@ impl ChunkReader {
                 shard,
                 table: name,
                 position: position_text(None),
+                group: None,
                 placed: stray.placed,
             },
             PushError::Route(RouteError::Null) => {
-                let position = position_text(None);
-                ReadError::Row { shard, table: name, position, source: route::NULL_KEY }
+                let (position, source) = (position_text(None), route::NULL_KEY);
+                ReadError::Row { shard, table: name, position, group: None, source }
             }
-            PushError::Route(RouteError::Row(source)) => {
-                ReadError::Row { shard, table: name, position: position_text(None), source }
-            }
+            PushError::Route(RouteError::Row(source)) => ReadError::Row {
+                shard,
+                table: name,
+                position: position_text(None),
+                group: None,
+                source,
+            },
         }
     }
 }

@@ -10,6 +10,7 @@ use modshift_proto::{Gtid, OldShard};
 
 use super::Tail;
 use super::held::{Held, HoldError};
+use super::skip::Marks;
 use super::token::TokenRow;
 use super::xa::Xa;
 use crate::binlog::{Event, GroupHash, GtidEvent};
@@ -39,6 +40,8 @@ pub(super) struct Group {
     sent: u32,
     pub held: Option<Held>,
     pub xa: Option<Xa>,
+    /// It is passed over, and may have changed these.
+    pub skip: Option<Marks>,
     /// Where the savepoints that are set lie among what is held, in their order.
     savepoints: Vec<(Vec<u8>, u64)>,
     /// Where what names the tables of the statement in progress begins among what is held, while
@@ -65,6 +68,7 @@ impl Group {
             sent: 0,
             held: None,
             xa,
+            skip: None,
             savepoints: Vec::new(),
             maps_from: None,
         }

@@ -10,18 +10,21 @@
 //! before it. Only once the log itself has shown that the fence was undone are such changes followed,
 //! up to the serving marker.
 //!
-//! A group is *held* until its end tells that it counts (`group`).
+//! A group is *held* until its end tells that it counts (`group`). One that an operator has asked for is
+//! passed over (`skip`).
 
 mod counts;
 mod group;
 mod held;
 mod rows;
+mod skip;
 mod statement;
 mod temporary;
 mod token;
 mod xa;
 
 pub use held::Spill;
+pub(crate) use skip::NOT_SERVING;
 pub use statement::Question;
 pub use token::TokenColumns;
 pub(crate) use token::read_token;
@@ -37,16 +40,18 @@ use modshift_proto::{GroupDigest, Gtid, GtidSet, OldShard};
 use self::counts::Counts;
 use self::group::Group;
 use self::held::Held;
+use self::skip::Marks;
 use self::statement::{Names, Plain, Said};
 use self::temporary::Temporary;
 use self::xa::{Branches, Xa};
-use crate::binlog::{DecodedRow, Decoder, Event, TableName, Xid};
+use crate::binlog::{DecodedRow, Decoder, Event, GtidEvent, TableName, Xid};
 use crate::epoch::ResumePoint;
 use crate::error::{Foreign, ReadError};
 use crate::feed::Passed;
 use crate::history::{History, Opening};
 use crate::publish::Publisher;
 use crate::route::{Moduli, RoutedTable};
+use crate::skip::{Skipped, Skips};
 use crate::snapshot::Touched;
 
 /// The shard's schema, as the binlog spells it.
@@ -78,6 +83,10 @@ pub struct Tail {
     unprepared: Option<Xid>,
     /// By table: rows of it came by XA, which others may have seen only after the binlog had them.
     late: Vec<bool>,
+    /// To be passed over.
+    skip: Skips,
+    /// Passed over, and not written down yet.
+    skipped: Option<Skipped>,
     spill: Spill,
     /// What the last group was held in, and an event of it.
     spare: Option<Held>,
@@ -115,6 +124,7 @@ pub struct TailParts {
     pub token_columns: TokenColumns,
     pub decoder: Decoder,
     pub resume: ResumePoint,
+    pub skip: Skips,
     pub fold_names: bool,
     pub spill: Spill,
 }
@@ -145,6 +155,8 @@ impl Tail {
             branches: Branches::default(),
             unprepared: None,
             late: vec![false; parts.tables.len()],
+            skip: parts.skip,
+            skipped: None,
             spill: parts.spill,
             spare: None,
             event: Vec::new(),
@@ -262,21 +274,16 @@ impl Tail {
     ) -> Result<(), ReadError> {
         self.counts.events += 1;
         self.counts.bytes += bytes.len() as u64;
+        if self.is_passing() {
+            return self.pass_over(bytes);
+        }
         match self.decoder.decode(bytes)? {
             Event::Gtid(header) => {
                 if let Some(group) = &self.group {
                     // The server never starts a group inside another.
                     return Err(self.foreign(group.gtid, Foreign::Group(header.gtid)));
                 }
-                let xa = Xa::of(&header).map_err(|what| self.foreign(header.gtid, what))?;
-                let opening = self.history.open(header.gtid)?;
-                let mut group = Group::new(&header, opening, xa);
-                // One that was read before is not sent anyway.
-                if opening != Opening::Proof {
-                    group.hold(self.spare());
-                }
-                self.group = Some(group);
-                Ok(())
+                self.begins(&header)
             }
             Event::Rows(rows) => {
                 let statement_end = rows.statement_end;
@@ -299,23 +306,48 @@ impl Tail {
             Event::XaPrepare => self.prepare_xa(out).await,
             Event::NewId(table) => {
                 self.hold_map(bytes)?;
-                let group = self.group.as_ref().map(|group| group.gtid);
-                let known = |looked: &GtidSet| group.is_some_and(|gtid| looked.covers(gtid));
-                // Of the token's own table nobody keeps a definition.
-                if self.looked.get(table).is_some_and(|looked| !known(looked)) {
-                    self.unlooked = Some(table);
-                }
+                self.new_id(table);
                 Ok(())
             }
             Event::TableMap => self.hold_map(bytes),
-            Event::Format { started } => {
-                if started {
-                    self.temporary = Temporary::default();
-                }
-                self.cut_off()
-            }
+            Event::Format { started } => self.file_begins(started),
             Event::Control(_) | Event::Rotate { .. } => Ok(()),
         }
+    }
+
+    fn begins(&mut self, header: &GtidEvent) -> Result<(), ReadError> {
+        let (gtid, xa) = (header.gtid, Xa::of(header));
+        let opening = self.history.open(gtid)?;
+        if self.skips(gtid, opening)? {
+            let mut group = Group::new(header, opening, xa.unwrap_or_default());
+            group.skip = Some(Marks::default());
+            self.group = Some(group);
+            return Ok(());
+        }
+        let mut group = Group::new(header, opening, xa.map_err(|what| self.foreign(gtid, what))?);
+        // One that was read before is not sent anyway.
+        if opening != Opening::Proof {
+            group.hold(self.spare());
+        }
+        self.group = Some(group);
+        Ok(())
+    }
+
+    /// The next events have rows of this table, under an id that is new.
+    fn new_id(&mut self, table: usize) {
+        let group = self.group.as_ref().map(|group| group.gtid);
+        let known = |looked: &GtidSet| group.is_some_and(|gtid| looked.covers(gtid));
+        // Of the token's own table nobody keeps a definition.
+        if self.looked.get(table).is_some_and(|looked| !known(looked)) {
+            self.unlooked = Some(table);
+        }
+    }
+
+    fn file_begins(&mut self, started: bool) -> Result<(), ReadError> {
+        if started {
+            self.temporary = Temporary::default();
+        }
+        self.cut_off()
     }
 
     /// The file ends amid an event. Behind what is whole the next one goes on; false: the connection
@@ -356,6 +388,9 @@ impl Tail {
             Opening::Proof => None,
             Opening::New { .. } => self.token_in(digest.gtid, token)?,
         };
+        if token.is_none() && self.skips(digest.gtid, opening)? {
+            return self.skipped_whole(digest, opening, Marks::default(), false);
+        }
         self.history.close(digest)?;
         match token {
             Some(token) => self.token(token, digest, out).await,

@@ -216,13 +216,17 @@ impl Tail {
     fn route_error(&self, table: usize, position: Position, error: RouteError) -> ReadError {
         let shard = self.shard;
         let table = self.tables[table].schema.name.clone();
+        let group = Some(position.gtid);
         let position = position_text(Some(position));
         match error {
             RouteError::Stray(stray) => {
-                ReadError::Stray { shard, table, position, placed: stray.placed }
+                ReadError::Stray { shard, table, position, group, placed: stray.placed }
             }
-            RouteError::Null => ReadError::Row { shard, table, position, source: route::NULL_KEY },
-            RouteError::Row(source) => ReadError::Row { shard, table, position, source },
+            RouteError::Null => {
+                let source = route::NULL_KEY;
+                ReadError::Row { shard, table, position, group, source }
+            }
+            RouteError::Row(source) => ReadError::Row { shard, table, position, group, source },
         }
     }
 }

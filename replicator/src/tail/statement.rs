@@ -89,6 +89,12 @@ impl Names {
             && planned.any(|planned| table.name.may_be(planned, self.fold))
     }
 
+    /// May a statement mean this planned table?
+    pub(super) fn may_be(&self, default: &[u8], table: &Table, planned: usize) -> bool {
+        let name = |planned: &String| table.name.may_be(planned, self.fold);
+        self.in_our_schema(default, table) && self.planned.get(planned).is_some_and(name)
+    }
+
     /// Planned, or modshift's own.
     pub(super) fn has(&self, default: &[u8], table: &Table) -> bool {
         let own =

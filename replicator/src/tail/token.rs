@@ -101,6 +101,8 @@ impl Tail {
                 shard: self.shard,
                 table: control::TOKEN.to_owned(),
                 position: gtid.to_string(),
+                // A token is never passed over.
+                group: None,
                 source,
             })?;
             if let Some(had) = &token {

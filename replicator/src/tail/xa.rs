@@ -140,6 +140,11 @@ impl Tail {
         }
     }
 
+    /// What was kept of it does not count.
+    pub(super) fn forget_xa(&mut self, xid: &Xid) {
+        self.branches.take(xid);
+    }
+
     pub(super) fn roll_back_xa(&mut self) -> Result<(), ReadError> {
         let (xid, _) = self.completes()?;
         self.branches.take(&xid);
@@ -220,7 +225,6 @@ pub enum Older {
 }
 
 struct Preparing {
-    gtid: Gtid,
     held: Held,
     changes: u32,
     planned: bool,
@@ -311,8 +315,8 @@ impl LookBack {
     fn begins(&mut self, header: &GtidEvent) {
         if header.prepared_xa {
             self.questions.clear();
-            let (gtid, held) = (header.gtid, Held::new(&self.spill));
-            self.group = Some(Preparing { gtid, held, changes: 0, planned: false });
+            let held = Held::new(&self.spill);
+            self.group = Some(Preparing { held, changes: 0, planned: false });
         }
         self.ending = header.completed_xa;
     }
@@ -373,18 +377,20 @@ impl LookBack {
     fn taken_back(&self) -> Result<(), ReadError> {
         match &self.group {
             Some(group) if group.planned => {
-                Err(ReadError::RollbackInGroup { shard: self.shard, gtid: group.gtid })
+                let gtid = self.committed;
+                Err(ReadError::RollbackInGroup { shard: self.shard, gtid })
             }
             _ => Ok(()),
         }
     }
 
     fn hold(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
-        let (shard, max) = (self.shard, self.spill.max);
+        // At the group that commits the reader stands.
+        let (shard, max, gtid) = (self.shard, self.spill.max, self.committed);
         let Some(group) = &mut self.group else { return Ok(()) };
         group.held.push(group.changes, bytes).map_err(|error| match error {
-            HoldError::TooLarge => ReadError::HeldTooLarge { shard, gtid: group.gtid, max },
-            HoldError::Io(error) => spill_error(shard, group.gtid, &self.spill.dir, &error),
+            HoldError::TooLarge => ReadError::HeldTooLarge { shard, gtid, max },
+            HoldError::Io(error) => spill_error(shard, gtid, &self.spill.dir, &error),
         })
     }
 }

@@ -105,7 +105,8 @@ impl Shard {
             fingerprints: self.fingerprints.clone(),
         };
         let gtids = [source.gtid()].into_iter().collect();
-        source.start(Start { gtids, digest: None, initial: true, anew: vec![], tables: 0 }).await?;
+        let (digest, anew, skipped) = (None, vec![], vec![]);
+        source.start(Start { gtids, digest, initial: true, anew, tables: 0, skipped }).await?;
         Ok(source)
     }
 

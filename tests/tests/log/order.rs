@@ -76,6 +76,42 @@ async fn a_reader_goes_on_where_it_was() -> Result<()> {
     Ok(())
 }
 
+/// Somebody else writes into the topic by a transaction: where that is aborted there is nothing, and the
+/// offsets that it took are no gap.
+#[tokio::test]
+async fn what_a_transaction_of_somebody_else_aborted_is_not_read() -> Result<()> {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    let log = topic(&*broker().await?, "aborted").await?;
+    fill(&log, 5, 50).await?;
+    let (brokers, name) = (log.brokers.clone(), log.topic.clone());
+    let aborted = tokio::task::spawn_blocking(move || {
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", &brokers).set("transactional.id", "somebody");
+        let producer: BaseProducer = config.create()?;
+        producer.init_transactions(SOON)?;
+        producer.begin_transaction()?;
+        for payload in ["not", "ours"] {
+            let record = BaseRecord::to(&name).partition(0).key("k").payload(payload);
+            producer.send(record).map_err(|(error, _)| error)?;
+        }
+        producer.flush(SOON)?;
+        producer.abort_transaction(SOON)?;
+        anyhow::Ok(())
+    });
+    aborted.await??;
+    fill(&log, 5, 50).await?;
+    let mut reader = read(&log, NEW).await?;
+    let mut last = None;
+    for n in (0..5).chain(0..5) {
+        let delivery = next(&mut reader).await?;
+        assert_eq!(number(&delivery)?, n);
+        last = delivery.offset;
+    }
+    // Two records, and what ends their transaction.
+    assert_eq!(last, Some(5 + 3 + 5 - 1));
+    Ok(())
+}
+
 async fn committed(log: &KafkaLog, group: &str) -> Result<Option<i64>> {
     use rdkafka::consumer::{BaseConsumer, Consumer};
     let mut config = rdkafka::ClientConfig::new();

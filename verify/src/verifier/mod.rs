@@ -4,9 +4,9 @@
 mod look;
 mod round;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modshift_mariadb::{Seats, value};
 use modshift_proto::plan::Plan;
@@ -19,6 +19,7 @@ use crate::error::VerifyError;
 use crate::halts;
 use crate::key;
 use crate::lock::Lock;
+use crate::marks::{self, Mark};
 use crate::metrics;
 use crate::pace::Pace;
 use crate::progress::{self, Saved};
@@ -53,6 +54,17 @@ pub struct Verifier {
     /// `None`: beside another verifier, for single keys.
     lock: Option<Lock>,
     halts: BTreeSet<Halt>,
+    /// By table: its last round found rows that differ, and is a proof once they are equal.
+    differing: BTreeMap<usize, Begun>,
+}
+
+/// When a round began, and what it proves beside the rows.
+#[derive(Clone)]
+struct Begun {
+    /// Before this process took it up.
+    earlier: Duration,
+    at: Instant,
+    marks: Vec<Mark>,
 }
 
 impl Verifier {
@@ -99,6 +111,7 @@ impl Verifier {
             pace,
             lock,
             halts: BTreeSet::new(),
+            differing: BTreeMap::new(),
         })
     }
 
@@ -196,8 +209,18 @@ impl Verifier {
         let Some(table) = self.tables[index].clone() else {
             return Ok(Some(TableReport::default()));
         };
+        // What was passed over asks for a round that begins behind it.
+        let marks = marks::open(&mut self.primaries, &table.schema.name).await?;
+        let due = marks::due(&marks, &mut self.shards.new).await?;
+        if due.len() < marks.len() {
+            notes.push(format!(
+                "table {}: what a group changed that was passed over cannot be proven equal yet: new \
+                 shards have not come so far, or XA may show it late; verify again",
+                table.schema.name
+            ));
+        }
         let resume_max = self.plan.gate.verify_age.unwrap_or(RESUME_AGE_MAX);
-        let saved = match options.fresh {
+        let saved = match options.fresh || !marks.is_empty() {
             true => None,
             false => progress::read(&mut self.shards.new, &table).await?,
         };
@@ -211,8 +234,24 @@ impl Verifier {
                 Saved::default()
             }
         };
+        let earlier = Duration::from_secs(saved.age_s);
+        let begun = Begun { earlier, at: Instant::now(), marks: due };
+        self.differing.remove(&index);
         let round = Round::new(self, table, saved, None).await?;
-        to_the_end(round, resumed, notes, cancel).await
+        let report = to_the_end(round, resumed, notes, cancel).await?;
+        match &report {
+            // No proof, whatever becomes of the rest.
+            Some(report) if report.unsettled > 0 => {}
+            Some(report) if report.mismatches == 0 => {
+                let (old, new) = (&mut self.primaries, &mut self.shards.new);
+                marks::prove(old, new, &report.table, &begun.marks).await?;
+            }
+            Some(_) => {
+                self.differing.insert(index, begun);
+            }
+            None => {}
+        }
+        Ok(report)
     }
 
     /// Compares a part of the table; nothing of it is kept but rows that differ. `None`: cancelled.
@@ -249,6 +288,20 @@ impl Verifier {
         let found = halts::find(&mut self.shards, &streams.collect()).await?;
         let halts: BTreeSet<Halt> = found.into_values().collect();
         Ok(halts.into_iter().collect())
+    }
+
+    /// What the last round of a table found different was copied again: if all of that is equal by now
+    /// the table is proven, as of when that round began.
+    pub async fn mended(&mut self, index: usize) -> Result<(), VerifyError> {
+        let Some(table) = self.tables[index].clone() else { return Ok(()) };
+        let Some(begun) = self.differing.remove(&index) else { return Ok(()) };
+        if progress::count(&mut self.shards.new, &table).await? > 0 {
+            return Ok(());
+        }
+        let age = begun.earlier + begun.at.elapsed();
+        progress::prove(&mut self.shards.new, &table, age).await?;
+        let (old, new) = (&mut self.primaries, &mut self.shards.new);
+        marks::prove(old, new, &table.schema.name, &begun.marks).await
     }
 
     /// Settles keys of one table now, and records what came of it. Gives how many are not settled.

@@ -81,6 +81,7 @@ pub fn forward(old: bool) -> Vec<Need> {
             need(Fault, On::Own(control::TABLES), &ROWS, "needed for modshift's own rows"),
             need(Warning, On::Own(control::REPAIR), &ROWS, "needed by modshift verify --repair"),
             need(Warning, On::Own(control::RESYNC), &ROWS, "needed by modshift resync"),
+            need(Warning, On::Own(control::SKIP), &ROWS, "needed by modshift skip"),
             need(Warning, ROUTINES, &["SELECT"], "without which routines there cannot be seen"),
         ]
     } else {

@@ -304,6 +304,7 @@ fn forge<'a>(
                 initial: digest.is_none(),
                 anew: vec![],
                 tables: 0,
+                skipped: vec![],
             }));
         }
         (Without::InitialMarker, None, Body::Start(start)) => {

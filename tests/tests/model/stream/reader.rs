@@ -178,6 +178,7 @@ impl Reader {
             initial: self.resume.last.is_none(),
             anew: Vec::new(),
             tables: 0,
+            skipped: Vec::new(),
         };
         self.sender.send_all(log, |envelope| Message::start(envelope, &start));
     }

@@ -1,0 +1,151 @@
+//! What an operator has had passed over, and what has been proven equal since: `modshift_skip`.
+//!
+//! | what | on | name | state |
+//! |---|---|---|---|
+//! | `group` | the shard that is read | its GTID | `halted`: the reader stands there; `asked`; `passed` |
+//! | `table` | there too | the same | `open` until a verification has found the table equal; `proven` |
+//! | `record` | the new shard of its partition | its offset in the change log | `halted`: the applier stands there; `asked` |
+//! | `stream` | each shard that is applied to | the same | `asked`: its rows may be in each other's places |
+//!
+//! A row of a group comes from the reader that halts there, and goes when that reader starts again
+//! without having been sent on: so nothing else can be asked to be passed over. What was asked for
+//! stays as long as the reshard: a reader that goes through the log once more passes it over again.
+
+use std::time::Duration;
+
+use modshift_proto::{Gtid, NewShard, OldShard};
+
+use super::SKIP;
+
+/// For each shard, by whoever writes there first. Even `IF NOT EXISTS` writes an event group.
+pub const TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_skip (
+        what ENUM('group','table','stream','record') NOT NULL,
+        source SMALLINT UNSIGNED NOT NULL COMMENT 'shard whose log it is of; of a record its partition',
+        name VARCHAR(128) CHARACTER SET latin1 COLLATE latin1_bin NOT NULL COMMENT 'GTID or offset',
+        table_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT '',
+        state ENUM('halted','asked','passed','open','proven') NOT NULL,
+        at DATETIME(6) NOT NULL COMMENT 'UTC, by this server: of the state; of a table: from when on it can be compared',
+        said TEXT NULL COMMENT 'what the reader halted with',
+        why TEXT NULL COMMENT 'in the words of who has it passed over',
+        who VARCHAR(255) NULL,
+        checksum INT UNSIGNED NULL COMMENT 'of the group as it was passed over',
+        PRIMARY KEY (what, source, name, table_name)
+    ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
+/// The row of a group, in a WHERE.
+pub fn group(source: OldShard, gtid: Gtid) -> String {
+    format!("what = 'group' AND source = {} AND name = '{gtid}'", source.0)
+}
+
+/// Groups to be passed over, with their checksums where they were before.
+pub fn asked(source: OldShard) -> String {
+    format!(
+        "SELECT name, checksum FROM {SKIP} WHERE what = 'group' AND source = {} \
+         AND state IN ('asked', 'passed')",
+        source.0
+    )
+}
+
+/// A reader begins: it stands nowhere.
+pub fn begins(source: OldShard) -> String {
+    format!(
+        "DELETE FROM {SKIP} WHERE what = 'group' AND source = {} AND state = 'halted'",
+        source.0
+    )
+}
+
+/// A reader halts there; parameter: what it says. Nothing where it was asked for meanwhile.
+pub fn halts(source: OldShard, gtid: Gtid) -> String {
+    format!(
+        "INSERT INTO {SKIP} (what, source, name, state, at, said) \
+         VALUES ('group', {}, '{gtid}', 'halted', UTC_TIMESTAMP(6), ?) \
+         ON DUPLICATE KEY UPDATE said = VALUES(said)",
+        source.0
+    )
+}
+
+/// An operator has it passed over; parameters: why, who. One row, or none where no reader stands
+/// there.
+pub fn ask(source: OldShard, gtid: Gtid) -> String {
+    format!(
+        "UPDATE {SKIP} SET state = 'asked', at = UTC_TIMESTAMP(6), why = ?, who = ? \
+         WHERE {} AND state = 'halted'",
+        group(source, gtid)
+    )
+}
+
+/// Of the shards that are applied to, before anything is passed over; parameters: why, who.
+pub fn ask_of_target(source: OldShard, gtid: Gtid) -> String {
+    format!(
+        "INSERT INTO {SKIP} (what, source, name, state, at, why, who) \
+         VALUES ('stream', {}, '{gtid}', 'asked', UTC_TIMESTAMP(6), ?, ?) \
+         ON DUPLICATE KEY UPDATE why = VALUES(why), who = VALUES(who)",
+        source.0
+    )
+}
+
+/// Of a shard that is applied to: may rows of this source be where they are not there any more?
+pub fn sent_past(source: OldShard) -> String {
+    format!("SELECT 1 FROM {SKIP} WHERE what = 'stream' AND source = {} LIMIT 1", source.0)
+}
+
+/// It was passed over for the first time: a table that may lack what it changed; parameter: its name.
+/// `late`: so long it may take until others see that.
+pub fn marks(source: OldShard, gtid: Gtid, late: Duration) -> String {
+    format!(
+        "INSERT INTO {SKIP} (what, source, name, table_name, state, at, why, who) \
+         SELECT 'table', source, name, ?, 'open', UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND, why, who \
+         FROM {SKIP} WHERE {} AND state = 'asked'",
+        late.as_micros(),
+        group(source, gtid)
+    )
+}
+
+/// After [`marks`], in the same transaction.
+pub fn passed(source: OldShard, gtid: Gtid, checksum: u32) -> String {
+    format!(
+        "UPDATE {SKIP} SET state = 'passed', at = UTC_TIMESTAMP(6), checksum = {checksum} \
+         WHERE {} AND state = 'asked'",
+        group(source, gtid)
+    )
+}
+
+/// The row of a record of the change log, in a WHERE.
+pub fn record(partition: NewShard, offset: i64) -> String {
+    format!("what = 'record' AND source = {} AND name = '{offset}'", partition.0)
+}
+
+/// Offsets of records to be passed over.
+pub fn asked_records(partition: NewShard) -> String {
+    format!(
+        "SELECT name FROM {SKIP} WHERE what = 'record' AND source = {} AND state = 'asked'",
+        partition.0
+    )
+}
+
+/// An applier begins: it stands nowhere.
+pub fn record_begins(partition: NewShard) -> String {
+    format!(
+        "DELETE FROM {SKIP} WHERE what = 'record' AND source = {} AND state = 'halted'",
+        partition.0
+    )
+}
+
+/// An applier halts there; parameter: what it says.
+pub fn record_halts(partition: NewShard, offset: i64) -> String {
+    format!(
+        "INSERT INTO {SKIP} (what, source, name, state, at, said) \
+         VALUES ('record', {}, '{offset}', 'halted', UTC_TIMESTAMP(6), ?) \
+         ON DUPLICATE KEY UPDATE said = VALUES(said)",
+        partition.0
+    )
+}
+
+/// An operator has it passed over; parameters: why, who.
+pub fn ask_record(partition: NewShard, offset: i64) -> String {
+    format!(
+        "UPDATE {SKIP} SET state = 'asked', at = UTC_TIMESTAMP(6), why = ?, who = ? \
+         WHERE {} AND state = 'halted'",
+        record(partition, offset)
+    )
+}
