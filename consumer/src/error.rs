@@ -61,11 +61,6 @@ pub enum ApplyError {
     Refused(Box<Refused>),
     #[error("{new}: {parked} rows wait for their place, the plan allows {limit}")]
     TooManyParked { new: NewShard, parked: usize, limit: usize },
-    #[error(
-        "{new}: a row of table {table} from {old} found {key} taken by another row of {old}, \
-         which cannot be on one old shard"
-    )]
-    OwnRow { new: NewShard, table: String, old: OldShard, key: String },
 }
 
 fn lies(record: &Option<Box<Record>>) -> String {
@@ -189,7 +184,6 @@ impl ApplyError {
             },
             ApplyError::HandedOver { .. } | ApplyError::NotThereYet { .. } => Class::Retry,
             ApplyError::Change { error, .. } if error.is_fatal() => Class::Fatal,
-            ApplyError::OwnRow { .. } => Class::Fatal,
             ApplyError::Message { .. }
             | ApplyError::UnknownSource { .. }
             | ApplyError::Sequence { .. }
@@ -230,7 +224,6 @@ impl ApplyError {
             ApplyError::Duplicate(_) => "duplicate",
             ApplyError::Refused(_) => "refused",
             ApplyError::TooManyParked { .. } => "too_many_parked",
-            ApplyError::OwnRow { .. } => "own_row",
         }
     }
 
@@ -296,9 +289,6 @@ impl ApplyError {
                  the server does not store (blocked_by in modshift_parked), change or delete them \
                  there, and start the consumer again: it applies what makes room. Or raise \
                  apply.parked_rows_max"
-            }
-            ApplyError::OwnRow { .. } => {
-                "rows of the new shard were changed by hand, or this is a defect of modshift"
             }
         };
         Some(hint.to_owned())

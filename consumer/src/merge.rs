@@ -95,16 +95,6 @@ pub struct Held {
     pub row: Option<Box<[u8]>>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum MergeError<E> {
-    #[error(transparent)]
-    Places(#[from] E),
-    /// All rows of the batch that its source owns had been removed: two rows of one old shard
-    /// cannot hold one place there.
-    #[error("a row of table number {table} from {old} found {key} taken by another row of {old}")]
-    OwnRow { table: u32, old: OldShard, key: String },
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     pub parked: u64,
@@ -127,10 +117,7 @@ pub async fn fast_road<P: Places>(places: &mut P, batch: &Batch) -> Result<Place
 }
 
 /// The exact road.
-pub async fn exact_road<P: Places>(
-    places: &mut P,
-    batch: &Batch,
-) -> Result<Merged, MergeError<P::Error>> {
+pub async fn exact_road<P: Places>(places: &mut P, batch: &Batch) -> Result<Merged, P::Error> {
     let rows: Vec<_> = batch.rows().collect();
     places.delete(&rows).await?;
     places.unpark(&rows).await?;
@@ -146,7 +133,8 @@ pub async fn exact_road<P: Places>(
             continue;
         }
         if let [row] = rows {
-            park(places, row).await?;
+            let held = places.holder(row).await?;
+            places.park(row, &held).await?;
             merged.parked += 1;
         } else {
             let (first, second) = rows.split_at(rows.len() / 2);
@@ -161,15 +149,6 @@ pub async fn exact_road<P: Places>(
         }
     }
     Ok(merged)
-}
-
-async fn park<P: Places>(places: &mut P, row: &RowChange<'_>) -> Result<(), MergeError<P::Error>> {
-    let held = places.holder(row).await?;
-    if held.owner == Some(row.source) {
-        return Err(MergeError::OwnRow { table: row.table, old: row.source, key: held.key });
-    }
-    places.park(row, &held).await?;
-    Ok(())
 }
 
 fn of<'a>(batch: &'a Batch, op: Op) -> Vec<RowChange<'a>> {

@@ -34,6 +34,15 @@ impl Waits {
 /// on the old shard any more.
 pub const LEFT_BY_SKIP: &str = "left by modshift skip: ";
 
+/// What holds a place where it is a row of the same old shard, which cannot have both: one that is too
+/// many on the new shard, or whose own change is still to come. The comparison finds it.
+pub fn another_row_of(source: OldShard) -> String {
+    format!("{ANOTHER_ROW} {source}")
+}
+
+/// As it begins in `blocked_by`, behind the key.
+pub const ANOTHER_ROW: &str = "another row of";
+
 /// One parked row: at most one for each row of each source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedRow {
@@ -61,6 +70,11 @@ impl ParkedRow {
     /// repaired, however long.
     pub fn is_behind_skip(&self) -> bool {
         self.blocked_by.starts_with(LEFT_BY_SKIP)
+    }
+
+    /// A row of its own old shard was in its way.
+    pub fn waits_for_own(&self) -> bool {
+        self.blocked_by.ends_with(&format!(" of {}", another_row_of(self.source)))
     }
 }
 
@@ -235,6 +249,15 @@ impl ParkedChanges {
         for row in self.added.iter().filter(|row| row.is_refused()) {
             let first = (0, row.blocked_by.as_str());
             counts.entry((row.source, row.table)).or_insert(first).0 += 1;
+        }
+        counts
+    }
+
+    /// Rows in whose way another row of their own old shard is: how many of each source and table.
+    pub fn beside_own(&self) -> BTreeMap<(OldShard, u32), u64> {
+        let mut counts = BTreeMap::new();
+        for row in self.added.iter().filter(|row| row.waits_for_own()) {
+            *counts.entry((row.source, row.table)).or_default() += 1;
         }
         counts
     }

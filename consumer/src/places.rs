@@ -15,14 +15,14 @@ use std::collections::HashSet;
 use modshift_mariadb::control::PARKED;
 use modshift_mariadb::value::ValueError;
 use modshift_mariadb::{Class, Conn, ServerError, Value, error};
-use modshift_proto::NewShard;
 use modshift_proto::message::Op;
+use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
 
 use crate::batch::{RowChange, runs};
 use crate::error::ApplyError;
 use crate::merge::{Held, Placed, Places};
-use crate::parked::{LEFT_BY_SKIP, Parked, ParkedChanges, ParkedRow, Waits};
+use crate::parked::{LEFT_BY_SKIP, Parked, ParkedChanges, ParkedRow, Waits, another_row_of};
 use crate::target::{Target, TargetTable};
 use exactly::needs_lenience;
 use holder::{look, was_sent_past};
@@ -313,7 +313,7 @@ impl Places for SqlPlaces<'_> {
             .find(|had| (had.source, had.table) == (row.source, row.table) && *had.key == *row.key)
             .map(|had| had.clock_us);
         let clock_us = waits_since.unwrap_or(self.clocks[usize::from(row.source.0)]);
-        let blocked_by = blocked_by(held);
+        let blocked_by = blocked_by(row.source, held);
         let target = self.target;
         let name = target.table(row.table).schema.name.as_str();
         self.conn
@@ -394,8 +394,9 @@ impl SqlPlaces<'_> {
     }
 }
 
-fn blocked_by(held: &Held) -> String {
+fn blocked_by(source: OldShard, held: &Held) -> String {
     match held.owner {
+        Some(owner) if owner == source => format!("{} of {}", held.key, another_row_of(owner)),
         Some(owner) => format!("{} of {owner}", held.key),
         None => held.key.clone(),
     }

@@ -79,7 +79,7 @@ fn run(
     for to in 1..=order.len() {
         if to == order.len() || cuts & (1 << (to - 1)) != 0 {
             if let Err(error) = model.apply(&order[from..to]) {
-                return Some(error.to_string());
+                return Some(error);
             }
             from = to;
         }

@@ -284,6 +284,17 @@ impl Keeper {
                      from"
                 );
             }
+            for ((source, table), rows) in changes.beside_own() {
+                let table = self.target.table(table).schema.name.as_str();
+                warn!(
+                    target = self.shard.0,
+                    source = source.0,
+                    table,
+                    rows,
+                    "rows wait for their place, which another row of the same old shard has on this \
+                     new one; if they stay, that row is too many here: modshift verify --repair"
+                );
+            }
             changes.commit(&mut self.parked);
         }
         for moved in &cut.moves {

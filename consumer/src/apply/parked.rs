@@ -7,10 +7,11 @@ use modshift_mariadb::control::PARKED;
 use modshift_mariadb::{Conn, error};
 use modshift_proto::OldShard;
 use mysql_async::prelude::Queryable;
+use tracing::warn;
 
 use super::Keeper;
 use crate::error::{ApplyError, Duplicate, Refused};
-use crate::parked::{Parked, ParkedRow, Waits};
+use crate::parked::{Parked, ParkedRow, Waits, another_row_of};
 use crate::places::image;
 use crate::render;
 use crate::target::Target;
@@ -60,6 +61,21 @@ impl Keeper {
             self.parked.try_again(&row, clock_us);
             return Ok(());
         };
+        if holder == row.source.to_string() || holder == another_row_of(row.source) {
+            // No old shard has both rows: the one in the way is too many here, and goes with a repair,
+            // which comes by this very stream.
+            warn!(
+                target = self.shard.0,
+                source = row.source.0,
+                table = table.schema.name.as_str(),
+                key,
+                waited_s,
+                "a row waits for its place, which a row has that is too many on this new shard: \
+                 modshift verify --repair"
+            );
+            self.parked.try_again(&row, clock_us);
+            return Ok(());
+        }
         Err(ApplyError::Duplicate(Box::new(Duplicate {
             new: self.shard,
             table: table.schema.name.clone(),

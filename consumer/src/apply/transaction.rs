@@ -12,7 +12,7 @@ use tracing::debug;
 use super::standing::Standing;
 use super::{Applied, Cut, Failure, Keeper, Road};
 use crate::error::ApplyError;
-use crate::merge::{MergeError, Placed, exact_road, fast_road};
+use crate::merge::{Placed, exact_road, fast_road};
 use crate::parked::ParkedChanges;
 use crate::places::SqlPlaces;
 use crate::watermark::{CompareAndSet, Outcome};
@@ -57,8 +57,7 @@ impl Keeper {
         if cut.batch.is_empty() {
             // Nothing was freed, so there is nothing for parked rows either.
         } else if exact || self.concerns_parked(cut) {
-            let merged =
-                exact_road(&mut places, &cut.batch).await.map_err(|error| self.merge(error))?;
+            let merged = exact_road(&mut places, &cut.batch).await?;
             (applied.parked, applied.settled) = (merged.parked, merged.settled);
             applied.road = Road::Exact;
         } else {
@@ -153,18 +152,6 @@ impl Keeper {
             true => Err(ApplyError::HandedOver { new: self.shard }),
             false => Err(ApplyError::TakenOver { new: self.shard }),
         }
-    }
-
-    fn merge(&self, error: MergeError<ApplyError>) -> Failure {
-        Failure::Undone(match error {
-            MergeError::Places(error) => error,
-            MergeError::OwnRow { table, old, key } => ApplyError::OwnRow {
-                new: self.shard,
-                table: self.target.table(table).schema.name.clone(),
-                old,
-                key,
-            },
-        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::skipped::SkipFacts;
+use crate::parked::ANOTHER_ROW;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -378,7 +379,15 @@ impl fmt::Display for Reason {
                     return Ok(());
                 }
                 let of = of.join(", ");
-                write!(f, ": {of}; modshift_parked there lists all, each with what it waits for")
+                write!(f, ": {of}; modshift_parked there lists all, each with what it waits for")?;
+                match of.contains(ANOTHER_ROW) {
+                    true => write!(
+                        f,
+                        "; where that is another row of the same old shard, it is too many there, and \
+                         modshift verify --repair removes it"
+                    ),
+                    false => Ok(()),
+                }
             }
             Reason::SchemaUnknown => f.write_str("tables of old and new shards were not compared"),
             Reason::SchemaDifference { text } => write!(f, "tables differ: {text}"),

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use modshift_consumer::batch::{Batch, RowChange};
-use modshift_consumer::merge::{Held, MergeError, Placed, Places, exact_road, fast_road};
+use modshift_consumer::merge::{Held, Placed, Places, exact_road, fast_road};
 use modshift_proto::OldShard;
 use modshift_proto::message::Op;
 use modshift_proto::row::{RowView, RowWriter, cell_uint};
@@ -167,15 +167,24 @@ pub struct Model {
     waits: BTreeMap<(u16, u8), u8>,
     without: Without,
     taken: Option<u8>,
+    own_in_the_way: Option<u8>,
 }
 
 impl Model {
     pub fn new(rows: Rows, without: Without) -> Model {
-        Model { rows, parked: BTreeMap::new(), waits: BTreeMap::new(), without, taken: None }
+        Model {
+            rows,
+            parked: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            without,
+            taken: None,
+            own_in_the_way: None,
+        }
     }
 
-    /// One batch, as the applier does it.
-    pub fn apply(&mut self, acts: &[(u16, Act)]) -> Result<(), MergeError<Infallible>> {
+    /// One batch, as the applier does it. Fails where a row of the same owner was in the way: of what an old shard holds at one time no two
+    /// rows need the same place.
+    pub fn apply(&mut self, acts: &[(u16, Act)]) -> Result<(), String> {
         let mut batch = Batch::default();
         for (at, &(owner, act)) in acts.iter().enumerate() {
             let later = |(_, other): &(u16, Act)| other.id() == act.id();
@@ -192,7 +201,11 @@ impl Model {
             }
             *self = before;
         }
-        exact_road(self, &batch).now_or_never().unwrap().map(drop)
+        let Ok(_) = exact_road(self, &batch).now_or_never().unwrap();
+        match self.own_in_the_way.take() {
+            Some(id) => Err(format!("row {id} found another row of its owner in its place")),
+            None => Ok(()),
+        }
     }
 
     /// The id of the row that holds a place which this one needs.
@@ -280,6 +293,9 @@ impl Places for Model {
 
     async fn park(&mut self, row: &RowChange<'_>, held: &Held) -> Result<(), Infallible> {
         let (id, row) = read(row);
+        if held.owner == Some(OldShard(row.owner)) {
+            self.own_in_the_way = Some(id);
+        }
         if self.without != Without::Parking {
             self.parked.insert((row.owner, id), row);
             let blocker = held.row.as_ref().map(|key| read_id(key)).unwrap();

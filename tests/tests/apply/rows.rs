@@ -84,6 +84,42 @@ async fn unique_values_swap_within_one_old_shard() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_waits_where_one_of_its_own_shard_is_too_many() -> Result<()> {
+    let shard = Shard::start("parked_age_max = \"10s\"").await?;
+    let applier = shard.applier();
+    let mut even = shard.source(0, 1).await?;
+    let mut odd = shard.source(1, 1).await?;
+    for source in [&mut even, &mut odd] {
+        source.token().await?;
+        source.applied().await?;
+    }
+    // The second is gone on its old shard, whose binlog did not say so, and its name another's.
+    even.upsert((10, 2, "a")).await?;
+    even.upsert((90, 2, "b")).await?;
+    even.applied().await?;
+    even.upsert((10, 2, "b")).await?;
+    even.applied().await?;
+    assert_eq!(shard.users().await?, ["90 2 b"]);
+    let blocked: String = shard.address().value("SELECT blocked_by FROM modshift_parked").await?;
+    assert_eq!(blocked, "by_name of another row of old shard 0");
+    // However long: what mends it comes by this very stream.
+    for _ in 0..2 {
+        for source in [&mut even, &mut odd] {
+            source.clock_us += 11_000_000;
+            source.token().await?;
+            source.applied().await?;
+        }
+    }
+    assert_eq!(shard.parked().await?, 1);
+    // As a repair does it.
+    even.delete(90).await?;
+    even.applied().await?;
+    assert_eq!(shard.users().await?, ["10 2 b"]);
+    assert_eq!(shard.parked().await?, 0);
+    applier.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_moves_between_old_shards_is_parked_until_its_old_half_is_gone() -> Result<()> {
     let shard = Shard::start("").await?;
     let applier = shard.applier();
