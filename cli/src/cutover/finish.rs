@@ -16,16 +16,19 @@ use crate::tell::Form;
 pub async fn finish(plan: Arc<Plan>, args: &args::Finish) -> anyhow::Result<Exit> {
     let audited = begin(&plan, args.dry_run).await?;
     let form = Form::of(args.json);
-    let outcome = ending::finish(&plan, args.dry_run, &mut |line| tell(form, line)).await;
+    let dry = args.dry_run;
+    let outcome = ending::finish(&plan, dry, &mut |line| tell(form, dry, line)).await;
     let done = "finish: the way back has ended; the old shards stay fenced until modshift unfence";
-    Ok(end(form, outcome, done, audited).await)
+    Ok(end(form, outcome, done_or_dry("finish", done, dry), audited).await)
 }
 
 pub async fn unfence(plan: Arc<Plan>, args: &args::Unfence) -> anyhow::Result<Exit> {
     let audited = begin(&plan, args.dry_run).await?;
     let form = Form::of(args.json);
-    let outcome = ending::unfence(&plan, args.dry_run, &mut |line| tell(form, line)).await;
-    Ok(end(form, outcome, "unfence: the old shards take writes again", audited).await)
+    let dry = args.dry_run;
+    let outcome = ending::unfence(&plan, dry, &mut |line| tell(form, dry, line)).await;
+    let done = "unfence: the old shards take writes again";
+    Ok(end(form, outcome, done_or_dry("unfence", done, dry), audited).await)
 }
 
 async fn begin(plan: &Plan, dry: bool) -> anyhow::Result<Option<audit::Entry>> {
@@ -36,18 +39,24 @@ async fn begin(plan: &Plan, dry: bool) -> anyhow::Result<Option<audit::Entry>> {
     Ok(Some(audit::begin(plan, &line, "").await?))
 }
 
-fn tell(form: Form, line: &str) {
-    form.said("line", line, Value::Null);
+/// `script`: what would be done.
+fn tell(form: Form, dry: bool, line: &str) {
+    form.said(if dry { "script" } else { "line" }, line, Value::Null);
+}
+
+/// Who reads only the last line must not take a dry run for the deed.
+fn done_or_dry(command: &str, done: &str, dry: bool) -> String {
+    if dry { super::nothing_done(command) } else { done.to_owned() }
 }
 
 async fn end(
     form: Form,
     outcome: Result<(), CutoverError>,
-    done: &str,
+    done: String,
     audited: Option<audit::Entry>,
 ) -> Exit {
     let (exit, text) = match &outcome {
-        Ok(()) => (Exit::Done, done.to_owned()),
+        Ok(()) => (Exit::Done, done),
         Err(error) => (exit_of(error), error.to_string()),
     };
     let hint = outcome.as_ref().err().and_then(CutoverError::hint);
@@ -58,4 +67,17 @@ async fn end(
         tracing::warn!(error = %error, "the outcome is not in the audit table");
     }
     exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_does_not_end_as_the_deed_does() {
+        let done = "unfence: the old shards take writes again";
+        assert_eq!(done_or_dry("unfence", done, false), done);
+        let dry = "unfence: nothing was done, this was a dry run";
+        assert_eq!(done_or_dry("unfence", done, true), dry);
+    }
 }

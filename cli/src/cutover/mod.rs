@@ -90,8 +90,13 @@ pub async fn run(
     };
     let (exit, text) = match &outcome {
         Ok(Outcome::Done) if args.dry_run => {
-            (Exit::Done, format!("{direction}: nothing was done, this was a dry run"))
+            (Exit::Done, nothing_done(direction))
         }
+        // Nothing was begun, so nothing was undone.
+        Ok(Outcome::Undone(Some(cause))) if args.dry_run => (
+            Exit::No,
+            format!("{}. A run would not come to its end now: {cause}", nothing_done(direction)),
+        ),
         Ok(Outcome::Done) => (Exit::Done, format!("{direction}: done")),
         // Not what `--resume` asks for.
         Ok(Outcome::Undone(None)) if args.resume => (
@@ -122,6 +127,10 @@ pub async fn run(
         }
     }
     Ok(exit)
+}
+
+fn nothing_done(command: impl std::fmt::Display) -> String {
+    format!("{command}: nothing was done, this was a dry run")
 }
 
 /// `None`: ended at once, by a second signal. The first one has the run undone, or leaves an opening.
