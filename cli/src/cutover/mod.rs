@@ -89,9 +89,7 @@ pub async fn run(
         return Ok(Exit::CannotTell);
     };
     let (exit, text) = match &outcome {
-        Ok(Outcome::Done) if args.dry_run => {
-            (Exit::Done, nothing_done(direction))
-        }
+        Ok(Outcome::Done) if args.dry_run => (Exit::Done, nothing_done(direction)),
         // Nothing was begun, so nothing was undone.
         Ok(Outcome::Undone(Some(cause))) if args.dry_run => (
             Exit::No,

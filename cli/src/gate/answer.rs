@@ -188,7 +188,13 @@ mod tests {
     use super::*;
 
     fn decision(reasons: Vec<Reason>) -> Decision {
-        Decision { open: reasons.is_empty(), reasons, notes: Vec::new(), streams: Vec::new() }
+        Decision {
+            open: reasons.is_empty(),
+            reasons,
+            notes: Vec::new(),
+            streams: Vec::new(),
+            back: Vec::new(),
+        }
     }
 
     #[test]

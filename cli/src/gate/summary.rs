@@ -90,6 +90,20 @@ fn line(group: &[&Reason], streams: usize) -> String {
                 .sum();
             format!("{rows} rows wait for their place on new shards {}", news(group))
         }
+        Reason::WayBack { .. } => {
+            let much = |reason: &&&Reason| match reason {
+                Reason::WayBack { much, .. } => *much,
+                _ => 0,
+            };
+            // The first one where all are alike.
+            let worst = group.iter().rev().max_by_key(much).unwrap_or(&first);
+            let all_alike = group.iter().all(|reason| much(&reason) == much(&worst));
+            let more = group.len() - 1;
+            match all_alike {
+                true => format!("{worst} (and {more} more of this kind)"),
+                false => format!("{worst} (the worst of {} of this kind)", more + 1),
+            }
+        }
         _ => format!("{first} (and {} more of this kind)", group.len() - 1),
     }
 }
@@ -169,19 +183,22 @@ mod tests {
         let never = [0, 1, 2, 5].map(|old| Reason::NoReader { old });
         check(&never, 8, &["old shards 0-2, 5 have never been read"]);
         let parked = |new, rows| Reason::Parked { new, rows, refused: 0, of: Vec::new() };
+        let way_back = |why, much, text: &str| Reason::WayBack { why, much, text: text.to_owned() };
         let mixed = [
             parked(0, 2),
             Reason::Check { text: "binlog_format is MIXED".into() },
             parked(1, 3),
             Reason::Check { text: "sync_binlog is 0".into() },
-            Reason::WayBack { why: "time_lag", text: "new shard 1 is behind".into() },
-            Reason::WayBack { why: "reader_halted", text: "reader of new shard 2 stopped".into() },
+            way_back("time_lag", 1100, "old shard 1 is behind"),
+            way_back("reader_halted", 0, "reader of new shard 2 stopped"),
+            way_back("time_lag", 9000, "old shard 2 is far behind"),
+            way_back("reader_halted", 0, "reader of new shard 3 stopped"),
         ];
         let expected = [
             "5 rows wait for their place on new shards 0-1",
             "modshift check: binlog_format is MIXED (and 1 more of this kind)",
-            "way back: new shard 1 is behind",
-            "way back: reader of new shard 2 stopped",
+            "way back: old shard 2 is far behind (the worst of 2 of this kind)",
+            "way back: reader of new shard 2 stopped (and 1 more of this kind)",
         ];
         check(&mixed, 4, &expected);
     }

@@ -7,7 +7,7 @@ mod tests;
 
 use crate::cutover::Serves;
 use crate::gate::summary::ranges;
-use crate::status::found::{Old, Status, skipped};
+use crate::status::found::{Back, Old, Status, skipped};
 use crate::terminal::{Terminal, Tone};
 
 use super::lags;
@@ -345,21 +345,30 @@ fn back(status: &Status) -> Vec<Line> {
     let copied = status.old.iter().all(|old| old.copied);
     match &status.back {
         None => vec![Line::plain("way back: given up by the plan (back.enabled = false)")],
+        // Now it has something to carry, and cannot.
+        Some(back) if status.away(true, true) && status.new_serve() => {
+            let text = "way back: NOT READY: what shards that do not answer wrote, or lack, waits";
+            let mut lines = vec![Line::toned(Tone::Bad, text)];
+            lines.extend(troubles(back));
+            lines
+        }
         Some(back) if back.troubles.is_empty() && status.away(true, true) => {
             vec![Line::plain("way back: not known while shards do not answer")]
         }
-        Some(back) if back.troubles.is_empty() && copied => {
+        Some(back) if back.troubles.is_empty() && (copied || status.new_serve()) => {
             vec![Line::toned(Tone::Good, "way back: ready")]
         }
         Some(back) if back.troubles.is_empty() => {
             vec![Line::plain("way back: its streams run, with nothing to carry before the cutover")]
         }
-        Some(back) => {
-            // Halts are told of above.
-            let summary = back.summary.iter().filter(|line| !line.contains(" stopped: "));
-            summary.map(|line| Line::toned(Tone::Warning, line)).collect()
-        }
+        Some(back) => troubles(back).collect(),
     }
+}
+
+/// Halts are told of above.
+fn troubles(back: &Back) -> impl Iterator<Item = Line> {
+    let summary = back.summary.iter().filter(|line| !line.contains(" stopped: "));
+    summary.map(|line| Line::toned(Tone::Warning, line))
 }
 
 fn gate(status: &Status, reasons_max: usize) -> Vec<Line> {

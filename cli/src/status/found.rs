@@ -1,8 +1,11 @@
 //! What was found, in the form that `--json` prints; and the exit code that it comes to.
 
+#[cfg(test)]
+pub mod tests;
+
 use modshift_consumer::gate::{
     BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, ResyncFacts, SkipFacts,
-    UNPROVEN,
+    StreamLag, UNPROVEN,
 };
 use modshift_proto::plan::Plan;
 use serde::Serialize;
@@ -45,9 +48,14 @@ pub struct Status {
     pub max_lag_ms: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Back {
     pub halted: bool,
+    /// New shards whose reader was never there, or has been silent for long.
+    pub unread: Vec<u16>,
+    /// Its readers refused something, or passed a group over that is not made up for.
+    pub refused: bool,
+    pub streams: Vec<Stream>,
     pub troubles: Vec<String>,
     /// The same, what is alike in one line.
     pub summary: Vec<String>,
@@ -154,24 +162,17 @@ impl Status {
         let back = facts.back.as_ref().unwrap_or(&empty);
         let old = (0..).zip(&facts.old).map(|(old, read)| Old::of(old, read));
         let new = (0..).zip(&facts.new).map(|(new, read)| New::of(new, read, back));
-        let streams = decision.streams.iter().map(|lag| Stream {
-            old: lag.old,
-            new: lag.new,
-            lag_ms: lag.lag_ms,
-            groups_behind: lag.groups,
-            copied: lag.copied,
-        });
         Status {
             plan: plan.name.clone(),
             serves: None,
             fences: Vec::new(),
             old: old.collect(),
             new: new.collect(),
-            streams: streams.collect(),
+            streams: decision.streams.iter().map(Stream::of).collect(),
             notes: decision.notes.iter().filter(|note| *note == UNPROVEN).cloned().collect(),
             refused_logins: said.refused.clone(),
             waits: said.waits.clone(),
-            back: facts.back.is_some().then(|| Back::of(decision)),
+            back: facts.back.is_some().then(|| Back::of(decision, back)),
             halts: halts(facts, back, said),
             verification: Verification::of(plan, facts),
             daemons: said.daemons.clone(),
@@ -187,6 +188,11 @@ impl Status {
     /// What remains of a reshard that is finished has no streams.
     pub fn finished(&self) -> bool {
         self.serves.as_ref().is_some_and(|serves| serves.finished)
+    }
+
+    /// From then on it is the way back that carries what the application writes.
+    pub fn new_serve(&self) -> bool {
+        self.serves.as_ref().is_some_and(|serves| serves.side == "new")
     }
 
     pub fn exit(&self) -> Exit {
@@ -208,19 +214,26 @@ impl Status {
             || (new && self.new.iter().any(|new| new.unreachable.is_some()))
     }
 
+    /// Does a shard of this stream not answer?
+    pub fn is_away(&self, stream: &Stream) -> bool {
+        let old = self.old.get(usize::from(stream.old));
+        let new = self.new.get(usize::from(stream.new));
+        old.is_some_and(|old| old.unreachable.is_some())
+            || new.is_some_and(|new| new.unreachable.is_some())
+    }
+
     /// Somebody has to look. Each of it is in the text.
     fn wrong(&self) -> bool {
         let left = self.serves.as_ref().is_some_and(|serves| serves.unfinished);
         let never = self.old.iter().any(|old| old.token_age_ms.is_none());
         let silent = self.old.iter().any(Old::silent);
         let behind = self.streams.iter().any(|stream| stream.lag_ms.is_some_and(is_far_behind));
-        let refused = self
-            .old
-            .iter()
-            .any(|old| old.repairs_refused > 0 || old.resyncs.iter().any(|resync| resync.refused));
+        let refused = self.old.iter().any(Old::has_refused);
         let stopped = !self.verification.stopped.is_empty() || self.verification.differ.is_some();
         let skipped = self.old.iter().any(|old| !old.skipped.is_empty());
-        let streams = never || silent || behind || refused || skipped || stopped;
+        // Before it is the gate's matter, which names all that is not ready.
+        let back = self.new_serve() && self.back.as_ref().is_some_and(Back::is_wrong);
+        let streams = never || silent || behind || refused || skipped || stopped || back;
         left || !self.refused_logins.is_empty() || (streams && !self.finished())
     }
 }
@@ -272,6 +285,10 @@ impl Old {
         }
     }
 
+    fn has_refused(&self) -> bool {
+        self.repairs_refused > 0 || self.resyncs.iter().any(|resync| resync.refused)
+    }
+
     pub fn silent(&self) -> bool {
         self.token_age_ms.is_some_and(|age| age > SILENT_MAX_MS)
     }
@@ -302,18 +319,50 @@ fn stopped(read: &NewFacts) -> Option<&String> {
     read.marks.iter().find_map(|mark| mark.halted.as_ref())
 }
 
+impl Stream {
+    fn of(lag: &StreamLag) -> Stream {
+        Stream {
+            old: lag.old,
+            new: lag.new,
+            lag_ms: lag.lag_ms,
+            groups_behind: lag.groups,
+            copied: lag.copied,
+        }
+    }
+}
+
 impl Back {
-    fn of(decision: &Decision) -> Back {
+    fn of(decision: &Decision, facts: &BackFacts) -> Back {
         let is_back = |reason: &&Reason| matches!(reason, Reason::WayBack { .. });
         let reasons: Vec<Reason> = decision.reasons.iter().filter(is_back).cloned().collect();
         let halted = |reason: &Reason| {
             matches!(reason, Reason::WayBack { why: "reader_halted" | "applier_halted", .. })
         };
+        let (mut unread, mut refused) = (Vec::new(), false);
+        for (new, read) in facts.sources.iter().enumerate() {
+            let Ok(read) = read else { continue };
+            let source = Old::of(new, &Ok(read.clone()));
+            if source.token_age_ms.is_none() || source.silent() {
+                unread.push(new as u16);
+            }
+            refused |= source.has_refused() || !source.skipped.is_empty();
+        }
+        // Nothing is copied that way, and nearly all groups there are modshift's own.
+        let stream = |lag| Stream { copied: true, groups_behind: None, ..Stream::of(lag) };
         Back {
             halted: reasons.iter().any(halted),
+            unread,
+            refused,
+            streams: decision.back.iter().map(stream).collect(),
             troubles: reasons.iter().map(Reason::to_string).collect(),
             summary: summed(&reasons, 0),
         }
+    }
+
+    /// As the way forward is judged. Of halts and shards that do not answer the status tells by itself.
+    fn is_wrong(&self) -> bool {
+        let behind = self.streams.iter().any(|stream| stream.lag_ms.is_some_and(is_far_behind));
+        !self.unread.is_empty() || self.refused || behind
     }
 }
 
@@ -394,106 +443,5 @@ impl Gate {
             summary: with(summed(&reasons, decision.streams.len())),
             reasons: with(reasons.iter().map(Reason::to_string).collect()),
         }
-    }
-}
-
-#[cfg(test)]
-pub mod tests {
-    use super::*;
-
-    /// All well: so many shards, every stream 0.2 s behind.
-    pub fn well(old: u16, new: u16) -> Status {
-        let olds = (0..usize::from(old)).map(|old| Old {
-            old,
-            rows_copied: 1000,
-            rows_estimated: 1000,
-            copied: true,
-            token_age_ms: Some(120),
-            phase: Some("serving"),
-            ..Old::default()
-        });
-        let news =
-            (0..usize::from(new)).map(|new| New { new, phase: Some("fenced"), ..New::default() });
-        let stream = |old| {
-            let of = move |new| Stream {
-                old,
-                new,
-                lag_ms: Some(200),
-                groups_behind: Some(0),
-                copied: true,
-            };
-            (0..new).map(of)
-        };
-        let coverage = Coverage { tables: 3, proven: 3, under_way: Vec::new() };
-        let verification = Verification {
-            coverage,
-            age_s: Some(720),
-            limit_s: Some(3600),
-            ..Verification::default()
-        };
-        Status {
-            plan: "shop".into(),
-            serves: Some(Serves::by_journal("old", "the old shards serve; no cutover yet".into())),
-            fences: Vec::new(),
-            old: olds.collect(),
-            new: news.collect(),
-            streams: (0..old).flat_map(stream).collect(),
-            notes: Vec::new(),
-            refused_logins: Vec::new(),
-            waits: Vec::new(),
-            back: Some(Back { halted: false, troubles: Vec::new(), summary: Vec::new() }),
-            halts: Vec::new(),
-            verification,
-            daemons: Vec::new(),
-            gate: Gate { open: Some(true), ..Gate::default() },
-            max_lag_ms: 1000,
-        }
-    }
-
-    #[test]
-    fn the_exit_code_says_well_wrong_unknown_or_halted() {
-        let check = |change: &dyn Fn(&mut Status), exit| {
-            let mut status = well(2, 3);
-            change(&mut status);
-            assert_eq!(status.exit(), exit);
-        };
-        let halt = |status: &mut Status| {
-            let stream = "old shard 0 in modshift run".into();
-            status.halts.push(Halt { stream, text: "binlog_row_image is MINIMAL".into() });
-        };
-        check(&|_| {}, Exit::Done);
-        check(&|status| status.old[1].token_age_ms = None, Exit::No);
-        check(&|status| status.old[1].token_age_ms = Some(60_000), Exit::No);
-        check(&|status| status.old[1].repairs_refused = 1, Exit::No);
-        let resync =
-            |refused| Resync { table: "t".into(), rows_copied: 7, rows_estimated: 5, refused };
-        check(&|status| status.old[1].resyncs = vec![resync(false)], Exit::Done);
-        check(&|status| status.old[1].resyncs = vec![resync(true)], Exit::No);
-        assert_eq!(resync(true).text(), "REFUSED resync of t: 7 of about 7 rows");
-        check(&|status| status.old[1].skipped = vec![SkipFacts::default()], Exit::No);
-        check(&|status| status.streams[4].lag_ms = Some(61_000), Exit::No);
-        check(&|status| status.streams[4].lag_ms = None, Exit::Done);
-        check(&|status| status.refused_logins.push("db refuses".into()), Exit::No);
-        check(&|status| status.verification.differ = Some("3 rows".into()), Exit::No);
-        check(&|status| status.verification.stopped.push("new shard 1".into()), Exit::No);
-        let left = |status: &mut Status| {
-            let serves = Serves::by_journal("none", "neither side serves".into());
-            status.serves = Some(Serves { unfinished: true, ..serves });
-        };
-        check(&left, Exit::No);
-        let finished = |status: &mut Status| {
-            let serves = Serves::by_journal("new", "the new shards serve".into());
-            status.serves = Some(Serves { finished: true, ..serves });
-            status.old.iter_mut().for_each(|old| old.token_age_ms = None);
-        };
-        check(&finished, Exit::Done);
-        let away = |status: &mut Status| status.new[2].unreachable = Some("gone".into());
-        check(&away, Exit::CannotTell);
-        check(&halt, Exit::Halted);
-        let both = |status: &mut Status| {
-            away(status);
-            halt(status);
-        };
-        check(&both, Exit::Halted);
     }
 }

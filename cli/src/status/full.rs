@@ -67,16 +67,21 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
     let _ = writeln!(text, "\n{}", terminal.paint(Tone::Faint, head));
     for stream in &status.streams {
         let name = format!("{} -> {}", stream.old, stream.new);
-        let away = status
-            .old
-            .get(usize::from(stream.old))
-            .is_some_and(|old| old.unreachable.is_some())
-            || status.new.get(usize::from(stream.new)).is_some_and(|new| new.unreachable.is_some());
-        let unknown = if away { "not known" } else { "not yet" };
+        let unknown = if status.is_away(stream) { "not known" } else { "not yet" };
         let lag = stream.lag_ms.map_or(unknown.to_owned(), seconds);
         let groups = stream.groups_behind.map_or("-".to_owned(), |groups| groups.to_string());
         let copied = if stream.copied { "yes" } else { "no" };
         let _ = writeln!(text, "{name:<12}{lag:>12}{groups:>12}  {copied}");
+    }
+    if let Some(back) = status.back.as_ref().filter(|_| status.new_serve()) {
+        let head = format!("{:<12}{:>12}", "way back", "lag");
+        let _ = writeln!(text, "\n{}", terminal.paint(Tone::Faint, head));
+        for stream in &back.streams {
+            let name = format!("{} -> {}", stream.new, stream.old);
+            let unknown = if status.is_away(stream) { "not known" } else { "not yet" };
+            let lag = stream.lag_ms.map_or(unknown.to_owned(), seconds);
+            let _ = writeln!(text, "{name:<12}{lag:>12}");
+        }
     }
     verification(&mut text, status);
     for daemon in &status.daemons {
@@ -92,6 +97,9 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
     }
     match &status.back {
         None => text += "\nway back: given up by the plan (back.enabled = false)\n",
+        Some(back) if back.troubles.is_empty() && status.away(true, true) => {
+            text += "\nway back: not known while shards do not answer\n";
+        }
         Some(back) if back.troubles.is_empty() => text += "\nway back: no trouble\n",
         Some(back) => {
             text.push('\n');
@@ -164,7 +172,7 @@ mod tests {
         status.streams[1].lag_ms = None;
         status.streams[1].groups_behind = None;
         let troubles = vec!["way back: new shard 0 has never been read".to_owned()];
-        status.back = Some(Back { halted: false, summary: troubles.clone(), troubles });
+        status.back = Some(Back { summary: troubles.clone(), troubles, ..Back::default() });
         status.gate.open = Some(false);
         status.gate.reasons = vec!["2 rows wait for their place on new shard 0".into()];
         status.notes = vec!["verification: given up by the plan".into()];

@@ -10,12 +10,15 @@ use super::brief::Line;
 const CELL: usize = 6;
 const LABEL: usize = 10;
 
-/// `rows`: at most so many lines; `None`: as many as there are.
+/// `rows`: at most so many lines; `None`: as many as there are. Of the way back once the new shards
+/// serve: by then the others have nothing to carry.
 pub fn lines(status: &Status, columns: usize, rows: Option<usize>) -> Vec<Line> {
-    let shards: Vec<Shard> = (0..status.old.len())
-        .map(|old| Shard {
-            old: old as u16,
-            streams: status.streams.iter().filter(|s| usize::from(s.old) == old).collect(),
+    let view = View::of(status);
+    let shards: Vec<Shard> = (0..view.sources as u16)
+        .map(|source| Shard {
+            view: &view,
+            source,
+            streams: view.streams.iter().filter(|s| s.source == source).collect(),
         })
         .collect();
     let limit = status.max_lag_ms;
@@ -26,14 +29,17 @@ pub fn lines(status: &Status, columns: usize, rows: Option<usize>) -> Vec<Line> 
         };
         return vec![Line::plain(format!("{:LABEL$}{text}", "lag"))];
     }
-    let is_wide = LABEL + CELL * status.new.len() > columns;
+    let is_wide = LABEL + CELL * view.targets > columns;
     // `said`: a line above has said already that these are lags.
     let as_matrix = |shards: &[&Shard], said: bool| {
-        let numbers: String = (0..status.new.len()).map(|new| format!("{new:>CELL$}")).collect();
+        let numbers: String = (0..view.targets).map(|target| format!("{target:>CELL$}")).collect();
         let head = match (is_wide, said) {
+            (false, _) if view.is_back => Some(format!("{:LABEL$}{numbers}", "lag back, s")),
             (false, _) => Some(format!("{:LABEL$}{numbers}", "lag, s to")),
             (true, true) => None,
-            (true, false) => Some(format!("{:LABEL$}the worst of each old shard", "lag")),
+            (true, false) => {
+                Some(format!("{:LABEL$}the worst of each {} shard", "lag", view.from()))
+            }
         };
         let line = |shard: &&Shard| match is_wide {
             false => shard.cells(limit),
@@ -52,10 +58,10 @@ pub fn lines(status: &Status, columns: usize, rows: Option<usize>) -> Vec<Line> 
     if !well.is_empty() {
         let most = well.iter().filter_map(|shard| shard.most()).max().unwrap_or_default();
         let who = match ill.is_empty() {
-            true => format!("all {} streams", status.streams.len()),
+            true => format!("all {} streams{}", view.streams.len(), view.way()),
             false => {
-                let numbers: Vec<u16> = well.iter().map(|shard| shard.old).collect();
-                format!("old {}", ranges(&numbers))
+                let numbers: Vec<u16> = well.iter().map(|shard| shard.source).collect();
+                format!("{} {}", view.from(), ranges(&numbers))
             }
         };
         lines.push(Line::toned(
@@ -70,15 +76,20 @@ pub fn lines(status: &Status, columns: usize, rows: Option<usize>) -> Vec<Line> 
     let shown = if cut { room.saturating_sub(1).max(1) } else { ill.len() };
     // What has not begun is worse than any lag.
     ill.sort_by_key(|shard| std::cmp::Reverse(shard.most().unwrap_or(i64::MAX)));
-    let left: Vec<u16> = sorted(ill.split_off(shown.min(ill.len())).iter().map(|s| s.old));
-    ill.sort_by_key(|shard| shard.old);
+    let left: Vec<u16> = sorted(ill.split_off(shown.min(ill.len())).iter().map(|s| s.source));
+    ill.sort_by_key(|shard| shard.source);
     if !ill.is_empty() {
         lines.extend(as_matrix(&ill, !well.is_empty()));
     }
     if !left.is_empty() {
         lines.push(Line::toned(
             Tone::Warning,
-            format!("{:LABEL$}and old {}, not as far behind: --verbose", "", ranges(&left)),
+            format!(
+                "{:LABEL$}and {} {}, not as far behind: --verbose",
+                "",
+                view.from(),
+                ranges(&left)
+            ),
         ));
     }
     lines
@@ -90,9 +101,56 @@ fn sorted(numbers: impl Iterator<Item = u16>) -> Vec<u16> {
     numbers
 }
 
+/// The streams that carry what the application writes.
+struct View {
+    is_back: bool,
+    sources: usize,
+    targets: usize,
+    streams: Vec<Flow>,
+}
+
+struct Flow {
+    source: u16,
+    target: u16,
+    lag_ms: Option<i64>,
+    copied: bool,
+    /// One of its shards does not answer.
+    away: bool,
+}
+
+impl View {
+    fn of(status: &Status) -> View {
+        let back = status.back.as_ref().filter(|_| status.new_serve());
+        let streams = back.map_or(&status.streams, |back| &back.streams);
+        let is_back = back.is_some();
+        let flow = |stream: &Stream| {
+            let (source, target) =
+                if is_back { (stream.new, stream.old) } else { (stream.old, stream.new) };
+            let Stream { lag_ms, copied, .. } = *stream;
+            Flow { source, target, lag_ms, copied, away: status.is_away(stream) }
+        };
+        let (old, new) = (status.old.len(), status.new.len());
+        let (sources, targets) = if is_back { (new, old) } else { (old, new) };
+        View { is_back, sources, targets, streams: streams.iter().map(flow).collect() }
+    }
+
+    fn from(&self) -> &'static str {
+        if self.is_back { "new" } else { "old" }
+    }
+
+    fn to(&self) -> &'static str {
+        if self.is_back { "old" } else { "new" }
+    }
+
+    fn way(&self) -> &'static str {
+        if self.is_back { " of the way back" } else { "" }
+    }
+}
+
 struct Shard<'a> {
-    old: u16,
-    streams: Vec<&'a Stream>,
+    view: &'a View,
+    source: u16,
+    streams: Vec<&'a Flow>,
 }
 
 impl Shard<'_> {
@@ -122,20 +180,29 @@ impl Shard<'_> {
     }
 
     fn cells(&self, limit: i64) -> Line {
-        let cell =
-            |stream: &&Stream| format!("{:>CELL$}", stream.lag_ms.map_or("-".to_owned(), short));
+        let cell = |flow: &&Flow| {
+            let none = if flow.away { "away" } else { "-" };
+            format!("{:>CELL$}", flow.lag_ms.map_or(none.to_owned(), short))
+        };
         let cells: String = self.streams.iter().map(cell).collect();
         Line { tone: self.tone(limit), text: format!("{:LABEL$}{cells}", self.name()) }
     }
 
     fn worst(&self, limit: i64) -> Line {
-        let begun = self.streams.iter().filter_map(|stream| Some((stream.lag_ms?, stream.new)));
+        let begun = self.streams.iter().filter_map(|stream| Some((stream.lag_ms?, stream.target)));
         let worst = begun.clone().max();
-        let missing = self.streams.len() - begun.count();
+        let away = self.streams.iter().filter(|flow| flow.away && flow.lag_ms.is_none()).count();
+        let missing = self.streams.len() - begun.count() - away;
         let mut text = match worst {
-            Some((lag, new)) => format!("worst {} (new {new})", seconds(lag)),
+            Some((lag, target)) => {
+                format!("worst {} ({} {target})", seconds(lag), self.view.to())
+            }
+            None if away > 0 => "not known".to_owned(),
             None => "not yet".to_owned(),
         };
+        if away > 0 {
+            text += &format!(", does not answer: {away}");
+        }
         if worst.is_some() && missing > 0 {
             text += &format!(", not begun: {missing}");
         }
@@ -143,7 +210,7 @@ impl Shard<'_> {
     }
 
     fn name(&self) -> String {
-        format!("  old {}", self.old)
+        format!("  {} {}", self.view.from(), self.source)
     }
 }
 
@@ -163,6 +230,7 @@ fn short(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cutover::Serves;
     use crate::status::found::tests::well;
 
     fn check(status: &Status, columns: usize, rows: Option<usize>, expected: &[&str]) {
@@ -192,6 +260,46 @@ mod tests {
             "  old 1   worst 1.9 s (new 2), not begun: 1",
         ];
         check(&status, 27, None, &summed);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_away_and_not_late() {
+        let mut status = well(2, 3);
+        status.new[2].unreachable = Some("gone".to_owned());
+        stream(&mut status, 0, 2).lag_ms = None;
+        stream(&mut status, 1, 2).lag_ms = None;
+        stream(&mut status, 1, 0).lag_ms = None;
+        let expected = [
+            "lag, s to      0     1     2",
+            "  old 0      0.2   0.2  away",
+            "  old 1        -   0.2  away",
+        ];
+        check(&status, 80, None, &expected);
+        let summed = [
+            "lag       the worst of each old shard",
+            "  old 0   worst 0.2 s (new 1), does not answer: 1",
+            "  old 1   worst 0.2 s (new 1), does not answer: 1, not begun: 1",
+        ];
+        check(&status, 27, None, &summed);
+    }
+
+    #[test]
+    fn once_the_new_shards_serve_it_is_the_way_back_that_carries() {
+        let mut status = well(2, 3);
+        let back = status.back.as_mut().unwrap();
+        let is = |stream: &&mut Stream| (stream.old, stream.new) == (1, 2);
+        back.streams.iter_mut().find(is).unwrap().lag_ms = Some(65_000);
+        status.serves = Some(Serves::by_journal("new", String::new()));
+        let expected = [
+            "lag back, s    0     1",
+            "  new 0      0.2   0.2",
+            "  new 1      0.2   0.2",
+            "  new 2      0.2  65.0",
+        ];
+        check(&status, 80, None, &expected);
+        let expected =
+            ["lag       new 0-1 within 0.2 s", "lag back, s    0     1", "  new 2      0.2  65.0"];
+        check(&status, 80, Some(3), &expected);
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Decision {
     /// What was not asked for, hence not looked at.
     pub notes: Vec<String>,
     pub streams: Vec<StreamLag>,
+    /// Of the way back, by what the operator calls the shards: they flow from new to old.
+    #[serde(skip)]
+    pub back: Vec<StreamLag>,
 }
 
 /// How far one stream is behind. `None`: not known.
@@ -73,9 +76,10 @@ pub fn decide(facts: &Facts, hold: Hold, gate: &Gate, now: Duration) -> (Decisio
     let mut reasons = Vec::new();
     let mut notes = Vec::new();
     let mut streams = Vec::new();
+    let mut streams_back = Vec::new();
     pairs(&facts.old, &facts.new, gate, &mut reasons, &mut streams);
     match &facts.back {
-        Some(back) => way_back(back, gate, &mut reasons),
+        Some(back) => streams_back = way_back(back, gate, &mut reasons),
         None => notes.push("way back: not configured".to_owned()),
     }
     outside(facts, gate, &mut reasons, &mut notes);
@@ -93,7 +97,7 @@ pub fn decide(facts: &Facts, hold: Hold, gate: &Gate, now: Duration) -> (Decisio
             });
         }
     }
-    (Decision { open: reasons.is_empty(), reasons, notes, streams }, hold)
+    (Decision { open: reasons.is_empty(), reasons, notes, streams, back: streams_back }, hold)
 }
 
 /// Every shard, and every stream between two of them.
@@ -142,11 +146,12 @@ fn pairs(
 
 /// The streams from new to old must be as alive as the others, though they have nothing to carry
 /// yet. Their lag in groups says nothing: nearly all groups there are modshift's own.
-fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) {
+fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) -> Vec<StreamLag> {
     let words = |text: &str| Direction::Back.words(text);
-    let mut found = Vec::new();
-    pairs(&back.sources, &back.targets, gate, &mut found, &mut Vec::new());
+    let (mut found, mut streams) = (Vec::new(), Vec::new());
+    pairs(&back.sources, &back.targets, gate, &mut found, &mut streams);
     for reason in found {
+        let much = much(&reason);
         let reason = match reason {
             Reason::PositionLag { .. } | Reason::Copying { .. } => continue,
             Reason::Unreachable { shard, detail } => {
@@ -155,13 +160,15 @@ fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) {
             // What a stream said of itself is in the operator's words already.
             Reason::ReaderHalted { old, text } => Reason::WayBack {
                 why: "reader_halted",
+                much,
                 text: format!("reader of new shard {old} stopped: {text}"),
             },
             Reason::ApplierHalted { new, text } => Reason::WayBack {
                 why: "applier_halted",
+                much,
                 text: format!("applier of old shard {new} stopped: {text}"),
             },
-            other => Reason::WayBack { why: other.kind(), text: words(&other.to_string()) },
+            other => Reason::WayBack { why: other.kind(), much, text: words(&other.to_string()) },
         };
         // A shard that does not answer is silent in both roles.
         let known = |had: &Reason| match (had, &reason) {
@@ -177,6 +184,19 @@ fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) {
         if token.is_some_and(|token| token.phase == TokenPhase::Serving) {
             reasons.push(Reason::Serving { new: new as u16 });
         }
+    }
+    let named = |lag: StreamLag| StreamLag { old: lag.new, new: lag.old, ..lag };
+    streams.into_iter().map(named).collect()
+}
+
+/// What tells the worst of a kind, in a unit of that kind.
+fn much(reason: &Reason) -> i64 {
+    match reason {
+        Reason::TimeLag { lag_ms, .. } => *lag_ms,
+        Reason::ReaderSilent { silent_ms, .. } => *silent_ms,
+        Reason::ClockBack { ahead_ms, .. } => *ahead_ms,
+        Reason::Parked { rows, .. } => i64::try_from(*rows).unwrap_or(i64::MAX),
+        _ => 0,
     }
 }
 

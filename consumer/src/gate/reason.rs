@@ -162,6 +162,9 @@ pub enum Reason {
     /// A stream from new to old: `why` is the kind of its own reason.
     WayBack {
         why: &'static str,
+        /// Tells the worst of a kind.
+        #[serde(skip)]
+        much: i64,
         text: String,
     },
     /// This way has been gone already.

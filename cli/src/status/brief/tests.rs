@@ -129,3 +129,23 @@ fn words_are_wrapped_and_none_is_lost() {
         assert!(lines.iter().all(|line| line.text.chars().count() <= columns), "{columns}");
     }
 }
+
+#[test]
+fn a_way_back_that_has_lost_a_shard_is_not_ready_once_it_is_needed() {
+    let gone = || Some("db:3306 cannot be reached".to_owned());
+    for old_side in [true, false] {
+        let mut status = well(2, 3);
+        match old_side {
+            true => status.old[1] = Old { old: 1, unreachable: gone(), ..Old::default() },
+            false => status.new[2] = New { new: 2, unreachable: gone(), ..New::default() },
+        }
+        let said = |status: &Status| text(status, Terminal::PLAIN, false);
+        assert!(said(&status).contains("way back: not known"), "{}", said(&status));
+        status.serves = Some(Serves::by_journal("new", "the new shards serve".into()));
+        let text = said(&status);
+        assert!(text.contains("way back: NOT READY: "), "{text}");
+        for claim in ["way back: ready", "before the cutover"] {
+            assert!(!text.contains(claim), "{claim}: {text}");
+        }
+    }
+}
