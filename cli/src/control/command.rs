@@ -194,14 +194,18 @@ pub(super) fn urls(plan: &Plan, daemons: &args::Daemons) -> anyhow::Result<Vec<(
         .into_iter()
         .flat_map(|(role, urls)| urls.iter().map(move |url| (role, url.clone())))
         .collect();
-    let urls = match (named.is_empty(), &plan.log) {
-        (false, _) => named,
-        (true, Log::Direct { .. }) => vec![(Role::Run, planned(plan, Role::Run))],
-        (true, Log::Kafka(_)) => {
-            [Role::Replicator, Role::Consumer].map(|role| (role, planned(plan, role))).to_vec()
-        }
-    };
+    let urls = if named.is_empty() { planned_urls(plan) } else { named };
     urls.into_iter().map(|(role, url)| Ok((role, checked(&url).map_err(BadPlan)?))).collect()
+}
+
+/// Where the plan has the daemons listen. Each of them, whether a token may be sent there or not: who only
+/// looks sends none.
+pub(super) fn planned_urls(plan: &Plan) -> Vec<(Role, String)> {
+    let roles: &[Role] = match &plan.log {
+        Log::Direct { .. } => &[Role::Run],
+        Log::Kafka(_) => &[Role::Replicator, Role::Consumer],
+    };
+    roles.iter().map(|role| (*role, planned(plan, *role))).collect()
 }
 
 fn planned(plan: &Plan, role: Role) -> String {

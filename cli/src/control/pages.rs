@@ -13,8 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use ureq::Agent;
 
-use super::command::{agent, urls};
-use crate::args;
+use super::command::{agent, planned_urls};
 use crate::daemon::Role;
 use crate::daemon::streams::Board;
 
@@ -70,6 +69,9 @@ pub struct Daemon {
     pub role: &'static str,
     pub url: String,
     pub answers: bool,
+    /// Why it does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// Share of the time that copying and verifying may take, 0 while paused; `None`: it does not say.
     pub pace: Option<f64>,
     /// Why that is less than all of it.
@@ -79,6 +81,12 @@ pub struct Daemon {
     /// What keeps its gate closed, beside the streams.
     #[serde(skip)]
     pub objections: Vec<String>,
+    /// Shards that do not answer it.
+    #[serde(skip)]
+    pub away: Vec<String>,
+    /// Nothing does, but all has not been well for long enough.
+    #[serde(skip)]
+    pub holds: bool,
 }
 
 impl Said {
@@ -98,16 +106,15 @@ impl Halted {
 pub struct Daemons {
     plan: Arc<Plan>,
     at: Vec<(Role, String)>,
-    agent: Option<Agent>,
+    agent: Result<Agent, String>,
     asked: Option<(Instant, Said)>,
 }
 
 impl Daemons {
     pub fn of(plan: &Arc<Plan>) -> Daemons {
-        // A plan whose addresses are no use here is for the commands that need them to refuse.
-        let at = urls(plan, &args::Daemons::default()).unwrap_or_default();
-        let agent = agent(plan.control.tls_ca.as_deref(), ANSWER_WITHIN).ok();
-        Daemons { plan: plan.clone(), at, agent, asked: None }
+        let agent = agent(plan.control.tls_ca.as_deref(), ANSWER_WITHIN);
+        let agent = agent.map_err(|error| format!("not asked: {error:#}"));
+        Daemons { plan: plan.clone(), at: planned_urls(plan), agent, asked: None }
     }
 
     pub async fn said(&mut self) -> Said {
@@ -116,13 +123,19 @@ impl Daemons {
         {
             return said.clone();
         }
-        let Some(agent) = self.agent.clone() else { return Said::default() };
+        let agent = self.agent.clone();
         let (plan, at) = (self.plan.clone(), self.at.clone());
         let asking = tokio::task::spawn_blocking(move || {
             let mut said = Said::default();
             for (role, url) in &at {
-                let page = page(&agent, url).unwrap_or_default();
-                of_page(&mut said, &page, plan.forward_name(), role.name(), url);
+                let page = agent.as_ref().map_err(Clone::clone).and_then(|agent| page(agent, url));
+                of_page(
+                    &mut said,
+                    page.as_ref().map_err(String::as_str),
+                    plan.forward_name(),
+                    role.name(),
+                    url,
+                );
             }
             said
         });
@@ -132,25 +145,33 @@ impl Daemons {
     }
 }
 
-fn page(agent: &Agent, url: &str) -> Option<Value> {
-    let mut response = agent.get(format!("{url}/status")).call().ok()?;
-    let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()?;
-    serde_json::from_str(&body).ok()
+fn page(agent: &Agent, url: &str) -> Result<Value, String> {
+    let get = || {
+        let mut response = agent.get(format!("{url}/status")).call()?;
+        response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string()
+    };
+    let body = get().map_err(|error| error.to_string())?;
+    serde_json::from_str(&body).map_err(|_| "what listens there is no modshift daemon".to_owned())
 }
 
-/// Reasons that only the whole gate finds, not who looks at the streams alone.
-const BESIDE_STREAMS: [&str; 5] =
-    ["check", "obstacle", "schema_difference", "schema_unknown", "journal"];
+/// Reasons that only the whole gate finds, not who looks at the streams alone; those of the daemon itself
+/// among them.
+const BESIDE_STREAMS: [&str; 6] =
+    ["check", "obstacle", "schema_difference", "schema_unknown", "journal", "daemon"];
 
 /// Streams that another daemon has taken go on there.
 const TAKEN: [&str; 2] = ["superseded", "taken_over"];
 
 /// Another plan's daemon may listen there.
-fn of_page(said: &mut Said, page: &Value, plan: &str, role: &'static str, url: &str) {
+fn of_page(said: &mut Said, page: Result<&Value, &str>, plan: &str, role: &'static str, url: &str) {
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let answers = page["plan"] == plan;
     let nothing = Value::Null;
-    let page = if answers { page } else { &nothing };
+    let (page, why) = match page {
+        Ok(page) if page["plan"] == plan => (page, None),
+        Ok(_) => (&nothing, Some("a daemon of another plan listens there")),
+        Err(why) => (&nothing, Some(why)),
+    };
+    let answers = why.is_none();
     let daemon = format!("modshift {role}");
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let refused = list(&page["refused_logins"]);
@@ -172,17 +193,23 @@ fn of_page(said: &mut Said, page: &Value, plan: &str, role: &'static str, url: &
         });
     }
     let reasons = list(&page["gate"]["reasons"]);
-    let reasons = reasons.iter().filter(|reason| {
-        reason["kind"].as_str().is_some_and(|kind| BESIDE_STREAMS.contains(&kind))
-    });
+    let of = |is: &dyn Fn(Option<&str>) -> bool| {
+        let reasons = reasons.iter().filter(|reason| is(reason["kind"].as_str()));
+        reasons.filter_map(|reason| text(&reason["message"])).collect::<Vec<_>>()
+    };
+    let holds = |reason: &Value| reason["kind"] == "hold";
     said.daemons.push(Daemon {
         role,
         url: url.to_owned(),
         answers,
+        why: why.map(str::to_owned),
         pace: page["throttle"]["pace"].as_f64(),
         held: text(&page["throttle"]["why"]),
         gate_open: page["gate"]["open"].as_bool(),
-        objections: reasons.filter_map(|reason| text(&reason["message"])).collect(),
+        // Without a kind: its gate could not tell.
+        objections: of(&|kind| kind.is_none_or(|kind| BESIDE_STREAMS.contains(&kind))),
+        away: of(&|kind| kind == Some("unreachable")),
+        holds: !reasons.is_empty() && reasons.iter().all(holds),
     });
 }
 
@@ -208,11 +235,13 @@ mod tests {
             "gate": { "open": false, "reasons": [
                 { "kind": "check", "message": "modshift check: sync_binlog is 0" },
                 { "kind": "time_lag", "message": "behind" },
+                { "kind": "unreachable", "message": "new shard 1 is away" },
+                { "message": "the shards last answered 2.5 s ago" },
             ] },
         });
         let of = |page: &Value, plan| {
             let mut said = Said::default();
-            of_page(&mut said, page, plan, "run", "http://h:1");
+            of_page(&mut said, Ok(page), plan, "run", "http://h:1");
             said
         };
         let said = of(&page, "shop");
@@ -224,7 +253,19 @@ mod tests {
         let daemon = &said.daemons[0];
         assert_eq!(daemon.held.as_deref(), Some("paused by anna"));
         assert_eq!((daemon.answers, daemon.pace, daemon.gate_open), (true, Some(0.0), Some(false)));
-        assert_eq!(daemon.objections, ["modshift check: sync_binlog is 0"]);
+        let objections = ["modshift check: sync_binlog is 0", "the shards last answered 2.5 s ago"];
+        assert_eq!(daemon.objections, objections);
+        assert_eq!(
+            (daemon.away.as_slice(), daemon.holds),
+            (&["new shard 1 is away".to_owned()][..], false)
+        );
+        let holding = json!({ "plan": "shop", "gate": { "open": false, "reasons": [
+            { "kind": "hold", "message": "held for 2 of 10 s" },
+        ] } });
+        assert!(of(&holding, "shop").daemons[0].holds);
+        let mut silent = Said::default();
+        of_page(&mut silent, Err("connection refused"), "shop", "run", "http://h:1");
+        assert_eq!(silent.daemons[0].why.as_deref(), Some("connection refused"));
         for said in [of(&page, "other"), of(&Value::Null, "shop")] {
             assert!(said.lines().is_empty());
             assert!(!said.daemons[0].answers && said.daemons[0].pace.is_none());

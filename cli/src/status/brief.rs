@@ -7,7 +7,7 @@ mod tests;
 
 use crate::cutover::Serves;
 use crate::gate::summary::ranges;
-use crate::status::found::{Back, Old, Status, skipped};
+use crate::status::found::{Back, New, Old, Status, skipped};
 use crate::terminal::{Terminal, Tone};
 
 use super::lags;
@@ -189,14 +189,18 @@ fn body(status: &Status) -> (Vec<Line>, Vec<Line>) {
         return (vec![Line::plain(text)], Vec::new());
     }
     let mut before = vec![copy(status), reading(status)];
-    let parked: u64 = status.new.iter().map(|new| new.parked).sum();
-    if parked > 0 {
-        let of = status.new.iter().filter(|new| new.parked > 0).map(|new| new.new as u16);
-        let text = format!(
-            "{parked} rows wait for their place on new {}",
-            ranges(&of.collect::<Vec<_>>())
-        );
-        before.push(Line { tone: Some(Tone::Warning), ..Line::of("parked", &text) });
+    type RowsOf = fn(&New) -> u64;
+    let kinds: [(RowsOf, &str); 2] = [
+        (|new| new.parked.saturating_sub(new.refused), "wait for their place"),
+        (|new| new.refused, "are not stored as they are, and wait for a change of their own,"),
+    ];
+    for (rows_of, what) in kinds {
+        let rows: u64 = status.new.iter().map(rows_of).sum();
+        if rows > 0 {
+            let of = status.new.iter().filter(|new| rows_of(new) > 0).map(|new| new.new as u16);
+            let text = format!("{rows} rows {what} on new {}", ranges(&of.collect::<Vec<_>>()));
+            before.push(Line { tone: Some(Tone::Warning), ..Line::of("parked", &text) });
+        }
     }
     let mut after = verification(status);
     after.extend(daemons(status));
@@ -275,6 +279,10 @@ fn verification(status: &Status) -> Vec<Line> {
     let coverage = &verification.coverage;
     let mut lines = Vec::new();
     let label = |text: &str| Line::of("verified", text);
+    if status.new_serve() && verification.differ.is_none() {
+        // What was proven before the cutover grows old, and nobody needs it any more.
+        return lines;
+    }
     if let Some(differ) = &verification.differ {
         let text = format!("ROWS DIFFER: {differ}; modshift verify names them");
         lines.push(Line { tone: Some(Tone::Bad), ..label(&text) });
@@ -326,6 +334,14 @@ fn daemons(status: &Status) -> Vec<Line> {
         let text = format!("none answers at {}: pause and throttle are not known", at.join(", "));
         return vec![Line { tone: Some(Tone::Faint), ..Line::of("daemons", &text) }];
     }
+    let silent = status.daemons.iter().filter(|daemon| !daemon.answers).map(|daemon| {
+        let why = daemon.why.as_deref().unwrap_or("no answer");
+        let text = format!(
+            "{} at {} does not answer ({why}): its pause and throttle are not known",
+            daemon.role, daemon.url
+        );
+        Line { tone: Some(Tone::Warning), ..Line::of("daemons", &text) }
+    });
     let held: Vec<Line> = there
         .iter()
         .filter_map(|daemon| {
@@ -335,10 +351,11 @@ fn daemons(status: &Status) -> Vec<Line> {
             Some(Line { tone: Some(Tone::Warning), ..Line::of("throttle", &text) })
         })
         .collect();
-    match held.is_empty() {
+    let held = match held.is_empty() {
         true => vec![Line::of("throttle", "none")],
         false => held,
-    }
+    };
+    silent.chain(held).collect()
 }
 
 fn back(status: &Status) -> Vec<Line> {
@@ -384,8 +401,12 @@ fn gate(status: &Status, reasons_max: usize) -> Vec<Line> {
     let mut lines = Vec::new();
     match gate.open {
         Some(true) => lines.push(Line { tone: Some(Tone::Good), ..Line::of("gate", "open") }),
-        Some(false) if gate.summary.is_empty() => lines
+        Some(false) if gate.holds => lines
             .push(Line::of("gate", "closed: within limits, but not yet for as long as gate.hold")),
+        Some(false) if gate.summary.is_empty() => {
+            let text = "closed by a daemon's gate a moment ago; modshift gate says why";
+            lines.push(Line { tone: Some(Tone::Warning), ..Line::of("gate", text) });
+        }
         Some(false) => {
             // The way back has said so above.
             let told = |line: &&String| !line.starts_with("way back: ");

@@ -108,6 +108,8 @@ pub struct New {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreachable: Option<String>,
     pub parked: u64,
+    /// Of those, the ones that the server does not store as they are.
+    pub refused: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
     pub phase: Option<&'static str>,
@@ -149,6 +151,9 @@ pub struct Verification {
 pub struct Gate {
     /// `None`: nothing known keeps it closed, and no daemon answers for the rest.
     pub open: Option<bool>,
+    /// Closed only because all has not been well for long enough.
+    #[serde(skip)]
+    pub holds: bool,
     /// Closed only because somebody does not answer.
     pub cannot_tell: bool,
     /// What is the same of many in one line.
@@ -303,6 +308,7 @@ impl New {
                 new,
                 unreachable: None,
                 parked: read.parked,
+                refused: read.refused,
                 halted: stopped(read).cloned(),
                 phase,
             },
@@ -419,27 +425,46 @@ impl Verification {
 }
 
 impl Gate {
-    fn of(decision: &Decision, said: &Said) -> Gate {
+    pub fn of(decision: &Decision, said: &Said) -> Gate {
         // Tables were not compared, and one look is no hold: a daemon's gate does both.
         let known =
             |reason: &&Reason| !matches!(reason, Reason::SchemaUnknown | Reason::Hold { .. });
         let reasons: Vec<Reason> = decision.reasons.iter().filter(known).cloned().collect();
-        let mut objections: Vec<String> =
-            said.daemons.iter().flat_map(|daemon| daemon.objections.clone()).collect();
-        objections.dedup();
-        let said_open = |open| said.daemons.iter().any(|daemon| daemon.gate_open == Some(open));
+        let each = |of: fn(&Daemon) -> &Vec<String>| -> Vec<String> {
+            let mut lines: Vec<String> = Vec::new();
+            for line in said.daemons.iter().flat_map(of) {
+                if !lines.contains(line) {
+                    lines.push(line.clone());
+                }
+            }
+            lines
+        };
+        let mut objections = each(|daemon| &daemon.objections);
+        let mut silent_there = each(|daemon| &daemon.away);
+        // Of what answers here as little, this has said so.
+        if reasons.iter().any(|reason| matches!(reason, Reason::Unreachable { .. })) {
+            silent_there.clear();
+        }
+        let cannot_tell_there = objections.is_empty() && !silent_there.is_empty();
+        objections.extend(silent_there);
+        let closed = || said.daemons.iter().filter(|daemon| daemon.gate_open == Some(false));
         let none = reasons.is_empty() && objections.is_empty();
+        // Each asks for itself: who says no sees something that the others do not.
         let open = match none {
             false => Some(false),
-            true if said_open(true) => Some(true),
-            true if said_open(false) => Some(false),
+            true if closed().next().is_some() => Some(false),
+            true if said.daemons.iter().any(|daemon| daemon.gate_open == Some(true)) => Some(true),
             true => None,
         };
         let with = |lines: Vec<String>| [lines, objections.clone()].concat();
         let silent = |reason: &Reason| matches!(reason, Reason::Unreachable { .. });
         Gate {
             open,
-            cannot_tell: !reasons.is_empty() && reasons.iter().all(silent) && objections.is_empty(),
+            holds: none && closed().next().is_some() && closed().all(|daemon| daemon.holds),
+            cannot_tell: match reasons.is_empty() {
+                true => cannot_tell_there,
+                false => reasons.iter().all(silent) && objections.is_empty(),
+            },
             summary: with(summed(&reasons, decision.streams.len())),
             reasons: with(reasons.iter().map(Reason::to_string).collect()),
         }

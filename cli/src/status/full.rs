@@ -58,6 +58,9 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
             continue;
         }
         let _ = write!(text, "new {:<4} parked {:>7}", new.new, new.parked);
+        if new.refused > 0 {
+            let _ = write!(text, " ({} not stored as they are)", new.refused);
+        }
         if let Some(phase) = new.phase {
             let _ = write!(text, ", {phase}");
         }
@@ -86,7 +89,10 @@ pub fn text(status: &Status, terminal: Terminal) -> String {
     verification(&mut text, status);
     for daemon in &status.daemons {
         let said = match (daemon.answers, &daemon.held) {
-            (false, _) => "does not answer, so its pause and throttle are not known".to_owned(),
+            (false, _) => {
+                let why = daemon.why.as_deref().unwrap_or("no answer");
+                format!("does not answer ({why}), so its pause and throttle are not known")
+            }
             (true, None) => "at full pace".to_owned(),
             (true, Some(why)) => {
                 let pace = daemon.pace.unwrap_or(1.0) * 100.0;

@@ -34,7 +34,7 @@ pub fn lines(status: &Status, columns: usize, rows: Option<usize>) -> Vec<Line> 
     let as_matrix = |shards: &[&Shard], said: bool| {
         let numbers: String = (0..view.targets).map(|target| format!("{target:>CELL$}")).collect();
         let head = match (is_wide, said) {
-            (false, _) if view.is_back => Some(format!("{:LABEL$}{numbers}", "lag back, s")),
+            (false, _) if view.is_back => Some(format!("{:LABEL$}{numbers}", "back, s to")),
             (false, _) => Some(format!("{:LABEL$}{numbers}", "lag, s to")),
             (true, true) => None,
             (true, false) => {
@@ -291,14 +291,14 @@ mod tests {
         back.streams.iter_mut().find(is).unwrap().lag_ms = Some(65_000);
         status.serves = Some(Serves::by_journal("new", String::new()));
         let expected = [
-            "lag back, s    0     1",
+            "back, s to     0     1",
             "  new 0      0.2   0.2",
             "  new 1      0.2   0.2",
             "  new 2      0.2  65.0",
         ];
         check(&status, 80, None, &expected);
         let expected =
-            ["lag       new 0-1 within 0.2 s", "lag back, s    0     1", "  new 2      0.2  65.0"];
+            ["lag       new 0-1 within 0.2 s", "back, s to     0     1", "  new 2      0.2  65.0"];
         check(&status, 80, Some(3), &expected);
     }
 

@@ -1,6 +1,9 @@
+use modshift_consumer::gate::Decision;
+
 use super::*;
+use crate::control::pages::{Daemon, Said};
 use crate::status::found::tests::well;
-use crate::status::found::{Halt, New};
+use crate::status::found::{Gate, Halt, New};
 
 fn drawn(status: &Status, rows: usize, columns: usize) -> String {
     text(status, Terminal::of_size(rows, columns), true)
@@ -148,4 +151,90 @@ fn a_way_back_that_has_lost_a_shard_is_not_ready_once_it_is_needed() {
             assert!(!text.contains(claim), "{claim}: {text}");
         }
     }
+}
+
+#[test]
+fn rows_that_are_not_stored_are_not_said_to_wait_for_a_place() {
+    let mut status = well(2, 3);
+    status.new[1].parked = 5;
+    status.new[1].refused = 2;
+    status.new[2].parked = 1;
+    status.new[2].refused = 1;
+    let text = text(&status, Terminal::PLAIN, false);
+    assert!(text.contains("parked    3 rows wait for their place on new 1\n"), "{text}");
+    let refused = "parked    3 rows are not stored as they are, and wait for a change of their own, on new 1-2";
+    assert!(text.contains(refused), "{text}");
+}
+
+#[test]
+fn after_the_cutover_no_proof_grows_old() {
+    let mut status = well(2, 3);
+    status.verification.age_s = Some(100_000);
+    assert!(text(&status, Terminal::PLAIN, false).contains("\nverified  "));
+    status.serves = Some(Serves::by_journal("new", "the new shards serve".into()));
+    assert!(!text(&status, Terminal::PLAIN, false).contains("\nverified  "));
+    status.verification.differ = Some("3 rows".into());
+    assert!(text(&status, Terminal::PLAIN, false).contains("\nverified  ROWS DIFFER: 3 rows"));
+}
+
+fn daemon(role: &'static str, gate_open: Option<bool>) -> Daemon {
+    Daemon {
+        role,
+        url: "http://h:1".to_owned(),
+        answers: gate_open.is_some(),
+        why: gate_open.is_none().then(|| "connection refused".to_owned()),
+        pace: gate_open.map(|_| 1.0),
+        held: None,
+        gate_open,
+        objections: Vec::new(),
+        away: Vec::new(),
+        holds: false,
+    }
+}
+
+#[test]
+fn a_daemon_that_is_silent_is_named_beside_one_that_answers() {
+    let mut status = well(2, 3);
+    status.daemons = vec![daemon("replicator", Some(true)), daemon("consumer", None)];
+    let text = text(&status, Terminal::PLAIN, false);
+    let said = "daemons   consumer at http://h:1 does not answer (connection refused): its pause";
+    assert!(text.contains(said), "{text}");
+    assert!(text.contains("throttle  none"), "{text}");
+}
+
+#[test]
+fn one_daemon_that_says_no_outweighs_one_that_says_yes() {
+    let decision = Decision {
+        open: true,
+        reasons: Vec::new(),
+        notes: Vec::new(),
+        streams: Vec::new(),
+        back: Vec::new(),
+    };
+    let check = |closed: Daemon, cannot_tell, expected: &str| {
+        let daemons = vec![daemon("replicator", Some(true)), closed];
+        let gate = Gate::of(&decision, &Said { daemons, ..Said::default() });
+        assert_eq!((gate.open, gate.cannot_tell), (Some(false), cannot_tell));
+        let status = Status { gate, ..well(2, 3) };
+        let text = text(&status, Terminal::PLAIN, false);
+        assert!(text.ends_with(&format!("\ngate      {expected}")), "{text}");
+    };
+    let no = || daemon("consumer", Some(false));
+    check(
+        Daemon { holds: true, ..no() },
+        false,
+        "closed: within limits, but not yet for as long as gate.hold",
+    );
+    check(no(), false, "closed by a daemon's gate a moment ago; modshift gate says why");
+    let lines = |text: &str| vec![text.to_owned()];
+    check(
+        Daemon { objections: lines("a stream has halted"), ..no() },
+        false,
+        "closed: a stream has halted",
+    );
+    check(
+        Daemon { away: lines("new shard 1 is away"), ..no() },
+        true,
+        "unknown, so closed: new shard 1 is away",
+    );
 }
