@@ -108,8 +108,13 @@ where
         plan.apply.batch_age,
         begin.passing,
     );
+    // Known before a token comes: an applier that gets none is behind from the start.
+    let mut clocks = vec![None; usize::from(plan.old_modulus.get())];
+    for row in begin.kept.iter().filter(|row| row.mark.token_clock_us != 0) {
+        clocks[usize::from(row.source.0)] = Some(row.mark.token_clock_us);
+    }
     let outcome = loop {
-        let opened = open_reader(&mut open_log, &gather, shard, status, cancel).await;
+        let opened = open_reader(&mut open_log, &gather, &clocks, shard, status, cancel).await;
         let reader = match opened {
             Ok(Some(reader)) => reader,
             Ok(None) => break Ok(()),
@@ -123,7 +128,7 @@ where
             gather: &mut gather,
             status,
             cancel,
-            clocks: vec![None; usize::from(plan.old_modulus.get())],
+            clocks: &mut clocks,
             gauges: interval(GAUGES),
         };
         flow.gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -185,6 +190,7 @@ async fn open_keeper(
 async fn open_reader<R, F, Fut>(
     open_log: &mut F,
     gather: &Gather,
+    clocks: &[Option<i64>],
     shard: NewShard,
     status: &ApplierStatus,
     cancel: &CancellationToken,
@@ -206,6 +212,7 @@ where
                 let error = ApplyError::from(error);
                 metrics::retry(shard, error.reason());
                 say_waiting(shard, status, &error, "cannot read the change log yet");
+                refresh_lags(shard, clocks);
             }
             Err(error) => return Err(error.into()),
         }
@@ -224,7 +231,7 @@ struct Flow<'a, R> {
     status: &'a ApplierStatus,
     cancel: &'a CancellationToken,
     /// Of the newest token applied, for the lag gauges. Index = old shard.
-    clocks: Vec<Option<i64>>,
+    clocks: &'a mut [Option<i64>],
     gauges: Interval,
 }
 
@@ -316,6 +323,11 @@ impl<R: LogReader> Flow<'_, R> {
                     applied?;
                     return Ok(stop);
                 }
+                // A batch may be tried again for hours, and what waits for it grows old meanwhile.
+                _ = self.gauges.tick() => {
+                    self.refresh_gauges();
+                    continue;
+                }
                 next = self.reader.next_pressing(), if stop.is_none() && !self.gather.is_full() => {
                     next
                 }
@@ -366,19 +378,24 @@ impl<R: LogReader> Flow<'_, R> {
     }
 
     fn refresh_gauges(&self) {
-        let now_us = now_us();
-        for (source, clock_us) in self.clocks.iter().enumerate() {
-            if let Some(clock_us) = clock_us {
-                let source = modshift_proto::OldShard(source as u16);
-                metrics::lag(self.shard, source, now_us - clock_us);
-            }
-        }
+        refresh_lags(self.shard, self.clocks);
         let backlog = self.reader.backlog();
         self.status.backlog(backlog);
         match backlog {
             Backlog::Bytes(bytes) => metrics::backlog_bytes(self.shard, bytes),
             Backlog::Messages(messages) => metrics::backlog_messages(self.shard, messages),
             Backlog::Unknown => {}
+        }
+    }
+}
+
+/// `clocks`: of the newest token applied of each old shard.
+fn refresh_lags(shard: NewShard, clocks: &[Option<i64>]) {
+    let now_us = now_us();
+    for (source, clock_us) in clocks.iter().enumerate() {
+        if let Some(clock_us) = clock_us {
+            let source = modshift_proto::OldShard(source as u16);
+            metrics::lag(shard, source, now_us - clock_us);
         }
     }
 }
