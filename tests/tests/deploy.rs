@@ -303,12 +303,14 @@ fn affordable(text: &str) -> Result<()> {
 }
 
 /// What each alert is about: a metric that goes bad, and how, after five quiet minutes in steps of 15 s.
-const GOES_BAD: [(&str, &str, &str); 23] = [
+const GOES_BAD: [(&str, &str, &str); 25] = [
     ("ModshiftDown", "up", "1x20 0x100"),
     ("ModshiftStreamHalted", "modshift_streams", "0x20 1x100"),
     ("ModshiftLoginRefused", "modshift_logins_refused", "0x20 1x100"),
     ("ModshiftRowsDiffer", "modshift_verify_mismatches_total", "0x20 1x100"),
-    ("ModshiftRepairRefused", "modshift_repairs_refused_total", "0x20 1x100"),
+    ("ModshiftRowsDiffer", "modshift_gate_closed_by", "0x20 1x100"),
+    ("ModshiftRepairRefused", "modshift_gate_closed_by", "0x20 1x100"),
+    ("ModshiftPaused", "modshift_throttle_paused", "0x20 1x600"),
     ("ModshiftNeitherSideServes", "modshift_serving", "1x20 0x100"),
     ("ModshiftRunLeft", "modshift_run_left", "0x20 1x100"),
     ("ModshiftShardUnreachable", "modshift_shard_reachable", "1x20 0x100"),
@@ -360,7 +362,9 @@ fn alerts_fire_on(shown: &[(String, f64)], dir: &std::path::Path) -> Result<()> 
             text.push_str(&format!("      - series: '{name}'\n        values: '{values}'\n"));
         }
         text.push_str("    promql_expr_test:\n");
-        for (minute, fires) in [(4, 0), (18, 1)] {
+        // Hours are what makes that one.
+        let late = if alert == "ModshiftPaused" { 150 } else { 18 };
+        for (minute, fires) in [(4, 0), (late, 1)] {
             let expr = format!(
                 "count(count by (alertname) (ALERTS{{alertname=\"{alert}\", \
                  alertstate=\"firing\"}})) or vector(0)"
