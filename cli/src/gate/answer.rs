@@ -165,13 +165,7 @@ pub(super) fn is_of(line: &Line, lost: &[u16]) -> bool {
 
 /// The operator's words and commands.
 pub(super) fn in_words(direction: Direction, line: &Line) -> String {
-    let turned = |text: &str| {
-        let text = direction.words(text);
-        match direction {
-            Direction::Forward => text,
-            Direction::Back => text.replace("modshift verify ", "modshift verify --back "),
-        }
-    };
+    let turned = |text: &str| direction.advice(text);
     // What a stream says of its halt is in the operator's words already.
     let said = match &line.reason {
         Some(Reason::ReaderHalted { text, .. } | Reason::ApplierHalted { text, .. }) => text,

@@ -168,7 +168,10 @@ fn way_back(back: &BackFacts, gate: &Gate, reasons: &mut Vec<Reason>) -> Vec<Str
                 much,
                 text: format!("applier of old shard {new} stopped: {text}"),
             },
-            other => Reason::WayBack { why: other.kind(), much, text: words(&other.to_string()) },
+            other => {
+                let text = Direction::Back.advice(&other.to_string());
+                Reason::WayBack { why: other.kind(), much, text }
+            }
         };
         // A shard that does not answer is silent in both roles.
         let known = |had: &Reason| match (had, &reason) {

@@ -428,6 +428,13 @@ fn the_way_back_must_be_as_well() {
     check("way back: old shard 0 is 1.001 s behind new shard 0 (limit 1.000 s)", &|f| {
         back_target(f).marks[0].mark.token_clock_us = 999 * SECOND - 1000;
     });
+    let text = "way back: a resync of new shard 0 is not over, of t: the same modshift resync --back goes \
+                on with it, modshift resync --back --cancel takes it back";
+    check(text, &|f| {
+        let (table, refused) = ("t".to_owned(), false);
+        let resync = ResyncFacts { table, rows_copied: 0, rows_estimated: 0, refused };
+        back_source(f).resyncs = vec![resync];
+    });
     check("new shard 0 serves already", &|f| {
         back_source(f).token.as_mut().unwrap().phase = TokenPhase::Serving;
     });

@@ -52,6 +52,23 @@ impl Direction {
             }
         }
     }
+
+    /// The same, with the commands for it: those that take `--back`. Turned twice it is as it was.
+    pub fn advice(self, text: &str) -> String {
+        const BACK: &str = " --back";
+        let words = self.words(text);
+        if self == Direction::Forward {
+            return words;
+        }
+        ["modshift verify", "modshift resync"].into_iter().fold(words, |text, command| {
+            let mut parts = text.split(command);
+            let first = parts.next().unwrap_or_default().to_owned();
+            parts.fold(first, |text, part| match part.strip_prefix(BACK) {
+                Some(part) => text + command + part,
+                None => text + command + BACK + part,
+            })
+        })
+    }
 }
 
 impl Plan {
@@ -123,5 +140,16 @@ mod tests {
         );
         check("the old shards, the new shards", "the new shards, the old shards");
         check("no shard: older news", "no shard: older news");
+    }
+
+    #[test]
+    fn commands_are_turned_with_the_words_and_back_again() {
+        let text = "new shard 1: modshift verify --table t, and the same modshift resync goes on, \
+                    modshift resync --cancel does not";
+        let turned = "old shard 1: modshift verify --back --table t, and the same modshift resync \
+                      --back goes on, modshift resync --back --cancel does not";
+        assert_eq!(Direction::Back.advice(text), turned);
+        assert_eq!(Direction::Back.advice(turned), text);
+        assert_eq!(Direction::Forward.advice(text), text);
     }
 }
