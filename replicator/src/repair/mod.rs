@@ -144,7 +144,8 @@ impl Repairs {
 
     /// What was read may show what the next connection's server does not have.
     pub fn connection_lost(&mut self) {
-        self.work.abort_all();
+        // A new one: of what has ended already the old one still has the outcome, which an abort leaves.
+        self.work = JoinSet::new();
         self.reading = false;
         self.waiting.clear();
         self.next = None;
