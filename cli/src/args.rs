@@ -210,7 +210,7 @@ pub struct Resync {
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub shards: Option<Vec<u16>>,
     /// Only rows whose primary key is one of these or lies between them; of several columns `7,x`, or
-    /// the first of them alone
+    /// the first of them alone. Times of a TIMESTAMP column are UTC
     #[arg(long = "key-between", num_args = 2, value_names = ["FIRST", "LAST"],
           allow_hyphen_values = true, conflicts_with = "cancel")]
     pub between: Vec<String>,

@@ -3,6 +3,8 @@
 //! Numbers and bytes are read here; what has a calendar or a character set is asked of the server, which
 //! alone knows how a column stores it.
 
+use std::cmp::Ordering;
+
 use anyhow::Context;
 use modshift_mariadb::Value;
 use modshift_mariadb::value::value_to_cell;
@@ -27,27 +29,60 @@ pub async fn bounds(
     between: &[String],
 ) -> anyhow::Result<Bounds> {
     let [from, to] = between else { return Ok(Bounds::default()) };
-    let from = Some(cells(shard, table, from).await?);
-    let to = Some(cells(shard, table, to).await?);
-    Ok(Bounds { from, to })
+    let (first, last) = (values(shard, table, from).await?, values(shard, table, to).await?);
+    let keys = columns(table);
+    if is_reversed(&keys, &first, &last) {
+        let message = format!(
+            "--key-between {from} {to}: no key lies between them, the first one comes after the last one"
+        );
+        return Err(BadPlan(message).into());
+    }
+    Ok(Bounds { from: Some(cells(&keys, &first, from)?), to: Some(cells(&keys, &last, to)?) })
 }
 
-async fn cells(
-    shard: &mut Shard,
-    table: &CheckedTable,
-    text: &str,
-) -> anyhow::Result<Vec<Vec<u8>>> {
-    let columns: Vec<&Column> =
-        table.schema.primary_key.iter().map(|&index| &table.schema.columns[index]).collect();
-    let mut cells = Vec::new();
+fn columns(table: &CheckedTable) -> Vec<&Column> {
+    table.schema.primary_key.iter().map(|&index| &table.schema.columns[index]).collect()
+}
+
+/// As far as it is plain: the order of text is for its collation to say.
+fn is_reversed(columns: &[&Column], first: &[Value], last: &[Value]) -> bool {
+    use DataType as T;
+    for ((column, first), last) in columns.iter().zip(first).zip(last) {
+        let plain = matches!(
+            column.data,
+            T::Int { .. }
+                | T::Year
+                | T::Date
+                | T::DateTime { .. }
+                | T::Timestamp { .. }
+                | T::VarBinary
+        );
+        match first.partial_cmp(last) {
+            Some(Ordering::Equal) => {}
+            Some(order) => return plain && order == Ordering::Greater,
+            None => return false,
+        }
+    }
+    false
+}
+
+async fn values(shard: &mut Shard, table: &CheckedTable, text: &str) -> anyhow::Result<Vec<Value>> {
+    let columns = columns(table);
+    let mut values = Vec::new();
     for (column, part) in columns.iter().zip(parts(text, columns.len())?) {
-        let value = match part_of(column, part).map_err(BadPlan)? {
+        values.push(match part_of(column, part).map_err(BadPlan)? {
             Part::Value(value) => value,
             Part::Ask(sql) => asked(shard, column, part, &sql).await?,
-        };
-        cells.push(cell(column, &value).with_context(|| refused(column, part))?);
+        });
     }
-    Ok(cells)
+    Ok(values)
+}
+
+fn cells(columns: &[&Column], values: &[Value], text: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    let cells = columns.iter().zip(values);
+    cells
+        .map(|(column, value)| cell(column, value).with_context(|| refused(column, text)))
+        .collect()
 }
 
 /// As many as the key has columns, or fewer: then all rows that begin so are meant.
@@ -95,8 +130,11 @@ fn part_of(column: &Column, text: &str) -> Result<Part, String> {
             let value = format!("CAST({text} AS DECIMAL({precision},{scale}))");
             Part::Ask(format!("SELECT {value}, {value} = {text}"))
         }
-        T::Date => cast("DATE".to_owned()),
-        T::DateTime { fsp } | T::Timestamp { fsp } => cast(format!("DATETIME({fsp})")),
+        T::Date if is_like("0000-00-00", text) => cast("DATE".to_owned()),
+        T::DateTime { fsp } | T::Timestamp { fsp } if is_time(text, fsp) => {
+            cast(format!("DATETIME({fsp})"))
+        }
+        T::Date | T::DateTime { .. } | T::Timestamp { .. } => return Err(no()),
         T::Char | T::VarChar | T::Text => {
             let charset = column.charset.as_deref().unwrap_or("binary");
             let value = format!("CONVERT({} USING {charset})", literal());
@@ -118,6 +156,26 @@ fn part_of(column: &Column, text: &str) -> Result<Part, String> {
             ));
         }
     })
+}
+
+/// A digit where `pattern` has one, and the same where it has not: the server leaves out what it does not
+/// understand.
+fn is_like(pattern: &str, text: &str) -> bool {
+    let same = |(pattern, byte): (u8, u8)| match pattern {
+        b'0' => byte.is_ascii_digit(),
+        pattern => byte == pattern,
+    };
+    pattern.len() == text.len() && pattern.bytes().zip(text.bytes()).all(same)
+}
+
+/// A date, with a time of no more digits than the column has, or without.
+fn is_time(text: &str, fsp: u8) -> bool {
+    let (time, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole = is_like("0000-00-00 00:00:00", time) || is_like("0000-00-00T00:00:00", time);
+    let digits = fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let alone = fraction.is_empty() && !text.ends_with('.');
+    (whole && digits && fraction.len() <= usize::from(fsp) && !text.ends_with('.'))
+        || (alone && is_like("0000-00-00", time))
 }
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
@@ -182,6 +240,35 @@ mod tests {
         let Ok(Part::Ask(sql)) = part_of(&text, "o'x") else { panic!("not asked") };
         assert!(sql.contains("X'6F2778'") && !sql.contains("o'x"), "{sql}");
         assert!(part_of(&column(DataType::Json), "x").is_err());
+    }
+
+    #[test]
+    fn dates_are_whole_dates() {
+        let day = column(DataType::Date);
+        assert!(matches!(part_of(&day, "2024-01-31"), Ok(Part::Ask(_))));
+        let time = column(DataType::Timestamp { fsp: 3 });
+        for text in ["2024-01-31", "2024-01-31 10:00:00", "2024-01-31T10:00:00.123"] {
+            assert!(matches!(part_of(&time, text), Ok(Part::Ask(_))), "{text}");
+        }
+        for text in ["2024-01-31x", "2024-1-31", "", "2024-01-31 10:00:00.1234", "2024-01-31."] {
+            assert!(part_of(&day, text).is_err() && part_of(&time, text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_last_key_before_the_first_one_is_seen_where_that_is_plain() {
+        let (int, text) =
+            (column(DataType::Int { bytes: 8, unsigned: false }), column(DataType::VarChar));
+        let check = |columns: &[&Column], first: &[Value], last: &[Value], reversed| {
+            assert_eq!(is_reversed(columns, first, last), reversed, "{first:?} {last:?}");
+        };
+        let of = |number: i64| Value::Int(number);
+        check(&[&int], &[of(9)], &[of(1)], true);
+        check(&[&int], &[of(-9)], &[of(1)], false);
+        check(&[&int, &int], &[of(1), of(9)], &[of(1)], false);
+        check(&[&int, &int], &[of(1), of(9)], &[of(1), of(3)], true);
+        check(&[&int, &int], &[of(1), of(9)], &[of(2), of(3)], false);
+        check(&[&text], &[Value::Bytes(b"b".to_vec())], &[Value::Bytes(b"A".to_vec())], false);
     }
 
     #[test]
