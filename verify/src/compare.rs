@@ -20,6 +20,8 @@ pub struct Suspect {
 pub struct Compared {
     /// On the old shards.
     pub rows: u64,
+    /// The same by old shard, where they were told apart.
+    pub rows_of: Vec<u64>,
     /// Of the shard that has most.
     pub rows_of_largest: u64,
     pub streams: BTreeSet<Stream>,
@@ -93,6 +95,7 @@ fn sizes(old: &[Sums], new: &[Sums]) -> Compared {
     let rows = |sums: &Sums| sums.values().map(|(count, _)| count).sum::<u64>();
     Compared {
         rows: old.iter().map(rows).sum(),
+        rows_of: old.iter().map(rows).collect(),
         rows_of_largest: old.iter().chain(new).map(rows).max().unwrap_or(0),
         ..Compared::default()
     }

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use modshift_mariadb::control::{SETTLED, TOKEN, VERIFIER_TABLE};
+use modshift_mariadb::control::{RESYNC, SETTLED, TOKEN, VERIFIER_TABLE};
 use modshift_mariadb::{Class, Seats};
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Endpoint, Plan};
 use tokio_util::sync::CancellationToken;
 
 use crate::changed::{ChangedKey, ChangedKeys};
@@ -30,7 +30,7 @@ use crate::error::VerifyError;
 use crate::metrics;
 use crate::pace::{Haste, Pace};
 use crate::progress::{self, Beside};
-use crate::settle::{Settled, Until};
+use crate::settle::{Settled, Until, if_there};
 use crate::shard::{HERE, Shard, here};
 use crate::verifier::{Options, Verifier};
 
@@ -122,16 +122,22 @@ async fn one_table(
     if cancel.run_until_cancelled(pace.ready()).await.is_none() {
         return Ok(());
     }
-    let mut verifier = Verifier::open(plan, pace, Duration::ZERO).await?;
+    let mut verifier = Verifier::open(plan.clone(), pace.clone(), Duration::ZERO).await?;
     let outcome = async {
         verifier.copied().await?;
-        let Some(index) = verifier.oldest().await? else { return Ok(()) };
+        // Not what is copied again: whoever asked for that compares it, and waits for the lock.
+        let asked = asked_for(&mut verifier.primaries).await?;
+        let Some(index) = verifier.oldest(&asked).await? else { return Ok(()) };
         let mut notes = Vec::new();
         // A round from before would have to be followed by another.
         let kept_for = progress::kept_for(&mut verifier.shards.new).await?;
         let options =
             Options { not_before: kept_for.map(Duration::from_secs), ..Options::default() };
-        let report = verifier.round(index, &options, &mut notes, cancel).await?;
+        let report = tokio::select! {
+            report = verifier.round(index, &options, &mut notes, cancel) => report?,
+            // What the round would prove counts no longer.
+            asked = asked_meanwhile(&plan, &pace, index) => return asked,
+        };
         if let Some(report) = report.filter(|report| report.mismatches > 0) {
             let (table, rows) = (&report.table, report.mismatches);
             tracing::error!(table, rows, "rows differ: modshift verify names them");
@@ -141,6 +147,29 @@ async fn one_table(
     .await;
     verifier.close().await;
     outcome
+}
+
+/// Tables of which rows are to be copied again.
+async fn asked_for(primaries: &mut [Shard]) -> Result<BTreeSet<String>, VerifyError> {
+    let sql = format!("SELECT DISTINCT BINARY table_name FROM {HERE}{RESYNC}");
+    let mut tables = BTreeSet::new();
+    for shard in primaries {
+        let rows: Vec<String> = if_there(shard.query("looking for resyncs", &sql).await)?;
+        tables.extend(rows);
+    }
+    Ok(tables)
+}
+
+/// Ends once this table is to be copied again.
+async fn asked_meanwhile(plan: &Plan, pace: &Pace, index: usize) -> Result<(), VerifyError> {
+    let shard = |endpoint: &Endpoint| Shard::new(endpoint.clone(), pace.seats().clone());
+    let mut primaries: Vec<Shard> = plan.old.iter().map(shard).collect();
+    loop {
+        tokio::time::sleep(RETRY).await;
+        if asked_for(&mut primaries).await?.contains(&plan.tables[index].name) {
+            return Ok(());
+        }
+    }
 }
 
 async fn drain(

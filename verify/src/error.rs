@@ -36,8 +36,8 @@ pub enum VerifyError {
     Unanswered { table: String },
     #[error("the plan has no table {table}")]
     NoSuchTable { table: String },
-    #[error("another verifier is at work on this plan (lock {lock} on {at})")]
-    Locked { at: String, lock: String },
+    #[error("another verifier is at work on this plan (lock {lock} on {at}, held by {by})")]
+    Locked { at: String, lock: String, by: String },
 }
 
 impl VerifyError {

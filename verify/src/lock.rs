@@ -1,4 +1,5 @@
-//! One verifier at a time for each plan: two would write each other's progress.
+//! One verifier at a time for each plan: two would write each other's progress. And one resync of a
+//! table.
 
 use std::time::Duration;
 
@@ -20,7 +21,15 @@ pub struct Lock {
 
 impl Lock {
     pub fn new(plan: &Plan) -> Lock {
-        let name = format!("modshift_verify {}", plan.name);
+        Lock::named(plan, format!("modshift_verify {}", plan.name))
+    }
+
+    /// One resync of a table at a time: two would take each other's requests for their own.
+    pub fn of_resync(plan: &Plan, table: &str) -> Lock {
+        Lock::named(plan, format!("modshift_resync {} {table}", plan.name))
+    }
+
+    fn named(plan: &Plan, name: String) -> Lock {
         Lock { endpoint: plan.new[0].clone(), name, conn: None }
     }
 
@@ -34,7 +43,12 @@ impl Lock {
             .map_err(|error| error::of(&label(&self.endpoint), DOING, error))?;
         if taken.flatten() != Some(1) {
             let at = label(&self.endpoint);
-            return Err(VerifyError::Locked { at, lock: self.name.clone() });
+            let sql = "SELECT CONCAT(USER, '@', HOST) FROM information_schema.PROCESSLIST \
+                       WHERE ID = IS_USED_LOCK(MD5(?))";
+            // Only words: it may have ended since.
+            let by: Result<Option<String>, _> = conn.exec_first(sql, (&self.name,)).await;
+            let by = by.ok().flatten().unwrap_or_else(|| "somebody".to_owned());
+            return Err(VerifyError::Locked { at, lock: self.name.clone(), by });
         }
         self.conn = Some(conn);
         Ok(())

@@ -106,19 +106,26 @@ pub async fn save(
     Ok(())
 }
 
-/// The round is over. Only a clean one is a proof, and its age counts from its beginning.
+/// The round is over. Only a clean one is a proof, and its age counts from its beginning. Gives whether
+/// every new shard has one by now: it was doubted where a resync was asked for meanwhile.
 pub async fn finish(
     new: &mut [Shard],
     table: &CheckedTable,
     clean: bool,
-) -> Result<(), VerifyError> {
+) -> Result<bool, VerifyError> {
     let sql = format!(
         "UPDATE {HERE}{VERIFY} SET proof = IF(?, COALESCE(started, proof), proof), \
            finished = UTC_TIMESTAMP(6), started = NULL, verified_to = NULL WHERE table_name = ?"
     );
     let params = (u8::from(clean), table.schema.name.clone());
     try_join_all(new.iter_mut().map(|shard| shard.run(DOING, &sql, params.clone()))).await?;
-    Ok(())
+    let written = format!(
+        "SELECT proof IS NOT NULL FROM {HERE}{VERIFY} WHERE table_name = {}",
+        text(&table.schema.name)
+    );
+    let written: Vec<Vec<bool>> =
+        try_join_all(new.iter_mut().map(|shard| shard.query(DOING, &written))).await?;
+    Ok(clean && written.iter().all(|rows| rows.first() == Some(&true)))
 }
 
 /// What the last round found different is equal by now, and it found nothing else: it is a proof, too.

@@ -7,11 +7,13 @@
 //! go once nothing differs any more: until then the gate is closed. A proof of before counts no longer
 //! from the first request on.
 
+mod cancel;
 mod key;
+mod prove;
+mod report;
 mod requests;
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,14 +22,14 @@ use modshift_cutover::CutoverError;
 use modshift_cutover::register::Hold;
 use modshift_mariadb::pace::Throttle;
 use modshift_proto::plan::{Direction, Placement, Plan};
-use modshift_verify::{Bounds, Options, Pace, Part, Verifier, repair};
-use serde::Serialize;
+use modshift_verify::{Bounds, Lock, Verifier, VerifyError};
 use tokio_util::sync::CancellationToken;
 
+use self::report::{Copied, Report, State};
 use self::requests::{Outcome, Request};
 use crate::exit::{BadPlan, Exit};
 use crate::signals::Signals;
-use crate::verify::{LOCK_WAIT, chosen, notes_of, shown};
+use crate::verify::{chosen, shown};
 use crate::{answer, args, audit, cutover};
 
 const POLL: Duration = Duration::from_millis(250);
@@ -37,6 +39,13 @@ const SAY: Duration = Duration::from_secs(5);
 const STILL: Duration = Duration::from_secs(15);
 /// And waits no longer after so long.
 const STILL_MAX: Duration = Duration::from_secs(600);
+/// The lock of a run that was killed a moment ago may not be free yet.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Connections that nobody uses are closed by servers after a while.
+const KEEP: Duration = Duration::from_secs(10);
+/// How long another command that keeps operators out is waited for.
+const HOLD_WAIT: Duration = Duration::from_secs(30);
+const HOLD_POLL: Duration = Duration::from_millis(500);
 
 /// What is to be copied again.
 struct Wanted {
@@ -52,28 +61,6 @@ struct Wanted {
     json: bool,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    table: String,
-    key_between: Vec<String>,
-    shards: Vec<Copied>,
-    rows_compared: u64,
-    /// Single rows that still differed, or were too many, and are equal now.
-    repaired: u64,
-    differ: u64,
-    unsettled: u64,
-    equal: bool,
-    /// It counts as the table's proof.
-    proof: bool,
-    notes: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Copied {
-    shard: u16,
-    rows: u64,
-}
-
 pub async fn run(plan: Arc<Plan>, args: &args::Resync) -> anyhow::Result<Exit> {
     let plan = if args.back { Arc::new(plan.reversed()) } else { plan };
     let cancel = CancellationToken::new();
@@ -82,7 +69,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Resync) -> anyhow::Result<Exit> {
     let throttle = Throttle::new(&plan);
     let doing = async {
         match args.cancel {
-            true => take_back(plan.clone(), args, &throttle).await,
+            true => cancel::take_back(&plan, args, &throttle).await,
             false => Box::pin(resync(plan.clone(), args, &throttle, &cancel)).await,
         }
     };
@@ -91,38 +78,6 @@ pub async fn run(plan: Arc<Plan>, args: &args::Resync) -> anyhow::Result<Exit> {
         () = throttle.follow() => Ok(Exit::CannotTell),
         () = quit => Ok(Exit::CannotTell),
     }
-}
-
-async fn take_back(
-    plan: Arc<Plan>,
-    args: &args::Resync,
-    throttle: &Throttle,
-) -> anyhow::Result<Exit> {
-    let sources = match &args.shards {
-        Some(shards) => shards.iter().copied().collect(),
-        None => plan.old_shards().map(|shard| shard.0).collect(),
-    };
-    in_range(&plan, &sources)?;
-    let entry = audit::begin(&plan, "takes resyncs back").await?;
-    let taking = async {
-        for old in sources {
-            let endpoint = plan.old[usize::from(old)].clone();
-            let mut shard = modshift_verify::Shard::new(endpoint, throttle.seats().clone());
-            let count = requests::cancel(&mut shard, args.table.as_deref()).await?;
-            if count > 0 {
-                say(&plan, &format!("old shard {old}: {count} requests were taken back"));
-            }
-        }
-        say(
-            &plan,
-            "no more is copied again than is in the change log already; what was copied again is not \
-             compared: run modshift verify",
-        );
-        Ok(Exit::Done)
-    };
-    let outcome = taking.await;
-    audit::finish(entry, &outcome).await;
-    outcome
 }
 
 fn in_range(plan: &Plan, sources: &BTreeSet<u16>) -> Result<(), BadPlan> {
@@ -139,6 +94,41 @@ fn say(plan: &Plan, text: &str) {
     answer::line(format_args!("resync: {}", plan.direction().words(text)));
 }
 
+/// What the commands of this direction take.
+fn back(plan: &Plan) -> &'static str {
+    match plan.direction() {
+        Direction::Forward => "",
+        Direction::Back => " --back",
+    }
+}
+
+/// Keeps operators out. `Err`: who is at it.
+async fn held(plan: &Plan) -> anyhow::Result<Result<Hold, String>> {
+    let begun = Instant::now();
+    loop {
+        match Hold::take(plan).await {
+            Err(CutoverError::Busy { .. }) if begun.elapsed() < HOLD_WAIT => {
+                tokio::time::sleep(HOLD_POLL).await;
+            }
+            Err(error @ CutoverError::Busy { .. }) => return Ok(Err(error.to_string())),
+            hold => return Ok(Ok(hold?)),
+        }
+    }
+}
+
+/// The same, and no run of a cutover stands open.
+async fn held_without_run(plan: &Plan) -> anyhow::Result<Result<Hold, String>> {
+    let hold = match held(plan).await? {
+        Ok(hold) => hold,
+        Err(busy) => return Ok(Err(busy)),
+    };
+    let run = cutover::under_way(plan.forward.as_deref().unwrap_or(plan)).await?;
+    Ok(match run {
+        Some(run) => Err(format!("a run is not over, end it first: {run}")),
+        None => Ok(hold),
+    })
+}
+
 impl Wanted {
     /// Beside a document for programs it is for whoever looks on.
     fn say(&self, text: &str) {
@@ -149,9 +139,15 @@ impl Wanted {
     }
 
     /// Why it ends here.
-    fn stop(&self, report: &mut Report, why: String) {
+    fn stop(&self, report: &mut Report, state: State, why: String) {
         self.say(&why);
+        report.state = state;
         report.notes.push(self.plan.direction().words(&why));
+    }
+
+    /// For commands that are named.
+    fn back(&self) -> &'static str {
+        back(&self.plan)
     }
 
     /// In words: `table t, keys 1 to 7`.
@@ -206,38 +202,76 @@ async fn resync(
         if json {
             let shards = estimates.iter().map(|&(shard, rows)| Copied { shard, rows }).collect();
             let (table, key_between) = (wanted.name.clone(), wanted.between.clone());
-            let report = Report { table, key_between, shards, ..Report::default() };
+            let state = State::DryRun;
+            let report = Report { table, key_between, shards, state, ..Report::default() };
             answer::line(serde_json::to_string_pretty(&report)?);
         }
         wanted.say("nothing was done, this was a dry run");
         return Ok(Exit::Done);
     }
     let entry = audit::begin(&plan, &format!("copies again: {}", wanted.range())).await?;
-    let outcome = Box::pin(acted(&wanted, asking, &estimates, throttle, cancel)).await;
+    let (table, key_between) = (wanted.name.clone(), wanted.between.clone());
+    let mut report = Report { table, key_between, ..Report::default() };
+    let acting = locked(&wanted, asking, &estimates, throttle, cancel, &mut report);
+    let outcome = Box::pin(acting).await;
     audit::finish(entry, &outcome).await;
-    if outcome.as_ref().map_or(true, |exit| *exit == Exit::CannotTell) {
-        wanted.say(
+    if let Err(error) = &outcome {
+        report.notes.push(format!("{error:#}"));
+    }
+    if json {
+        answer::line(serde_json::to_string_pretty(&report)?);
+    }
+    if report.asked {
+        let back = wanted.back();
+        wanted.say(&format!(
             "what was asked for stays asked for, and keeps the gate closed: the same command goes on \
-             with it, modshift resync --cancel takes it back",
-        );
+             with it, modshift resync{back} --cancel takes it back"
+        ));
     }
     outcome
 }
 
-async fn acted(
+async fn locked(
     wanted: &Wanted,
     asking: Verifier,
     estimates: &[(u16, u64)],
     throttle: &Throttle,
     cancel: &CancellationToken,
+    report: &mut Report,
 ) -> anyhow::Result<Exit> {
-    let (table, key_between) = (wanted.name.clone(), wanted.between.clone());
-    let mut report = Report { table, key_between, ..Report::default() };
-    let exit = steps(wanted, asking, estimates, throttle, cancel, &mut report).await?;
-    if wanted.json {
-        answer::line(serde_json::to_string_pretty(&report)?);
+    let (plan, name) = (&wanted.plan, &wanted.name);
+    let mut lock = Lock::of_resync(plan, name);
+    match lock.take(LOCK_WAIT).await {
+        Err(VerifyError::Locked { at, by, .. }) => {
+            let why = format!(
+                "nothing was done: another modshift resync of table {name} is at work (its lock on {at} is \
+                 held by {by}): wait until it ends, or stop it"
+            );
+            wanted.stop(report, State::NothingDone, why);
+            return Ok(Exit::No);
+        }
+        taken => taken.map_err(shown(plan))?,
     }
-    Ok(exit)
+    let exit = tokio::select! {
+        exit = Box::pin(steps(wanted, asking, estimates, throttle, cancel, report)) => exit,
+        by = taken_from_us(&mut lock) => Err(anyhow::anyhow!(
+            "the connection broke that kept others out, and another modshift resync of table {name} has \
+             begun since (from {by}): it goes on with what was asked for"
+        )),
+    };
+    lock.release().await;
+    exit
+}
+
+/// Ends only where another run has the lock by now, and says whose.
+async fn taken_from_us(lock: &mut Lock) -> String {
+    loop {
+        tokio::time::sleep(KEEP).await;
+        // A server that is away has no other run either.
+        if let Err(VerifyError::Locked { by, .. }) = lock.keep().await {
+            return by;
+        }
+    }
 }
 
 async fn steps(
@@ -253,29 +287,41 @@ async fn steps(
     {
         // A cutover that is under way must not meet them amid its steps; one that comes later finds
         // the gate closed by them.
-        let _hold = match Hold::take(plan).await {
-            Err(error @ CutoverError::Busy { .. }) => {
-                wanted.stop(report, format!("nothing was done: {error}"));
+        let _hold = match held_without_run(plan).await? {
+            Ok(hold) => hold,
+            Err(why) => {
+                wanted.stop(report, State::NothingDone, format!("nothing was done: {why}"));
                 return Ok(Exit::No);
             }
-            hold => hold?,
         };
-        if let Some(run) = cutover::under_way(plan.forward.as_deref().unwrap_or(plan)).await? {
-            let why = format!("nothing was done: a run is not over, end it first: {run}");
-            wanted.stop(report, why);
-            return Ok(Exit::No);
-        }
-        for &(old, rows) in estimates {
-            let shard = asking.primary(old);
-            requests.push(requests::ask(shard, old, &wanted.name, &wanted.bounds, rows).await?);
-        }
+        // A cutover may have come and gone since that was asked.
+        asking.copied().await.map_err(shown(plan))?;
+        // Before the first request: who dies between the two leaves a gate that wants a new proof.
         asking.doubt(wanted.index).await.map_err(shown(plan))?;
+        for &(old, rows) in estimates {
+            if cancel.is_cancelled() {
+                let why = "interrupted; not all shards were asked".to_owned();
+                wanted.stop(report, State::Interrupted, why);
+                return Ok(Exit::CannotTell);
+            }
+            report.asked = true;
+            let shard = asking.primary(old);
+            let request = requests::ask(shard, old, &wanted.name, &wanted.bounds, rows).await?;
+            if request.was_copied {
+                wanted.say(&format!(
+                    "old shard {old}: an earlier run has copied this again; it is compared now (modshift \
+                     resync{} --cancel before the same command has it copied once more)",
+                    wanted.back()
+                ));
+            }
+            requests.push(request);
+        }
     }
     let copying = copied(wanted, &mut asking, &requests, report);
     match cancel.run_until_cancelled(Box::pin(copying)).await {
         None => {
             let why = "interrupted; the readers go on with what was asked for";
-            wanted.stop(report, why.to_owned());
+            wanted.stop(report, State::Interrupted, why.to_owned());
             return Ok(Exit::CannotTell);
         }
         Some(copied) => match copied? {
@@ -283,20 +329,47 @@ async fn steps(
             exit => return Ok(exit),
         },
     }
-    let proving = proven(wanted, throttle, cancel, report);
+    let proving = prove::proven(wanted, &requests, throttle, cancel, report);
     let Some(exit) = cancel.run_until_cancelled(Box::pin(proving)).await else {
         let why = "interrupted; all rows are in the change log, and not compared yet";
-        wanted.stop(report, why.to_owned());
+        wanted.stop(report, State::Interrupted, why.to_owned());
         return Ok(Exit::CannotTell);
     };
     let exit = exit?;
-    if exit != Exit::CannotTell {
+    if exit == Exit::Done {
         for request in &requests {
             requests::done(asking.primary(request.old), request.id).await.map_err(shown(plan))?;
         }
+        report.asked = false;
     }
-    sum_up(wanted, report, exit);
+    report::sum_up(wanted, report, exit);
     Ok(exit)
+}
+
+/// The request of this old shard is gone.
+async fn taken_back(
+    wanted: &Wanted,
+    asking: &mut Verifier,
+    (requests, old): (&[Request], u16),
+    report: &mut Report,
+) -> anyhow::Result<Exit> {
+    let mut left = Vec::new();
+    for request in requests {
+        let state = requests::state(asking.primary(request.old), request.id).await;
+        if state.map_err(shown(&wanted.plan))?.outcome != Outcome::Gone {
+            left.push(request.old.to_string());
+        }
+    }
+    report.asked = !left.is_empty();
+    let mut why = format!(
+        "old shard {old}: the request is not there any more: it was taken back (modshift audit says by \
+         whom), or a server that took over never had it"
+    );
+    if report.asked {
+        why += &format!("; old shards {} are still asked", left.join(", "));
+    }
+    wanted.stop(report, State::TakenBack, why);
+    Ok(Exit::No)
 }
 
 /// Waits until all of it is in the change log.
@@ -327,13 +400,10 @@ async fn copied(
                         "the reader of old shard {old} refuses it: {why}. Mend that, and give the same \
                          command again"
                     );
-                    wanted.stop(report, why);
+                    wanted.stop(report, State::Refused, why);
                     return Ok(Exit::CannotTell);
                 }
-                Outcome::Gone => {
-                    wanted.stop(report, format!("old shard {old}: the request was taken back"));
-                    return Ok(Exit::No);
-                }
+                Outcome::Gone => return taken_back(wanted, asking, (requests, old), report).await,
             }
             rows.push(state.rows);
         }
@@ -359,7 +429,11 @@ async fn copied(
             let halts = asking.halted(&shards).await.map_err(shown(plan))?;
             for halt in &halts {
                 let why = format!("{halt}. Mend that, and give the same command again");
-                wanted.stop(report, why);
+                wanted.stop(report, State::Halted, why);
+            }
+            if halts.is_empty() && moved.elapsed() >= STILL_MAX {
+                let why = format!("nothing has gone on for {} s", moved.elapsed().as_secs());
+                wanted.stop(report, State::StandsStill, why);
             }
             if !halts.is_empty() || moved.elapsed() >= STILL_MAX {
                 return Ok(Exit::CannotTell);
@@ -372,131 +446,5 @@ async fn copied(
             ));
         }
         tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Compares until nothing differs, or nothing more can be mended.
-async fn proven(
-    wanted: &Wanted,
-    throttle: &Throttle,
-    cancel: &CancellationToken,
-    report: &mut Report,
-) -> anyhow::Result<Exit> {
-    let plan = &wanted.plan;
-    wanted.say("comparing");
-    let (old, new): (Vec<_>, Vec<_>) = (plan.old_shards().collect(), plan.new_shards().collect());
-    let lane = throttle.lane(&old, &new, 1);
-    let pace = Arc::new(Pace::new(lane, plan.verify.rows_per_s_max));
-    tokio::select! {
-        exit = Box::pin(rounds(wanted, pace.clone(), cancel, report)) => exit,
-        never = told(wanted, &pace) => match never {},
-    }
-}
-
-/// Says now and then how far the comparison is. Never ends.
-async fn told(wanted: &Wanted, pace: &Pace) -> Infallible {
-    let mut said = 0;
-    loop {
-        tokio::time::sleep(SAY).await;
-        let rows = pace.rows();
-        if rows != said {
-            wanted.say(&format!("{rows} rows are compared so far"));
-            said = rows;
-        }
-    }
-}
-
-async fn rounds(
-    wanted: &Wanted,
-    pace: Arc<Pace>,
-    cancel: &CancellationToken,
-    report: &mut Report,
-) -> anyhow::Result<Exit> {
-    let plan = &wanted.plan;
-    let mut verifier = Verifier::open(plan.clone(), pace, LOCK_WAIT).await.map_err(shown(plan))?;
-    let part = Part {
-        within: wanted.bounds.clone(),
-        sources: (!wanted.whole).then(|| wanted.sources.clone()),
-    };
-    let exit = loop {
-        let fresh = Options { fresh: true, ..Options::default() };
-        let round = match wanted.whole {
-            true => verifier.round(wanted.index, &fresh, &mut report.notes, cancel).await,
-            false => verifier.part(wanted.index, &part, cancel).await,
-        };
-        let Some(round) = round.map_err(shown(plan))? else { return Ok(Exit::CannotTell) };
-        report.rows_compared = round.rows;
-        (report.differ, report.unsettled) = (round.mismatches, round.unsettled);
-        if round.mismatches == 0 && round.unsettled == 0 {
-            (report.equal, report.proof) = (true, wanted.whole);
-            break Exit::Done;
-        }
-        if round.mismatches > 0 {
-            wanted.say(&format!("{} rows differ yet, and are mended one by one", round.mismatches));
-        }
-        let mended = mended(wanted, &mut verifier, report).await?;
-        report.repaired += mended;
-        if mended == 0 {
-            break if round.mismatches > 0 { Exit::No } else { Exit::CannotTell };
-        }
-    };
-    for halt in verifier.take_halts() {
-        report.notes.push(format!("{halt}. Mend that, and give the same command again"));
-    }
-    verifier.close().await;
-    Ok(exit)
-}
-
-/// Has what is known to differ copied again, or deleted, page by page. Gives how many rows are equal now.
-async fn mended(
-    wanted: &Wanted,
-    verifier: &mut Verifier,
-    report: &mut Report,
-) -> anyhow::Result<u64> {
-    let plan = &wanted.plan;
-    let mut all = 0;
-    report.notes.clear();
-    loop {
-        let mut known = verifier.mismatches().await.map_err(shown(plan))?;
-        known.retain(|m| m.table == wanted.name && wanted.sources.contains(&m.old));
-        if known.is_empty() {
-            return Ok(all);
-        }
-        let wait = plan.verify.settle_max;
-        let repaired = repair::repair(verifier, known, wait).await.map_err(shown(plan))?;
-        let mended = repaired.mended;
-        report.notes = notes_of(plan, repaired);
-        all += mended;
-        if mended == 0 {
-            return Ok(all);
-        }
-        wanted.say(&format!("{all} rows are mended"));
-    }
-}
-
-fn sum_up(wanted: &Wanted, report: &Report, exit: Exit) {
-    report.notes.iter().for_each(|note| wanted.say(&format!("note: {note}")));
-    if exit != Exit::Done {
-        let Report { differ, unsettled, .. } = report;
-        wanted.say(&format!("not equal: {differ} rows differ, {unsettled} could not be settled"));
-        return;
-    }
-    let name = &wanted.name;
-    let rows = report.rows_compared;
-    let of = match wanted.whole {
-        true => String::new(),
-        false => {
-            let shards: Vec<String> = wanted.sources.iter().map(u16::to_string).collect();
-            format!(", as far as they are of old shards {}", shards.join(", "))
-        }
-    };
-    wanted.say(&format!("equal: {}, {rows} rows compared on both sides{of}", wanted.range()));
-    let back = if wanted.plan.direction() == Direction::Back { " --back" } else { "" };
-    match (wanted.whole, wanted.plan.gate.verify_age) {
-        (_, None) => wanted.say("the plan asks for no proof of it (gate.verify_age)"),
-        (true, _) => wanted.say("that is the proof of this table which the gate asks for"),
-        (false, _) => wanted.say(&format!(
-            "the gate still wants the whole table compared: modshift verify{back} --table {name}"
-        )),
     }
 }

@@ -15,6 +15,8 @@ pub struct Request {
     pub old: u16,
     pub id: u64,
     pub rows_estimated: u64,
+    /// By an earlier run, which was not over.
+    pub was_copied: bool,
 }
 
 /// How one stands.
@@ -52,7 +54,7 @@ pub async fn estimate(
     Ok(rows.first().and_then(of).unwrap_or(0))
 }
 
-/// Writes the request, or takes up the same one that is there.
+/// Writes the request, or takes up the same one that an earlier run has left.
 pub async fn ask(
     shard: &mut Shard,
     old: u16,
@@ -61,31 +63,25 @@ pub async fn ask(
     rows_estimated: u64,
 ) -> anyhow::Result<Request> {
     shard.run("creating modshift's table of resyncs", &here(RESYNC_TABLE), ()).await?;
-    let (from, to) = (key(&bounds.from), key(&bounds.to));
-    let same = format!(
-        "SELECT id FROM {HERE}{RESYNC} WHERE table_name = {} AND key_from <=> {from} \
-         AND key_to <=> {to} ORDER BY id LIMIT 1",
-        text(table)
+    let (name, from, to) = (text(table), key(&bounds.from), key(&bounds.to));
+    let same = format!("table_name = {name} AND key_from <=> {from} AND key_to <=> {to}");
+    let again = format!(
+        "UPDATE {HERE}{RESYNC} SET state = {RESYNC_WAITS}, why = NULL \
+         WHERE {same} AND state = {RESYNC_REFUSED}"
     );
-    let doing = "looking for the same resync";
-    let found: Vec<u64> = shard.query(doing, &same).await?;
-    if let Some(&id) = found.first() {
-        let sql = format!(
-            "UPDATE {HERE}{RESYNC} SET state = {RESYNC_WAITS}, why = NULL \
-             WHERE id = {id} AND state = {RESYNC_REFUSED}"
-        );
-        shard.run("asking for a resync again", &sql, ()).await?;
-        return Ok(Request { old, id, rows_estimated });
-    }
+    shard.run("asking for a resync again", &again, ()).await?;
+    // Said once more after an answer that was lost, it writes no second one.
     let sql = format!(
         "INSERT INTO {HERE}{RESYNC} (table_name, key_from, key_to, rows_estimated) \
-         VALUES ({}, {from}, {to}, {rows_estimated})",
-        text(table)
+         SELECT {name}, {from}, {to}, {rows_estimated} FROM DUAL \
+         WHERE NOT EXISTS (SELECT 1 FROM {HERE}{RESYNC} WHERE {same})"
     );
     shard.run("asking for a resync", &sql, ()).await?;
-    let found: Vec<u64> = shard.query(doing, &same).await?;
-    let id = *found.first().context("the request for a resync is gone: somebody took it back")?;
-    Ok(Request { old, id, rows_estimated })
+    let sql = format!("SELECT id, state FROM {HERE}{RESYNC} WHERE {same} ORDER BY id LIMIT 1");
+    let found: Vec<(u64, u8)> = shard.query("looking for the resync", &sql).await?;
+    let &(id, state) =
+        found.first().context("the request for a resync is gone: somebody took it back")?;
+    Ok(Request { old, id, rows_estimated, was_copied: state == RESYNC_COPIED })
 }
 
 pub async fn state(shard: &mut Shard, id: u64) -> Result<State, VerifyError> {
@@ -109,14 +105,27 @@ pub async fn done(shard: &mut Shard, id: u64) -> Result<(), VerifyError> {
 }
 
 /// Takes all of a table back, or of all tables. Gives how many there were.
-pub async fn cancel(shard: &mut Shard, table: Option<&str>) -> anyhow::Result<u64> {
-    shard.run("creating modshift's table of resyncs", &here(RESYNC_TABLE), ()).await?;
-    let of = table.map_or("TRUE".to_owned(), |name| format!("table_name = {}", text(name)));
-    let sql = format!("SELECT COUNT(*) FROM {HERE}{RESYNC} WHERE {of}");
-    let count: Vec<u64> = shard.query("counting resyncs", &sql).await?;
-    let sql = format!("DELETE FROM {HERE}{RESYNC} WHERE {of}");
-    shard.run("taking resyncs back", &sql, ()).await?;
-    Ok(count.first().copied().unwrap_or(0))
+pub async fn cancel(shard: &mut Shard, table: Option<&str>) -> Result<u64, VerifyError> {
+    let there = count(shard, table).await?;
+    if there > 0 {
+        let sql = format!("DELETE FROM {HERE}{RESYNC} WHERE {}", of(table));
+        shard.run("taking resyncs back", &sql, ()).await?;
+    }
+    Ok(there)
+}
+
+/// How many there are; none where nobody has ever asked for any.
+pub async fn count(shard: &mut Shard, table: Option<&str>) -> Result<u64, VerifyError> {
+    const NO_SUCH_TABLE: u16 = 1146;
+    let sql = format!("SELECT COUNT(*) FROM {HERE}{RESYNC} WHERE {}", of(table));
+    match shard.query::<u64>("counting resyncs", &sql).await {
+        Err(VerifyError::Server(error)) if error.code() == Some(NO_SUCH_TABLE) => Ok(0),
+        counted => Ok(counted?.first().copied().unwrap_or(0)),
+    }
+}
+
+fn of(table: Option<&str>) -> String {
+    table.map_or("TRUE".to_owned(), |name| format!("table_name = {}", text(name)))
 }
 
 fn hex(bytes: &[u8]) -> String {

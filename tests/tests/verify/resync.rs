@@ -8,7 +8,7 @@ use modshift_tests::{
 };
 use mysql_async::prelude::Queryable;
 
-use super::{LIMIT, estate, stop};
+use super::{LIMIT, estate, stop, verify};
 
 const ORDERS: &str = "t_trade_order";
 
@@ -95,6 +95,8 @@ async fn a_spoilt_table_is_copied_again_under_a_writer_through_a_ctrl_c_and_a_ki
     let resync = ["resync", "--table", ORDERS];
     let first = estate.modshift(resync).start()?;
     asked_for(&estate).await.with_context(|| first.output())?;
+    let (code, output) = estate.modshift(resync).finish(LIMIT).await?;
+    ensure!(code == 1 && output.contains("another modshift resync of table t_trade"), "{output}");
     first.interrupt(LIMIT).await?;
     let output = ends(first, 2).await?;
     ensure!(output.contains("the same command goes on with it"), "{output}");
@@ -109,12 +111,25 @@ async fn a_spoilt_table_is_copied_again_under_a_writer_through_a_ctrl_c_and_a_ki
     let second = estate.modshift(resync).start()?;
     killed.wait_hold("mid_chunk", LIMIT).await.with_context(|| second.output())?;
     killed.kill_9()?;
+    // Another verifier is waited for.
+    let mut verifier = estate.new[0].address().connect().await?;
+    let plan = estate.plan();
+    let name = plan.split('"').nth(1).context("the plan begins with its name")?;
+    let lock = format!("SELECT GET_LOCK(MD5('modshift_verify {name}'), 60)");
+    ensure!(verifier.query_first::<u8, _>(lock).await? == Some(1));
     let daemon = run().start()?;
+    let waits = "waiting with the comparison: another verifier is at work";
+    wait_until("a resync that waits", LIMIT, || async {
+        Ok(second.output().contains(waits).then_some(()))
+    })
+    .await
+    .with_context(|| format!("{}\n{}", second.output(), daemon.output()))?;
+    verifier.disconnect().await?;
     let output = ends(second, 0).await.with_context(|| daemon.output())?;
     is_proven(&estate, &output).await?;
     let (_, audited) = estate.modshift(["audit"]).finish(LIMIT).await?;
     let told = "copies again: all of table t_trade_order";
-    ensure!(audited.matches(told).count() == 2, "{audited}");
+    ensure!(audited.matches(told).count() == 3, "{audited}");
     writer.stop().await?;
     drained(&estate, LIMIT).await.with_context(|| daemon.output())?;
     estate.oracle().compare().await?.ensure_clean()?;
@@ -192,6 +207,12 @@ async fn a_range_alone_is_mended_and_what_is_refused_goes_on_once_that_is_mended
     let wrong = ["--key-between", "1", "x"];
     let (code, output) = estate.modshift(table.iter().chain(&wrong).copied()).finish(LIMIT).await?;
     ensure!(code == 3 && output.contains("x is no value of column accountNo"), "{code}\n{output}");
+    let wrong = ["--key-between", "9", "1"];
+    let (code, output) = estate.modshift(table.iter().chain(&wrong).copied()).finish(LIMIT).await?;
+    ensure!(code == 3 && output.contains("no key lies between them"), "{code}\n{output}");
+    // What is known to differ elsewhere is none of its business.
+    let (code, report) = verify(&estate, &["--table", "t_account_entry"]).await?;
+    ensure!(code == 1 && report["tables"][0]["proof"] == false, "{code}\n{report:#}");
     let dry = estate.modshift(range.iter().copied()).arg("--dry-run");
     let (code, output) = dry.finish(LIMIT).await?;
     ensure!(code == 0 && output.contains("nothing was done"), "{code}\n{output}");
@@ -205,6 +226,7 @@ async fn a_range_alone_is_mended_and_what_is_refused_goes_on_once_that_is_mended
     let old_rows = format!("SELECT COUNT(*) FROM t_account_entry WHERE {within}");
     let expected: u64 = estate.old[0].value(&old_rows).await?;
     ensure!(count(&estate.new, &old_rows).await? == expected, "rows are missing\n{output}");
+    ensure!(output.contains(&format!(", {expected} rows compared on both sides")), "{output}");
 
     // A row that lies on the wrong old shard: no reader may send it.
     let stray = "SELECT MAX(accountNo) FROM t_account_entry";
@@ -219,6 +241,7 @@ async fn a_range_alone_is_mended_and_what_is_refused_goes_on_once_that_is_mended
     let (code, output) = estate.modshift(table).arg("--json").finish(LIMIT).await?;
     let says = || format!("{code}\n{output}\n{}", daemon.output());
     ensure!(code == 2 && output.contains("\"equal\": false"), "{}", says());
+    ensure!(output.contains("\"state\": \"refused\""), "{}", says());
     ensure!(output.contains("the reader of old shard 0 refuses it"), "{}", says());
     ensure!(output.contains("a stray row"), "{}", says());
     let (code, gate) = estate.modshift(["gate"]).finish(LIMIT).await?;
@@ -231,6 +254,29 @@ async fn a_range_alone_is_mended_and_what_is_refused_goes_on_once_that_is_mended
     let (code, output) = estate.modshift(table).arg("--json").finish(LIMIT).await?;
     ensure!(code == 0 && output.contains("\"proof\": true"), "{code}\n{output}");
 
+    // What cannot be mended keeps it open: a row on another new shard than its primary key says.
+    let columns = "accountNo, line_no, amount, memo, memo_latin, posted, at_time, ver";
+    let of_one = "SELECT MIN(accountNo) FROM t_account_entry";
+    let strayed: i64 = estate.new[1].value(of_one).await?;
+    let mut conn = estate.new[0].address().connect().await?;
+    conn.query_drop("SET sql_log_bin = 0").await?;
+    let insert = format!(
+        "INSERT INTO t_account_entry ({columns}) SELECT {strayed}, line_no, amount, memo, memo_latin, \
+         posted, at_time, ver FROM t_account_entry LIMIT 1"
+    );
+    conn.query_drop(insert).await?;
+    let (code, output) = estate.modshift(table).finish(LIMIT).await?;
+    ensure!(
+        code == 1 && output.contains("its primary key places it elsewhere"),
+        "{code}\n{output}"
+    );
+    ensure!(output.contains("the same command goes on"), "{output}");
+    ensure!(count(&estate.old, "SELECT COUNT(*) FROM modshift_resync").await? == 2, "{output}");
+    conn.query_drop(format!("DELETE FROM t_account_entry WHERE accountNo = {strayed}")).await?;
+    conn.disconnect().await?;
+    let (code, output) = estate.modshift(table).finish(LIMIT).await?;
+    ensure!(code == 0 && output.contains("an earlier run has copied this again"), "{output}");
+
     // Of a table that one old shard alone feeds; and what is taken back is gone.
     spoil(&estate, &["DELETE FROM t_currency WHERE code <> 'EUR'"]).await?;
     let (code, output) = estate.modshift(["resync", "--table", "t_currency"]).finish(LIMIT).await?;
@@ -239,7 +285,12 @@ async fn a_range_alone_is_mended_and_what_is_refused_goes_on_once_that_is_mended
     estate.oracle().compare().await?.ensure_clean()?;
     let insert = "INSERT INTO modshift_resync (table_name) VALUES ('t_user')";
     estate.old[1].run(insert).await?;
+    let back = ["resync", "--back", "--cancel"];
+    let (code, output) = estate.modshift(back).finish(LIMIT).await?;
+    let hint = "1 requests stand on old shards: modshift resync --cancel is for them";
+    ensure!(code == 0 && output.contains(hint), "{code}\n{output}");
     let (code, output) = estate.modshift(["resync", "--cancel"]).finish(LIMIT).await?;
+    ensure!(output.contains("old shard 0: there was none"), "{output}");
     ensure!(code == 0 && output.contains("old shard 1: 1 requests were taken back"), "{output}");
     ensure!(count(&estate.old, "SELECT COUNT(*) FROM modshift_resync").await? == 0, "{output}");
     Ok(())

@@ -185,15 +185,21 @@ impl Verifier {
         Ok(all)
     }
 
-    /// The table whose proof is oldest, or that has none.
-    pub(crate) async fn oldest(&mut self) -> Result<Option<usize>, VerifyError> {
+    /// The table whose proof is oldest, or that has none; but for those of these names.
+    pub(crate) async fn oldest(
+        &mut self,
+        but: &BTreeSet<String>,
+    ) -> Result<Option<usize>, VerifyError> {
         let ages = progress::ages(&mut self.shards.new).await?;
         let age = |table: &CheckedTable| {
             let found = ages.iter().find(|(name, _)| *name == table.schema.name);
             found.and_then(|(_, age)| *age).unwrap_or(u64::MAX)
         };
         let tables = self.tables.iter().enumerate();
-        let with_age = tables.filter_map(|(index, table)| Some((index, age(table.as_ref()?))));
+        let with_age = tables.filter_map(|(index, table)| {
+            let table = table.as_ref().filter(|table| !but.contains(&table.schema.name))?;
+            Some((index, age(table)))
+        });
         Ok(with_age.max_by_key(|&(index, age)| (age, usize::MAX - index)).map(|(index, _)| index))
     }
 
@@ -206,9 +212,7 @@ impl Verifier {
         notes: &mut Vec<String>,
         cancel: &CancellationToken,
     ) -> Result<Option<TableReport>, VerifyError> {
-        let Some(table) = self.tables[index].clone() else {
-            return Ok(Some(TableReport::default()));
-        };
+        let table = self.comparable(index)?;
         // What was passed over asks for a round that begins behind it.
         let marks = marks::open(&mut self.primaries, &table.schema.name).await?;
         let due = marks::due(&marks, &mut self.shards.new).await?;
@@ -238,7 +242,8 @@ impl Verifier {
         let begun = Begun { earlier, at: Instant::now(), marks: due };
         self.differing.remove(&index);
         let round = Round::new(self, table, saved, None).await?;
-        let report = to_the_end(round, resumed, notes, cancel).await?;
+        let done = to_the_end(round, resumed, notes, cancel).await?;
+        let report = done.map(|(report, _)| report);
         match &report {
             // No proof, whatever becomes of the rest.
             Some(report) if report.unsettled > 0 => {}
@@ -254,20 +259,25 @@ impl Verifier {
         Ok(report)
     }
 
-    /// Compares a part of the table; nothing of it is kept but rows that differ. `None`: cancelled.
+    /// Compares a part of the table; nothing of it is kept but rows that differ, and some of these are
+    /// given. `None`: cancelled.
     pub async fn part(
         &mut self,
         index: usize,
         part: &Part,
         cancel: &CancellationToken,
-    ) -> Result<Option<TableReport>, VerifyError> {
-        let Some(table) = self.tables[index].clone() else {
-            let table = self.plan.tables[index].name.clone();
-            return Err(VerifyError::Incomparable { table });
-        };
+    ) -> Result<Option<(TableReport, Vec<Mismatch>)>, VerifyError> {
+        let table = self.comparable(index)?;
         let round = Round::new(self, table, Saved::default(), Some(part.clone())).await?;
         // What lies where it does not belong is said of whole tables.
         to_the_end(round, false, &mut Vec::new(), cancel).await
+    }
+
+    /// Where nothing can be compared, that must not pass for equal.
+    fn comparable(&self, index: usize) -> Result<CheckedTable, VerifyError> {
+        self.tables[index].clone().ok_or_else(|| VerifyError::Incomparable {
+            table: self.plan.tables[index].name.clone(),
+        })
     }
 
     /// Takes back what was proven of the table, and what a round under way would prove.
@@ -311,11 +321,7 @@ impl Verifier {
         suspects: BTreeSet<Suspect>,
         until: Until,
     ) -> Result<Settled, VerifyError> {
-        // Nothing was compared: that must not pass for settled.
-        let Some(table) = self.tables[index].clone() else {
-            let table = self.plan.tables[index].name.clone();
-            return Err(VerifyError::Incomparable { table });
-        };
+        let table = self.comparable(index)?;
         let mut settled = settle::settle(&mut self.shards, &table, suspects, until).await?;
         if until == Until::Glance {
             // One look is too short to call a row moving.
@@ -358,7 +364,7 @@ async fn to_the_end(
     resumed: bool,
     notes: &mut Vec<String>,
     cancel: &CancellationToken,
-) -> Result<Option<TableReport>, VerifyError> {
+) -> Result<Option<(TableReport, Vec<Mismatch>)>, VerifyError> {
     loop {
         if cancel.is_cancelled() {
             return Ok(None);

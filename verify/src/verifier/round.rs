@@ -13,7 +13,7 @@ use crate::error::VerifyError;
 use crate::key;
 use crate::metrics;
 use crate::progress::{self, Saved};
-use crate::report::TableReport;
+use crate::report::{Mismatch, TableReport};
 use crate::settle::{self, Shards, Until};
 use crate::shard::{Bounds, Range, Seen};
 use crate::table::{CheckedTable, Placing};
@@ -27,6 +27,8 @@ const GROWTH_MAX: f64 = 4.0;
 const SUSPECTS_MAX: usize = 5000;
 /// How long they may wait, and how much a verifier that is killed repeats at most.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
+/// Rows of a part that are named to whoever mends them: the next comparison finds the others.
+const NAMED_MAX: usize = 20_000;
 /// A range of which so many times the wanted rows lie on one shard is cut before its rows are
 /// fetched.
 const UNEVEN: u64 = 4;
@@ -45,6 +47,8 @@ pub(super) struct Round<'v> {
     part: Option<Part>,
     /// Rows that were found to differ for good.
     found: u64,
+    /// Those of a part.
+    named: Vec<Mismatch>,
     table: CheckedTable,
     saved: Saved,
     /// The range to compare next.
@@ -87,6 +91,7 @@ impl<'v> Round<'v> {
             verifier,
             part,
             found: 0,
+            named: Vec::new(),
             table,
             saved,
             range: Range { until, ..open },
@@ -233,8 +238,13 @@ impl<'v> Round<'v> {
         }
         self.old_shards_differ.extend(&compared.old_shards);
         self.saved.chunk += 1;
-        self.saved.rows += compared.rows;
-        metrics::rows(&self.table.schema.name, compared.rows);
+        let sources = self.part.as_ref().and_then(|part| part.sources.as_ref());
+        let rows = sources.map_or(compared.rows, |sources| {
+            let of = |old: &u16| compared.rows_of.get(usize::from(*old)).copied().unwrap_or(0);
+            sources.iter().map(of).sum()
+        });
+        self.saved.rows += rows;
+        metrics::rows(&self.table.schema.name, rows);
     }
 
     /// Towards the plan's chunk time, in steps that an uneven table forgives.
@@ -272,6 +282,10 @@ impl<'v> Round<'v> {
         self.saved.unsettled += settled.unsettled.len() as u64 + beyond;
         self.moving += settled.moving.len() as u64 - beyond;
         self.found += settled.mismatches.len() as u64;
+        if self.part.is_some() {
+            let room = NAMED_MAX.saturating_sub(self.named.len());
+            self.named.extend(settled.mismatches.iter().take(room).cloned());
+        }
         self.parked += settled.parked.len() as u64;
         if !last {
             self.saved.verified_to = self.range.after.as_deref().map(key::wire);
@@ -287,7 +301,7 @@ impl<'v> Round<'v> {
         self,
         resumed: bool,
         notes: &mut Vec<String>,
-    ) -> Result<TableReport, VerifyError> {
+    ) -> Result<(TableReport, Vec<Mismatch>), VerifyError> {
         let shards = &mut self.verifier.shards;
         let name = self.table.schema.name.clone();
         let mismatches = match &self.part {
@@ -295,9 +309,10 @@ impl<'v> Round<'v> {
             Some(_) => self.found,
             None => progress::count(&mut shards.new, &self.table).await?,
         };
+        let mut proof = false;
         if self.part.is_none() {
             let clean = mismatches == 0 && self.saved.unsettled == 0;
-            progress::finish(&mut shards.new, &self.table, clean).await?;
+            proof = progress::finish(&mut shards.new, &self.table, clean).await?;
             metrics::round(&name, clean);
         }
         for (shard, rows) in self.strays {
@@ -314,7 +329,7 @@ impl<'v> Round<'v> {
                 ));
             }
         }
-        Ok(TableReport {
+        let report = TableReport {
             table: name,
             rows: self.saved.rows,
             chunks: self.saved.chunk,
@@ -323,6 +338,8 @@ impl<'v> Round<'v> {
             moving: self.moving,
             parked: self.parked,
             mismatches,
-        })
+            proof,
+        };
+        Ok((report, self.named))
     }
 }
