@@ -170,7 +170,7 @@ mod tests {
         status.old[0].rows_copied = 250;
         status.old[0].repairs_refused = 3;
         let (gtid, why, tables) = ("0-1-7".into(), "a CALL".into(), vec!["t".into(), "s".into()]);
-        status.old[0].skipped = vec![SkipFacts { gtid, why, passed: true, tables, back: false }];
+        status.old[0].skipped = vec![SkipFacts { gtid, why, passed: true, tables }];
         status.old[0].halted = Some("a stray".into());
         let gone = Some("db:3307 cannot be reached: gone".into());
         status.old[1] = Old { old: 1, unreachable: gone, ..Old::default() };

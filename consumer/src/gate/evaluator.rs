@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use modshift_mariadb::control::planned_names;
 use modshift_proto::Modulus;
-use modshift_proto::plan::{Direction, Plan};
+use modshift_proto::plan::Plan;
 
 use super::ask::{Answers, Line, Place, Server, Side, servers};
 use super::decide::{Decision, Hold, decide};
@@ -55,9 +55,8 @@ impl Evaluator {
         let new = self.targets(Side::New, plan.old_modulus).await;
         let proofs = self.proofs().await;
         outside.verification = proof::join(&plan, &proofs);
-        let back = plan.direction() == Direction::Back;
         let copied = plan.old_shards().map(|shard| copied_tables(&plan, shard)).collect();
-        let old = self.sources(Side::Old, &Asked { copied, planned: &planned, back }).await;
+        let old = self.sources(Side::Old, &Asked { copied, planned: &planned }).await;
         let beside = proof::beside(&plan, &proofs, &old);
         let coverage = proof::coverage(&plan, &proofs);
         if !plan.back.enabled {
@@ -65,7 +64,7 @@ impl Evaluator {
         }
         let targets = self.targets(Side::Old, plan.new_modulus).await;
         // Nothing is copied by the streams that run the other way.
-        let asked = Asked { copied: Vec::new(), planned: &planned, back: !back };
+        let asked = Asked { copied: Vec::new(), planned: &planned };
         let sources = self.sources(Side::New, &asked).await;
         let back = Some(BackFacts { sources, targets });
         Facts { old, new, back, beside, coverage, outside }

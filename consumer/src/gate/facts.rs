@@ -175,8 +175,6 @@ pub struct Asked<'a> {
     /// By shard: the tables that are copied of it.
     pub copied: Vec<Vec<&'a str>>,
     pub planned: &'a [&'a str],
-    /// They are sources of the way back.
-    pub back: bool,
 }
 
 /// The old shards of one server.

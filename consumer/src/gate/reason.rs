@@ -325,14 +325,13 @@ impl fmt::Display for Reason {
                  come by it yet: it does within seconds where its daemon runs"
                 )
             }
-            Reason::Skipped { old, group: SkipFacts { gtid, why, tables, back, .. } } => {
-                let back = if *back { " --back" } else { "" };
+            Reason::Skipped { old, group: SkipFacts { gtid, why, tables, .. } } => {
                 let options: Vec<String> =
                     tables.iter().map(|table| format!(" --table {table}")).collect();
                 write!(
                     f,
                     "group {gtid} of old shard {old} was passed over ({why}), and {} may lack what it \
-                     changed: modshift verify{back} --repair{} makes them equal and proves it",
+                     changed: modshift verify --repair{} makes them equal and proves it",
                     tables.join(", "),
                     options.concat()
                 )

@@ -20,8 +20,6 @@ pub struct SkipFacts {
     pub passed: bool,
     /// Not proven equal since.
     pub tables: Vec<String>,
-    /// By a reader of the way back.
-    pub back: bool,
 }
 
 /// Of the shards of one server.
@@ -58,7 +56,6 @@ fn joined(
             why,
             passed: !table.is_empty(),
             tables: Vec::new(),
-            back: asked.back,
         });
         if !table.is_empty() {
             group.tables.push(table);
@@ -77,14 +74,13 @@ mod tests {
     fn rows_are_joined_by_group_and_tables_outside_of_the_plan_wait() {
         let row = |gtid: &str, table: &str| (gtid.to_owned(), table.to_owned(), "why".to_owned());
         let rows = [row("0-1-7", "t"), row("0-1-9", ""), row("0-1-7", "s"), row("0-1-8", "gone")];
-        let asked = Asked { copied: Vec::new(), planned: &["s", "t"], back: true };
+        let asked = Asked { copied: Vec::new(), planned: &["s", "t"] };
         let found = joined(rows.into_iter(), &asked);
         let group = |gtid: &str, tables: &[&str]| SkipFacts {
             gtid: gtid.to_owned(),
             why: "why".to_owned(),
             passed: !tables.is_empty(),
             tables: tables.iter().map(|table| (*table).to_owned()).collect(),
-            back: true,
         };
         assert_eq!(found, [group("0-1-7", &["s", "t"]), group("0-1-9", &[])]);
     }

@@ -205,7 +205,6 @@ fn every_reason_closes_it_and_is_named() {
         why: "a CALL".to_owned(),
         passed,
         tables: tables.iter().map(|table| (*table).to_owned()).collect(),
-        back: false,
     };
     check(
         "skipped",
@@ -413,7 +412,7 @@ fn the_way_back_must_be_as_well() {
         &|f| back_source(f).token.as_mut().unwrap().clock_us -= 1_300_000,
     );
     let (gtid, why, tables) = ("0-1-7".to_owned(), "a CALL".to_owned(), vec!["t".to_owned()]);
-    let group = SkipFacts { gtid, why, passed: true, tables, back: true };
+    let group = SkipFacts { gtid, why, passed: true, tables };
     check(
         "way back: group 0-1-7 of new shard 0 was passed over (a CALL), and t may lack what it changed: \
          modshift verify --back --repair --table t makes them equal and proves it",
