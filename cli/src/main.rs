@@ -49,6 +49,7 @@ use control::command::{self as controlling, Action};
 use daemon::Role;
 use exit::{BadPlan, Exit, code_of};
 use signals::Signals;
+use tell::Form;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -63,9 +64,14 @@ fn main() -> ExitCode {
     let daemon =
         matches!(cli.command, Command::Replicator(_) | Command::Consumer(_) | Command::Run(_));
     logs::start(cli.log_format, daemon);
+    let by_line = tells_by_line(&cli.command);
     let exit = run(cli).unwrap_or_else(|error| {
         eprintln!("modshift: {error:#}");
-        code_of(&error)
+        let exit = code_of(&error);
+        if by_line {
+            Form::Json.end(&format!("{error:#}"), None, exit);
+        }
+        exit
     });
     exit.into()
 }
@@ -109,9 +115,27 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     tokio::select! {
         exit = Box::pin(command(plan, &cli.command)) => exit,
         signal = signals.first() => {
-            eprintln!("modshift: ended by {signal}{}", left_by(&cli.command));
+            let text = format!("ended by {signal}{}", left_by(&cli.command));
+            eprintln!("modshift: {text}");
+            if tells_by_line(&cli.command) {
+                Form::Json.end(&text, None, Exit::CannotTell);
+            }
             Ok(Exit::CannotTell)
         }
+    }
+}
+
+/// With an object a line: then the last one says how it ended, however that was.
+fn tells_by_line(command: &Command) -> bool {
+    match command {
+        Command::Schema(args) => args.json,
+        Command::Rehearse(args) => args.json,
+        Command::Rearm(args) => args.json,
+        Command::Cutover(args) => args.common.json,
+        Command::Rollback(args) => args.common.json,
+        Command::Finish(args) => args.json,
+        Command::Unfence(args) => args.json,
+        _ => false,
     }
 }
 
@@ -192,4 +216,24 @@ fn plan(cli: &Cli) -> anyhow::Result<Plan> {
     Plan::load(file).map_err(|errors| {
         BadPlan(format!("the plan is refused\n{errors}\nhint: {}", errors.hint())).into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_tells_by_line_ends_by_line() {
+        let by_line = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["modshift"], args].concat());
+            tells_by_line(&cli.unwrap().command)
+        };
+        for command in ["schema", "rehearse", "cutover", "rollback", "finish", "unfence"] {
+            assert!(by_line(&[command, "--json"]), "{command}");
+            assert!(!by_line(&[command]), "{command}");
+        }
+        for command in ["check", "status", "gate", "verify", "audit"] {
+            assert!(!by_line(&[command, "--json"]), "{command}");
+        }
+    }
 }

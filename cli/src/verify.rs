@@ -65,7 +65,7 @@ async fn verify(
     let compared = pace.clone();
     let opening = Verifier::open(plan.clone(), pace, LOCK_WAIT);
     let Some(opened) = cancel.run_until_cancelled(Box::pin(opening)).await else {
-        return Ok(interrupted());
+        return Ok(interrupted(args.json));
     };
     let mut verifier = opened.map_err(shown(&plan))?;
     let mut report = tokio::select! {
@@ -79,13 +79,14 @@ async fn verify(
             report = rounds(&plan, &mut verifier, tables, &Options::default(), cancel).await?;
         }
     }
-    let Some(mut report) = report else { return Ok(interrupted()) };
+    let Some(mut report) = report else { return Ok(interrupted(args.json)) };
     if args.repair && !report.mismatches.is_empty() {
         // No cutover may begin while rows are on their way again.
         let _hold = match Hold::take(&plan).await {
             Err(error @ CutoverError::Busy { .. }) => {
-                answer::line(format_args!("nothing was repaired: {error}"));
+                report.notes.push(format!("nothing was repaired: {error}"));
                 verifier.close().await;
+                print(&report, args.json)?;
                 return Ok(Exit::No);
             }
             hold => hold?,
@@ -97,7 +98,8 @@ async fn verify(
         let Some(mended) = mended else {
             let ended = Err(anyhow::anyhow!("interrupted while rows were copied again"));
             audit::finish(entry, &ended).await;
-            answer::line(
+            last_word(
+                args.json,
                 "interrupted; what was asked for is copied again all the same, by the readers: verify \
                  once more to see what still differs",
             );
@@ -114,9 +116,17 @@ async fn verify(
 
 /// Whatever was under way is dropped with its connections, the lock's among them: what has been settled
 /// is recorded, and the rest is compared again.
-fn interrupted() -> Exit {
-    answer::line("interrupted; the next verification goes on from here");
+fn interrupted(json: bool) -> Exit {
+    last_word(json, "interrupted; the next verification goes on from here");
     Exit::CannotTell
+}
+
+/// Instead of a report: who reads one JSON document must find none rather than words.
+fn last_word(json: bool, text: &str) {
+    match json {
+        true => eprintln!("modshift: {text}"),
+        false => answer::line(text),
+    }
 }
 
 /// One round over all tables, from the beginning; `None`: cancelled.
