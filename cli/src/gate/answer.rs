@@ -76,19 +76,21 @@ impl Answer {
             |reason: &Reason| Line { message: reason.to_string(), reason: Some(reason.clone()) };
         Answer {
             open: decision.open,
-            cannot_tell: cannot_tell(decision),
+            cannot_tell: decision.cannot_tell(),
             reasons: decision.reasons.iter().map(line).collect(),
             notes: decision.notes.clone(),
             asked_at,
         }
     }
 
-    /// What is the same of many in one line.
-    pub(super) fn summed(&self, streams: usize) -> Vec<String> {
+    /// What is the same of many in one line, in the operator's words.
+    pub(super) fn summed(&self, direction: Direction, streams: usize) -> Vec<String> {
         let known = self.reasons.iter().filter_map(|line| line.reason.clone());
         let unknown = self.reasons.iter().filter(|line| line.reason.is_none());
         let unknown = unknown.map(|line| line.message.clone());
-        unknown.chain(summed(&known.collect::<Vec<_>>(), streams)).collect()
+        let said: Vec<&str> = self.reasons.iter().filter_map(said_by_stream).collect();
+        let lines = unknown.chain(summed(&known.collect::<Vec<_>>(), streams));
+        lines.map(|line| turned(direction, &line, &said)).collect()
     }
 
     pub(super) fn exit(&self) -> Exit {
@@ -118,12 +120,6 @@ impl Answer {
         answer::line(format_args!("gate: {state}"));
         Ok(())
     }
-}
-
-/// Tables of a shard that does not answer cannot be compared: that alone is no answer either.
-fn cannot_tell(decision: &Decision) -> bool {
-    let silent = |why: &Reason| matches!(why, Reason::Unreachable { .. } | Reason::SchemaUnknown);
-    !decision.open && decision.reasons.iter().all(silent)
 }
 
 /// Is this a reason only because one of these sources is dead? The tables of all shards cannot be
@@ -165,15 +161,30 @@ pub(super) fn is_of(line: &Line, lost: &[u16]) -> bool {
 
 /// The operator's words and commands.
 pub(super) fn in_words(direction: Direction, line: &Line) -> String {
-    let turned = |text: &str| direction.advice(text);
-    // What a stream says of its halt is in the operator's words already.
-    let said = match &line.reason {
-        Some(Reason::ReaderHalted { text, .. } | Reason::ApplierHalted { text, .. }) => text,
-        _ => return turned(&line.message),
+    turned(direction, &line.message, said_by_stream(line).as_slice())
+}
+
+/// What a stream says of its halt is in the operator's words already.
+fn said_by_stream(line: &Line) -> Option<&str> {
+    match &line.reason {
+        Some(Reason::ReaderHalted { text, .. } | Reason::ApplierHalted { text, .. }) => Some(text),
+        _ => None,
+    }
+}
+
+/// `said`: what is not turned around.
+fn turned(direction: Direction, line: &str, said: &[&str]) -> String {
+    if direction == Direction::Forward {
+        return line.to_owned();
+    }
+    let words = |text: &str| {
+        let text = direction.advice(text);
+        text.replace("(old ", "(\0").replace(" -> new ", " -> old ").replace("(\0", "(new ")
     };
-    match line.message.split_once(said.as_str()) {
-        Some((before, after)) => format!("{}{said}{}", turned(before), turned(after)),
-        None => turned(&line.message),
+    let parts = said.iter().find_map(|said| Some((line.split_once(said)?, said)));
+    match parts {
+        Some(((before, after), said)) => format!("{}{said}{}", words(before), words(after)),
+        None => words(line),
     }
 }
 
@@ -211,7 +222,21 @@ mod tests {
         let halted = decision(vec![Reason::ReaderHalted { old: 2, text: text.clone() }]);
         let answer = Answer::of(&halted, Instant::now());
         let shown = in_words(Direction::Back, &answer.reasons[0]);
-        assert_eq!(shown, format!("reader of new shard 2 stopped: {text}"));
+        let expected = format!("reader of new shard 2 stopped: {text}");
+        assert_eq!(shown, expected);
+        assert_eq!(answer.summed(Direction::Back, 4), [expected]);
+    }
+
+    #[test]
+    fn the_worst_stream_of_a_rollback_goes_from_new_to_old() {
+        let lag = |old, new, lag_ms| Reason::TimeLag { old, new, lag_ms, limit_ms: 1000 };
+        let late = decision(vec![lag(1, 2, 1900), lag(0, 0, 1100)]);
+        let answer = Answer::of(&late, Instant::now());
+        let check = |direction, expected: &str| {
+            assert_eq!(answer.summed(direction, 6), [expected]);
+        };
+        check(Direction::Back, "2 of 6 streams behind, worst 1.9 s (new 1 -> old 2)");
+        check(Direction::Forward, "2 of 6 streams behind, worst 1.9 s (old 1 -> new 2)");
     }
 
     #[test]

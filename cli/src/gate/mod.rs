@@ -74,16 +74,21 @@ impl Waiting {
 
     fn show(&mut self, answer: &Answer, copied: Option<f64>) {
         let waited = self.progress.elapsed().as_secs();
-        let text = waiting_for(answer, self.streams, copied);
+        let text = waiting_for(answer, self.direction, self.streams, copied);
         let of = self.limit.map(|limit| format!(" of {} s", limit.as_secs()));
         let text = format!("the gate, {waited} s{}: {text}", of.unwrap_or_default());
-        self.progress.show(&self.direction.words(&text));
+        self.progress.show(&text);
     }
 }
 
 /// `copied`: the share of the rows, before all are.
-fn waiting_for(answer: &Answer, streams: usize, copied: Option<f64>) -> String {
-    let mut lines = answer.summed(streams);
+fn waiting_for(
+    answer: &Answer,
+    direction: Direction,
+    streams: usize,
+    copied: Option<f64>,
+) -> String {
+    let mut lines = answer.summed(direction, streams);
     if let Some(share) = copied {
         lines.insert(0, format!("copied {share:.1} %"));
     }
@@ -154,9 +159,7 @@ pub async fn wait_open(
                 line.reason.as_ref().is_some_and(of)
             };
             let reasons = match told {
-                Told::Summed => {
-                    answer.summed(streams).iter().map(|line| direction.words(line)).collect()
-                }
+                Told::Summed => answer.summed(direction, streams),
                 _ => answer.reasons.iter().map(|line| in_words(direction, line)).collect(),
             };
             return Err(Closed {

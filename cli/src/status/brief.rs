@@ -95,8 +95,7 @@ fn on_screen(status: &Status, rows: usize, columns: usize) -> Vec<Line> {
 }
 
 fn head(status: &Status) -> Vec<Line> {
-    let title = format!("{}: {} -> {} shards", status.plan, status.old.len(), status.new.len());
-    let mut lines = vec![Line::plain(title)];
+    let mut lines = vec![Line::plain(status.title())];
     lines.extend(status.serves.as_ref().map(|serves| Line::toned(tone_of(serves), &serves.text)));
     lines
 }

@@ -5,7 +5,7 @@ pub mod tests;
 
 use modshift_consumer::gate::{
     BackFacts, Coverage, Decision, Facts, NewFacts, OldFacts, Reason, ResyncFacts, SkipFacts,
-    StreamLag, UNPROVEN,
+    StreamLag, UNPROVEN, only_silence,
 };
 use modshift_proto::plan::Plan;
 use serde::Serialize;
@@ -23,6 +23,9 @@ const BEHIND_MAX_MS: i64 = 60_000;
 #[derive(Serialize)]
 pub struct Status {
     pub plan: String,
+    /// Of a screen that is drawn again and again, UTC: one that stands still must not look alive.
+    #[serde(skip)]
+    pub drawn_at: Option<String>,
     /// `None`: not asked.
     pub serves: Option<Serves>,
     /// What is wrong with the fences, or was.
@@ -169,6 +172,7 @@ impl Status {
         let new = (0..).zip(&facts.new).map(|(new, read)| New::of(new, read, back));
         Status {
             plan: plan.name.clone(),
+            drawn_at: None,
             serves: None,
             fences: Vec::new(),
             old: old.collect(),
@@ -188,6 +192,15 @@ impl Status {
 
     pub fn with(self, serves: Serves, fences: Vec<Fence>) -> Status {
         Status { serves: Some(serves), fences, ..self }
+    }
+
+    pub fn title(&self) -> String {
+        let title = format!("{}: {} -> {} shards", self.plan, self.old.len(), self.new.len());
+        match &self.drawn_at {
+            // To the second: what is drawn each second.
+            Some(at) => format!("{title}, {} UTC", at.split('.').next().unwrap_or_default()),
+            None => title,
+        }
     }
 
     /// What remains of a reshard that is finished has no streams.
@@ -457,13 +470,12 @@ impl Gate {
             true => None,
         };
         let with = |lines: Vec<String>| [lines, objections.clone()].concat();
-        let silent = |reason: &Reason| matches!(reason, Reason::Unreachable { .. });
         Gate {
             open,
             holds: none && closed().next().is_some() && closed().all(|daemon| daemon.holds),
             cannot_tell: match reasons.is_empty() {
                 true => cannot_tell_there,
-                false => reasons.iter().all(silent) && objections.is_empty(),
+                false => only_silence(&reasons) && objections.is_empty(),
             },
             summary: with(summed(&reasons, decision.streams.len())),
             reasons: with(reasons.iter().map(Reason::to_string).collect()),

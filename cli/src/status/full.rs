@@ -7,8 +7,7 @@ use crate::terminal::{Terminal, Tone};
 
 pub fn text(status: &Status, terminal: Terminal) -> String {
     // Writing to a String does not fail.
-    let (olds, news) = (status.old.len(), status.new.len());
-    let mut text = format!("{}: {olds} -> {news} shards\n", status.plan);
+    let mut text = format!("{}\n", status.title());
     if let Some(serves) = &status.serves {
         let tone = if serves.side == "none" { Tone::Bad } else { Tone::Strong };
         let _ = writeln!(text, "{}", terminal.paint(tone, &serves.text));

@@ -11,7 +11,7 @@ mod full;
 mod lags;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use modshift_consumer::gate::{Evaluator, Outside};
 use modshift_proto::plan::Plan;
@@ -20,6 +20,7 @@ use self::found::Status;
 use crate::control::pages;
 use crate::cutover::{fences, serves};
 use crate::exit::Exit;
+use crate::tell::time_of_day;
 use crate::terminal::Terminal;
 use crate::{answer, args};
 
@@ -32,7 +33,8 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
         // Tables are not compared here: the gate does that, and says so.
         let (decision, facts) = evaluator.sample(Outside::default()).await;
         let (serves, fences, said) = tokio::join!(serves(&plan), fences(&plan), daemons.said());
-        let status = Status::of(&plan, &decision, &facts, &said).with(serves, fences);
+        let mut status = Status::of(&plan, &decision, &facts, &said).with(serves, fences);
+        status.drawn_at = args.watch.then(|| time_of_day(SystemTime::now()));
         // Anew each time: a window changes its size.
         let terminal = Terminal::stdout();
         let redraw = args.watch && terminal.size().is_some();

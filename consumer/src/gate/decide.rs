@@ -67,8 +67,20 @@ impl Hold {
 impl Decision {
     /// Closed because nobody could tell, and for no other reason.
     pub fn cannot_tell(&self) -> bool {
-        !self.open && self.reasons.iter().all(|why| matches!(why, Reason::Unreachable { .. }))
+        !self.open && only_silence(&self.reasons)
     }
+}
+
+/// Tables of a shard that does not answer cannot be compared: that alone is no answer either. And a
+/// server that hangs is waited for before the clocks of the old shards are read, so beside it every
+/// stream looks seconds behind.
+pub fn only_silence(reasons: &[Reason]) -> bool {
+    let away = reasons.iter().any(|why| matches!(why, Reason::Unreachable { .. }));
+    reasons.iter().all(|why| match why {
+        Reason::Unreachable { .. } | Reason::SchemaUnknown => true,
+        Reason::TimeLag { .. } | Reason::WayBack { why: "time_lag", .. } => away,
+        _ => false,
+    })
 }
 
 /// The gate. `hold` is what the previous call returned; `now` the time since any fixed moment.

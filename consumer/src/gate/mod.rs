@@ -14,7 +14,7 @@ mod skipped;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Decision, Hold, StreamLag, UNPROVEN, decide};
+pub use decide::{Decision, Hold, StreamLag, UNPROVEN, decide, only_silence};
 pub use evaluator::Evaluator;
 pub use facts::{
     BackFacts, Beside, CopyFacts, Coverage, Facts, NewFacts, OldFacts, Outside, ResyncFacts,

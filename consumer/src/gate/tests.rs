@@ -494,6 +494,14 @@ fn only_unreachable_shards_mean_cannot_tell() {
     assert!(settled(&silent, &proven).cannot_tell());
     new(&mut facts).parked = 1;
     assert!(!settled(&facts, &gate()).cannot_tell());
+    // Its server hangs, and the others were asked for their clocks seconds later.
+    let mut facts = well();
+    facts.new.push(Err("no answer within 4 s".to_owned()));
+    old(&mut facts).now_us += 4 * SECOND;
+    token(&mut facts).clock_us += 4 * SECOND;
+    assert!(settled(&facts, &gate()).cannot_tell());
+    facts.new.pop();
+    assert!(!settled(&facts, &gate()).cannot_tell());
 }
 
 #[test]

@@ -238,3 +238,12 @@ fn one_daemon_that_says_no_outweighs_one_that_says_yes() {
         "unknown, so closed: new shard 1 is away",
     );
 }
+
+#[test]
+fn a_screen_says_when_it_was_drawn() {
+    let drawn_at = Some("14:02:11.123".to_owned());
+    let status = Status { drawn_at, ..well(2, 3) };
+    assert!(
+        text(&status, Terminal::PLAIN, true).starts_with("shop: 2 -> 3 shards, 14:02:11 UTC\n")
+    );
+}

@@ -23,6 +23,7 @@ pub fn well(old: u16, new: u16) -> Status {
         Verification { coverage, age_s: Some(720), limit_s: Some(3600), ..Verification::default() };
     Status {
         plan: "shop".into(),
+        drawn_at: None,
         serves: Some(Serves::by_journal("old", "the old shards serve; no cutover yet".into())),
         fences: Vec::new(),
         old: olds.collect(),
