@@ -74,6 +74,24 @@ async fn what_changed_last_is_compared_at_the_fence() -> Result<()> {
     })
     .await
     .with_context(|| daemon.output())?;
+    // A table of which rows are to be copied again is left to whoever asked for that.
+    let old = &estate.old[0];
+    old.run(modshift_mariadb::control::RESYNC_TABLE).await?;
+    old.run("INSERT INTO modshift_resync (table_name, state) VALUES ('t_user', 2)").await?;
+    rounds_of_others(&estate).await.with_context(|| daemon.output())?;
+    for shard in &estate.new {
+        shard.run("UPDATE modshift_verify SET proof = NULL WHERE table_name = 't_user'").await?;
+    }
+    let of_it = "SELECT round FROM modshift_verify WHERE table_name = 't_user'";
+    let before: u64 = estate.new[0].value(of_it).await?;
+    rounds_of_others(&estate).await.with_context(|| daemon.output())?;
+    ensure!(estate.new[0].value::<u64>(of_it).await? == before, "{}", daemon.output());
+    old.run("DELETE FROM modshift_resync").await?;
+    wait_until("a round of it", LIMIT, || async {
+        Ok((estate.new[0].value::<u64>(of_it).await? > before).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.output())?;
     // A login that is refused for a while stops the verifier for that while, and no longer.
     let mut kept = estate.new[0].address().connect().await?;
     kept.query_drop("SET PASSWORD = PASSWORD('another')").await?;
@@ -119,4 +137,14 @@ async fn what_changed_last_is_compared_at_the_fence() -> Result<()> {
     ensure!(damaged == 0, "{damaged} rows are called damaged");
     stop(&daemon).await?;
     estate.oracle().compare().await?.ensure_clean()
+}
+
+/// One that had begun is over, and another one of a table other than `t_user` has.
+async fn rounds_of_others(estate: &Estate) -> Result<()> {
+    let sql = "SELECT SUM(round) FROM modshift_verify WHERE table_name <> 't_user'";
+    let before: u64 = estate.new[0].value(sql).await?;
+    wait_until("rounds of other tables", LIMIT, || async {
+        Ok((estate.new[0].value::<u64>(sql).await? >= before + 2).then_some(()))
+    })
+    .await
 }
