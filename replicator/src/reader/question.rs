@@ -24,14 +24,7 @@ const VIEWS_MAX: usize = 1000;
 
 impl<W: LogWriter> Reader<W> {
     pub(super) async fn answer(&mut self, question: Question) -> Result<(), ReadError> {
-        let why = self.unseen(&question).await?;
-        if self.tail.asks_of_skipped() {
-            if why.is_some() {
-                self.tail.mark_all();
-            }
-            return Ok(());
-        }
-        if let Some(why) = why {
+        if let Some(why) = self.unseen(&question).await? {
             let Question { gtid, verb, statement, .. } = question;
             let (shard, what) = (self.shard, Foreign::Unseen { verb, statement, why });
             return Err(ReadError::Statement { shard, gtid, what });

@@ -87,12 +87,17 @@ where
             let superseded = matches!(error, ReadError::Superseded { .. });
             if epoch_number > 0 && !superseded {
                 let primary = &plan.old[usize::from(shard.0)];
-                let recorded = match error.skips() {
+                let placed = match error.skips() {
                     Some(gtid) => skip::halts(primary, epoch_number, (shard, gtid), &text).await,
                     None => token::record_halt(primary, epoch_number, Some(&text)).await,
                 };
-                if let Err(error) = recorded {
-                    tracing::warn!(shard = shard.0, error = %error, "the halt is not recorded");
+                if let Err(error) = placed {
+                    tracing::warn!(shard = shard.0, error = %error, "where it stands is not recorded");
+                    // A shard that has no place for the group has one for the halt.
+                    let told = token::record_halt(primary, epoch_number, Some(&text)).await;
+                    if let Err(error) = told {
+                        tracing::warn!(shard = shard.0, error = %error, "the halt is not recorded");
+                    }
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! it had been read: the history, what is known of temporary tables, XA and definitions.
 //!
 //! What it may have changed is noted, so that those tables are compared: the tables of its rows, those
-//! that a statement names, and all of them where a statement does not tell. Its keys do not count as
+//! that a DDL names, and all of them where a statement writes, or does not tell. Its keys do not count as
 //! touched: a chunk that was read behind it has what it did, and nothing newer comes by the log. A chunk
 //! that was read before it lacks that like everything else, and is compared with the rest.
 //!
@@ -15,7 +15,7 @@ use modshift_proto::message::TokenPhase;
 use modshift_proto::{GroupDigest, Gtid};
 
 use super::Tail;
-use super::statement::{Question, Said};
+use super::statement::Said;
 use super::xa::Xa;
 use crate::binlog::{Event, Statement, TableRef, Touched, Write, read_statement};
 use crate::error::ReadError;
@@ -48,11 +48,6 @@ impl Tail {
 
     pub(super) fn is_passing(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.skip.is_some())
-    }
-
-    /// Is what was asked last of a group that is passed over? A statement may have been all of it.
-    pub fn asks_of_skipped(&self) -> bool {
-        self.is_passing() || self.skipped.is_some()
     }
 
     /// May an operator have the group passed over at which the reader has halted? Why not.
@@ -130,7 +125,8 @@ impl Tail {
             Statement::Harmless(_) => standalone,
             Statement::MakesTemporary { table, runs } => {
                 self.makes_temporary(said, &table);
-                self.writes(said, Write { verb: "SELECT".to_owned(), targets: Vec::new(), runs });
+                let write = Write { verb: "SELECT".to_owned(), targets: Vec::new(), runs };
+                self.writes(said, write, true);
                 standalone
             }
             Statement::DropsTemporary(tables) => {
@@ -148,11 +144,11 @@ impl Tail {
                 }
                 let changed = touched.into_iter().filter(|Touched { changes, .. }| *changes);
                 let targets = changed.map(|touched| touched.table).collect();
-                self.writes(said, Write { verb: what, targets, runs });
+                self.writes(said, Write { verb: what, targets, runs }, true);
                 standalone
             }
             Statement::Write(write) => {
-                self.writes(said, write);
+                self.writes(said, write, false);
                 standalone
             }
             Statement::Schema { .. } | Statement::Unknown => {
@@ -164,9 +160,9 @@ impl Tail {
         if ends { self.passed_over() } else { Ok(()) }
     }
 
-    /// What the statement names is to be compared. Triggers and functions may have written to others:
-    /// the reader asks for them as for those of any statement.
-    fn writes(&mut self, said: Said<'_>, mut write: Write) {
+    /// What the statement names is to be compared; and everything, if it writes rows or runs anything:
+    /// triggers and functions may have written to others, and the server knows only those of today.
+    fn writes(&mut self, said: Said<'_>, mut write: Write, defines: bool) {
         write.targets.retain(|table| !self.is_temporary(said, table));
         write.runs.reads.retain(|table| !self.is_temporary(said, table));
         for target in &write.targets {
@@ -176,13 +172,9 @@ impl Tail {
                 }
             }
         }
-        // Shown once more it has been asked about.
-        let group = self.group.as_ref().filter(|group| group.opening != Opening::Proof);
-        let Some(gtid) = group.map(|group| group.gtid) else { return };
-        match Question::of(gtid, said.schema, String::new(), write) {
-            Some(question) if question.is_empty() => {}
-            Some(question) => self.question = Some(question),
-            None => self.mark_all(),
+        let runs = !(write.runs.calls.is_empty() && write.runs.reads.is_empty());
+        if runs || !(defines || write.targets.is_empty()) {
+            self.mark_all();
         }
     }
 
