@@ -65,6 +65,14 @@ pub async fn run(plan: Arc<Plan>, args: &args::Skip) -> anyhow::Result<Exit> {
         Err(error @ CutoverError::Busy { .. }) => return command.refuse(&error.to_string()),
         hold => hold?,
     };
+    if source.read_from.is_some() {
+        let text = format!(
+            "{shard} is read from a replica (read_from), which may hold other rows than its primary after \
+             such a group, and the comparison would read it there: take read_from out of the plan, start \
+             the daemons with that, and give this again"
+        );
+        return command.refuse(&text);
+    }
     if let Some(run) = cutover::under_way(&plan).await? {
         let text = format!(
             "a run is not over, and it relies on readers to stand before what they halted on: end it \
@@ -209,7 +217,20 @@ impl Command<'_> {
         }
         let mut server = Server::open(self.source, DOING).await?;
         server.run(&skip::ask(self.shard, self.gtid), (&self.why, &who)).await?;
-        Ok(self.state(&mut server).await?.is_some_and(|state| state != "halted"))
+        let asked = self.state(&mut server).await?.is_some_and(|state| state != "halted");
+        if !asked {
+            self.forget_targets().await?;
+        }
+        Ok(asked)
+    }
+
+    /// Nothing of the group is missing there.
+    async fn forget_targets(&self) -> Result<(), ServerError> {
+        for endpoint in &self.plan.new {
+            let mut server = Server::open(endpoint, DOING).await?;
+            server.query(&skip::forget_of_target(self.shard, self.gtid)).await?;
+        }
+        Ok(())
     }
 
     async fn state(&self, server: &mut Server) -> Result<Option<String>, ServerError> {
@@ -244,6 +265,9 @@ impl Command<'_> {
              AND name = ? ORDER BY table_name"
         );
         let tables: Vec<String> = server.all(&sql, (self.shard.0, self.gtid.to_string())).await?;
+        if tables.is_empty() {
+            self.forget_targets().await?;
+        }
         let text = match tables.as_slice() {
             [] => format!(
                 "group {} of {} was passed over, and no planned table has to be compared for it",
@@ -254,11 +278,12 @@ impl Command<'_> {
                     tables.iter().map(|table| format!(" --table {table}")).collect();
                 format!(
                     "group {} of {} was passed over; the gate is closed until this is proven equal: \
-                     modshift verify{} --repair{}",
+                     modshift verify{back} --repair{} (where many rows may differ, modshift resync{back} \
+                     --table of each first)",
                     self.gtid,
                     self.shard,
-                    self.back(),
-                    options.concat()
+                    options.concat(),
+                    back = self.back()
                 )
             }
         };

@@ -6,6 +6,7 @@
 
 use modshift_mariadb::control::SKIP;
 use modshift_proto::Gtid;
+use modshift_proto::plan::Plan;
 
 use crate::error::VerifyError;
 use crate::settle::{applied, if_there};
@@ -40,9 +41,17 @@ pub(crate) async fn open(primaries: &mut [Shard], table: &str) -> Result<Vec<Mar
     Ok(marks)
 }
 
-/// Those of which every new shard is past the group, with everything that came before.
-pub(crate) async fn due(marks: &[Mark], new: &mut [Shard]) -> Result<Vec<Mark>, VerifyError> {
-    let mut due: Vec<Mark> = marks.iter().copied().filter(|mark| mark.shows).collect();
+/// Those of which every new shard is past the group, with everything that came before. What a replica
+/// holds proves nothing of them: a statement may have done something else there than on its primary.
+pub(crate) async fn due(
+    plan: &Plan,
+    marks: &[Mark],
+    new: &mut [Shard],
+) -> Result<Vec<Mark>, VerifyError> {
+    let primary =
+        |old: u16| plan.old.get(usize::from(old)).is_some_and(|at| at.read_from.is_none());
+    let due = marks.iter().copied().filter(|mark| mark.shows && primary(mark.old));
+    let mut due: Vec<Mark> = due.collect();
     if due.is_empty() {
         return Ok(due);
     }

@@ -84,6 +84,14 @@ pub fn ask_of_target(source: OldShard, gtid: Gtid) -> String {
     )
 }
 
+/// The opposite of [`ask_of_target`].
+pub fn forget_of_target(source: OldShard, gtid: Gtid) -> String {
+    format!(
+        "DELETE FROM {SKIP} WHERE what = 'stream' AND source = {} AND name = '{gtid}'",
+        source.0
+    )
+}
+
 /// Of a shard that is applied to: may rows of this source be where they are not there any more?
 pub fn sent_past(source: OldShard) -> String {
     format!("SELECT 1 FROM {SKIP} WHERE what = 'stream' AND source = {} LIMIT 1", source.0)
