@@ -251,6 +251,7 @@ impl<R: LogReader> Flow<'_, R> {
             };
             let stop = self.apply(keeper, &cut).await?;
             end = end.or(stop);
+            self.status.moved_in(keeper.left());
             self.applied(&cut, keeper.parked_rows());
         }
     }

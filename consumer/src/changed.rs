@@ -85,7 +85,7 @@ impl ChangedRows {
         }
     }
 
-    fn add(&self, rows: impl IntoIterator<Item = ChangedRow>) {
+    pub(crate) fn add(&self, rows: impl IntoIterator<Item = ChangedRow>) {
         let mut state = self.lock();
         for row in rows {
             state.put(Arc::new(row));

@@ -66,12 +66,6 @@ impl ParkedRow {
         self.blocked_by.starts_with(REFUSED)
     }
 
-    /// Its place is held by what a group left there that was passed over: it waits until that is
-    /// repaired, however long.
-    pub fn is_behind_skip(&self) -> bool {
-        self.blocked_by.starts_with(LEFT_BY_SKIP)
-    }
-
     /// A row of its own old shard was in its way.
     pub fn waits_for_own(&self) -> bool {
         self.blocked_by.ends_with(&format!(" of {}", another_row_of(self.source)))
@@ -227,7 +221,6 @@ impl Parked {
     pub fn overdue(&self, clock_us: i64, age_us: i64) -> Option<&ParkedRow> {
         self.rows
             .iter()
-            .filter(|row| !row.is_behind_skip())
             .filter(|row| clock_us >= row.clock_us.saturating_add(age_us))
             .min_by_key(|row| (row.clock_us, row.id))
     }
@@ -388,8 +381,5 @@ mod tests {
         parked.begin_waiting(25);
         assert_eq!(parked.overdue(19, 10), None);
         assert_eq!(parked.overdue(30, 10).unwrap().id, 2);
-        let mut behind = Parked::default();
-        behind.insert(ParkedRow { blocked_by: format!("{LEFT_BY_SKIP}k"), ..row(4, b"d", 1) });
-        assert_eq!(behind.overdue(1_000, 10), None, "until somebody repairs it");
     }
 }

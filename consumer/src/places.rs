@@ -7,7 +7,7 @@ mod params;
 mod refusal;
 
 pub use exactly::enum_cells;
-pub use holder::{holder_of, image};
+pub use holder::{holder_of, image, was_sent_past};
 pub use refusal::MARK as REFUSED;
 
 use std::collections::HashSet;
@@ -25,7 +25,7 @@ use crate::merge::{Held, Placed, Places};
 use crate::parked::{LEFT_BY_SKIP, Parked, ParkedChanges, ParkedRow, Waits, another_row_of};
 use crate::target::{Target, TargetTable};
 use exactly::needs_lenience;
-use holder::{look, was_sent_past};
+use holder::look;
 use params::{key_params, place_params, row_params};
 use refusal::Refusal;
 

@@ -10,7 +10,7 @@ use modshift_proto::plan::{Direction, Plan};
 use serde::{Serialize, Serializer};
 
 use crate::apply::Cut;
-use crate::changed::ChangedRows;
+use crate::changed::{ChangedRow, ChangedRows};
 use crate::error::ApplyError;
 use crate::sequence::Watermark;
 
@@ -114,6 +114,13 @@ impl ApplierStatus {
     /// Keeps the rows that are changed from now on for a verifier.
     pub fn keeping_changes(self, changed: Arc<ChangedRows>) -> ApplierStatus {
         ApplierStatus { changed: Some(changed), ..self }
+    }
+
+    /// Rows that had waited for their place; before the batch that let them in.
+    pub(crate) fn moved_in(&self, rows: Vec<ChangedRow>) {
+        if let Some(changed) = self.changed.as_ref().filter(|_| !rows.is_empty()) {
+            changed.add(rows);
+        }
     }
 
     pub(crate) fn applied(&self, cut: &Cut) {

@@ -34,9 +34,10 @@ use self::standing::Standing;
 use self::transaction::query;
 use crate::applier::say_waiting;
 use crate::backoff::Backoff;
+use crate::changed::ChangedRow;
 use crate::error::{ApplyError, Class};
 use crate::metrics;
-use crate::parked::{Parked, ParkedChanges};
+use crate::parked::{Parked, ParkedChanges, ParkedRow};
 use crate::record;
 use crate::status::ApplierStatus;
 use crate::target::Target;
@@ -54,6 +55,7 @@ pub struct Keeper {
     target: Arc<Target>,
     versions: Versions,
     parked: Parked,
+    left: Vec<ChangedRow>,
     /// Rows that the server did not take have been tried again since the start.
     refused_tried: bool,
     parked_rows_max: usize,
@@ -67,6 +69,10 @@ pub struct Keeper {
     /// Of the batch in hand: tables that are copied anew.
     cleared: BTreeMap<(OldShard, u32), Cleared>,
     packet_bytes_max: usize,
+}
+
+fn left(row: &ParkedRow) -> ChangedRow {
+    ChangedRow { source: row.source, table: row.table, key: row.key.clone() }
 }
 
 /// A transaction that did not commit.
@@ -127,6 +133,7 @@ impl Keeper {
             target: Arc::new(target),
             versions,
             parked,
+            left: Vec::new(),
             refused_tried: false,
             parked_rows_max: plan.apply.parked_rows_max,
             parked_age_us: plan.apply.parked_age_max.as_micros() as i64,
@@ -238,7 +245,12 @@ impl Keeper {
             match self.versions.resolve(&mut conn, &self.at, &cut.moves).await? {
                 Outcome::Committed => {
                     info!(target = self.shard.0, "an unanswered commit had been done");
-                    self.parked = load_parked(&mut conn, &self.at, &self.target).await?;
+                    let now = load_parked(&mut conn, &self.at, &self.target).await?;
+                    let before = std::mem::replace(&mut self.parked, now);
+                    let gone = |row: &&ParkedRow| {
+                        self.parked.get(row.source, row.table, &row.key).is_none()
+                    };
+                    self.left.extend(before.iter().filter(gone).map(left));
                     self.conn = Some(conn);
                     self.committed(cut, None)?;
                     return Ok(Some(Applied::default()));
@@ -267,6 +279,11 @@ impl Keeper {
         Ok(Some(applied))
     }
 
+    /// Rows that wait no more, since this was asked last: most have moved in.
+    pub fn left(&mut self) -> Vec<ChangedRow> {
+        std::mem::take(&mut self.left)
+    }
+
     /// The transaction is in. `changes`: `None` where they have been read again.
     fn committed(&mut self, cut: &Cut, changes: Option<ParkedChanges>) -> Result<(), ApplyError> {
         self.versions.committed(&cut.moves);
@@ -291,10 +308,12 @@ impl Keeper {
                     source = source.0,
                     table,
                     rows,
-                    "rows wait for their place, which another row of the same old shard has on this \
-                     new one; if they stay, that row is too many here: modshift verify --repair"
+                    hint = self.direction.advice("if they stay: modshift verify --repair"),
+                    "rows wait for their place, which another row of their own source has here: that \
+                     one may be too many"
                 );
             }
+            self.left.extend(changes.removed.iter().map(left));
             changes.commit(&mut self.parked);
         }
         for moved in &cut.moves {

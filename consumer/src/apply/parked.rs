@@ -12,7 +12,7 @@ use tracing::warn;
 use super::Keeper;
 use crate::error::{ApplyError, Duplicate, Refused};
 use crate::parked::{Parked, ParkedRow, Waits, another_row_of};
-use crate::places::image;
+use crate::places::{image, was_sent_past};
 use crate::render;
 use crate::target::Target;
 
@@ -56,7 +56,7 @@ impl Keeper {
                 values,
             })));
         }
-        let Some((key, holder)) = self.blocked_now(&row).await else {
+        let Some(Blocked { key, holder, owner }) = self.blocked_now(&row).await else {
             // By hand, perhaps: no change came.
             self.parked.try_again(&row, clock_us);
             return Ok(());
@@ -70,8 +70,23 @@ impl Keeper {
                 table = table.schema.name.as_str(),
                 key,
                 waited_s,
-                "a row waits for its place, which a row has that is too many on this new shard: \
-                 modshift verify --repair"
+                hint = self.direction.advice("modshift verify --repair removes it"),
+                "a row waits for its place, which a row has that is too many here"
+            );
+            self.parked.try_again(&row, clock_us);
+            return Ok(());
+        }
+        if self.was_sent_past(owner).await? {
+            // It may have made room on its old shard, in what was passed over.
+            warn!(
+                target = self.shard.0,
+                source = row.source.0,
+                table = table.schema.name.as_str(),
+                key,
+                holder,
+                waited_s,
+                "a row waits for its place, which may be free where the holder came from, since a group \
+                 was passed over there; the gate says what is to be compared and mended"
             );
             self.parked.try_again(&row, clock_us);
             return Ok(());
@@ -90,21 +105,41 @@ impl Keeper {
 
     /// Which key of a parked row is taken and by whom: as it is now, or else as it was. `None`: the row
     /// that was in its way is gone, and no other is.
-    async fn blocked_now(&mut self, row: &ParkedRow) -> Option<(String, String)> {
-        let split = |text: &str| match text.split_once(" of ") {
-            Some((key, holder)) => (key.to_owned(), holder.to_owned()),
-            None => (text.to_owned(), "another old shard".to_owned()),
+    async fn blocked_now(&mut self, row: &ParkedRow) -> Option<Blocked> {
+        let was = || {
+            let (key, holder) = match row.blocked_by.split_once(" of ") {
+                Some((key, holder)) => (key.to_owned(), holder.to_owned()),
+                None => (row.blocked_by.clone(), "another old shard".to_owned()),
+            };
+            Blocked { key, holder, owner: None }
         };
         let now = match &mut self.conn {
             Some(conn) => holder_now(conn, &self.at, &self.target, row).await.ok(),
             None => None,
         };
         match now {
-            Some(Some((key, holder))) => Some((key, holder.to_string())),
+            Some(Some((key, owner))) => {
+                Some(Blocked { key, holder: owner.to_string(), owner: Some(owner) })
+            }
             Some(None) if matches!(row.waits, Waits::For(_)) => None,
-            Some(None) | None => Some(split(&row.blocked_by)),
+            Some(None) | None => Some(was()),
         }
     }
+
+    async fn was_sent_past(&mut self, owner: Option<OldShard>) -> Result<bool, ApplyError> {
+        match (&mut self.conn, owner) {
+            (Some(conn), Some(owner)) => Ok(was_sent_past(conn, &self.at, owner).await?),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// What is in a parked row's way.
+struct Blocked {
+    key: String,
+    holder: String,
+    /// Where it could be asked.
+    owner: Option<OldShard>,
 }
 
 pub(super) async fn load_parked(

@@ -54,11 +54,7 @@ fn key(table: &TargetTable, row: &Row) -> Option<Box<[u8]>> {
 
 /// Has an operator sent this old shard's reader past a group, and nobody proven since that its rows are
 /// equal here?
-pub(super) async fn was_sent_past(
-    conn: &mut Conn,
-    at: &str,
-    old: OldShard,
-) -> Result<bool, ServerError> {
+pub async fn was_sent_past(conn: &mut Conn, at: &str, old: OldShard) -> Result<bool, ServerError> {
     const NO_SUCH_TABLE: u16 = 1146;
     let asked: Result<Option<u8>, _> = conn.query_first(skip::sent_past(old)).await;
     match asked.map_err(|error| error::of(at, "asking what was passed over", error)) {
