@@ -1,8 +1,10 @@
 //! What arrives, in which order, and what becomes of it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use modshift_changelog::LogWriter;
 use modshift_consumer::ApplyError;
+use modshift_mariadb::control;
+use modshift_proto::OldShard;
 use modshift_proto::message::Op;
 
 use crate::feed::Shard;
@@ -117,6 +119,45 @@ async fn a_row_waits_where_one_of_its_own_shard_is_too_many() -> Result<()> {
     assert_eq!(shard.users().await?, ["10 2 b"]);
     assert_eq!(shard.parked().await?, 0);
     applier.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_behind_what_a_skipped_group_left_is_no_duplicate_until_that_is_proven() -> Result<()>
+{
+    let shard = Shard::start("parked_age_max = \"10s\"").await?;
+    let applier = shard.applier();
+    let (mut even, mut odd) = (shard.source(0, 1).await?, shard.source(1, 1).await?);
+    for source in [&mut even, &mut odd] {
+        source.token().await?;
+        source.applied().await?;
+    }
+    even.upsert((7, 2, "a")).await?;
+    even.applied().await?;
+    // The row had moved; what took it off its first shard is passed over only later.
+    odd.upsert((7, 1, "a")).await?;
+    odd.applied().await?;
+    shard.address().run(control::skip::TABLE).await?;
+    let gtid = "0-1-7".parse().context("a GTID")?;
+    let ask = control::skip::ask_of_target(OldShard(0), gtid).replace('?', "'test'");
+    shard.address().run(&ask).await?;
+    for _ in 0..2 {
+        for source in [&mut even, &mut odd] {
+            source.clock_us += 11_000_000;
+            source.token().await?;
+            source.applied().await?;
+        }
+    }
+    assert_eq!(shard.parked().await?, 1);
+    // Proven since, and both are there: a true duplicate.
+    shard.address().run(&control::skip::forget_of_target(OldShard(0), gtid)).await?;
+    for source in [&mut even, &mut odd] {
+        source.clock_us += 11_000_000;
+        source.token().await?;
+        source.writer.flush().await?;
+    }
+    let error = applier.halted().await?.to_string();
+    assert!(error.contains("has the same PRIMARY on old shard 1 and old shard 0"), "{error}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,11 +215,12 @@ impl Verifier {
         let table = self.comparable(index)?;
         // What was passed over asks for a round that begins behind it.
         let marks = marks::open(&mut self.primaries, &table.schema.name).await?;
-        let due = marks::due(&marks, &mut self.shards.new).await?;
+        let due = marks::due(&self.plan, &marks, &mut self.shards.new).await?;
         if due.len() < marks.len() {
             notes.push(format!(
                 "table {}: what a group changed that was passed over cannot be proven equal yet: new \
-                 shards have not come so far, or XA may show it late; verify again",
+                 shards have not come so far, XA may show it late, or an old shard is read from a \
+                 replica (read_from), which proves nothing of its primary; verify again",
                 table.schema.name
             ));
         }
@@ -353,6 +354,29 @@ impl Verifier {
                 if let Some(pace) = &self.pace {
                     pace.done(0, settled.reading);
                 }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Verifier {
+    /// Rows that wait for their place have none on a new shard that a comparison could find; so each of
+    /// them is looked at by its key.
+    async fn settle_waiting(&mut self, table: &CheckedTable) -> Result<(), VerifyError> {
+        let until = Until::Passed(self.plan.verify.settle_max);
+        for target in 0..self.shards.new.len() {
+            let mut last = 0;
+            loop {
+                let page = settle::waiting(&mut self.shards.new[target], table, last).await?;
+                let Some((end, ..)) = page.last() else { break };
+                last = *end;
+                let suspect = |(_, source, key)| Suspect { stream: (source, target as u16), key };
+                let suspects: BTreeSet<Suspect> = page.into_iter().map(suspect).collect();
+                let mut settled = settle::settle(&mut self.shards, table, suspects, until).await?;
+                settle::surplus(&mut self.shards, table, &mut settled).await?;
+                self.halts.append(&mut settled.halts);
+                record(&mut self.shards, table, &settled).await?;
             }
         }
         Ok(())

@@ -73,6 +73,9 @@ impl<'v> Round<'v> {
         part: Option<Part>,
     ) -> Result<Round<'v>, VerifyError> {
         verifier.settle_known(&table).await?;
+        if part.is_none() {
+            verifier.settle_waiting(&table).await?;
+        }
         if saved.verified_to.is_none() {
             verifier.pageable(&table).await?;
         }
