@@ -86,6 +86,8 @@ pub struct TableReport {
     /// Rows that wait parked on a new shard, as they should be.
     pub parked: u64,
     pub mismatches: u64,
+    /// Rows of old shards that belong on other ones: no new shard has them.
+    pub strays: u64,
     /// It was written down as the table's proof. Not so where something differs, only a part was
     /// compared, or a resync was asked for meanwhile.
     pub proof: bool,

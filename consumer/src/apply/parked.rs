@@ -76,8 +76,8 @@ impl Keeper {
             self.parked.try_again(&row, clock_us);
             return Ok(());
         }
-        if self.was_sent_past(owner).await? {
-            // It may have made room on its old shard, in what was passed over.
+        if self.was_sent_past(owner).await? || self.was_sent_past(Some(row.source)).await? {
+            // What was passed over may have made room on the holder's old shard, or deleted the row.
             warn!(
                 target = self.shard.0,
                 source = row.source.0,
@@ -85,8 +85,8 @@ impl Keeper {
                 key,
                 holder,
                 waited_s,
-                "a row waits for its place, which may be free where the holder came from, since a group \
-                 was passed over there; the gate says what is to be compared and mended"
+                "a row waits for its place, and a group was passed over that may have made room, or \
+                 deleted it; the gate says what is to be compared and mended"
             );
             self.parked.try_again(&row, clock_us);
             return Ok(());

@@ -318,6 +318,7 @@ impl<'v> Round<'v> {
             proof = progress::finish(&mut shards.new, &self.table, clean).await?;
             metrics::round(&name, clean);
         }
+        let strays = self.strays.values().sum();
         for (shard, rows) in self.strays {
             notes.push(format!(
                 "table {name}: {rows} rows of old shard {shard} belong on another old shard \
@@ -341,6 +342,7 @@ impl<'v> Round<'v> {
             moving: self.moving,
             parked: self.parked,
             mismatches,
+            strays,
             proof,
         };
         Ok((report, self.named))
