@@ -36,7 +36,7 @@ async fn a_binlog_that_leaves_statements_of_other_schemas_out_is_refused() -> Re
     let old = "old shard 0: binlog_do_db is shard_old_0, so that statements of sessions in other";
     ensure!(code == REFUSED && output.contains(old), "{code}: {output}");
     let (code, output) = estate.modshift(["check", "--quick"]).finish(LIMIT).await?;
-    let new = "new shard 0: binlog_ignore_db is ctl, so that statements of sessions in other";
+    let new = "new shards 0, 1: binlog_ignore_db is ctl, so that statements of sessions in other";
     for line in [old, new, "mend: take binlog_do_db out under [mariadbd] in my.cnf"] {
         ensure!(code == 1 && output.contains(line), "{code}: no {line}:\n{output}");
     }
