@@ -159,12 +159,17 @@ async fn a_login_that_is_refused_is_said_and_tried_again_with_what_its_file_says
     }
     daemon.ensure_well().await?;
 
+    // The file has one password for all servers: whoever connects to another one anew needs it, too.
+    for shard in &estate.new {
+        shard.run("ALTER USER mover@'127.0.0.1' IDENTIFIED BY 'second'").await?;
+    }
     std::fs::write(&file, "second\n")?;
     drained(&estate, LIMIT).await.with_context(|| daemon.process.output())?;
     wait_until("all logins let in", LIMIT, || async {
         Ok((refused().await? == 0.0).then_some(()))
     })
-    .await?;
+    .await
+    .with_context(|| daemon.process.output())?;
     daemon.ensure_well().await?;
     estate.oracle().compare().await?.ensure_clean()
 }
