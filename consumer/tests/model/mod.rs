@@ -163,7 +163,8 @@ pub struct Model {
     pub rows: Rows,
     /// By owner and id: at most one image for each row of each source.
     pub parked: BTreeMap<(u16, u8), Row>,
-    /// The id of the row that is in the way of a parked one.
+    /// The id of the row that is in the way of a parked one; of one that has not been tried since this
+    /// was made, none.
     waits: BTreeMap<(u16, u8), u8>,
     without: Without,
     taken: Option<u8>,
@@ -278,7 +279,8 @@ impl Places for Model {
             self.parked.contains_key(&(row.source.0, id))
                 || self.waits.values().any(|&blocker| blocker == id)
         };
-        self.without != Without::ExactRoad && rows.iter().any(concerned)
+        let untried = self.parked.keys().any(|parked| !self.waits.contains_key(parked));
+        self.without != Without::ExactRoad && (untried || rows.iter().any(concerned))
     }
 
     async fn unpark(&mut self, rows: &[RowChange<'_>]) -> Result<(), Infallible> {
@@ -306,7 +308,9 @@ impl Places for Model {
 
     async fn parked(&mut self, rows: &[RowChange<'_>]) -> Result<Vec<(u16, u8)>, Infallible> {
         let touched: BTreeSet<u8> = rows.iter().map(read_key).collect();
-        let due = |parked: &&(u16, u8)| touched.contains(&self.waits[parked]);
+        let due = |parked: &&(u16, u8)| {
+            self.waits.get(*parked).is_none_or(|blocker| touched.contains(blocker))
+        };
         let none = self.without == Without::Retry;
         Ok(if none { Vec::new() } else { self.parked.keys().filter(due).copied().collect() })
     }
