@@ -132,8 +132,9 @@ impl ServerError {
                  = 0); it is tried again all the time"
             }
             ServerError::Unpromoted { .. } => {
-                "promote it once its relay log is applied (STOP SLAVE; RESET SLAVE ALL; SET GLOBAL \
-                 read_only = 0), or point the plan at the primary; it is asked again all the time"
+                "promote it once its relay log is applied (STOP SLAVE; RESET SLAVE ALL; and, if modshift \
+                 status does not say that the shard is fenced, SET GLOBAL read_only = 0), or point the plan \
+                 at the primary; it is asked again all the time"
             }
             ServerError::Full { .. } => {
                 "make room on its disk, or in the tablespace or quota that it names; it is tried again \
@@ -286,6 +287,8 @@ pub fn of(at: &str, doing: &'static str, error: Error) -> ServerError {
 /// Error numbers: <https://mariadb.com/kb/en/mariadb-error-code-reference/>.
 fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -> ServerError {
     let mysql_async::ServerError { code, message, state } = error;
+    // Data and unique keys: what such a message quotes is the application's, whatever it looks like.
+    let quotes = state.starts_with("22") || state.starts_with("23");
     match code {
         // Access denied; unknown plugin; host not allowed or blocked; expired, blocked, locked.
         1045 | 1129 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 4150 | 4151 => {
@@ -299,7 +302,7 @@ fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -
         // Lock wait timeout, deadlock, row changed since the snapshot, table changed since the
         // snapshot, statement to be prepared again.
         1205 | 1213 | 1020 | 1412 | 1615 => ServerError::Conflict { at, doing, code, message },
-        _ if is_full(code, &message) => ServerError::Full { at, doing, code, message },
+        _ if !quotes && is_full(code, &message) => ServerError::Full { at, doing, code, message },
         // Connections, memory, threads, locks or the binlog's cache used up, shutting down, a Galera
         // node not ready, interrupted (KILL QUERY, max_statement_time).
         1037 | 1038 | 1040 | 1041 | 1047 | 1053 | 1079 | 1135 | 1197 | 1203 | 1206 | 1226
@@ -314,7 +317,7 @@ fn of_server(at: String, doing: &'static str, error: mysql_async::ServerError) -
         }
         // Of InnoDB (innodb_force_recovery), or of the file system.
         1036 | 1836 => ServerError::ReadOnly { at, doing, message },
-        _ if says_errno(&message, 30) => ServerError::ReadOnly { at, doing, message },
+        _ if !quotes && says_errno(&message, 30) => ServerError::ReadOnly { at, doing, message },
         1153 => ServerError::TooLarge { at, doing, message },
         // A parameter sent in parts, as the driver does with large ones.
         1105 if message.contains("max_allowed_packet") => {

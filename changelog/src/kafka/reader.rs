@@ -294,7 +294,8 @@ impl KafkaReader {
                     Some((Meaning::Forbidden, code)) => {
                         return self.fail(Failure::Answered(code));
                     }
-                    _ => {}
+                    // Whether it is there nobody has said meanwhile.
+                    _ => self.unknown_since = self.unknown_since.map(|_| now),
                 }
                 Ok(())
             }
