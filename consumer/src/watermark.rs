@@ -85,6 +85,10 @@ impl Versions {
         self.generation << GENERATION_BITS
     }
 
+    fn sources(&self) -> impl Iterator<Item = OldShard> + use<> {
+        (0..self.rows.len() as u16).map(OldShard)
+    }
+
     /// The version that a row must have; `None`: there is no row yet.
     pub fn of(&self, source: OldShard) -> Option<u64> {
         self.rows[usize::from(source.0)]
@@ -99,8 +103,7 @@ impl Versions {
     /// has no version to compare yet, all others too, so that a replaced owner cannot insert it.
     pub fn touched(&self, moves: &[Move]) -> Vec<OldShard> {
         let inserts = moves.iter().any(|moved| self.of(moved.source).is_none());
-        let sources = (0..self.rows.len() as u16).map(OldShard);
-        sources
+        self.sources()
             .filter(|&source| {
                 moves.iter().any(|moved| moved.source == source)
                     || (inserts && self.of(source).is_some())
@@ -145,9 +148,7 @@ impl Versions {
 
     /// Compares what a locking read found with the transaction's versions.
     pub fn outcome(&self, moves: &[Move], found: &[(u16, u64)]) -> Outcome {
-        let found = |source: OldShard| {
-            found.iter().find(|(other, _)| *other == source.0).map(|(_, version)| *version)
-        };
+        let found = |source: OldShard| version_of(found, source);
         let touched = self.touched(moves);
         if touched.iter().all(|&source| found(source) == Some(self.after(source))) {
             Outcome::Committed
@@ -158,21 +159,31 @@ impl Versions {
         }
     }
 
-    /// Rows that a transaction raises are as they were once, and not all as this owner left them: the
-    /// server lost what was committed there, or does not have it yet. (Another owner's are of a
-    /// generation that was never seen.)
+    /// All rows are as this owner left them; those of `moves` perhaps as it would leave them, where
+    /// `unknown` says that their COMMIT had no answer.
+    pub fn as_left(&self, moves: &[Move], unknown: bool, found: &[(u16, u64)]) -> bool {
+        let raised = if unknown { self.touched(moves) } else { Vec::new() };
+        self.sources().all(|source| {
+            let found = version_of(found, source);
+            found == self.of(source)
+                || (raised.contains(&source) && found == Some(self.after(source)))
+        })
+    }
+
+    /// Rows are as they were once, and not all as this owner left them: the server lost what was
+    /// committed there, or does not have it yet. (Another owner's are of a generation that was never
+    /// seen.) Those that a transaction raises may have been raised there.
     pub fn older(&self, moves: &[Move], found: &[(u16, u64)]) -> bool {
-        let found = |source: OldShard| {
-            found.iter().find(|(other, _)| *other == source.0).map(|(_, version)| *version)
-        };
+        let raised = self.touched(moves);
         let once = |source: OldShard| {
-            let (found, ours) = (found(source), self.of(source));
+            let (found, ours) = (version_of(found, source), self.of(source));
             let of_ours = found.is_none_or(|found| found >> GENERATION_BITS == self.generation);
-            (found <= ours && of_ours) || found <= self.before[usize::from(source.0)]
+            (found <= ours && of_ours)
+                || found <= self.before[usize::from(source.0)]
+                || (raised.contains(&source) && found == Some(self.after(source)))
         };
-        let touched = self.touched(moves);
-        touched.iter().all(|&source| once(source))
-            && touched.iter().any(|&source| found(source) < self.of(source))
+        self.sources().all(once)
+            && self.sources().any(|source| version_of(found, source) < self.of(source))
     }
 
     /// Waits for a COMMIT that may still be under way, and tells what became of it. A plain read
@@ -193,6 +204,10 @@ impl Versions {
         conn.query_drop("ROLLBACK").await.map_err(of)?;
         Ok(self.outcome(moves, &found))
     }
+}
+
+fn version_of(found: &[(u16, u64)], source: OldShard) -> Option<u64> {
+    found.iter().find(|(other, _)| *other == source.0).map(|(_, version)| *version)
 }
 
 /// A statement, and how many rows it must change.

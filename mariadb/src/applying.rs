@@ -53,6 +53,9 @@ impl fmt::Display for Coming {
 pub struct Stand {
     /// The end of its binlog.
     pub now: GtidSet,
+    /// The same of the domains in which something is missing: there it moves if that comes. (In others
+    /// a server that serves always moves.)
+    pub missing: GtidSet,
     pub coming: Coming,
 }
 
@@ -66,7 +69,7 @@ impl Stand {
         let failed = |error| error::of(at, DOING, error);
         let now: Option<String> =
             conn.query_first("SELECT @@global.gtid_binlog_pos").await.map_err(failed)?;
-        let now = now.unwrap_or_default().parse().map_err(|_| ServerError::Driver {
+        let now: GtidSet = now.unwrap_or_default().parse().map_err(|_| ServerError::Driver {
             at: at.to_owned(),
             doing: DOING,
             detail: "its gtid_binlog_pos is not understood".to_owned(),
@@ -75,14 +78,20 @@ impl Stand {
             return Ok(None);
         }
         let coming = coming(conn, at, Some(wanted)).await?;
-        Ok(Some(Stand { now, coming }))
+        let missing = missing(&now, wanted);
+        Ok(Some(Stand { now, missing, coming }))
     }
+}
+
+fn missing(now: &GtidSet, wanted: &GtidSet) -> GtidSet {
+    let lacking = wanted.iter().filter(|gtid| !now.covers(*gtid));
+    lacking.filter_map(|gtid| now.get(gtid.domain)).collect()
 }
 
 /// Before the first write over a connection: modshift's login may write where `read_only` holds others
 /// off, and what is written on a replica before its promotion takes GTIDs that its relay log brings, too.
-/// Where the account may not ask (SLAVE MONITOR) nobody can tell. (A shard that is fenced replicates from
-/// nobody.)
+/// Where the account may not ask (SLAVE MONITOR) nobody can tell. A connection of which both threads are
+/// stopped brings nothing: so it is on a shard that is fenced, and such a one is written to.
 pub async fn promoted(conn: &mut Conn, at: &str) -> Result<(), ServerError> {
     let failed = |error| error::of(at, DOING, error);
     let read_only: Option<bool> =
@@ -90,7 +99,9 @@ pub async fn promoted(conn: &mut Conn, at: &str) -> Result<(), ServerError> {
     if read_only != Some(true) {
         return Ok(());
     }
-    match coming(conn, at, None).await? {
+    let Some(mut sources) = sources(conn, at).await? else { return Ok(()) };
+    sources.retain(Source::runs);
+    match decide(&sources, None) {
         Coming::Received(from) | Coming::Perhaps(from) => {
             Err(ServerError::Unpromoted { at: at.to_owned(), from })
         }
@@ -103,27 +114,25 @@ pub async fn promoted(conn: &mut Conn, at: &str) -> Result<(), ServerError> {
 pub struct Patience {
     /// Where the server stood when it was first waited for without knowing whether it will come, or
     /// when it last moved.
-    still: Option<(Option<GtidSet>, Instant)>,
+    still: Option<(String, Instant)>,
 }
 
 impl Patience {
-    /// `now`: where the server stands, if that is known.
-    pub fn holds(&mut self, coming: &Coming, now: Option<&GtidSet>) -> bool {
+    /// `now`: where the server stands with what is missing; another text once it has moved.
+    pub fn holds(&mut self, coming: &Coming, now: &str) -> bool {
         self.holds_at(coming, now, Instant::now())
     }
 
-    fn holds_at(&mut self, coming: &Coming, now: Option<&GtidSet>, at: Instant) -> bool {
+    fn holds_at(&mut self, coming: &Coming, now: &str, at: Instant) -> bool {
         match coming {
             Coming::Received(_) => {
                 self.still = None;
                 true
             }
             Coming::Perhaps(_) | Coming::Unknown => match &self.still {
-                Some((stood, since)) if stood.as_ref() == now => {
-                    at.duration_since(*since) < PERHAPS_MAX
-                }
+                Some((stood, since)) if stood == now => at.duration_since(*since) < PERHAPS_MAX,
                 _ => {
-                    self.still = Some((now.cloned(), at));
+                    self.still = Some((now.to_owned(), at));
                     true
                 }
             },
@@ -143,17 +152,18 @@ pub async fn coming(
     at: &str,
     wanted: Option<&GtidSet>,
 ) -> Result<Coming, ServerError> {
-    let rows: Vec<Row> = match conn.query("SHOW ALL SLAVES STATUS").await {
-        Ok(rows) => rows,
-        Err(error) => {
-            return match error::of(at, DOING, error) {
-                ServerError::Privilege { .. } => Ok(Coming::Unknown),
-                error => Err(error),
-            };
-        }
-    };
-    let sources: Vec<Source> = rows.iter().map(Source::of).collect();
-    Ok(decide(&sources, wanted))
+    let sources = sources(conn, at).await?;
+    Ok(sources.map_or(Coming::Unknown, |sources| decide(&sources, wanted)))
+}
+
+/// `None`: the account may not ask.
+async fn sources(conn: &mut Conn, at: &str) -> Result<Option<Vec<Source>>, ServerError> {
+    let rows: Result<Vec<Row>, _> = conn.query("SHOW ALL SLAVES STATUS").await;
+    match rows.map_err(|error| error::of(at, DOING, error)) {
+        Ok(rows) => Ok(Some(rows.iter().map(Source::of).collect())),
+        Err(ServerError::Privilege { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A connection from which the server replicates.
@@ -162,6 +172,8 @@ struct Source {
     at: String,
     /// `Yes`, `No`, `Connecting`, `Preparing`.
     io: String,
+    /// What it has received is being applied.
+    sql: bool,
     /// Received, whether it has been applied or not; empty where it replicates without GTIDs.
     received: GtidSet,
     /// The relay log is applied to its end.
@@ -177,10 +189,15 @@ impl Source {
         Source {
             at: format!("{}:{}", text("Master_Host"), text("Master_Port")),
             io: text("Slave_IO_Running"),
+            sql: text("Slave_SQL_Running") == "Yes",
             received: text("Gtid_IO_Pos").parse().unwrap_or_default(),
             applied: same("Master_Log_File", "Relay_Master_Log_File")
                 && same("Read_Master_Log_Pos", "Exec_Master_Log_Pos"),
         }
+    }
+
+    fn runs(&self) -> bool {
+        self.sql || self.io != "No"
     }
 }
 
@@ -211,6 +228,7 @@ mod tests {
         let of = |&(io, received, applied): &(&str, &str, bool)| Source {
             at: "db1:3306".to_owned(),
             io: io.to_owned(),
+            sql: false,
             received: received.parse().unwrap(),
             applied,
         };
@@ -223,16 +241,33 @@ mod tests {
     fn what_may_come_is_waited_for_while_anything_comes_and_a_minute_more() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
-        let set = |text: &str| text.parse::<GtidSet>().unwrap();
         let (perhaps, mut patience) = (Coming::Perhaps("db1:3306".to_owned()), Patience::default());
-        assert!(patience.holds_at(&perhaps, Some(&set("0-1-5")), at(0)));
-        assert!(patience.holds_at(&perhaps, Some(&set("0-1-5")), at(59)));
-        assert!(patience.holds_at(&perhaps, Some(&set("0-1-6")), at(61)), "it moved");
-        assert!(patience.holds_at(&perhaps, Some(&set("0-1-6")), at(120)));
-        assert!(!patience.holds_at(&Coming::Unknown, Some(&set("0-1-6")), at(121)));
+        assert!(patience.holds_at(&perhaps, "0-1-5", at(0)));
+        assert!(patience.holds_at(&perhaps, "0-1-5", at(59)));
+        assert!(patience.holds_at(&perhaps, "0-1-6", at(61)), "it moved");
+        assert!(patience.holds_at(&perhaps, "0-1-6", at(120)));
+        assert!(!patience.holds_at(&Coming::Unknown, "0-1-6", at(121)));
         let received = Coming::Received("db1:3306".to_owned());
-        assert!(patience.holds_at(&received, Some(&set("0-1-6")), at(9999)));
-        assert!(!patience.holds_at(&Coming::No, Some(&set("0-1-6")), at(9999)));
+        assert!(patience.holds_at(&received, "0-1-6", at(9999)));
+        assert!(!patience.holds_at(&Coming::No, "0-1-6", at(9999)));
+    }
+
+    #[test]
+    fn it_moves_where_something_is_missing_and_nowhere_else() {
+        let set = |text: &str| text.parse::<GtidSet>().unwrap();
+        let wanted = set("1-1-1000,2-2-50,7-1-3");
+        // It serves in domain 2, and nobody brings the end of domain 1.
+        for now in ["1-1-990,2-2-60", "1-1-990,2-2-61"] {
+            assert_eq!(missing(&set(now), &wanted), set("1-1-990"));
+        }
+        assert_eq!(missing(&set("1-1-991,2-2-61"), &wanted), set("1-1-991"));
+    }
+
+    #[test]
+    fn a_connection_that_is_stopped_brings_nothing() {
+        let source = |io: &str, sql| Source { io: io.to_owned(), sql, ..Source::default() };
+        let runs = [("No", true), ("Connecting", false), ("Yes", true), ("No", false)];
+        assert_eq!(runs.map(|(io, sql)| source(io, sql).runs()), [true, true, true, false]);
     }
 
     #[test]

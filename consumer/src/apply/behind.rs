@@ -24,9 +24,9 @@ impl Keeper {
         let asked = timeout(ATTEMPT_TIMEOUT, self.older(moves)).await;
         // It goes by a connection of its own: the address may lead elsewhere by now.
         self.conn = None;
-        let coming = match asked {
+        let (coming, found) = match asked {
             Ok(Ok(None)) => return taken,
-            Ok(Ok(Some(coming))) => coming,
+            Ok(Ok(Some(older))) => older,
             Ok(Err(error)) => return ApplyError::Server(error),
             Err(_) => {
                 let detail = format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs());
@@ -34,14 +34,30 @@ impl Keeper {
             }
         };
         let (new, at) = (self.shard, self.at.clone());
-        match self.patience.holds(&coming, None) {
+        // As its relay log is applied the watermarks move.
+        match self.patience.holds(&coming, &format!("{found:?}")) {
             true => ApplyError::NotThereYet { new, at, coming },
             false => ApplyError::CommitsLost { new, at, coming },
         }
     }
 
-    /// `None`: another owner was there.
-    async fn older(&self, moves: &[Move]) -> Result<Option<Coming>, ServerError> {
+    /// Over a new connection, before the first write: every row of the watermark is as this owner left it.
+    /// A batch compares those alone that it moves, and a server that is behind may have just these.
+    pub(super) async fn as_left(
+        &self,
+        conn: &mut Conn,
+        moves: &[Move],
+        unknown: bool,
+    ) -> Result<(), ApplyError> {
+        let found = versions(conn, &self.at).await?;
+        match self.versions.as_left(moves, unknown, &found) {
+            true => Ok(()),
+            false => Err(ApplyError::TakenOver { new: self.shard }),
+        }
+    }
+
+    /// With what was found. `None`: another owner was there.
+    async fn older(&self, moves: &[Move]) -> Result<Option<(Coming, Found)>, ServerError> {
         let mut conn = connect(&self.endpoint, Session::Exact).await?;
         let found = versions(&mut conn, &self.at).await?;
         if !self.versions.older(moves, &found) {
@@ -49,11 +65,14 @@ impl Keeper {
         }
         let coming = coming(&mut conn, &self.at, None).await?;
         let _ = conn.disconnect().await;
-        Ok(Some(coming))
+        Ok(Some((coming, found)))
     }
 }
 
-async fn versions(conn: &mut Conn, at: &str) -> Result<Vec<(u16, u64)>, ServerError> {
-    let sql = format!("SELECT source, version FROM {WATERMARK}");
+/// Rows of the watermark: old shard and version.
+type Found = Vec<(u16, u64)>;
+
+async fn versions(conn: &mut Conn, at: &str) -> Result<Found, ServerError> {
+    let sql = format!("SELECT source, version FROM {WATERMARK} ORDER BY source");
     conn.query(sql).await.map_err(|error| error::of(at, DOING, error))
 }

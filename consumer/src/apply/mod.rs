@@ -238,6 +238,7 @@ impl Keeper {
             None => {
                 let mut conn = connect(&self.endpoint, Session::Exact).await?;
                 applying::promoted(&mut conn, &self.at).await?;
+                self.as_left(&mut conn, &cut.moves, *unknown).await?;
                 conn
             }
         };
@@ -287,6 +288,7 @@ impl Keeper {
     /// The transaction is in. `changes`: `None` where they have been read again.
     fn committed(&mut self, cut: &Cut, changes: Option<ParkedChanges>) -> Result<(), ApplyError> {
         self.versions.committed(&cut.moves);
+        self.patience.over();
         let before = self.parked.len();
         if let Some(changes) = changes {
             for ((source, table), (rows, why)) in changes.refused() {

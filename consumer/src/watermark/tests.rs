@@ -114,6 +114,9 @@ fn an_older_watermark_is_told_from_another_owner_s() {
     assert!(versions.older(&moves, &[(0, base), (1, base)]));
     assert!(versions.older(&moves, &[(0, 7), (1, 9)]));
     assert!(versions.older(&moves, &[]));
+    // One row was raised there although the server lacks what came before of the other.
+    assert!(versions.older(&moves[..1], &[(0, base + 3), (1, base + 1)]));
+    assert!(!versions.older(&moves[..1], &[(0, base + 4), (1, base + 1)]));
     assert!(!versions.older(&moves, &[(0, base + 2), (1, base + 2)]), "it has all of it");
     // Whoever takes over has a higher generation; of two first owners either may have.
     let theirs = (8 << GENERATION_BITS) + 1;
@@ -123,4 +126,21 @@ fn an_older_watermark_is_told_from_another_owner_s() {
     first.committed(&moves);
     let other = Versions::take_over(&[], 2, 5).base() + 1;
     assert!(!first.older(&moves, &[(0, other), (1, other)]));
+}
+
+#[test]
+fn every_row_must_be_as_it_was_left_whatever_the_batch_moves() {
+    let moves = [0, 1].map(|source| Move { source: OldShard(source), mark: mark() });
+    let mut versions = Versions::take_over(&[kept(0, 7), kept(1, 9)], 3, 0);
+    let base = versions.base();
+    versions.committed(&moves);
+    let first = &moves[..1];
+    assert!(versions.as_left(first, false, &[(0, base + 1), (1, base + 1)]));
+    // The replica lacks the last commit of the other stream, or has a row that nobody knows.
+    assert!(!versions.as_left(first, false, &[(0, base + 1), (1, base)]));
+    assert!(!versions.as_left(first, false, &[(0, base + 1), (1, base + 1), (2, base)]));
+    // A COMMIT that nobody answered may be in, and of none but what it moves.
+    assert!(!versions.as_left(first, false, &[(0, base + 2), (1, base + 1)]));
+    assert!(versions.as_left(first, true, &[(0, base + 2), (1, base + 1)]));
+    assert!(!versions.as_left(first, true, &[(0, base + 1), (1, base + 2)]));
 }

@@ -46,9 +46,11 @@ async fn of_servers(
     error: &ReadError,
     patience: &mut Patience,
 ) -> Option<ReadError> {
-    // Whoever has a later epoch has it on this server.
+    // Whoever has a later epoch has it on this server; and one that shows the group at which a reader
+    // halts has what came before it.
+    let shown = error.skips().is_some();
     let replaced = matches!(error, ReadError::Superseded { ours, theirs, .. } if theirs > ours);
-    if replaced || wanted.is_empty() || error.class() == Class::Retry {
+    if shown || replaced || wanted.is_empty() || error.class() == Class::Retry {
         return None;
     }
     for server in servers {
@@ -62,7 +64,7 @@ async fn of_servers(
         };
         match within(server, DOING, asking).await {
             Ok(None) => {}
-            Ok(Some(stand)) if patience.holds(&stand.coming, Some(&stand.now)) => {
+            Ok(Some(stand)) if patience.holds(&stand.coming, &stand.missing.to_string()) => {
                 let (now, wanted) = (stand.now.to_string(), wanted.to_string());
                 let coming = stand.coming;
                 return Some(BinlogError::NotThereYet { at, now, wanted, coming }.into());

@@ -53,9 +53,22 @@ where
             }
             // Of the server that its token is written on, where that was another a moment ago.
             Err(error) => {
-                match behind::of_shard(&plan, shard, &status, &error, &mut patience).await {
-                    Some(waits) => say_waiting(shard, &status, &waits, plan.direction()),
-                    None => break Err(error),
+                let mut asked =
+                    behind::of_shard(&plan, shard, &status, &error, &mut patience).await;
+                if asked.is_none() {
+                    break Err(error);
+                }
+                // Until it has come no epoch is begun: that would be written there.
+                while let Some(waits) = asked {
+                    say_waiting(shard, &status, &waits, plan.direction());
+                    if cancel
+                        .run_until_cancelled(tokio::time::sleep(backoff.next()))
+                        .await
+                        .is_none()
+                    {
+                        break;
+                    }
+                    asked = behind::of_shard(&plan, shard, &status, &error, &mut patience).await;
                 }
             }
             Ok(()) => break Ok(()),
