@@ -32,6 +32,7 @@ pub mod settle;
 mod shard;
 pub mod table;
 mod verifier;
+mod waiting;
 
 pub use changed::{ChangedKey, ChangedKeys};
 pub use continuous::{DRAINER_SEATS, run_continuous};

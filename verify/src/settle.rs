@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use modshift_mariadb::control::{PARKED, TOKEN, WATERMARK};
+use modshift_mariadb::control::{TOKEN, WATERMARK};
 use modshift_mariadb::value::same_value;
 use modshift_proto::GtidSet;
 use modshift_proto::plan::Direction;
@@ -26,10 +26,10 @@ use crate::compare::Suspect;
 use crate::error::VerifyError;
 use crate::halts::Halts;
 use crate::key;
-use crate::progress::PAGE;
 use crate::report::{Halt, Kind, Mismatch};
 use crate::shard::{HERE, Seen, Shard};
 use crate::table::{CheckedTable, Placing};
+use crate::waiting::parked;
 
 /// Readings of the same difference, each behind a later position.
 const AGREED: u8 = 3;
@@ -450,42 +450,8 @@ pub(crate) async fn switched(new: &mut [Shard]) -> Result<bool, VerifyError> {
     Ok(serving.contains(&true))
 }
 
-/// Rows of the table that wait for their place on a new shard: the next page, behind this number.
-pub(crate) async fn waiting(
-    shard: &mut Shard,
-    table: &CheckedTable,
-    after: u64,
-) -> Result<Vec<(u64, u16, Vec<u8>)>, VerifyError> {
-    let name = table.schema.name.bytes().map(|byte| format!("{byte:02X}")).collect::<String>();
-    let sql = format!(
-        "SELECT id, source, pk FROM {HERE}{PARKED} WHERE table_name = _utf8mb4 X'{name}' \
-         AND id > {after} ORDER BY id LIMIT {PAGE}"
-    );
-    if_there(shard.query("looking for parked rows", &sql).await)
-}
-
-/// Of rows that waited for their place, those that are on neither side when all is applied, and wait
-/// still: their deletion was passed over. They would move in some day, so each counts as a row too many.
-pub(crate) async fn surplus(
-    shards: &mut Shards,
-    table: &CheckedTable,
-    settled: &mut Settled,
-) -> Result<(), VerifyError> {
-    for suspect in std::mem::take(&mut settled.equal) {
-        let (old, new) = suspect.stream;
-        let waits = parked(&mut shards.new[usize::from(new)], table, &suspect).await?.is_some();
-        let gone = waits
-            && shards.old[usize::from(old)].row(table, &suspect.key).await?.is_none()
-            && shards.new[usize::from(new)].row(table, &suspect.key).await?.is_none();
-        match gone {
-            true => settled.mismatches.push(extra(table, suspect)),
-            false => settled.equal.push(suspect),
-        }
-    }
-    Ok(())
-}
-
-fn extra(table: &CheckedTable, suspect: Suspect) -> Mismatch {
+/// A row of a new shard that its old shard does not have.
+pub(crate) fn extra(table: &CheckedTable, suspect: Suspect) -> Mismatch {
     let (old, new) = suspect.stream;
     Mismatch {
         table: table.schema.name.clone(),
@@ -496,24 +462,6 @@ fn extra(table: &CheckedTable, suspect: Suspect) -> Mismatch {
         columns: Vec::new(),
         pk: suspect.key,
     }
-}
-
-/// The image of a row that waits for its place.
-async fn parked(
-    shard: &mut Shard,
-    table: &CheckedTable,
-    suspect: &Suspect,
-) -> Result<Option<Vec<u8>>, VerifyError> {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
-    let sql = format!(
-        "SELECT image FROM {HERE}{PARKED} WHERE source = {} AND table_name = _utf8mb4 X'{}' \
-         AND pk = X'{}'",
-        suspect.stream.0,
-        hex(table.schema.name.as_bytes()),
-        hex(&suspect.key),
-    );
-    let rows: Vec<Vec<u8>> = if_there(shard.query("looking for a parked row", &sql).await)?;
-    Ok(rows.into_iter().next())
 }
 
 /// Nothing was ever applied to a shard that lacks modshift's tables.

@@ -27,6 +27,7 @@ use crate::report::{Halt, Mismatch, TableReport};
 use crate::settle::{self, Settled, Shards, Until};
 use crate::shard::Shard;
 use crate::table::{self, CheckedTable};
+use crate::waiting;
 
 /// An interrupted round is taken up again if its proof can still be worth something.
 const RESUME_AGE_MAX: Duration = Duration::from_secs(60 * 60);
@@ -368,24 +369,23 @@ impl Verifier {
 
 impl Verifier {
     /// Rows that wait for their place have none on a new shard that a comparison could find; so each of
-    /// them is looked at by its key.
-    async fn settle_waiting(&mut self, table: &CheckedTable) -> Result<(), VerifyError> {
+    /// them is looked at by its key. Gives how many are not settled.
+    async fn settle_waiting(&mut self, table: &CheckedTable) -> Result<u64, VerifyError> {
         let until = Until::Passed(self.plan.verify.settle_max);
+        let mut unsettled = 0;
         for target in 0..self.shards.new.len() {
             let mut last = 0;
-            loop {
-                let page = settle::waiting(&mut self.shards.new[target], table, last).await?;
-                let Some((end, ..)) = page.last() else { break };
-                last = *end;
-                let suspect = |(_, source, key)| Suspect { stream: (source, target as u16), key };
-                let suspects: BTreeSet<Suspect> = page.into_iter().map(suspect).collect();
-                let mut settled = settle::settle(&mut self.shards, table, suspects, until).await?;
-                settle::surplus(&mut self.shards, table, &mut settled).await?;
+            while let Some((end, page)) =
+                waiting::page(&mut self.shards, target, table, last).await?
+            {
+                last = end;
+                let mut settled = waiting::settle(&mut self.shards, table, page, until).await?;
                 self.halts.append(&mut settled.halts);
+                unsettled += settled.unsettled.len() as u64;
                 record(&mut self.shards, table, &settled).await?;
             }
         }
-        Ok(())
+        Ok(unsettled)
     }
 }
 

@@ -69,12 +69,12 @@ impl<'v> Round<'v> {
     pub(super) async fn new(
         verifier: &'v mut Verifier,
         table: CheckedTable,
-        saved: Saved,
+        mut saved: Saved,
         part: Option<Part>,
     ) -> Result<Round<'v>, VerifyError> {
         verifier.settle_known(&table).await?;
         if part.is_none() {
-            verifier.settle_waiting(&table).await?;
+            saved.unsettled += verifier.settle_waiting(&table).await?;
         }
         if saved.verified_to.is_none() {
             verifier.pageable(&table).await?;
