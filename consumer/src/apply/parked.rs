@@ -61,33 +61,27 @@ impl Keeper {
             self.parked.try_again(&row, clock_us);
             return Ok(());
         };
-        if holder == row.source.to_string() || holder == another_row_of(row.source) {
+        let why = if holder == row.source.to_string() || holder == another_row_of(row.source) {
             // No old shard has both rows: the one in the way is too many here, and goes with a repair,
             // which comes by this very stream.
-            warn!(
-                target = self.shard.0,
-                source = row.source.0,
-                table = table.schema.name.as_str(),
-                key,
-                waited_s,
-                hint = self.direction.advice("modshift verify --repair removes it"),
-                "a row waits for its place, which a row has that is too many here"
-            );
-            self.parked.try_again(&row, clock_us);
-            return Ok(());
-        }
-        if self.was_sent_past(owner).await? || self.was_sent_past(Some(row.source)).await? {
+            Some(
+                self.direction.advice(
+                    "the row in its way is too many here: modshift verify --repair removes it",
+                ),
+            )
+        } else if self.was_sent_past(owner).await? || self.was_sent_past(Some(row.source)).await? {
             // What was passed over may have made room on the holder's old shard, or deleted the row.
-            warn!(
-                target = self.shard.0,
-                source = row.source.0,
-                table = table.schema.name.as_str(),
-                key,
-                holder,
-                waited_s,
-                "a row waits for its place, and a group was passed over that may have made room, or \
-                 deleted it; the gate says what is to be compared and mended"
-            );
+            Some(
+                "a group was passed over; the gate says what is to be compared and mended"
+                    .to_owned(),
+            )
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            let (target, source) = (self.shard.0, row.source.0);
+            let table = table.schema.name.as_str();
+            warn!(target, source, table, key, holder, waited_s, why, "a row waits for its place");
             self.parked.try_again(&row, clock_us);
             return Ok(());
         }
