@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use modshift_cutover::CutoverError;
 use modshift_cutover::register::Hold;
+use modshift_mariadb::control::skip::Place;
 use modshift_mariadb::control::{SKIP, WATERMARK, skip};
 use modshift_mariadb::{ServerError, audit as audited};
 use modshift_proto::plan::{Direction, Endpoint, Plan};
@@ -216,7 +217,7 @@ impl Command<'_> {
             }
         }
         let mut server = Server::open(self.source, DOING).await?;
-        server.run(&skip::ask(self.shard, self.gtid), (&self.why, &who)).await?;
+        server.run(&self.place().ask(), (&self.why, &who)).await?;
         let asked = self.state(&mut server).await?.is_some_and(|state| state != "halted");
         if !asked {
             self.forget_targets().await?;
@@ -233,9 +234,12 @@ impl Command<'_> {
         Ok(())
     }
 
+    fn place(&self) -> Place {
+        Place::group(self.shard, self.gtid)
+    }
+
     async fn state(&self, server: &mut Server) -> Result<Option<String>, ServerError> {
-        let group = skip::group(self.shard, self.gtid);
-        let sql = format!("SELECT BINARY state FROM {SKIP} WHERE {group}");
+        let sql = format!("SELECT BINARY state FROM {SKIP} WHERE {}", self.place().row());
         server.first(&sql, ()).await
     }
 

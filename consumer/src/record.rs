@@ -71,7 +71,7 @@ pub async fn begin(
         None => return Ok(passing),
         Some(asked) => asked,
     };
-    let begins = conn.query_drop(skip::record_begins(shard)).await;
+    let begins = conn.query_drop(skip::applier_begins(shard)).await;
     begins.map_err(|source| error::of(at, "asking what is to be passed over", source))?;
     Ok(passing)
 }
@@ -98,7 +98,7 @@ pub async fn halts(
     (offset, said): (Offset, &str),
 ) -> Result<(), ServerError> {
     let failed = |source| error::of(at, "recording the halt", source);
-    let sql = skip::record_halts(shard, offset);
+    let sql = skip::Place::record(shard, offset).halts();
     match conn.exec_drop(&sql, (said,)).await.map_err(failed) {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => {
             conn.query_drop(skip::TABLE).await.map_err(failed)?;

@@ -61,7 +61,7 @@ pub async fn begin(
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => return Ok(Skips::default()),
         rows => rows?,
     };
-    let cleared = conn.query_drop(skip::begins(shard)).await;
+    let cleared = conn.query_drop(skip::reader_begins(shard)).await;
     cleared.map_err(|error| server_error(primary, doing, error))?;
     let read = |(name, checksum): (String, Option<u32>)| {
         let gtid = name.parse();
@@ -93,7 +93,7 @@ pub async fn halts(
     conn.exec_drop(halted, (said, epoch)).await.map_err(failed)?;
     // Another reader has it otherwise, and stands elsewhere.
     if conn.affected_rows() == 1 {
-        conn.exec_drop(skip::halts(shard, gtid), (said,)).await.map_err(failed)?;
+        conn.exec_drop(skip::Place::group(shard, gtid).halts(), (said,)).await.map_err(failed)?;
     }
     conn.query_drop("COMMIT").await.map_err(failed)?;
     conn.disconnect().await.map_err(failed)

@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use modshift_mariadb::control::{SKIP, WATERMARK, skip};
+use modshift_mariadb::control::skip::Place;
+use modshift_mariadb::control::{SKIP, WATERMARK};
 use modshift_mariadb::{ServerError, audit as audited};
 use modshift_proto::NewShard;
 use modshift_proto::plan::{Log, Plan};
@@ -74,7 +75,8 @@ pub async fn run(
             }
         }
         let entry = audit::begin(plan, &meaning).await?;
-        let asked = server.run(&skip::ask_record(shard, offset), (why, audited::operator())).await;
+        let asked =
+            server.run(&Place::record(shard, offset).ask(), (why, audited::operator())).await;
         let outcome = asked.map(|()| Exit::Done).map_err(anyhow::Error::from);
         audit::finish(entry, &outcome).await;
         outcome?;
@@ -105,6 +107,7 @@ async fn state(
     shard: NewShard,
     offset: i64,
 ) -> Result<Option<String>, ServerError> {
-    let sql = format!("SELECT BINARY state FROM {SKIP} WHERE {}", skip::record(shard, offset));
+    let sql =
+        format!("SELECT BINARY state FROM {SKIP} WHERE {}", Place::record(shard, offset).row());
     there(server.first(&sql, ()).await)
 }

@@ -32,46 +32,81 @@ pub const TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_skip (
         PRIMARY KEY (what, source, name, table_name)
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
 
-/// The row of a group, in a WHERE.
-pub fn group(source: OldShard, gtid: Gtid) -> String {
-    format!("what = 'group' AND source = {} AND name = '{gtid}'", source.0)
+/// What somebody stands at: a group of a shard's binlog, or a record of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    what: &'static str,
+    source: u16,
+    name: String,
 }
+
+impl Place {
+    pub fn group(source: OldShard, gtid: Gtid) -> Place {
+        Place { what: GROUP, source: source.0, name: gtid.to_string() }
+    }
+
+    pub fn record(partition: NewShard, offset: i64) -> Place {
+        Place { what: RECORD, source: partition.0, name: offset.to_string() }
+    }
+
+    /// Its row, in a WHERE.
+    pub fn row(&self) -> String {
+        let Place { what, source, name } = self;
+        format!("what = '{what}' AND source = {source} AND name = '{name}'")
+    }
+
+    /// Somebody halts there; parameter: what it says. Nothing where it was asked for meanwhile.
+    pub fn halts(&self) -> String {
+        let Place { what, source, name } = self;
+        format!(
+            "INSERT INTO {SKIP} (what, source, name, state, at, said) \
+             VALUES ('{what}', {source}, '{name}', 'halted', UTC_TIMESTAMP(6), ?) \
+             ON DUPLICATE KEY UPDATE said = VALUES(said)"
+        )
+    }
+
+    /// An operator has it passed over; parameters: why, who. One row, or none where nobody stands there.
+    pub fn ask(&self) -> String {
+        format!(
+            "UPDATE {SKIP} SET state = 'asked', at = UTC_TIMESTAMP(6), why = ?, who = ? \
+             WHERE {} AND state = 'halted'",
+            self.row()
+        )
+    }
+}
+
+const GROUP: &str = "group";
+const RECORD: &str = "record";
 
 /// Groups to be passed over, with their checksums where they were before.
 pub fn asked(source: OldShard) -> String {
     format!(
-        "SELECT name, checksum FROM {SKIP} WHERE what = 'group' AND source = {} \
+        "SELECT name, checksum FROM {SKIP} WHERE what = '{GROUP}' AND source = {} \
          AND state IN ('asked', 'passed')",
         source.0
     )
 }
 
+/// Offsets of records to be passed over.
+pub fn asked_records(partition: NewShard) -> String {
+    format!(
+        "SELECT name FROM {SKIP} WHERE what = '{RECORD}' AND source = {} AND state = 'asked'",
+        partition.0
+    )
+}
+
 /// A reader begins: it stands nowhere.
-pub fn begins(source: OldShard) -> String {
-    format!(
-        "DELETE FROM {SKIP} WHERE what = 'group' AND source = {} AND state = 'halted'",
-        source.0
-    )
+pub fn reader_begins(source: OldShard) -> String {
+    begins(GROUP, source.0)
 }
 
-/// A reader halts there; parameter: what it says. Nothing where it was asked for meanwhile.
-pub fn halts(source: OldShard, gtid: Gtid) -> String {
-    format!(
-        "INSERT INTO {SKIP} (what, source, name, state, at, said) \
-         VALUES ('group', {}, '{gtid}', 'halted', UTC_TIMESTAMP(6), ?) \
-         ON DUPLICATE KEY UPDATE said = VALUES(said)",
-        source.0
-    )
+/// An applier begins: it stands nowhere.
+pub fn applier_begins(partition: NewShard) -> String {
+    begins(RECORD, partition.0)
 }
 
-/// An operator has it passed over; parameters: why, who. One row, or none where no reader stands
-/// there.
-pub fn ask(source: OldShard, gtid: Gtid) -> String {
-    format!(
-        "UPDATE {SKIP} SET state = 'asked', at = UTC_TIMESTAMP(6), why = ?, who = ? \
-         WHERE {} AND state = 'halted'",
-        group(source, gtid)
-    )
+fn begins(what: &str, source: u16) -> String {
+    format!("DELETE FROM {SKIP} WHERE what = '{what}' AND source = {source} AND state = 'halted'")
 }
 
 /// Of the shards that are applied to, before anything is passed over; parameters: why, who.
@@ -105,7 +140,7 @@ pub fn marks(source: OldShard, gtid: Gtid, late: Duration) -> String {
          SELECT 'table', source, name, ?, 'open', UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND, why, who \
          FROM {SKIP} WHERE {} AND state = 'asked'",
         late.as_micros(),
-        group(source, gtid)
+        Place::group(source, gtid).row()
     )
 }
 
@@ -114,46 +149,6 @@ pub fn passed(source: OldShard, gtid: Gtid, checksum: u32) -> String {
     format!(
         "UPDATE {SKIP} SET state = 'passed', at = UTC_TIMESTAMP(6), checksum = {checksum} \
          WHERE {} AND state = 'asked'",
-        group(source, gtid)
-    )
-}
-
-/// The row of a record of the change log, in a WHERE.
-pub fn record(partition: NewShard, offset: i64) -> String {
-    format!("what = 'record' AND source = {} AND name = '{offset}'", partition.0)
-}
-
-/// Offsets of records to be passed over.
-pub fn asked_records(partition: NewShard) -> String {
-    format!(
-        "SELECT name FROM {SKIP} WHERE what = 'record' AND source = {} AND state = 'asked'",
-        partition.0
-    )
-}
-
-/// An applier begins: it stands nowhere.
-pub fn record_begins(partition: NewShard) -> String {
-    format!(
-        "DELETE FROM {SKIP} WHERE what = 'record' AND source = {} AND state = 'halted'",
-        partition.0
-    )
-}
-
-/// An applier halts there; parameter: what it says.
-pub fn record_halts(partition: NewShard, offset: i64) -> String {
-    format!(
-        "INSERT INTO {SKIP} (what, source, name, state, at, said) \
-         VALUES ('record', {}, '{offset}', 'halted', UTC_TIMESTAMP(6), ?) \
-         ON DUPLICATE KEY UPDATE said = VALUES(said)",
-        partition.0
-    )
-}
-
-/// An operator has it passed over; parameters: why, who.
-pub fn ask_record(partition: NewShard, offset: i64) -> String {
-    format!(
-        "UPDATE {SKIP} SET state = 'asked', at = UTC_TIMESTAMP(6), why = ?, who = ? \
-         WHERE {} AND state = 'halted'",
-        record(partition, offset)
+        Place::group(source, gtid).row()
     )
 }
