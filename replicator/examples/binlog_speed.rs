@@ -107,5 +107,6 @@ fn endpoint() -> Endpoint {
         replica_server_id: 7002,
         replicas: Vec::new(),
         read_from: None,
+        application: None,
     }
 }

@@ -246,6 +246,7 @@ fn endpoint() -> Endpoint {
         replica_server_id: 7001,
         replicas: Vec::new(),
         read_from: None,
+        application: None,
     }
 }
 

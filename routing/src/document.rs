@@ -4,7 +4,8 @@
 //! ```json
 //! {
 //!   "format": 1, "plan": "shop", "version": 7, "side": "new", "modulus": 4,
-//!   "shards": [{"index": 0, "host": "db-new-0", "port": 3306, "schema": "shop_0"}, …],
+//!   "shards": [{"index": 0, "host": "shop-0.vip", "port": 3306, "schema": "shop_0",
+//!               "server": {"host": "db-new-0", "port": 3306}}, …],
 //!   "tables": {
 //!     "t_trade_order": {"rule": "floor_mod", "key": "accountNo"},
 //!     "user_session": {"rule": "crc32", "key": "uid", "charset": "utf8mb4"},
@@ -20,7 +21,7 @@
 
 use std::collections::BTreeMap;
 
-use modshift_proto::plan::{Placement, Plan};
+use modshift_proto::plan::{HostPort, Placement, Plan};
 use modshift_proto::row::{RowError, RowView, RowWriter};
 use modshift_proto::rule::{Charset, ShardRule};
 use modshift_proto::{Column, DataType, Modulus};
@@ -67,9 +68,21 @@ impl Side {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     pub index: u16,
+    /// With `port` the address that applications use.
     pub host: String,
     pub port: u16,
     pub schema: String,
+    /// The server behind it, where that has another address: for people and tools, clients do
+    /// without. The first documents had no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
+}
+
+/// A server as modshift reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    pub host: String,
+    pub port: u16,
 }
 
 /// How a table's rows are placed; `key` is the column.
@@ -142,11 +155,11 @@ impl Document {
             Side::Old => (plan.old_modulus, &plan.old),
             Side::New => (plan.new_modulus, &plan.new),
         };
-        let shards = endpoints.iter().zip(0..).map(|(endpoint, index)| Shard {
-            index,
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            schema: endpoint.schema.clone(),
+        let shards = endpoints.iter().zip(0..).map(|(endpoint, index)| {
+            let HostPort { host, port } = endpoint.application();
+            let server = || Server { host: endpoint.host.clone(), port: endpoint.port };
+            let server = endpoint.application.is_some().then(server);
+            Shard { index, host, port, schema: endpoint.schema.clone(), server }
         });
         let tables = plan.tables.iter().map(|table| {
             let rule = match &table.placement {

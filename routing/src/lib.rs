@@ -23,6 +23,6 @@ pub mod publish;
 
 #[cfg(feature = "client")]
 pub use client::{ClientError, EtcdSource, Health, HttpSource, Intervals, Route, Router, Source};
-pub use document::{Document, DocumentError, Key, RouteError, Shard, Side, TableRule};
+pub use document::{Document, DocumentError, Key, RouteError, Server, Shard, Side, TableRule};
 #[cfg(feature = "publish")]
 pub use publish::{Ack, Failure, PublishError, Target, preview, publish};

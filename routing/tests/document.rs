@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{HostPort, Plan};
 use modshift_proto::row::{cell_int, zigzag};
 use modshift_proto::rule::{Charset, ShardRule};
 use modshift_proto::{Column, DataType, Modulus};
@@ -142,6 +142,17 @@ fn a_document_is_json_that_others_can_read() {
         { "index": 2, "host": "db-new-2", "port": 3306, "schema": "shop_2" }
     );
     assert_eq!(json["shards"][2], shard);
+    let shard = serde_json::json!({
+        "index": 0, "host": "shop-0.vip", "port": 6033, "schema": "shop_0",
+        "server": { "host": "db-new-0", "port": 3306 },
+    });
+    let mut plan = plan(2, 3);
+    let application = HostPort { host: "shop-0.vip".to_owned(), port: 6033 };
+    plan.new[0].application = Some(application);
+    let behind = Document::of_plan(&plan, Side::New, 7);
+    let found: serde_json::Value = serde_json::from_str(&behind.to_json()).unwrap();
+    assert_eq!(found["shards"][0], shard);
+    assert_eq!(Document::from_json(behind.to_json().as_bytes()).unwrap(), behind);
     let floor = serde_json::json!({ "rule": "floor_mod", "key": "a" });
     assert_eq!(json["tables"]["t_floor"], floor);
     let crc32 = serde_json::json!({ "rule": "crc32", "key": "k", "charset": "latin1" });

@@ -19,7 +19,8 @@ use modshift_routing::{preview, publish};
 const LONG: Duration = Duration::from_secs(60);
 
 fn document(version: u64) -> Document {
-    let shard = Shard { index: 0, host: "h".to_owned(), port: 1, schema: "s".to_owned() };
+    let shard =
+        Shard { index: 0, host: "h".to_owned(), port: 1, schema: "s".to_owned(), server: None };
     Document {
         format: FORMAT,
         plan: "shop".to_owned(),

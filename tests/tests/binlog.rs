@@ -27,6 +27,7 @@ fn endpoint(address: &Address) -> Endpoint {
         replica_server_id: 1001,
         replicas: Vec::new(),
         read_from: None,
+        application: None,
     }
 }
 

@@ -33,6 +33,7 @@ fn endpoint(address: &Address, schema: &str) -> Endpoint {
         replica_server_id: 1000,
         replicas: Vec::new(),
         read_from: None,
+        application: None,
     }
 }
 

@@ -80,6 +80,7 @@ impl Keys {
             replica_server_id: 1000,
             replicas: Vec::new(),
             read_from: None,
+            application: None,
         };
         Ok(Keys { endpoint, _server: server })
     }

@@ -35,6 +35,7 @@ async fn server(options: MariaDbOptions) -> Result<(MariaDbServer, Endpoint)> {
         replica_server_id: 1000,
         replicas: Vec::new(),
         read_from: None,
+        application: None,
     };
     Ok((server, endpoint))
 }

@@ -23,6 +23,8 @@ struct Login {
     password: Option<Secret>,
     tls: Option<TlsMode>,
     tls_ca: Option<PathBuf>,
+    application_host: Option<String>,
+    application_port: Option<u16>,
 }
 
 /// Every shard that the plan names.
@@ -63,7 +65,11 @@ pub(super) fn read(
             above.fault_at(key, message);
         }
         let ids = first..=u32::MAX;
-        let read = |(section, id)| read_shard(section, (&defaults, &login), id, &mut places);
+        // The sides may have the same: a virtual address stays where its shard stays.
+        let mut applications = HashMap::new();
+        let read = |(section, id)| {
+            read_shard(section, (&defaults, &login), id, &mut places, &mut applications)
+        };
         sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
     };
     let old = side(root, "old", base, old_modulus);
@@ -107,12 +113,16 @@ fn read_login(section: &Section<'_>) -> Login {
         file.fault("password is given too, expected one of the two");
     }
     let password_file = password_file.map(|item| read_secret_file(&item).unwrap_or_default());
+    let host = |key| section.get(key).and_then(|item| item.text_that("a host name", is_host));
+    let port = |key| {
+        let number = section.get(key).and_then(|item| item.number(1..=u64::from(u16::MAX)));
+        number.and_then(|port| u16::try_from(port).ok())
+    };
     Login {
-        host: section.get("host").and_then(|item| item.text_that("a host name", is_host)),
-        port: section
-            .get("port")
-            .and_then(|item| item.number(1..=u64::from(u16::MAX)))
-            .and_then(|port| u16::try_from(port).ok()),
+        host: host("host"),
+        port: port("port"),
+        application_host: host("application_host"),
+        application_port: port("application_port"),
         schema: section.get("schema").and_then(name),
         user: section.get("user").and_then(|item| {
             item.text_that("1 to 128 characters", |user| (1..=128).contains(&user.chars().count()))
@@ -158,6 +168,7 @@ fn read_shard(
     (defaults, login): (&Section<'_>, &Login),
     id: u32,
     places: &mut Places,
+    applications: &mut HashMap<(String, u16, String), String>,
 ) -> Endpoint {
     let own = read_login(&section);
     let id = section.number("replica_server_id", id, 1..=u64::from(u32::MAX));
@@ -177,9 +188,11 @@ fn read_shard(
     missing(schema.is_none(), "schema", "a schema");
     missing(user.is_none(), "user", "an account");
     missing(password.is_none(), "password", "password or password_file");
+    let mut is_taken = false;
     if let (Some(host), Some(schema)) = (&host, &schema) {
         let place = (host.to_ascii_lowercase(), port, schema.clone());
         if let Some(first) = places.schemas.insert(place, section.path.clone()) {
+            is_taken = true;
             section.fault(format!("schema {schema} on {host}:{port} is that of {first} too"));
         }
     }
@@ -187,6 +200,23 @@ fn read_shard(
         section.fault_at("replica_server_id", format!("{id} is that of {first} too"));
     }
     let primary = HostPort { host: host.clone().unwrap_or_default(), port };
+    let application = HostPort {
+        host: own
+            .application_host
+            .or_else(|| login.application_host.clone())
+            .unwrap_or_else(|| primary.host.clone()),
+        port: own.application_port.or(login.application_port).unwrap_or(port),
+    };
+    if let Some(schema) = &schema {
+        // Applications tell the shards of a side apart by it.
+        let at = (application.host.to_ascii_lowercase(), application.port, schema.clone());
+        let first = applications.insert(at, section.path.clone());
+        if let Some(first) = first.filter(|_| !is_taken) {
+            section.fault(format!(
+                "applications reach schema {schema} of {first} at {application} too"
+            ));
+        }
+    }
     let (replicas, read_from) = read_replicas(&section, &primary);
     section.finish();
     Endpoint {
@@ -200,6 +230,7 @@ fn read_shard(
         replica_server_id: id,
         replicas,
         read_from,
+        application: (application != primary).then_some(application),
     }
 }
 

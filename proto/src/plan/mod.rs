@@ -93,6 +93,9 @@ pub struct Endpoint {
     pub replicas: Vec<HostPort>,
     /// The replica whose binlog and rows are read in place of the primary's. One of `replicas`.
     pub read_from: Option<HostPort>,
+    /// Where applications reach the shard, if not at `host` and `port`: a virtual address, say. It is
+    /// published; modshift itself never connects to it.
+    pub application: Option<HostPort>,
 }
 
 impl Endpoint {
@@ -110,7 +113,14 @@ impl Endpoint {
             replica_server_id: 1,
             replicas: Vec::new(),
             read_from: None,
+            application: None,
         }
+    }
+
+    /// The address under which applications reach the shard.
+    pub fn application(&self) -> HostPort {
+        let own = || HostPort { host: self.host.clone(), port: self.port };
+        self.application.clone().unwrap_or_else(own)
     }
 
     /// The same shard on another of its servers, reached with the same login.

@@ -187,6 +187,10 @@ pub(super) fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered
     if let Some(server) = &endpoint.read_from {
         out.text("read_from", &server.to_string());
     }
+    if let Some(server) = &endpoint.application {
+        out.text("application_host", &server.host);
+        out.line("application_port", server.port);
+    }
 }
 
 pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {

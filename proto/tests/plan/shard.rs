@@ -47,6 +47,41 @@ fn a_shard_overrides_the_defaults() {
 }
 
 #[test]
+fn applications_may_reach_a_shard_elsewhere() {
+    let with = |lines: &str| changed("port = 3311\n", &format!("port = 3311\n{lines}\n"));
+    let at = |text: &str| {
+        let plan = parse(text).unwrap();
+        let both = plan.old[0].application.is_some();
+        assert_eq!(plan.old[1].application().port, 3312);
+        assert_eq!(parse(&plan.render_redacted()).unwrap(), redacted(plan.clone()));
+        (plan.old[0].application().to_string(), both)
+    };
+    assert_eq!(at(&orders()), ("127.0.0.1:3311".to_owned(), false));
+    let vip = "application_host = \"vip-0\"";
+    assert_eq!(at(&with(vip)), ("vip-0:3311".to_owned(), true));
+    assert_eq!(at(&with("application_port = 6033")), ("127.0.0.1:6033".to_owned(), true));
+    let both = format!("{vip}\napplication_port = 6033");
+    assert_eq!(at(&with(&both)), ("vip-0:6033".to_owned(), true));
+    // What is its own address is no other.
+    assert_eq!(at(&with("application_port = 3311")), ("127.0.0.1:3311".to_owned(), false));
+    let of_all = changed("tls = \"off\"", "tls = \"off\"\napplication_host = \"vip\"");
+    assert_eq!(at(&of_all), ("vip:3311".to_owned(), true));
+
+    // The sides may share an address, the shards of one may not.
+    let shared =
+        changed("port = 3321\n", &format!("port = 3321\n{vip}\napplication_port = 3311\n"));
+    let shared = shared.replace("\nport = 3311\n", &format!("\nport = 3311\n{vip}\n"));
+    assert_eq!(at(&shared).0, "vip-0:3311");
+    let same = with(vip).replace(
+        "port = 3312\nschema = \"trade_1\"",
+        "port = 3312\nschema = \"trade_0\"\napplication_host = \"VIP-0\"\napplication_port = 3311",
+    );
+    let errors = parse(&same).unwrap_err().to_string();
+    let expected = "applications reach schema trade_0 of old[0] at VIP-0:3311 too";
+    assert!(errors.contains(expected), "{errors}");
+}
+
+#[test]
 fn a_shard_may_list_its_replicas() {
     let with = |lines: &str| changed("port = 3311\n", &format!("port = 3311\n{lines}\n"));
     let text = with("replicas = [\"r1:3306\", \"[fd00::1]:3307\"]\nread_from = \"r1:3306\"");

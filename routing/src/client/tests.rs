@@ -6,7 +6,13 @@ use super::*;
 use crate::document::{DefaultRule, FORMAT, Shard, Side};
 
 fn document(plan: &str, version: u64) -> Document {
-    let shard = |index| Shard { index, host: "h".to_owned(), port: 1, schema: "s".to_owned() };
+    let shard = |index| Shard {
+        index,
+        host: "h".to_owned(),
+        port: 1,
+        schema: "s".to_owned(),
+        server: None,
+    };
     Document {
         format: FORMAT,
         plan: plan.to_owned(),

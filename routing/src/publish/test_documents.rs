@@ -15,6 +15,7 @@ pub fn document(version: u64, side: Side) -> Document {
         host: format!("db-{}-{index}.internal", side.name()),
         port: 3306 + index,
         schema: format!("shop_{index}"),
+        server: None,
     };
     let key = |key: &str| key.to_owned();
     let rules = [

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use modshift_proto::plan::RoutingKind;
 use modshift_routing::{
-    Document, Side, Target,
+    Document, Server, Side, Target,
     document::{DefaultRule, Key, TableRule},
 };
 use modshift_tests::{
@@ -182,7 +182,10 @@ fn the_clients_place_every_key_as_the_daemons_do() -> Result<()> {
 #[test]
 fn the_schema_describes_what_is_published_and_nothing_else() -> Result<()> {
     let whole = of_all_rules(u64::MAX, Some(DefaultRule::Crc32 { charset: "latin1".to_owned() }));
-    let good = [whole.to_json(), of_all_rules(1, None).to_json(), document(2, Side::Old).to_json()];
+    let server = Server { host: "db-3".to_owned(), port: 3307 };
+    let mut behind = document(2, Side::Old);
+    behind.shards[1].server = Some(server);
+    let good = [whole.to_json(), of_all_rules(1, None).to_json(), behind.to_json()];
     let bad = [
         ("\"format\": 1", "\"format\": 2"),
         ("\"side\": \"new\"", "\"side\": \"both\""),
@@ -192,34 +195,46 @@ fn the_schema_describes_what_is_published_and_nothing_else() -> Result<()> {
         ("\"modulus\"", "\"moduli\""),
         ("\"port\": 3306", "\"port\": \"3306\""),
     ];
+    let bad_of_today = [("\"port\": 3307", "\"port\": 0"), ("\"host\": \"db-3\"", "\"name\": 3")];
     let dir = RunDir::create("schema")?;
     let mut expected = Vec::new();
     let mut command = Command::new(PYTHON);
+    // By what was released first, too: its clients read what is published today.
     command.arg("-c").arg(
         "import json, sys, jsonschema\n\
-         check = jsonschema.Draft202012Validator(json.load(open(sys.argv[1])))\n\
-         check.check_schema(check.schema)\n\
-         for path in sys.argv[2:]: print(check.is_valid(json.load(open(path))))",
+         for schema in sys.argv[1:3]:\n\
+         \x20   check = jsonschema.Draft202012Validator(json.load(open(schema)))\n\
+         \x20   check.check_schema(check.schema)\n\
+         \x20   print(*(check.is_valid(json.load(open(path))) for path in sys.argv[3:]))",
     );
     command.arg(docs().join("routing.schema.json"));
-    let mut add = |text: &str, valid: &str| -> Result<()> {
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/routing/schema.first.json"));
+    let mut add = |text: &str, valid: [bool; 2]| -> Result<()> {
         let path = dir.join(&format!("{}.json", expected.len()));
         std::fs::write(&path, text)?;
         command.arg(path);
-        expected.push(valid.to_owned());
+        expected.push(valid);
         Ok(())
     };
     for text in &good {
-        add(text, "True")?;
+        add(text, [true, true])?;
     }
     for (from, to) in bad {
         ensure!(good[0].contains(from), "{from} is not in {}", good[0]);
-        add(&good[0].replace(from, to), "False")?;
+        add(&good[0].replace(from, to), [false, false])?;
+    }
+    for (from, to) in bad_of_today {
+        ensure!(good[2].contains(from), "{from} is not in {}", good[2]);
+        add(&good[2].replace(from, to), [false, true])?;
     }
     let output = command.output().context("running python3")?;
     let said = String::from_utf8(output.stdout)?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{errors}");
+    let verdicts = |schema: usize| {
+        let words = expected.iter().map(|valid| if valid[schema] { "True" } else { "False" });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(said.lines().collect::<Vec<_>>(), [verdicts(0), verdicts(1)], "{errors}");
     Ok(())
 }
 

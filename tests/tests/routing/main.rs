@@ -29,6 +29,7 @@ fn document(version: u64, side: Side) -> Document {
         host: format!("{}-{index}", side.name()),
         port: 3306,
         schema: "shop".to_owned(),
+        server: None,
     };
     Document {
         format: FORMAT,

@@ -27,7 +27,12 @@ pub fn plan(old: &[Address], new: &[Address], tables: &str) -> Result<Plan> {
     );
     for (kind, shards) in [("old", old), ("new", new)] {
         for Address { host, port, schema, .. } in shards {
-            write!(text, "[[{kind}]]\nhost = \"{host}\"\nport = {port}\nschema = \"{schema}\"\n")?;
+            // Clients know what is published for applications, and nothing else of a shard.
+            write!(
+                text,
+                "[[{kind}]]\nhost = \"{schema}.invalid\"\napplication_host = \"{host}\"\n\
+                 application_port = {port}\nschema = \"{schema}\"\n"
+            )?;
         }
     }
     text.push_str(tables);

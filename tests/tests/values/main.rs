@@ -31,6 +31,7 @@ async fn server() -> Result<(MariaDbServer, Conn)> {
         replica_server_id: 1000,
         replicas: Vec::new(),
         read_from: None,
+        application: None,
     };
     let conn = connect(&endpoint, Session::Exact).await?;
     Ok((server, conn))
