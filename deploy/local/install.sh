@@ -94,3 +94,10 @@ for command in mariadbd mariadb-install-db cc make pkg-config setpriv java mvn; 
 done
 java_version=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)
 [ "${java_version:-0}" -ge 17 ] || fail "Java ${java_version:-?} is too old: Kafka's broker needs 17 or later"
+
+# Whatever is missing later is fetched by the test that needs it; here it holds nobody up.
+if [ "$with_tests" = yes ]; then
+    for jars in shardingsphere shardingsphere-cluster; do
+        "$(dirname "$0")/fetch.sh" "$jars" || fail "the jars of $jars are missing: their tests cannot run"
+    done
+fi

@@ -10,10 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::Topics;
+use super::{
+    Topics,
+    jars::{class_path, jars},
+};
 use crate::{
     child::{Child, Signal, mortal},
-    place::{RunDir, copy_dir, free_port, root, tail},
+    place::{RunDir, copy_dir, free_port, tail},
     wait::wait_until,
 };
 
@@ -141,7 +144,7 @@ impl KafkaBroker {
             .arg(format!("-Dkafka.log.file={}", self.log_path().display()))
             // Libraries unpack themselves there, and stay behind when the broker is killed.
             .arg(format!("-Djava.io.tmpdir={}", self.dir.path().display()))
-            .args(["-cp", &class_path(), "kafka.Kafka"])
+            .args(["-cp", &class_path("kafka")?, "kafka.Kafka"])
             .arg(self.dir.join("server.properties"))
             .stdin(Stdio::null())
             .stderr(console.try_clone().context("console.log")?)
@@ -172,18 +175,9 @@ impl KafkaBroker {
     }
 }
 
-fn class_path() -> String {
-    format!("{}/*", root().join("target/kafka/lib").display())
-}
-
 /// A formatted, empty log directory, made once for each set of jars (formatting takes a JVM).
 fn formatted() -> Result<PathBuf> {
-    let fetch = root().join("deploy/local/kafka/fetch.sh");
-    let fetched = Command::new(&fetch).output().context("running deploy/local/kafka/fetch.sh")?;
-    if !fetched.status.success() {
-        bail!("{}", String::from_utf8_lossy(&fetched.stderr));
-    }
-    let home = root().join("target/kafka");
+    let home = jars("kafka")?;
     let stamp = fs::read(home.join("fetched")).context("reading the stamp of the jars")?;
     let ready = home.join(format!("formatted-{:08x}", crc32fast::hash(&stamp)));
     if ready.exists() {
@@ -198,7 +192,13 @@ fn formatted() -> Result<PathBuf> {
     let output = Command::new("java")
         .arg(format!("-Dlog4j2.configurationFile={}", scratch.join("log4j2.xml").display()))
         .arg(format!("-Dkafka.log.file={}", scratch.join("format.log").display()))
-        .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", &class_path()])
+        .args([
+            "-Xmx128m",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-cp",
+            &class_path("kafka")?,
+        ])
         .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"])
         .arg(&config)
         .output()

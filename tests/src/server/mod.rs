@@ -6,6 +6,7 @@
 mod address;
 mod etcd;
 pub mod hostile;
+mod jars;
 mod kafka;
 mod mariadb;
 mod options;
@@ -16,6 +17,7 @@ mod topic;
 pub use address::{ADMIN, Address, PASSWORD};
 pub use etcd::EtcdServer;
 pub use hostile::{HOSTILE, LATER};
+pub use jars::class_path;
 pub use kafka::{KafkaBroker, KafkaOptions, SASL_PASSWORD, SASL_USER};
 pub use mariadb::MariaDbServer;
 pub use options::MariaDbOptions;
