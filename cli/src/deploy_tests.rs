@@ -25,7 +25,10 @@ fn parse(text: &str) -> Plan {
 
 /// `# key = value` becomes `key = value`, unless the key is one of those that show no default.
 fn with_defaults(text: &str) -> String {
-    const NO_DEFAULT: [&str; 10] = [
+    const NO_DEFAULT: [&str; 13] = [
+        "guard",
+        "application_host",
+        "application_port",
         "user",
         "password",
         "password_file",

@@ -23,6 +23,7 @@ mod logs;
 mod metrics;
 mod obstacles;
 mod progress;
+mod promotion;
 mod rearm;
 mod rehearse;
 mod restart;
@@ -86,6 +87,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 
 async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     let plan = Arc::new(plan(&cli)?);
+    promotion::fits(&plan, &cli.command)?;
     let by_plan = match &cli.command {
         Command::Verify(_) | Command::Resync(_) | Command::Rearm(_) | Command::Skip(_) => true,
         // A run that was begun is ended with whatever plan is at hand.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AutoIncrement, Compression, FenceScope, HttpMethod, TlsMode};
+use super::{AutoIncrement, Compression, FenceScope, Guard, HttpMethod, TlsMode};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -86,6 +86,8 @@ pub const PAUSE_BUDGET: Duration = Duration::from_secs(3);
 pub const WATCHDOG: bool = true;
 /// It holds against accounts that nobody has thought of; what else lives on the servers waits, too.
 pub const FENCE: FenceScope = FenceScope::Server;
+/// The only one that holds against a client that nobody has thought of.
+pub const GUARD: Guard = Guard::Triggers;
 /// Otherwise new shards give out the same keys, and the rows meet on the way back.
 pub const AUTO_INCREMENT: AutoIncrement = AutoIncrement::Interleave;
 /// A third of the pause that a cutover allows itself: one slow target does not use it up.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::section::{Item, Section};
-use super::{Endpoint, HostPort, Secret, TlsMode, default};
+use super::{Endpoint, HostPort, Scheme, Secret, TlsMode, default, promoted};
 use crate::shard::Modulus;
 
 pub(super) const TLS_WORDS: [(&str, TlsMode); 4] = [
@@ -15,16 +15,16 @@ pub(super) const TLS_WORDS: [(&str, TlsMode); 4] = [
 ];
 
 /// What a shard may say, and `[defaults]` for all of them.
-struct Login {
-    host: Option<String>,
-    port: Option<u16>,
-    schema: Option<String>,
-    user: Option<String>,
-    password: Option<Secret>,
-    tls: Option<TlsMode>,
-    tls_ca: Option<PathBuf>,
-    application_host: Option<String>,
-    application_port: Option<u16>,
+pub(super) struct Login {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub schema: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub tls: Option<TlsMode>,
+    pub tls_ca: Option<PathBuf>,
+    pub application_host: Option<String>,
+    pub application_port: Option<u16>,
 }
 
 /// Every shard that the plan names.
@@ -36,13 +36,13 @@ pub(super) struct Shards {
     pub rehearsed_new: Vec<Endpoint>,
 }
 
-/// `rehearse`: the section of that name, if there is one.
+/// `rehearse`: the section of that name, if there is one. `times`: as [`super::scheme::times`] says.
 pub(super) fn read(
     root: &Section<'_>,
     rehearse: Option<&Section<'_>>,
     plan: &str,
-    old_modulus: Option<Modulus>,
-    new_modulus: Option<Modulus>,
+    (old_modulus, new_modulus): (Option<Modulus>, Option<Modulus>),
+    (scheme, times): (Scheme, usize),
 ) -> Shards {
     let defaults = root.section("defaults");
     let login = read_login(&defaults);
@@ -53,33 +53,44 @@ pub(super) fn read(
     let base = base.unwrap_or_else(|| default_server_ids(plan));
 
     let mut places = Places::default();
-    let mut side = |above: &Section<'_>, key: &'static str, first: u32, modulus| {
-        let sections = above.sections(key);
-        let found = sections.len();
-        if let Some(expected) = Option::map(modulus, |modulus: Modulus| usize::from(modulus.get()))
-            && found != expected
-            && !root.context.broken
-        {
-            let name = above.path_of(key);
-            let message = format!("modulus.{key} is {expected}, found {found} [[{name}]]");
-            above.fault_at(key, message);
-        }
-        let ids = first..=u32::MAX;
-        // The sides may have the same: a virtual address stays where its shard stays.
-        let mut applications = HashMap::new();
-        let read = |(section, id)| {
-            read_shard(section, (&defaults, &login), id, &mut places, &mut applications)
+    let side =
+        |places: &mut Places, above: &Section<'_>, key: &'static str, first: u32, modulus| {
+            let sections = above.sections(key);
+            let found = sections.len();
+            if let Some(expected) =
+                Option::map(modulus, |modulus: Modulus| usize::from(modulus.get()))
+                && found != expected
+                && !root.context.broken
+            {
+                let name = above.path_of(key);
+                let message = format!("modulus.{key} is {expected}, found {found} [[{name}]]");
+                above.fault_at(key, message);
+            }
+            let ids = first..=u32::MAX;
+            // The sides may have the same: a virtual address stays where its shard stays.
+            let mut applications = HashMap::new();
+            let read = |(section, id): (Section<'_>, u32)| {
+                if key == "old" && scheme.is_promotion() {
+                    check_promoted(&section, times);
+                }
+                read_shard(section, (&defaults, &login), id, places, &mut applications)
+            };
+            sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
         };
-        sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
+    let old = side(&mut places, root, "old", base, old_modulus);
+    let new = match scheme {
+        Scheme::Copy => side(&mut places, root, "new", base + SIDE, new_modulus),
+        Scheme::Promote { .. } => {
+            let named = (&login, base + SIDE);
+            promoted::read(root, &old, (times, new_modulus), named, &mut places)
+        }
     };
-    let old = side(root, "old", base, old_modulus);
-    let new = side(root, "new", base + SIDE, new_modulus);
     let (rehearsed_old, rehearsed_new) = match rehearse {
         None => (Vec::new(), Vec::new()),
         Some(section) => {
             let base = rehearsal_server_ids(plan, base);
-            let old = side(section, "old", base, old_modulus);
-            (old, side(section, "new", base + SIDE, new_modulus))
+            let old = side(&mut places, section, "old", base, old_modulus);
+            (old, side(&mut places, section, "new", base + SIDE, new_modulus))
         }
     };
     defaults.finish();
@@ -105,7 +116,7 @@ fn rehearsal_server_ids(plan: &str, taken: u32) -> u32 {
     }
 }
 
-fn read_login(section: &Section<'_>) -> Login {
+pub(super) fn read_login(section: &Section<'_>) -> Login {
     let name = |item: Item<'_>| item.text_that("1 to 64 characters", is_identifier);
     let password = section.get("password");
     let password_file = section.get("password_file");
@@ -156,11 +167,64 @@ pub(super) fn read_secret_file(item: &Item<'_>) -> Option<Secret> {
     }
 }
 
-/// What no two shards of a plan may share.
+/// What no two shards of a plan may share. `at`: the shard's section, or the whole plan where it has
+/// none; `path`: what the shard is called in faults.
 #[derive(Default)]
-struct Places {
+pub(super) struct Places {
     schemas: HashMap<(String, u16, String), String>,
     server_ids: HashMap<u32, String>,
+}
+
+impl Places {
+    /// False, and a fault: another shard has that schema.
+    pub fn take(&mut self, at: &Section<'_>, path: &str, shard: &Endpoint) -> bool {
+        let Endpoint { host, port, schema, .. } = shard;
+        let place = (host.to_ascii_lowercase(), *port, schema.clone());
+        let Some(first) = self.schemas.insert(place, path.to_owned()) else { return true };
+        at.fault_as(path, format!("schema {schema} on {host}:{port} is that of {first} too"));
+        false
+    }
+
+    pub fn number(&mut self, at: &Section<'_>, path: &str, id: u32) {
+        if let Some(first) = self.server_ids.insert(id, path.to_owned()) {
+            let path = format!("{path}.replica_server_id");
+            at.fault_as(&path, format!("{id} is that of {first} too"));
+        }
+    }
+}
+
+/// Where applications reach the shards of one side, which they tell apart by it.
+pub(super) type Applications = HashMap<(String, u16, String), String>;
+
+pub(super) fn reach(
+    applications: &mut Applications,
+    at: &Section<'_>,
+    path: &str,
+    (application, schema): (&HostPort, &str),
+) {
+    let key = (application.host.to_ascii_lowercase(), application.port, schema.to_owned());
+    if let Some(first) = applications.insert(key, path.to_owned()) {
+        let message = format!("applications reach schema {schema} of {first} at {application} too");
+        at.fault_as(path, message);
+    }
+}
+
+/// What an old shard must be of which servers are promoted.
+fn check_promoted(section: &Section<'_>, times: usize) {
+    let found = section.get("replicas").map_or(0, |item| item.count());
+    if found + 1 < times {
+        section.fault_at(
+            "replicas",
+            format!(
+                "expected at least {}, found {found}: with scheme = \"promote\" and this modulus the \
+                 primary and as many replicas become a new shard each",
+                times - 1
+            ),
+        );
+    }
+    if section.has("read_from") {
+        section.fault_at("read_from", "only scheme = \"copy\" reads an old shard's binlog");
+    }
 }
 
 fn read_shard(
@@ -168,10 +232,9 @@ fn read_shard(
     (defaults, login): (&Section<'_>, &Login),
     id: u32,
     places: &mut Places,
-    applications: &mut HashMap<(String, u16, String), String>,
+    applications: &mut Applications,
 ) -> Endpoint {
     let own = read_login(&section);
-    let id = section.number("replica_server_id", id, 1..=u64::from(u32::MAX));
     let host = own.host.or_else(|| login.host.clone());
     let schema = own.schema.or_else(|| login.schema.clone());
     let user = own.user.or_else(|| login.user.clone());
@@ -188,18 +251,9 @@ fn read_shard(
     missing(schema.is_none(), "schema", "a schema");
     missing(user.is_none(), "user", "an account");
     missing(password.is_none(), "password", "password or password_file");
-    let mut is_taken = false;
-    if let (Some(host), Some(schema)) = (&host, &schema) {
-        let place = (host.to_ascii_lowercase(), port, schema.clone());
-        if let Some(first) = places.schemas.insert(place, section.path.clone()) {
-            is_taken = true;
-            section.fault(format!("schema {schema} on {host}:{port} is that of {first} too"));
-        }
-    }
-    if let Some(first) = places.server_ids.insert(id, section.path.clone()) {
-        section.fault_at("replica_server_id", format!("{id} is that of {first} too"));
-    }
-    let primary = HostPort { host: host.clone().unwrap_or_default(), port };
+    let named = host.is_some() && schema.is_some();
+    let has_schema = schema.is_some();
+    let primary = HostPort { host: host.unwrap_or_default(), port };
     let application = HostPort {
         host: own
             .application_host
@@ -207,40 +261,36 @@ fn read_shard(
             .unwrap_or_else(|| primary.host.clone()),
         port: own.application_port.or(login.application_port).unwrap_or(port),
     };
-    if let Some(schema) = &schema {
-        // Applications tell the shards of a side apart by it.
-        let at = (application.host.to_ascii_lowercase(), application.port, schema.clone());
-        let first = applications.insert(at, section.path.clone());
-        if let Some(first) = first.filter(|_| !is_taken) {
-            section.fault(format!(
-                "applications reach schema {schema} of {first} at {application} too"
-            ));
-        }
-    }
-    let (replicas, read_from) = read_replicas(&section, &primary);
-    section.finish();
-    Endpoint {
-        host: host.unwrap_or_default(),
-        port,
+    let replicas = read_replicas(&section, &primary);
+    let shard = Endpoint {
         schema: schema.unwrap_or_default(),
         user: user.unwrap_or_default(),
         password: password.unwrap_or_default(),
         tls: own.tls.or(login.tls).unwrap_or(default::TLS),
         tls_ca: own.tls_ca.or_else(|| login.tls_ca.clone()),
-        replica_server_id: id,
+        replica_server_id: section.number("replica_server_id", id, 1..=u64::from(u32::MAX)),
+        read_from: read_read_from(&section, &replicas),
         replicas,
-        read_from,
         application: (application != primary).then_some(application),
+        host: primary.host,
+        port,
+    };
+    let free = !named || places.take(&section, &section.path, &shard);
+    if has_schema && free {
+        reach(applications, &section, &section.path, (&shard.application(), &shard.schema));
     }
+    places.number(&section, &section.path, shard.replica_server_id);
+    section.finish();
+    shard
 }
 
 const HOST_PORT: &str = "host:port";
 
-fn read_replicas(section: &Section<'_>, primary: &HostPort) -> (Vec<HostPort>, Option<HostPort>) {
-    let server = |item: &Item<'_>| {
-        let text = item.text_that(HOST_PORT, |text| host_port(text).is_some())?;
-        host_port(&text)
-    };
+fn server(item: &Item<'_>) -> Option<HostPort> {
+    host_port(&item.text_that(HOST_PORT, |text| host_port(text).is_some())?)
+}
+
+pub(super) fn read_replicas(section: &Section<'_>, primary: &HostPort) -> Vec<HostPort> {
     let mut replicas: Vec<HostPort> = Vec::new();
     for item in section.get("replicas").map(|item| item.elements()).unwrap_or_default() {
         let Some(replica) = server(&item) else { continue };
@@ -252,15 +302,18 @@ fn read_replicas(section: &Section<'_>, primary: &HostPort) -> (Vec<HostPort>, O
         }
         replicas.push(replica);
     }
-    let read_from = section.get("read_from").and_then(|item| {
+    replicas
+}
+
+pub(super) fn read_read_from(section: &Section<'_>, replicas: &[HostPort]) -> Option<HostPort> {
+    section.get("read_from").and_then(|item| {
         let from = server(&item)?;
         if !replicas.contains(&from) {
             // A server that is read but not known to the fence could let a write through it.
             item.fault("expected one of the shard's replicas");
         }
         Some(from)
-    });
-    (replicas, read_from)
+    })
 }
 
 fn host_port(text: &str) -> Option<HostPort> {

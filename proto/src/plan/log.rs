@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::policy::{KIB, MIB};
 use super::section::Section;
-use super::{Compression, KafkaLog, Log, Secret, default};
+use super::{Compression, KafkaLog, Log, Scheme, Secret, default};
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -44,8 +44,11 @@ const OWN_PROPERTIES: [&str; 25] = [
     "transactional.id",
 ];
 
-pub(super) fn read(root: &Section<'_>, plan: &str) -> Option<Log> {
+pub(super) fn read(root: &Section<'_>, plan: &str, scheme: Scheme) -> Option<Log> {
     let section = root.section("log");
+    if !root.has("log") && scheme.is_promotion() {
+        return Some(Log::Direct { buffer_bytes: default::DIRECT_BUFFER_BYTES });
+    }
     if !root.has("log") {
         root.missing("log", "[log] with kind = \"kafka\" or \"direct\"");
         return None;

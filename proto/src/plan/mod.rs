@@ -12,11 +12,13 @@ mod log;
 mod nearest;
 mod parse;
 mod policy;
+mod promoted;
 mod quantity;
 mod rehearse;
 mod render;
 mod reverse;
 mod routing;
+mod scheme;
 mod section;
 mod server;
 mod table;
@@ -38,6 +40,7 @@ pub use self::routing::{
     EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,
     RoutingTarget, ShardingSphereTarget,
 };
+pub use self::scheme::{Guard, Scheme};
 pub use self::server::{Address, Login};
 use crate::rule::ShardRule;
 use crate::shard::{Modulus, NewShard, OldShard};
@@ -45,6 +48,7 @@ use crate::shard::{Modulus, NewShard, OldShard};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub name: String,
+    pub scheme: Scheme,
     pub old_modulus: Modulus,
     pub new_modulus: Modulus,
     /// Index = old shard number; as many as the old modulus.

@@ -7,8 +7,8 @@ use toml::de::DeTable;
 use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
 use super::{
-    Plan, control, cutover, endpoint, log, policy, rehearse, reverse, routing, table, throttle,
-    verify,
+    Plan, control, cutover, endpoint, log, policy, rehearse, reverse, routing, scheme, table,
+    throttle, verify,
 };
 use crate::shard::Modulus;
 
@@ -74,12 +74,15 @@ fn read(root: Section<'_>) -> Option<Plan> {
     if old_modulus.is_some() && old_modulus == new_modulus {
         modulus.fault("old and new are the same: nothing would move");
     }
+    let scheme = scheme::read(&root);
+    let moduli = (old_modulus, new_modulus);
+    let times = scheme::times(scheme, &modulus, old_modulus, new_modulus);
     modulus.finish();
     let rehearse = root.has("rehearse").then(|| root.section("rehearse"));
-    let shards = endpoint::read(&root, rehearse.as_ref(), &name, old_modulus, new_modulus);
+    let shards = endpoint::read(&root, rehearse.as_ref(), &name, moduli, (scheme, times));
     let (old, new) = (shards.old, shards.new);
     let tables = table::read(&root, old_modulus);
-    let log = log::read(&root, &name);
+    let log = log::read(&root, &name, scheme);
     let snapshot = policy::snapshot(&root);
     let limits = policy::limits(&root);
     let reader = policy::reader(&root);
@@ -89,6 +92,10 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let cutover = cutover::read(&root, &own);
     let verify = verify::read(&root);
     let check = policy::check(&root, &tables);
+    if scheme.is_promotion() {
+        scheme::refuse_others(&root, log.as_ref(), &verify, &check);
+    }
+    scheme::check_accounts(&root, scheme, &cutover);
     let http = policy::http(&root);
     let back = policy::back(&root);
     let routing = routing::read(&root);
@@ -100,6 +107,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
     Some(Plan {
         name,
+        scheme,
         old_modulus,
         new_modulus,
         old,

@@ -10,7 +10,7 @@ use super::cutover::{AUTO_INCREMENT_WORDS, FENCE_WORDS};
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
-use super::{Endpoint, Log, Placement, Plan, control, rehearse, throttle};
+use super::{Endpoint, Log, Placement, Plan, control, rehearse, scheme, throttle};
 use crate::rule::ShardRule;
 
 /// Stands for every secret, and reads as a password that no one has.
@@ -23,6 +23,7 @@ impl Plan {
         out.text("name", &self.name);
         let (old, new) = (self.old_modulus, self.new_modulus);
         out.line("modulus", format_args!("{{ old = {old}, new = {new} }}"));
+        scheme::render(self.scheme, &mut out);
         self.render_log(&mut out);
         for (key, shards) in [("old", &self.old), ("new", &self.new)] {
             shards.iter().for_each(|shard| render_endpoint(key, shard, &mut out));
@@ -75,13 +76,9 @@ impl Plan {
     }
 
     fn render_policies(&self, out: &mut Rendered) {
-        out.head("[snapshot]");
-        out.text("chunk_time", &format_duration(self.snapshot.chunk_time));
-        out.line("chunk_rows_max", self.snapshot.chunk_rows_max);
-        out.size("chunk_bytes_max", self.snapshot.chunk_bytes_max);
-        out.line("parallel", self.snapshot.parallel);
-        out.line("touched_keys_max", self.snapshot.touched_keys_max);
-        out.text("xa_grace", &format_duration(self.snapshot.xa_grace));
+        if !self.scheme.is_promotion() {
+            self.render_snapshot(out);
+        }
         out.head("[limits]");
         out.line("connections_per_server", self.limits.connections_per_server);
         out.head("[reader]");
@@ -147,6 +144,16 @@ impl Plan {
 }
 
 impl Plan {
+    fn render_snapshot(&self, out: &mut Rendered) {
+        out.head("[snapshot]");
+        out.text("chunk_time", &format_duration(self.snapshot.chunk_time));
+        out.line("chunk_rows_max", self.snapshot.chunk_rows_max);
+        out.size("chunk_bytes_max", self.snapshot.chunk_bytes_max);
+        out.line("parallel", self.snapshot.parallel);
+        out.line("touched_keys_max", self.snapshot.touched_keys_max);
+        out.text("xa_grace", &format_duration(self.snapshot.xa_grace));
+    }
+
     fn render_cutover(&self, out: &mut Rendered) {
         let cutover = &self.cutover;
         out.head("[cutover]");

@@ -86,6 +86,11 @@ impl<'a> Section<'a> {
         self.context.faults.add(self.span.clone(), &self.path, message);
     }
 
+    /// A fault of what has no section of its own.
+    pub fn fault_as(&self, path: &str, message: impl Into<String>) {
+        self.context.faults.add(self.span.clone(), path, message);
+    }
+
     /// A fault of one key, which need not be there.
     pub fn fault_at(&self, key: &'static str, message: impl Into<String>) {
         let span = self.get(key).map_or(self.span.clone(), |item| item.span);
@@ -337,6 +342,14 @@ impl<'a> Item<'a> {
             self.expected(&format!("one of {}", known.join(", ")));
         }
         found.map(|&(_, value)| value)
+    }
+
+    /// How many elements an array has; what is none has none.
+    pub fn count(&self) -> usize {
+        match self.value {
+            DeValue::Array(array) => array.len(),
+            _ => 0,
+        }
     }
 
     /// Each element of an array.
