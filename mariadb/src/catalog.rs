@@ -15,6 +15,7 @@ use mysql_async::{Conn, FromRowError, Params, Row};
 
 use crate::column_type;
 use crate::connect::label_of;
+use crate::control::NOT_HOME_GUARD;
 use crate::error;
 use crate::value::quote;
 
@@ -272,16 +273,15 @@ pub async fn routines(conn: &mut Conn, schema: &str) -> Result<Vec<RoutineInfo>,
     Ok(rows.into_iter().map(|(name, kind)| RoutineInfo { name, kind }).collect())
 }
 
+/// Without those of the home guard.
 pub async fn triggers(conn: &mut Conn, schema: &str) -> Result<Vec<TriggerInfo>, CatalogError> {
-    let rows: Vec<(String, String, String)> = query(
-        conn,
-        "listing triggers",
+    let sql = format!(
         "SELECT TRIGGER_NAME, EVENT_OBJECT_TABLE, CONCAT(ACTION_TIMING, ' ', EVENT_MANIPULATION) \
-         FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = ? \
-         ORDER BY EVENT_OBJECT_TABLE, TRIGGER_NAME",
-        (schema,),
-    )
-    .await?;
+         FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = ? AND {NOT_HOME_GUARD} \
+         ORDER BY EVENT_OBJECT_TABLE, TRIGGER_NAME"
+    );
+    let rows: Vec<(String, String, String)> =
+        query(conn, "listing triggers", &sql, (schema,)).await?;
     Ok(rows.into_iter().map(|(name, table, when)| TriggerInfo { name, table, when }).collect())
 }
 

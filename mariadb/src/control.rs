@@ -48,6 +48,13 @@ use crate::error::{self, ServerError};
 /// Names beginning so belong to modshift.
 pub const PREFIX: &str = "modshift_";
 
+/// Triggers of the home guard are called so and something more. They change no row, and let modshift's
+/// own sessions pass: whoever asks for triggers that do something with rows leaves them out.
+pub const HOME_GUARD: &str = "modshift_home_";
+
+/// A condition over information_schema.TRIGGERS: not one of those.
+pub const NOT_HOME_GUARD: &str = "LEFT(TRIGGER_NAME, 14) <> 'modshift_home_'";
+
 pub const TOKEN: &str = "modshift_token";
 pub const PROGRESS: &str = "modshift_progress";
 pub const TABLES: &str = "modshift_tables";

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use modshift_cutover::holders::{self, Holder, Range, Search, own_users};
 use modshift_mariadb::connect::label;
+use modshift_mariadb::control::NOT_HOME_GUARD;
 use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
@@ -20,9 +21,11 @@ pub async fn with_triggers(
     plan: &Plan,
     endpoint: &Endpoint,
 ) -> Result<Vec<String>, ServerError> {
-    let sql = "SELECT DISTINCT EVENT_OBJECT_TABLE FROM information_schema.TRIGGERS \
-               WHERE EVENT_OBJECT_SCHEMA = ?";
-    planned(conn, plan, endpoint, sql).await
+    let sql = format!(
+        "SELECT DISTINCT EVENT_OBJECT_TABLE FROM information_schema.TRIGGERS \
+         WHERE EVENT_OBJECT_SCHEMA = ? AND {NOT_HOME_GUARD}"
+    );
+    planned(conn, plan, endpoint, &sql).await
 }
 
 /// Planned tables that give out keys.

@@ -5,6 +5,7 @@ use mysql_async::{Conn, Row, Value};
 
 use super::{BEGIN, Kind, Program, RESET, drop_sql, header};
 use crate::connect::label_of;
+use crate::control::NOT_HOME_GUARD;
 use crate::error::{self, ServerError};
 use crate::value::quote;
 
@@ -41,7 +42,7 @@ impl Named {
 }
 
 /// Triggers of these tables, those of one table and time in the order in which they run; then all
-/// events of the schema.
+/// events of the schema. The home guard's triggers are no part of the application.
 pub async fn named(
     conn: &mut Conn,
     schema: &str,
@@ -49,10 +50,12 @@ pub async fn named(
 ) -> Result<Vec<Named>, ServerError> {
     let at = label_of(conn);
     let of = |error| error::of(&at, "listing triggers and events", error);
-    let sql = "SELECT TRIGGER_NAME, EVENT_OBJECT_TABLE, \
-               CONCAT(ACTION_TIMING, ' ', EVENT_MANIPULATION), DEFINER \
-               FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = ? \
-               ORDER BY EVENT_OBJECT_TABLE, ACTION_TIMING, EVENT_MANIPULATION, ACTION_ORDER";
+    let sql = format!(
+        "SELECT TRIGGER_NAME, EVENT_OBJECT_TABLE, \
+         CONCAT(ACTION_TIMING, ' ', EVENT_MANIPULATION), DEFINER \
+         FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = ? AND {NOT_HOME_GUARD} \
+         ORDER BY EVENT_OBJECT_TABLE, ACTION_TIMING, EVENT_MANIPULATION, ACTION_ORDER"
+    );
     let rows: Vec<(String, String, String, String)> =
         conn.exec(sql, (schema,)).await.map_err(of)?;
     let of_trigger = |(name, table, when, definer)| Named {

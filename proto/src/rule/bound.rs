@@ -167,7 +167,20 @@ impl BoundRule {
     /// An SQL expression over the column with exactly the same value, an integer of
     /// `0..modulus`, under any `sql_mode` and any character set of the session. NULL for NULL.
     pub fn sql(&self, modulus: Modulus) -> String {
-        let column = &self.column;
+        self.sql_over(&self.column, modulus)
+    }
+
+    /// The same within a trigger, over one of its rows: `NEW` or `OLD`.
+    pub fn sql_of(&self, row: &str, modulus: Modulus) -> String {
+        self.sql_over(&self.column_of(row), modulus)
+    }
+
+    /// The column within a trigger, quoted.
+    pub fn column_of(&self, row: &str) -> String {
+        format!("{row}.{}", self.column)
+    }
+
+    fn sql_over(&self, column: &str, modulus: Modulus) -> String {
         match self.form {
             // The remainder first: no step of these can overflow at the ends of BIGINT. `MOD`
             // and not `%`, which would have to be escaped in some clients.
@@ -178,7 +191,10 @@ impl BoundRule {
             Form::Unsigned => format!("({column} MOD {modulus})"),
             Form::Crc32 { conversion, char_column } => {
                 // PAD_CHAR_TO_FULL_LENGTH shows a CHAR with its padding.
-                let key = if char_column { format!("RTRIM({column})") } else { column.clone() };
+                let key = match char_column {
+                    true => format!("RTRIM({column})"),
+                    false => column.to_owned(),
+                };
                 let key = match conversion {
                     Conversion::Identity => key,
                     Conversion::Latin1ToUtf8 => format!("CONVERT({key} USING utf8mb4)"),

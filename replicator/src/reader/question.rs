@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use modshift_changelog::LogWriter;
+use modshift_mariadb::control::NOT_HOME_GUARD;
 use mysql_async::prelude::{FromRow, Queryable};
 
 use super::Reader;
@@ -59,10 +60,11 @@ impl<W: LogWriter> Reader<W> {
         let (Some(schema), Some(table)) = (text(schema), text(table)) else {
             return Ok(Some(format!("the name of {named} cannot be asked for")));
         };
-        // Triggers show to those alone who might make them.
+        // Triggers show to those alone who might make them. The home guard's write nothing.
         let sql = format!(
             "SELECT t.TABLE_TYPE = 'BASE TABLE', EXISTS (SELECT 1 FROM information_schema.TRIGGERS \
-             WHERE EVENT_OBJECT_SCHEMA = {schema} AND EVENT_OBJECT_TABLE = {table}), \
+             WHERE EVENT_OBJECT_SCHEMA = {schema} AND EVENT_OBJECT_TABLE = {table} \
+             AND {NOT_HOME_GUARD}), \
              EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = {ME} \
              AND PRIVILEGE_TYPE = 'TRIGGER') OR EXISTS (SELECT 1 FROM \
              information_schema.SCHEMA_PRIVILEGES WHERE GRANTEE = {ME} \

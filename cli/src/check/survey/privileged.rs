@@ -223,7 +223,7 @@ pub(super) async fn bodies(
         (
             "trigger",
             "SELECT TRIGGER_NAME, DEFINER FROM information_schema.TRIGGERS \
-             WHERE TRIGGER_SCHEMA = ?",
+             WHERE TRIGGER_SCHEMA = ? AND LEFT(TRIGGER_NAME, 14) <> 'modshift_home_'",
         ),
         (
             "view",
