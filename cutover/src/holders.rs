@@ -13,7 +13,7 @@
 //! others on it (`fence = "accounts"`), those whose account has any right in the shard's schema, since
 //! no other can have read there but through a view or routine.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modshift_mariadb::connect::label;
 use modshift_mariadb::{Conn, ServerError, Session, connect, error};
@@ -253,17 +253,47 @@ pub(crate) async fn past<T>(
             outcome => return outcome,
         }
     }
+    Err(held(server, table, held_by).await)
+}
+
+/// The same where the application goes on: nobody is ended. Whoever comes behind the statement that
+/// waits waits as long, so it gives up each time after a second, lets those pass, and tries again.
+pub(crate) async fn wait<T>(
+    server: &mut Server,
+    table: &str,
+    bound: Duration,
+    act: impl AsyncFn(&mut Server) -> Result<T, CutoverError>,
+) -> Result<T, CutoverError> {
+    /// For those who waited behind it.
+    const PASS: Duration = Duration::from_millis(200);
+    server.run(DOING, &format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_S}")).await?;
+    let deadline = Instant::now() + bound;
+    loop {
+        match act(server).await {
+            Err(CutoverError::Server(error)) if error.code() == Some(LOCK_WAIT_TIMEOUT) => {}
+            outcome => return outcome,
+        }
+        if Instant::now() >= deadline {
+            return Err(held(server, table, Vec::new()).await);
+        }
+        tokio::time::sleep(PASS).await;
+    }
+}
+
+/// Who may hold it still, beside those who were ended.
+async fn held(server: &Server, table: &str, mut held_by: Vec<String>) -> CutoverError {
+    let tables = [table.to_owned()];
     // Not ended, and perhaps not guilty.
     let likely = Search {
-        schema: &endpoint.schema,
+        schema: &server.endpoint.schema,
         tables: &tables,
-        spared: &spared,
+        spared: &server.own_users,
         older: PATIENCE,
         range: Range::Everyone,
     };
     let looking = async {
-        let mut conn = connect(&endpoint, Session::Plain).await?;
-        find(&mut conn, &label(&endpoint), likely).await
+        let mut conn = connect(&server.endpoint, Session::Plain).await?;
+        find(&mut conn, &label(&server.endpoint), likely).await
     };
     if let Ok(Ok(found)) = tokio::time::timeout(ENDING, looking).await {
         held_by.extend(found.iter().map(Holder::words));
@@ -272,7 +302,7 @@ pub(crate) async fn past<T>(
         true => "a session that is gone by now, or modshift's own".to_owned(),
         false => held_by.join(", "),
     };
-    Err(CutoverError::Held { server: name, table: table.to_owned(), by })
+    CutoverError::Held { server: server.name.clone(), table: table.to_owned(), by }
 }
 
 /// Where a statement of ours waits for such a lock in fact.

@@ -12,6 +12,7 @@
 //! | [`holders`] | who keeps a table's definition from being changed |
 //! | [`peers`] | what a fenced server replicates from: applied before the marker |
 //! | `handover` | triggers and events: where applications write, and nowhere else |
+//! | [`guard`] | a server that refuses rows which are not at home on it |
 //! | [`outside`] | what is asked of gate, verification and routing |
 //! | [`keep`] | looks after a fence once nobody is at it any more |
 //! | [`watch`] | ends a run whose operator is gone |
@@ -33,6 +34,7 @@ pub mod events;
 pub mod fence;
 pub mod finish;
 pub mod first;
+pub mod guard;
 mod handover;
 mod held;
 pub mod holders;

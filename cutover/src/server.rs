@@ -125,6 +125,11 @@ impl Server {
         self.conn.is_some()
     }
 
+    /// A connection whose session is not as it should be is not used again.
+    pub(crate) fn abandon(&mut self) {
+        self.conn = None;
+    }
+
     /// What would have been sent since it was last asked.
     pub fn take_script(&mut self) -> Vec<String> {
         std::mem::take(&mut self.script)

@@ -5,7 +5,8 @@
 --
 -- With @locks = 0 it may not lock accounts: for a plan that names none (cutover.accounts). With
 -- @super = 0 it holds no SUPER: for servers whose event_scheduler is OFF, and a plan with
--- cutover.auto_increment = "keep" or without a table that gives out keys.
+-- cutover.auto_increment = "keep" or without a table that gives out keys. With @guard = 1 it may put up
+-- the home guard of shards that are split in place.
 --
 -- Without @user it is modshift. Without @password the account must exist. Replication takes the grants
 -- to the replicas, which the fence closes too; one that does not replicate the schema mysql needs
@@ -14,7 +15,7 @@
 -- Quoting as it is written here, whatever the server's own sql_mode.
 SET sql_mode = '';
 SET @user = COALESCE(@user, 'modshift'), @host = COALESCE(@host, '%');
-SET @locks = COALESCE(@locks, 1), @super = COALESCE(@super, 1);
+SET @locks = COALESCE(@locks, 1), @super = COALESCE(@super, 1), @guard = COALESCE(@guard, 0);
 SET @account = CONCAT(QUOTE(@user), '@', QUOTE(@host));
 -- In the name of a schema grants take _ and % for wildcards; in that of a table they do not.
 SET @in_pattern = CONCAT('`', REPLACE(REPLACE(REPLACE(@schema, '`', '``'), '_', '\\_'), '%', '\\%'), '`');
@@ -64,6 +65,11 @@ EXECUTE IMMEDIATE CONCAT('GRANT SET USER ON *.* TO ', @account);
 -- And see beforehand that the definer may run them.
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Db, Trigger_priv) ON mysql.db TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT SELECT (User, Host, Db, Table_priv) ON mysql.tables_priv TO ', @account);
+
+-- Keep the home guard out of the binlog as long as a server may have to be a replica again. The guard
+-- itself takes TRIGGER and SELECT, which are given above, for as long as it is up; and to make it SUPER,
+-- where the server's log_bin_trust_function_creators is 0.
+EXECUTE IMMEDIATE IF(@guard, CONCAT('GRANT BINLOG ADMIN ON *.* TO ', @account), 'DO 0');
 
 -- Modshift's own tables: markers, journal, routing; `modshift finish` removes them.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,

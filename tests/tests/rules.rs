@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use modshift_cutover::guard::{Guarded, Home, Shown, triggers};
 use modshift_mariadb::{Session, catalog, connect, value};
 use modshift_proto::{
     Modulus,
@@ -161,6 +162,60 @@ impl Keys {
         rows.into_iter().map(|row| row.unwrap().into_iter().map(integer).collect()).collect()
     }
 
+    /// Whether each row may be inserted, given another key and deleted where a guard lets in `home`: the
+    /// numbers of those of whom the server says so.
+    async fn guarded(
+        &self,
+        table: &str,
+        column: &Column,
+        rule: &BoundRule,
+        home: &Home,
+        mode: &str,
+    ) -> Result<[Vec<u64>; 3]> {
+        let mut conn = connect(&self.endpoint, Session::Plain).await?;
+        let shown = match column.charset {
+            None => Shown::Hex,
+            Some(_) => Shown::Text,
+        };
+        conn.query_drop("SET sql_mode = ''").await?;
+        for (kind, what) in [("i", "LIMIT 0"), ("u", ""), ("d", "")] {
+            let guarded = Guarded {
+                table: format!("{table}_{kind}"),
+                key: column.name.clone(),
+                rule: rule.clone(),
+                shown,
+                given_out: false,
+            };
+            conn.query_drop(format!(
+                "CREATE OR REPLACE TABLE {table}_{kind} AS SELECT *, 0 AS done FROM {table} {what}"
+            ))
+            .await?;
+            for trigger in triggers(home, &guarded, &[]) {
+                conn.query_drop(trigger.create(None)).await?;
+            }
+        }
+        // As an application's session would be; each row by itself, and refused by this error alone.
+        conn.query_drop(format!("SET sql_mode = '{mode}'")).await?;
+        conn.query_drop(format!(
+            "CREATE OR REPLACE PROCEDURE play() BEGIN DECLARE i INT DEFAULT 1; \
+             DECLARE last INT DEFAULT (SELECT MAX(n) FROM {table}); \
+             DECLARE CONTINUE HANDLER FOR 1290 BEGIN END; START TRANSACTION; WHILE i <= last DO \
+             INSERT INTO {table}_i SELECT *, 1 FROM {table} WHERE n = i; \
+             UPDATE {table}_u u JOIN {table} o ON o.n = i MOD last + 1 \
+             SET u.`the key` = o.`the key`, u.done = 1 WHERE u.n = i; \
+             DELETE FROM {table}_d WHERE n = i; \
+             SET i = i + 1; END WHILE; COMMIT; END"
+        ))
+        .await?;
+        conn.query_drop("CALL play()").await.with_context(|| format!("{table}: {home:?}"))?;
+        let done = |kind: &str| format!("SELECT n FROM {table}_{kind} WHERE done = 1 ORDER BY n");
+        let inserted = conn.query(done("i")).await?;
+        let updated = conn.query(done("u")).await?;
+        let gone =
+            format!("SELECT n FROM {table} WHERE n NOT IN (SELECT n FROM {table}_d) ORDER BY n");
+        Ok([inserted, updated, conn.query(gone).await?])
+    }
+
     async fn column_of<T>(&self, sql: &str) -> Result<Vec<T>>
     where
         T: mysql_async::prelude::FromRow + Send + 'static,
@@ -218,6 +273,44 @@ async fn compare(
         }
     }
     Ok(cases)
+}
+
+/// A guard lets through exactly those rows that are at home by the Rust form.
+async fn guard_agrees(
+    keys: &Keys,
+    table: &str,
+    column: &Column,
+    rule: &ShardRule,
+    mode: &str,
+    random: &mut Random,
+) -> Result<u64> {
+    let bound = rule.bind(column)?;
+    let shards = *random.pick(&[2, 3, 4, 6, 12, 97, u16::MAX]);
+    let modulus = Modulus::new(shards).context("no modulus")?;
+    let share = *random.pick(&[20, 50, 90]);
+    let residues: Vec<u16> = match shards {
+        // Runs, as any set of so many would be too scattered.
+        u16::MAX => (0..shards).filter(|residue| (residue / 4096) % 2 == 0).collect(),
+        _ => (0..shards).filter(|_| random.percent(share)).collect(),
+    };
+    let home = Home::new(modulus, residues)?;
+    let cells = keys.cells(table, column).await?;
+    let held: Result<Vec<bool>, _> =
+        cells.iter().map(|cell| bound.number(cell).map(|number| home.holds(number))).collect();
+    let held = held?;
+    let of = |is: &dyn Fn(usize) -> bool| -> Vec<u64> {
+        (0..held.len()).filter(|&at| is(at)).map(|at| at as u64 + 1).collect()
+    };
+    let kept = of(&|at| held[at]);
+    let moved = of(&|at| held[at] && held[(at + 1) % held.len()]);
+    let found = keys.guarded(table, column, &bound, &home, mode).await?;
+    ensure!(
+        found == [kept.clone(), moved, kept],
+        "{} of {} under {home:?} in {mode:?}: the guard let through {found:?}",
+        rule.name(),
+        column.type_text
+    );
+    Ok(3 * held.len() as u64)
 }
 
 fn enough(counts: &BTreeMap<String, u64>, functions: &[&str]) -> Result<()> {
@@ -280,6 +373,10 @@ async fn integers_have_one_place_in_rust_and_in_sql() -> Result<()> {
             let rule = ShardRule::AbsMod;
             *counts.entry("abs_mod".to_owned()).or_default() +=
                 compare(&keys, &table, &column, &rule, &moduli, session, &literals, abs).await?;
+        }
+        for rule in [ShardRule::FloorMod, ShardRule::AbsMod] {
+            *counts.entry(format!("guard by {}", rule.name())).or_default() +=
+                guard_agrees(&keys, &table, &column, &rule, "", &mut random).await?;
         }
     }
     enough(&counts, &["floor_mod", "abs_mod"])
@@ -415,6 +512,9 @@ async fn strings_have_one_place_in_rust_and_in_sql() -> Result<()> {
                 *counts.entry("crc32".to_owned()).or_default() += cases;
                 *counts.entry(format!("crc32 over {}", charset.name())).or_default() += cases;
             }
+            let mode = "PAD_CHAR_TO_FULL_LENGTH,NO_ZERO_DATE";
+            *counts.entry("guard by crc32".to_owned()).or_default() +=
+                guard_agrees(&keys, &table, &column, &rule, mode, &mut random).await?;
         }
     }
     // Of 16 columns and 5 character sets: only conversions that lose nothing are accepted.

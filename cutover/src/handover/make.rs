@@ -121,7 +121,8 @@ async fn create(server: &mut Server, program: &Program) -> Result<(), CutoverErr
         .await
 }
 
-async fn spread<G: Sync>(
+/// Work on several tables, over as many connections as there may be.
+pub(crate) async fn spread<G: Sync>(
     shard: &mut Shard,
     groups: VecDeque<G>,
     act: impl AsyncFn(&mut Server, &G) -> Result<(), CutoverError>,

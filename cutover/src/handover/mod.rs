@@ -39,6 +39,8 @@ use crate::register::quote;
 use crate::shard::Shard;
 use record::State;
 
+pub(crate) use make::spread;
+
 const READING: &str = "reading triggers and events";
 
 /// What of the plan matters here.

@@ -20,8 +20,9 @@
 //!     let route = router.route("t_trade_order", 4711)?;
 //!     match transaction(&route) {
 //!         Ok(()) => break,
-//!         // 1290 (read-only), 1927 and 4151 (killed, account locked), a lost connection. Where
-//!         // COMMIT got no answer, ask the shard that serves now whether it took place.
+//!         // 1290 (read-only; or the row is not at home there any more, for the shard was split),
+//!         // 1927 and 4151 (killed, account locked), a lost connection. Roll back; where COMMIT got
+//!         // no answer, ask the shard that serves now whether it took place.
 //!         Err(Failed::Fenced) if Instant::now() < give_up => {
 //!             // Ends with a newer version; or without one, where the fence was lifted again.
 //!             let soon = Instant::now() + Duration::from_millis(50);

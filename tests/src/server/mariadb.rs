@@ -165,7 +165,16 @@ impl MariaDbServer {
         let wait = format!("SELECT MASTER_GTID_WAIT('{written}', 60)");
         match self.value::<i64>(wait).await? {
             0 => Ok(()),
-            _ => bail!("the replica on port {} is not at {written} after 60 s", self.port()),
+            _ => {
+                let rows = self.query("SHOW SLAVE STATUS").await?;
+                let of = |column: &str| rows.first()?.get_opt::<String, _>(column)?.ok();
+                bail!(
+                    "the replica on port {} is not at {written} after 60 s: {:?} {:?}",
+                    self.port(),
+                    of("Last_IO_Error"),
+                    of("Last_SQL_Error")
+                )
+            }
         }
     }
 
