@@ -22,6 +22,10 @@ pub enum ApplyError {
     Log(Box<LogError>),
     #[error("change log of {new}{}: {error}", lies(.record))]
     Message { new: NewShard, record: Option<Box<Record>>, error: MessageError },
+    /// Never passed over: the next one of its stream would have a number too many.
+    #[error("change log of {new}{}: a message of {old} that this version cannot read: {error}",
+        lies(.record))]
+    OtherVersion { new: NewShard, record: Option<Box<Record>>, old: OldShard, error: MessageError },
     #[error("{new}{}: a message of {old}, the plan has {shards} old shards", lies(.record))]
     UnknownSource { new: NewShard, record: Option<Box<Record>>, old: OldShard, shards: u16 },
     #[error("{new}: {error}")]
@@ -185,6 +189,7 @@ impl ApplyError {
             ApplyError::HandedOver { .. } | ApplyError::NotThereYet { .. } => Class::Retry,
             ApplyError::Change { error, .. } if error.is_fatal() => Class::Fatal,
             ApplyError::Message { .. }
+            | ApplyError::OtherVersion { .. }
             | ApplyError::UnknownSource { .. }
             | ApplyError::Sequence { .. }
             | ApplyError::Change { .. }
@@ -209,6 +214,7 @@ impl ApplyError {
             ApplyError::Catalog(_) => "catalog",
             ApplyError::Log(_) => "log",
             ApplyError::Message { .. } => "message",
+            ApplyError::OtherVersion { .. } => "other_version",
             ApplyError::UnknownSource { .. } => "unknown_source",
             ApplyError::Sequence { error, .. } => error.reason(),
             ApplyError::Change { error, .. } => error.reason(),
@@ -238,6 +244,15 @@ impl ApplyError {
             ApplyError::Log(error) => return error.hint().map(str::to_owned),
             ApplyError::Message { .. } | ApplyError::UnknownSource { .. } => {
                 "run replicator and consumer with the same plan and version"
+            }
+            ApplyError::OtherVersion { error: MessageError::Version { .. }, .. } => {
+                "upgrade: start this consumer in the version of modshift that the replicator has, and it \
+                 goes on from here"
+            }
+            ApplyError::OtherVersion { error: MessageError::Malformed(_), .. } => {
+                "start this consumer in the version of modshift that the replicator has, and it goes on \
+                 from here; if both are the same the message was damaged: start over with `modshift \
+                 restart-copy`"
             }
             ApplyError::Sequence { error, .. } => error.hint(),
             ApplyError::Change { error, .. } => error.hint(),

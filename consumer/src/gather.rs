@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use modshift_changelog::{Delivery, Offset};
-use modshift_proto::message::{Body, decode};
+use modshift_proto::message::{Body, decode, of_stream};
 use modshift_proto::{NewShard, OldShard};
 
 use crate::apply::{Cut, numbers};
@@ -108,12 +108,15 @@ impl Gather {
         let Delivery { message, offset } = delivery;
         let (envelope, mut body) = match decode(&message) {
             Ok(read) => read,
-            Err(_) if self.passing.passes(offset) => {
-                self.pass(offset);
-                return Ok(());
-            }
             Err(error) => {
                 let record = self.passing.record(offset);
+                if let Some(old) = of_stream(&message, self.streams.len() as u16) {
+                    return Err(ApplyError::OtherVersion { new, record, old, error });
+                }
+                if self.passing.passes(offset) {
+                    self.pass(offset);
+                    return Ok(());
+                }
                 return Err(ApplyError::Message { new, record, error });
             }
         };
@@ -367,6 +370,37 @@ mod tests {
         assert!(!gather.only_beats(), "nothing is here");
         gather.take(delivery(4, "beat"), &target).unwrap();
         assert_eq!(gather.due(), gather.first_message.map(|first| first + TOKENS_AGE_MAX));
+    }
+
+    #[test]
+    fn a_record_is_passed_over_only_where_it_is_of_no_stream_of_the_plan() {
+        let target = target();
+        let asked = |message: &[u8], asked: &[Offset]| {
+            let limits = Limits { rows: 10, bytes: 1 << 20 };
+            let (age, passing) = (Duration::from_millis(20), Passing::of("changes", asked));
+            let mut gather = Gather::new(NewShard(1), 2, &[], Some(70), limits, age, passing);
+            let delivery = Delivery { message: message.to_vec().into(), offset: Some(70) };
+            gather.take(delivery, &target).map(|()| gather.next_offset())
+        };
+        let foreign = b"{\"id\": 7}";
+        let error = asked(foreign, &[69]).unwrap_err();
+        let lies = error.skips().map(ToString::to_string);
+        assert_eq!(lies.as_deref(), Some("topic changes, partition 1, offset 70"), "{error}");
+        assert_eq!(asked(foreign, &[70]).unwrap(), Some(71));
+
+        // Ours, in a wire version that is still to come.
+        let mut ours = delivery(0, "start").message.to_vec();
+        assert_eq!(ours[0], 8, "the tag of the version, and the version");
+        ours[1] = 2;
+        for passes in [&[][..], &[70]] {
+            let error = asked(&ours, passes).unwrap_err();
+            assert_eq!((error.class(), error.skips()), (crate::Class::Halt, None), "{error}");
+            let text = error.halted_text(modshift_proto::plan::Direction::Forward);
+            for word in ["of old shard 0", "offset 70", "wire version 2", "upgrade: "] {
+                assert!(text.contains(word), "{word} is not in: {text}");
+            }
+            assert!(!text.contains("modshift skip"), "{text}");
+        }
     }
 
     #[test]

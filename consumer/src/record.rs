@@ -1,8 +1,8 @@
 //! Records of the change log that are no messages of ours: where they lie, and which of them an operator
 //! has had passed over.
 //!
-//! Only what cannot be read as a message of a stream of this plan is ever passed. What can be has its
-//! number: should it be one of ours that was damaged, the next one shows that it is missing.
+//! Only what is no message of a stream of this plan is ever passed. Messages have their numbers: should
+//! one of ours be so damaged that it cannot be told, the next one shows that it is missing.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,6 +42,12 @@ pub struct Passing {
 }
 
 impl Passing {
+    #[cfg(test)]
+    pub fn of(topic: &str, asked: &[Offset]) -> Passing {
+        let asked = asked.iter().copied().collect();
+        Passing { topic: Some(topic.to_owned()), partition: 1, asked }
+    }
+
     pub fn passes(&self, offset: Option<Offset>) -> bool {
         offset.is_some_and(|offset| self.asked.contains(&offset))
     }

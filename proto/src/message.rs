@@ -4,6 +4,9 @@
 //! always carries its NULL bitmap. `wire` holds the generated types; tests hold both against each
 //! other and against committed bytes.
 
+mod origin;
+
+pub use origin::of_stream;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
