@@ -9,6 +9,7 @@ pub mod row;
 pub mod rule;
 pub mod schema;
 pub mod shard;
+pub mod shell;
 #[rustfmt::skip]
 #[allow(clippy::all, reason = "generated from change.proto; a test regenerates it")]
 pub mod wire;

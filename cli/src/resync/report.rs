@@ -1,5 +1,6 @@
 //! What has come of a resync, for a program and in words.
 
+use modshift_proto::shell;
 use serde::Serialize;
 
 use super::Wanted;
@@ -62,12 +63,12 @@ pub(super) fn sum_up(wanted: &Wanted, report: &Report, exit: Exit) {
                 "not equal: {differ} rows differ, {unsettled} could not be settled: modshift verify{} \
                  --table {} names them. Mend what the notes say, and give the same command again",
                 wanted.back(),
-                wanted.name
+                shell::word(&wanted.name)
             ));
         }
         return;
     }
-    let name = &wanted.name;
+    let name = shell::word(&wanted.name);
     let rows = report.rows_compared;
     let of = match wanted.whole {
         true => String::new(),

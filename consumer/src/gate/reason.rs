@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use modshift_proto::shell;
 use serde::Serialize;
 
 use super::skipped::SkipFacts;
@@ -325,17 +326,13 @@ impl fmt::Display for Reason {
                  come by it yet: it does within seconds where its daemon runs"
                 )
             }
-            Reason::Skipped { old, group: SkipFacts { gtid, why, tables, .. } } => {
-                let options: Vec<String> =
-                    tables.iter().map(|table| format!(" --table {table}")).collect();
-                write!(
-                    f,
-                    "group {gtid} of old shard {old} was passed over ({why}), and {} may lack what it \
-                     changed: modshift verify --repair{} makes them equal and proves it",
-                    tables.join(", "),
-                    options.concat()
-                )
-            }
+            Reason::Skipped { old, group: SkipFacts { gtid, why, tables, .. } } => write!(
+                f,
+                "group {gtid} of old shard {old} was passed over ({why}), and {} may lack what it changed: \
+                 modshift verify --repair{} makes them equal and proves it",
+                tables.join(", "),
+                shell::options("--table", tables)
+            ),
             Reason::RepairsRefused { old, requests } => write!(
                 f,
                 "the reader of old shard {old} has refused {requests} requests for a repair: its log \
