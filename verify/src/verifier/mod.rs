@@ -214,6 +214,7 @@ impl Verifier {
         cancel: &CancellationToken,
     ) -> Result<Option<TableReport>, VerifyError> {
         let table = self.comparable(index)?;
+        marks::sweep(&mut self.primaries, &mut self.shards.new).await?;
         // What was passed over asks for a round that begins behind it.
         let marks = marks::open(&mut self.primaries, &table.schema.name).await?;
         let due = marks::due(&self.plan, &marks, &mut self.shards.new).await?;
