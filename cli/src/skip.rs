@@ -21,7 +21,7 @@ use modshift_mariadb::control::skip::Place;
 use modshift_mariadb::control::{SKIP, WATERMARK, skip};
 use modshift_mariadb::{ServerError, audit as audited};
 use modshift_proto::plan::{Direction, Endpoint, Plan};
-use modshift_proto::{Gtid, GtidSet, OldShard};
+use modshift_proto::{Gtid, GtidSet, OldShard, shell};
 use serde::Serialize;
 
 use crate::exit::{BadPlan, Exit};
@@ -161,6 +161,7 @@ impl Command<'_> {
         let state = groups.iter().find(|(name, _)| *name == gtid.to_string());
         match state.map(|(_, state)| state.as_str()) {
             Some("halted") => return Ok(Stand::At),
+            Some(skip::GONE) => return Ok(Stand::Elsewhere(self.gone())),
             Some(_) => return Ok(Stand::Asked),
             None => {}
         }
@@ -180,6 +181,14 @@ impl Command<'_> {
                  passed over; modshift status names it"
             ),
         }))
+    }
+
+    fn gone(&self) -> String {
+        format!(
+            "group {} is not there any more: the server of {} was killed while it wrote that group, has \
+             rolled it back and given its GTID to another one, which is read as any other is",
+            self.gtid, self.shard
+        )
     }
 
     /// What it comes to.
@@ -247,7 +256,15 @@ impl Command<'_> {
     async fn follow(&self) -> anyhow::Result<Exit> {
         let deadline = Instant::now() + TAKEN_WITHIN;
         let mut server = Server::open(self.source, DOING).await?;
-        while self.state(&mut server).await?.as_deref() != Some("passed") {
+        loop {
+            match self.state(&mut server).await?.as_deref() {
+                Some("passed") => break,
+                Some(skip::GONE) => {
+                    self.forget_targets().await?;
+                    return self.refuse(&self.gone());
+                }
+                _ => {}
+            }
             if Instant::now() >= deadline {
                 let text = format!(
                     "group {} of {} is to be passed over, and its reader has not come by it within {} s: \
@@ -277,19 +294,15 @@ impl Command<'_> {
                 "group {} of {} was passed over, and no planned table has to be compared for it",
                 self.gtid, self.shard
             ),
-            tables => {
-                let options: Vec<String> =
-                    tables.iter().map(|table| format!(" --table {table}")).collect();
-                format!(
-                    "group {} of {} was passed over; the gate is closed until this is proven equal: \
-                     modshift verify{back} --repair{} (where many rows may differ, modshift resync{back} \
-                     --table of each first)",
-                    self.gtid,
-                    self.shard,
-                    options.concat(),
-                    back = self.back()
-                )
-            }
+            tables => format!(
+                "group {} of {} was passed over; the gate is closed until this is proven equal: modshift \
+                 verify{back} --repair{} (where many rows may differ, modshift resync{back} --table of \
+                 each first)",
+                self.gtid,
+                self.shard,
+                shell::options("--table", tables),
+                back = self.back()
+            ),
         };
         self.answer("passed", tables, text, Exit::Done)
     }

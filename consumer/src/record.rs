@@ -105,10 +105,11 @@ pub async fn halts(
 ) -> Result<(), ServerError> {
     let failed = |source| error::of(at, "recording the halt", source);
     let sql = skip::Place::record(shard, offset).halts();
-    match conn.exec_drop(&sql, (said,)).await.map_err(failed) {
+    let params = || (said, None::<u64>, None::<u32>);
+    match conn.exec_drop(&sql, params()).await.map_err(failed) {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => {
             conn.query_drop(skip::TABLE).await.map_err(failed)?;
-            conn.exec_drop(&sql, (said,)).await.map_err(failed)
+            conn.exec_drop(&sql, params()).await.map_err(failed)
         }
         done => done,
     }

@@ -179,7 +179,7 @@ pub const HANDED_OVER: &str =
     "SELECT 1 FROM modshift_handover WHERE id = 0 AND what IN ('raising', 'up')";
 
 /// What earlier versions of modshift did not have.
-const LATER_COLUMNS: [(&str, &str); 7] = [
+const LATER_COLUMNS: [(&str, &str); 8] = [
     (TOKEN, "phase"),
     (TOKEN, "fence"),
     (TOKEN, "commit_us"),
@@ -187,6 +187,7 @@ const LATER_COLUMNS: [(&str, &str); 7] = [
     (PROGRESS, "phase"),
     (WATERMARK, "commit_us"),
     (WATERMARK, "tables"),
+    (SKIP, "events"),
 ];
 
 /// On each shard, by `modshift finish`, before the tables above go: to a reader without a token its
@@ -317,8 +318,8 @@ pub async fn create(
     let columns: Vec<(String, String)> = conn
         .exec(
             "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS
-             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?, ?, ?)",
-            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, TABLES, HANDOVER, RESTART),
+             WHERE TABLE_SCHEMA = ? AND TABLE_NAME IN (?, ?, ?, ?, ?, ?, ?, ?)",
+            (schema, TOKEN, PROGRESS, WATERMARK, PARKED, TABLES, HANDOVER, RESTART, SKIP),
         )
         .await
         .map_err(failed)?;

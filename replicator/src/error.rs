@@ -38,6 +38,11 @@ pub enum Foreign {
     StatementFormat { verb: String, statement: String },
     #[error("a statement-format {verb}: {statement}; {why}")]
     Unseen { verb: String, statement: String, why: String },
+    #[error(
+        "a definition that takes away a {what}: {statement}; a statement before it wrote in statement \
+         format and may have run that, and when it was read the server could not tell any more"
+    )]
+    Undone { what: &'static str, statement: String },
     #[error("a statement not known to be harmless: {statement}")]
     Unknown { statement: String },
 }
@@ -130,6 +135,11 @@ pub enum ReadError {
     GroupTooLarge { shard: OldShard, gtid: Gtid },
     #[error("{shard}: group {gtid} is to be passed over, but holds rows of modshift's own")]
     OwnGroup { shard: OldShard, gtid: Gtid },
+    #[error(
+        "{shard}: group {gtid} is not the one that was to be passed over: the server was killed while it \
+         wrote that one, which does not count, and has given its GTID to another one"
+    )]
+    GroupGone { shard: OldShard, gtid: Gtid },
     /// At a group that cannot be passed over, whatever is wrong with it.
     #[error("{error}")]
     Firm { error: Box<ReadError>, why: &'static str },
@@ -205,6 +215,8 @@ impl ReadError {
             | ReadError::Firm { .. } => Class::Halt,
             // There may be room again.
             ReadError::Spill { .. } | ReadError::ReplicaBehind { .. } => Class::Retry,
+            // It is read as any other group is.
+            ReadError::GroupGone { .. } => Class::Retry,
         }
     }
 
@@ -225,7 +237,8 @@ impl ReadError {
             ReadError::Spill { .. } | ReadError::HeldTooLarge { .. } => "spill",
             ReadError::NoGroup { .. }
             | ReadError::GroupTooLarge { .. }
-            | ReadError::OwnGroup { .. } => "group",
+            | ReadError::OwnGroup { .. }
+            | ReadError::GroupGone { .. } => "group",
             ReadError::Firm { error, .. } => error.reason(),
             ReadError::Stray { .. } => "stray",
             ReadError::Row { .. } | ReadError::Value { .. } => "value",

@@ -19,23 +19,56 @@ use crate::token::within;
 
 const NO_SUCH_TABLE: u16 = 1146;
 const RECORDING: &str = "recording that a group is passed over";
+const OURS: &str = "UPDATE modshift_token SET writes = writes + 1 WHERE id = 1 AND epoch = ?";
 
-/// Groups to be passed over, each with its checksum where it was before.
+/// Where a reader stands in a group: so many of its events it has read, with this checksum over them. By
+/// that the group is known again, for a server that crashes may give its GTID to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stands {
+    pub events: u64,
+    pub checksum: u32,
+}
+
+/// What is known of a group that is to be passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Asked {
+    /// Its checksum, where it was passed over before.
+    before: Option<u32>,
+    stood: Option<Stands>,
+    /// It does not count: the server was killed while it wrote it.
+    gone: bool,
+}
+
+/// Groups to be passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Skips(BTreeMap<Gtid, Option<u32>>);
+pub struct Skips(BTreeMap<Gtid, Asked>);
+
+/// A row of `modshift_skip`: GTID, state, checksum, events, checksum of those.
+type Row = (String, String, Option<u32>, Option<u64>, Option<u32>);
 
 impl Skips {
     pub fn has(&self, gtid: Gtid) -> bool {
         self.0.contains_key(&gtid)
     }
 
+    /// Of these nothing is sent.
     pub fn iter(&self) -> impl Iterator<Item = Gtid> + '_ {
-        self.0.keys().copied()
+        self.0.iter().filter(|(_, asked)| !asked.gone).map(|(gtid, _)| *gtid)
+    }
+
+    /// What follows under this GTID is another group. True: that is to be written down.
+    pub fn forget(&mut self, gtid: Gtid) -> bool {
+        self.0.remove(&gtid).is_some_and(|asked| !asked.gone)
     }
 
     /// The checksum of this group when it was passed over before.
     pub fn before(&self, gtid: Gtid) -> Option<u32> {
-        self.0.get(&gtid).copied().flatten()
+        self.0.get(&gtid).and_then(|asked| asked.before)
+    }
+
+    /// Where the reader stood in this group, which has not been passed over yet.
+    pub fn stood(&self, gtid: Gtid) -> Option<Stands> {
+        self.0.get(&gtid).filter(|asked| asked.before.is_none()).and_then(|asked| asked.stood)
     }
 }
 
@@ -56,16 +89,18 @@ pub async fn begin(
     shard: OldShard,
 ) -> Result<Skips, ReadError> {
     let doing = "asking what is to be passed over";
-    let rows: Result<Vec<(String, Option<u32>)>, _> = conn.query(skip::asked(shard)).await;
+    let rows: Result<Vec<Row>, _> = conn.query(skip::asked(shard)).await;
     let rows = match rows.map_err(|error| server_error(primary, doing, error)) {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => return Ok(Skips::default()),
         rows => rows?,
     };
     let cleared = conn.query_drop(skip::reader_begins(shard)).await;
     cleared.map_err(|error| server_error(primary, doing, error))?;
-    let read = |(name, checksum): (String, Option<u32>)| {
+    let read = |(name, state, before, events, checksum): Row| {
+        let gone = state == skip::GONE;
+        let stood = events.zip(checksum).map(|(events, checksum)| Stands { events, checksum });
         let gtid = name.parse();
-        gtid.map(|gtid| (gtid, checksum))
+        gtid.map(|gtid| (gtid, Asked { before, stood, gone }))
             .map_err(|source| ReadError::ProgressUnreadable { shard, source })
     };
     Ok(Skips(rows.into_iter().map(read).collect::<Result<_, _>>()?))
@@ -76,7 +111,7 @@ pub async fn begin(
 pub async fn halts(
     primary: &Endpoint,
     epoch: u64,
-    (shard, gtid): (OldShard, Gtid),
+    (shard, gtid, stands): (OldShard, Gtid, Option<Stands>),
     said: &str,
 ) -> Result<(), ServerError> {
     let failed = |error| server_error(primary, "recording the halt", error);
@@ -93,7 +128,9 @@ pub async fn halts(
     conn.exec_drop(halted, (said, epoch)).await.map_err(failed)?;
     // Another reader has it otherwise, and stands elsewhere.
     if conn.affected_rows() == 1 {
-        conn.exec_drop(skip::Place::group(shard, gtid).halts(), (said,)).await.map_err(failed)?;
+        let (events, checksum) = (stands.map(|stands| stands.events), stands.map(|s| s.checksum));
+        let halts = skip::Place::group(shard, gtid).halts();
+        conn.exec_drop(halts, (said, events, checksum)).await.map_err(failed)?;
     }
     conn.query_drop("COMMIT").await.map_err(failed)?;
     conn.disconnect().await.map_err(failed)
@@ -107,15 +144,34 @@ pub async fn is_asked(
 ) -> Result<bool, ServerError> {
     let failed = |error| server_error(primary, "asking what is to be passed over", error);
     let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
-    let rows: Result<Vec<(String, Option<u32>)>, _> = conn.query(skip::asked(shard)).await;
+    let rows: Result<Vec<Row>, _> = conn.query(skip::asked(shard)).await;
     let asked = match rows.map_err(failed) {
         Err(error) if error.code() == Some(NO_SUCH_TABLE) => false,
-        rows => {
-            rows?.into_iter().any(|(name, _)| name.parse().is_ok_and(|name: Gtid| name == gtid))
-        }
+        rows => rows?.into_iter().any(|(name, state, ..)| {
+            state != skip::GONE && name.parse().is_ok_and(|name: Gtid| name == gtid)
+        }),
     };
     conn.disconnect().await.map_err(failed)?;
     Ok(asked)
+}
+
+/// What was asked for is not there any more, and the group that has its GTID now is read as any other is.
+/// Only by the reader in charge.
+pub async fn gone(
+    primary: &Endpoint,
+    epoch: u64,
+    shard: OldShard,
+    gtid: Gtid,
+) -> Result<(), ServerError> {
+    let failed = |error| server_error(primary, RECORDING, error);
+    let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
+    conn.query_drop("START TRANSACTION").await.map_err(failed)?;
+    conn.exec_drop(OURS, (epoch,)).await.map_err(failed)?;
+    if conn.affected_rows() == 1 {
+        conn.query_drop(skip::gone(shard, gtid)).await.map_err(failed)?;
+    }
+    conn.query_drop("COMMIT").await.map_err(failed)?;
+    conn.disconnect().await.map_err(failed)
 }
 
 /// Writes down what was passed over, and which tables are to be compared. The first time alone: what
@@ -133,8 +189,7 @@ pub async fn record(
         let late = if skipped.late { xa_grace } else { Duration::ZERO };
         let mut conn = modshift_mariadb::connect(primary, Session::Plain).await?;
         conn.query_drop("START TRANSACTION").await.map_err(failed)?;
-        let ours = "UPDATE modshift_token SET writes = writes + 1 WHERE id = 1 AND epoch = ?";
-        conn.exec_drop(ours, (epoch,)).await.map_err(failed)?;
+        conn.exec_drop(OURS, (epoch,)).await.map_err(failed)?;
         // A reader that was replaced finds that out by its token; its successor comes by it again.
         if conn.affected_rows() == 1 {
             for table in &skipped.tables {

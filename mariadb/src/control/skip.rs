@@ -2,7 +2,7 @@
 //!
 //! | what | on | name | state |
 //! |---|---|---|---|
-//! | `group` | the shard that is read | its GTID | `halted`: the reader stands there; `asked`; `passed` |
+//! | `group` | the shard that is read | its GTID | `halted`: the reader stands there; `asked`; `passed`; `proven`: it was asked for and is not there, another group has its GTID |
 //! | `table` | there too | the same | `open` until a verification has found the table equal; `proven` |
 //! | `record` | the new shard of its partition | its offset in the change log | `halted`: the applier stands there; `asked` |
 //! | `stream` | each shard that is applied to | the same | `asked`: its rows may be in each other's places |
@@ -29,6 +29,8 @@ pub const TABLE: &str = "CREATE TABLE IF NOT EXISTS modshift_skip (
         why TEXT NULL COMMENT 'in the words of who has it passed over',
         who VARCHAR(255) NULL,
         checksum INT UNSIGNED NULL COMMENT 'of the group as it was passed over',
+        events BIGINT UNSIGNED NULL COMMENT 'of the group, up to where the reader stands in it',
+        events_checksum INT UNSIGNED NULL,
         PRIMARY KEY (what, source, name, table_name)
     ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
 
@@ -55,13 +57,17 @@ impl Place {
         format!("what = '{what}' AND source = {source} AND name = '{name}'")
     }
 
-    /// Somebody halts there; parameter: what it says. Nothing where it was asked for meanwhile.
+    /// Somebody halts there; parameters: what it says, and how many events of a group it has read, with
+    /// their checksum. Nothing where it was asked for meanwhile.
     pub fn halts(&self) -> String {
         let Place { what, source, name } = self;
         format!(
-            "INSERT INTO {SKIP} (what, source, name, state, at, said) \
-             VALUES ('{what}', {source}, '{name}', 'halted', UTC_TIMESTAMP(6), ?) \
-             ON DUPLICATE KEY UPDATE said = VALUES(said)"
+            "INSERT INTO {SKIP} (what, source, name, state, at, said, events, events_checksum) \
+             VALUES ('{what}', {source}, '{name}', 'halted', UTC_TIMESTAMP(6), ?, ?, ?) \
+             ON DUPLICATE KEY UPDATE said = VALUES(said), \
+             events = IF(state IN ('halted', 'proven'), VALUES(events), events), \
+             events_checksum = IF(state IN ('halted', 'proven'), VALUES(events_checksum), events_checksum), \
+             state = IF(state = 'proven', 'halted', state)"
         )
     }
 
@@ -77,13 +83,25 @@ impl Place {
 
 const GROUP: &str = "group";
 const RECORD: &str = "record";
+/// State of a group that was asked for and is not there: another has its GTID.
+pub const GONE: &str = "proven";
 
-/// Groups to be passed over, with their checksums where they were before.
+/// Groups to be passed over, with their states, and their checksums where they were before; and how many of
+/// the events of each the reader had read when it halted there, and their checksum. What is there no more
+/// is in the binlog still, as far as it was written.
 pub fn asked(source: OldShard) -> String {
     format!(
-        "SELECT name, checksum FROM {SKIP} WHERE what = '{GROUP}' AND source = {} \
-         AND state IN ('asked', 'passed')",
+        "SELECT name, BINARY state, checksum, events, events_checksum FROM {SKIP} WHERE what = '{GROUP}' AND source = {} \
+         AND state IN ('asked', 'passed', '{GONE}')",
         source.0
+    )
+}
+
+/// What was asked for is not there any more: another group has its GTID.
+pub fn gone(source: OldShard, gtid: Gtid) -> String {
+    format!(
+        "UPDATE {SKIP} SET state = '{GONE}', at = UTC_TIMESTAMP(6) WHERE {} AND state = 'asked'",
+        Place::group(source, gtid).row()
     )
 }
 

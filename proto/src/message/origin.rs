@@ -66,7 +66,8 @@ mod tests {
         };
         assert_eq!(ours[..3], [8, 1, 16], "version, and the tag of the source");
         // The start's own field, as one that this version does not know.
-        let unknown = with(ours.iter().rposition(|byte| *byte == 7 << 3 | 2).expect("a body"), 0x4A);
+        let unknown =
+            with(ours.iter().rposition(|byte| *byte == 7 << 3 | 2).expect("a body"), 0x4A);
         for other in [with(1, 2), with(1, 127), unknown] {
             assert!(decode(&other).is_err());
             assert_eq!(of_stream(&other, 3), Some(OldShard(2)), "{other:?}");

@@ -37,7 +37,7 @@ pub use query::without_values;
 pub use row::{DecodedRow, Layout, PlannedTable, Want};
 pub use rows::{RowKind, RowsEvent, TableRef};
 pub use sql::{
-    Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Write,
+    Charset, Lexis, Name, Runs, Savepoint, Statement, Table, Touched, Undoes, Write,
     read as read_statement, savepoint, view,
 };
 pub use stream::EventStream;

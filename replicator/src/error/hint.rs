@@ -46,6 +46,10 @@ impl Foreign {
                  that schema to its login and start the daemons again: they go on at this group. Else \
                  it may have changed planned tables unseen: set binlog_format=ROW for every session"
             }
+            Foreign::Undone { .. } => {
+                "the statements were read when this had happened already, so nothing tells any more what \
+                 else they wrote: set binlog_format=ROW for every session"
+            }
             Foreign::Unknown { .. } => {
                 "it may have changed rows unseen: run such statements before a reshard or after it"
             }

@@ -43,7 +43,7 @@ use crate::prepare::Prepared;
 use crate::publish::Publisher;
 use crate::repair::Repairs;
 use crate::route::{Moduli, Target};
-use crate::skip;
+use crate::skip::{self, Stands};
 use crate::status::ReaderStatus;
 use crate::tail::{Spill, Tail, TailParts, TokenColumns};
 use crate::token::{self, TokenWriter, within};
@@ -246,6 +246,7 @@ impl<W: LogWriter> Reader<W> {
         mut self,
         plan: &Plan,
         status: &ReaderStatus,
+        stands: &mut Option<Stands>,
         cancel: &CancellationToken,
     ) -> Result<(), ReadError> {
         tokio::select! {
@@ -294,7 +295,9 @@ impl<W: LogWriter> Reader<W> {
                 Err(error) => match self.not_there_yet(&error).await {
                     Some(waits) => self.connection_lost(plan, status, &waits),
                     None => {
-                        let firm = error.skips().and_then(|gtid| self.tail.firm(gtid));
+                        let gtid = error.skips();
+                        *stands = gtid.and_then(|gtid| self.tail.stands(gtid));
+                        let firm = gtid.and_then(|gtid| self.tail.firm(gtid));
                         return Err(match firm {
                             Some(why) => ReadError::Firm { error: Box::new(error), why },
                             None => error,
@@ -416,9 +419,9 @@ impl<W: LogWriter> Reader<W> {
     /// Before anything is read behind it.
     #[inline]
     async fn record_skipped(&mut self) -> Result<(), ReadError> {
-        match self.tail.skipped() {
-            None => Ok(()),
-            Some(_) => Box::pin(self.write_down_skipped()).await,
+        match (self.tail.skipped(), self.tail.gone()) {
+            (None, None) => Ok(()),
+            _ => Box::pin(self.write_down_skipped()).await,
         }
     }
 
@@ -429,6 +432,9 @@ impl<W: LogWriter> Reader<W> {
             skip::record(&self.primary, epoch, self.shard, skipped, grace).await?;
             metrics::skipped(self.shard);
             stage::reached("skipped_recorded", 1).await;
+        }
+        if let Some(gtid) = self.tail.gone() {
+            skip::gone(&self.primary, self.tail.epoch(), self.shard, gtid).await?;
         }
         self.tail.skipped_recorded();
         Ok(())

@@ -20,7 +20,7 @@ use crate::feed::Feeds;
 use crate::metrics;
 use crate::prepare::{prepare, token_table};
 use crate::publish::Publisher;
-use crate::skip;
+use crate::skip::{self, Stands};
 use crate::status::{Phase, ReaderStatus};
 use crate::token::{self, TokenWriters, within};
 use crate::whole::WholeLogs;
@@ -44,8 +44,12 @@ where
     let mut backoff = Backoff::default();
     let mut patience = Patience::default();
     let process = Process { throttle, together, cancel: cancel.clone() };
+    // In the group at which it has halted.
+    let mut stands;
     let outcome = loop {
-        let run = run(&plan, shard, &mut open_log, &status, &process, &mut epoch_number);
+        stands = None;
+        let at = (&mut epoch_number, &mut stands);
+        let run = run(&plan, shard, &mut open_log, &status, &process, at);
         match run.await {
             Err(error) if error.ends_epoch() => {
                 metrics::retry(shard, "log");
@@ -101,7 +105,9 @@ where
             if epoch_number > 0 && !superseded {
                 let primary = &plan.old[usize::from(shard.0)];
                 let placed = match error.skips() {
-                    Some(gtid) => skip::halts(primary, epoch_number, (shard, gtid), &text).await,
+                    Some(gtid) => {
+                        skip::halts(primary, epoch_number, (shard, gtid, stands), &text).await
+                    }
                     None => token::record_halt(primary, epoch_number, Some(&text)).await,
                 };
                 if let Err(error) = placed {
@@ -160,7 +166,7 @@ async fn run<W, F>(
     open_log: &mut (impl FnMut(u64) -> F + Send),
     status: &ReaderStatus,
     Process { throttle, together, cancel }: &Process,
-    epoch_number: &mut u64,
+    (epoch_number, stands): (&mut u64, &mut Option<Stands>),
 ) -> Result<(), ReadError>
 where
     W: LogWriter,
@@ -235,7 +241,7 @@ where
     )?;
     // Both end together: a reader without its token, or the other way round, is of no use.
     tokio::pin!(token_task);
-    let reading = reader.run(plan, status, cancel);
+    let reading = reader.run(plan, status, stands, cancel);
     tokio::pin!(reading);
     tokio::select! {
         outcome = &mut reading => {

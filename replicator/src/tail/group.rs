@@ -17,6 +17,7 @@ use crate::binlog::{Event, GroupHash, GtidEvent};
 use crate::error::ReadError;
 use crate::history::{Opening, Partial};
 use crate::publish::Publisher;
+use crate::skip::Stands;
 
 /// Held events sent in a row before other tasks of the thread get their turn.
 const EVENTS_PER_TURN: usize = 512;
@@ -42,6 +43,8 @@ pub(super) struct Group {
     pub xa: Option<Xa>,
     /// It is passed over, and may have changed these.
     pub skip: Option<Marks>,
+    /// Where the reader stood in the one that is to be passed over, until that has been compared.
+    pub stood: Option<Stands>,
     /// Where the savepoints that are set lie among what is held, in their order.
     savepoints: Vec<(Vec<u8>, u64)>,
     /// Where what names the tables of the statement in progress begins among what is held, while
@@ -69,6 +72,7 @@ impl Group {
             held: None,
             xa,
             skip: None,
+            stood: None,
             savepoints: Vec::new(),
             maps_from: None,
         }

@@ -41,7 +41,7 @@ use self::counts::Counts;
 use self::group::Group;
 use self::held::Held;
 use self::skip::Marks;
-use self::statement::{Names, Plain, Said};
+use self::statement::{Names, Plain, Relied, Said};
 use self::temporary::Temporary;
 use self::xa::{Branches, Xa};
 use crate::binlog::{DecodedRow, Decoder, Event, GtidEvent, TableName, Xid};
@@ -76,6 +76,7 @@ pub struct Tail {
     group: Option<Group>,
     names: Arc<Names>,
     plain: Plain,
+    relied: Relied,
     question: Option<Question>,
     temporary: Temporary,
     branches: Branches,
@@ -87,6 +88,8 @@ pub struct Tail {
     skip: Skips,
     /// Passed over, and not written down yet.
     skipped: Option<Skipped>,
+    /// The same of what turned out not to be there.
+    gone: Option<Gtid>,
     spill: Spill,
     /// What the last group was held in, and an event of it.
     spare: Option<Held>,
@@ -150,6 +153,7 @@ impl Tail {
             history: History::new(parts.shard, parts.resume),
             group: None,
             plain: Plain::default(),
+            relied: Relied::default(),
             question: None,
             temporary: Temporary::default(),
             branches: Branches::default(),
@@ -157,6 +161,7 @@ impl Tail {
             late: vec![false; parts.tables.len()],
             skip: parts.skip,
             skipped: None,
+            gone: None,
             spill: parts.spill,
             spare: None,
             event: Vec::new(),
@@ -321,6 +326,7 @@ impl Tail {
         if self.skips(gtid, opening)? {
             let mut group = Group::new(header, opening, xa.unwrap_or_default());
             group.skip = Some(Marks::default());
+            group.stood = self.skip.stood(gtid);
             self.group = Some(group);
             return Ok(());
         }
@@ -367,6 +373,9 @@ impl Tail {
         }
         tracing::warn!(shard = shard.0, %gtid, events = group.events,
             "the server was killed while it wrote this group to its binlog: it does not count");
+        if group.skip.is_some() && group.opening != Opening::Proof {
+            self.is_gone(gtid);
+        }
         Ok(())
     }
 

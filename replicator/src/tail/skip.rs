@@ -21,7 +21,7 @@ use crate::binlog::{Event, Statement, TableRef, Touched, Write, read_statement};
 use crate::error::ReadError;
 use crate::history::Opening;
 use crate::route::Target;
-use crate::skip::Skipped;
+use crate::skip::{Skipped, Stands};
 
 pub const NOT_SERVING: &str = "the shard does not serve";
 
@@ -60,6 +60,59 @@ impl Tail {
         ours.then_some("the group holds rows of modshift's own")
     }
 
+    /// Where it stands in the group at which the reader has halted.
+    pub fn stands(&self, gtid: Gtid) -> Option<Stands> {
+        let group = self.group.as_ref().filter(|group| group.gtid == gtid && group.events > 0)?;
+        Some(Stands { events: group.events, checksum: group.hash.value() })
+    }
+
+    /// Is the group that is passed over still the one at which the reader stood, up to where it stood or,
+    /// at its end, as a whole? A server that is killed while it writes a group rolls it back, and gives
+    /// its GTID to another one.
+    fn same_group(&mut self, ends: bool) -> Result<(), ReadError> {
+        let Some(group) = &mut self.group else { return Ok(()) };
+        let Some(stood) = group.stood else { return Ok(()) };
+        if group.events < stood.events && !ends {
+            return Ok(());
+        }
+        let here = Stands { events: group.events, checksum: group.hash.value() };
+        if here == stood {
+            group.stood = None;
+            return Ok(());
+        }
+        let gtid = group.gtid;
+        self.is_gone(gtid);
+        Err(ReadError::GroupGone { shard: self.shard, gtid })
+    }
+
+    /// The group that was to be passed over does not count, and the next one of its GTID is another.
+    pub(super) fn is_gone(&mut self, gtid: Gtid) {
+        if self.skip.forget(gtid) {
+            tracing::warn!(shard = self.shard.0, %gtid,
+                "the group that was to be passed over is not there any more: its server was killed while it \
+                 wrote it, and another one gets its GTID, which is read as any other");
+            self.gone = Some(gtid);
+        }
+    }
+
+    /// To be written down, as what was passed over is.
+    pub fn gone(&self) -> Option<Gtid> {
+        self.gone
+    }
+
+    /// Rows of modshift's own: the reader has never stood in such a group.
+    fn own_group(&mut self) -> ReadError {
+        let shard = self.shard;
+        match self.group.as_ref().map(|group| (group.gtid, group.stood.is_some())) {
+            Some((gtid, true)) => {
+                self.is_gone(gtid);
+                ReadError::GroupGone { shard, gtid }
+            }
+            Some((gtid, false)) => ReadError::OwnGroup { shard, gtid },
+            None => ReadError::NoGroup { shard, what: "rows" },
+        }
+    }
+
     /// One event of the group that is passed over.
     pub(super) fn pass_over(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         match self.decoder.decode(bytes)? {
@@ -73,16 +126,15 @@ impl Tail {
                 let Some(group) = &mut self.group else { return Ok(()) };
                 group.events += 1;
                 group.hash.rows(&rows);
-                let (gtid, shard) = (group.gtid, self.shard);
                 match &rows.table {
                     TableRef::Planned(table) if *table != self.token_table => self.mark(*table),
-                    TableRef::Planned(_) => return Err(ReadError::OwnGroup { shard, gtid }),
+                    TableRef::Planned(_) => return Err(self.own_group()),
                     TableRef::Other(name) if self.schema.is_watermark(name) => {
-                        return Err(ReadError::OwnGroup { shard, gtid });
+                        return Err(self.own_group());
                     }
                     TableRef::Other(_) => {}
                 }
-                Ok(())
+                self.same_group(false)
             }
             Event::Query { schema, sql, lexis, session } => {
                 self.statement_passed(Said { schema, sql: &sql, lexis, session })
@@ -109,6 +161,8 @@ impl Tail {
             group.events += 1;
             group.hash.query(said.sql);
         }
+        self.same_group(false)?;
+        let Some(group) = &mut self.group else { return Ok(()) };
         let standalone = group.standalone;
         let ends = match statement {
             Statement::Commit | Statement::Rollback => true,
@@ -133,8 +187,12 @@ impl Tail {
                 self.drops_temporary(said, &tables);
                 standalone
             }
-            Statement::Definition { .. } => {
+            Statement::Definition { undoes, .. } => {
                 self.plain = Default::default();
+                if undoes.is_some() {
+                    // Of what ran before it.
+                    self.mark_all();
+                }
                 standalone
             }
             Statement::Tables { what, touched, runs } => {
@@ -208,6 +266,7 @@ impl Tail {
 
     /// Its end.
     fn passed_over(&mut self) -> Result<(), ReadError> {
+        self.same_group(true)?;
         let Some(mut group) = self.group.take() else { return Ok(()) };
         if let Some(held) = group.held.take() {
             self.keep(held);
@@ -252,5 +311,6 @@ impl Tail {
 
     pub fn skipped_recorded(&mut self) {
         self.skipped = None;
+        self.gone = None;
     }
 }

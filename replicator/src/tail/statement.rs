@@ -4,16 +4,16 @@
 //! Rows written in statement format pass where they are none of a planned table; what the statement
 //! does not say, such as triggers, is for the reader to ask ([`Question`]).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use modshift_changelog::LogWriter;
 use modshift_mariadb::control;
-use modshift_proto::Gtid;
+use modshift_proto::{Gtid, GtidSet};
 
 use super::Tail;
 use super::group::{RollbackError, spill_error};
 use crate::binlog::{
-    Charset, Lexis, Name, Runs, Savepoint, Session, Statement, Table, Touched, Write,
+    Charset, Lexis, Name, Runs, Savepoint, Session, Statement, Table, Touched, Undoes, Write,
     read_statement, savepoint, without_values,
 };
 use crate::error::{Foreign, ReadError};
@@ -160,6 +160,43 @@ impl Plain {
     }
 }
 
+/// Up to where the server's own log had come when it answered, and for what: a definition that comes
+/// before that in the log may have made the answer another one than it was for the statement.
+#[derive(Default)]
+pub(super) struct Relied {
+    /// By the schema of what was written: a trigger is where its table is.
+    written: BTreeMap<String, GtidSet>,
+    /// For whatever may call a stored function.
+    runs: GtidSet,
+}
+
+impl Relied {
+    fn note(&mut self, question: &Question, up_to: GtidSet) {
+        for (schema, _) in &question.targets {
+            self.written.insert(schema.clone(), up_to.clone());
+        }
+        if !(question.calls.is_empty() && question.reads.is_empty()) {
+            self.runs = up_to;
+        }
+    }
+
+    fn on(&self, gtid: Gtid, default: &[u8], undoes: &Undoes) -> bool {
+        if undoes.kind != "TRIGGER" && self.runs.covers(gtid) {
+            return true;
+        }
+        // A view may have been written to by the name that a table has by now.
+        let of = |schema: &str| match &undoes.name {
+            Some(Table { schema: Some(named), .. }) => named.may_be(schema, true),
+            Some(Table { schema: None, .. }) => {
+                Name::new(default, Charset::Utf8).may_be(schema, true)
+            }
+            None => true,
+        };
+        let triggers = ["TRIGGER", "VIEW"].contains(&undoes.kind);
+        triggers && self.written.iter().any(|(schema, up_to)| up_to.covers(gtid) && of(schema))
+    }
+}
+
 impl Tail {
     pub(super) async fn query<W: LogWriter>(
         &mut self,
@@ -208,9 +245,12 @@ impl Tail {
                 self.drops_temporary(said, &tables);
                 standalone
             }
-            Statement::Definition { what } => {
+            Statement::Definition { what, undoes } => {
                 // A table may have got triggers.
                 self.plain = Plain::default();
+                if let Some(undoes) = undoes {
+                    self.undone(gtid, said, &undoes)?;
+                }
                 if self.names.is_ours(schema) {
                     // What a routine or trigger does is in the log as rows. `check` tells that
                     // the new shards lack it.
@@ -311,6 +351,17 @@ impl Tail {
         Ok(())
     }
 
+    /// What a statement that has passed may have run is gone, and was gone already when the server was
+    /// asked about it.
+    fn undone(&self, gtid: Gtid, said: Said<'_>, undoes: &Undoes) -> Result<(), ReadError> {
+        let proof = self.group.as_ref().is_none_or(|group| group.opening == Opening::Proof);
+        if proof || !self.relied.on(gtid, said.schema, undoes) {
+            return Ok(());
+        }
+        let (what, statement) = (undoes.kind, without_values(said.sql));
+        Err(self.foreign(gtid, Foreign::Undone { what, statement }))
+    }
+
     /// A statement that writes rows: halts if they are of a planned table, or notes what is to be
     /// asked.
     fn ask(&mut self, said: Said<'_>, write: Write) -> Result<(), ReadError> {
@@ -343,8 +394,9 @@ impl Tail {
         self.question.take()
     }
 
-    /// The server says that it wrote nothing but what it says.
-    pub fn passed(&mut self, question: Question) {
+    /// The server says that it wrote nothing but what it says, as it is behind `up_to`.
+    pub fn passed(&mut self, question: Question, up_to: GtidSet) {
+        self.relied.note(&question, up_to);
         self.plain.passed(question);
     }
 

@@ -1,6 +1,7 @@
 //! Ordinary life of an estate: what applications, monitoring tools and crashes write into a binlog
 //! beside plain transactions. None of it ends a reshard, and none of it counts that did not happen.
 
+mod passed;
 mod skip;
 mod statements;
 mod tables;

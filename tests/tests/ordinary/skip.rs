@@ -13,18 +13,18 @@ const UNIQUE: &str = "CREATE TABLE uq (id BIGINT NOT NULL PRIMARY KEY, uid BIGIN
                       name VARCHAR(20) NOT NULL UNIQUE, pad LONGTEXT)";
 const TAIL: &str = "[reader]\nspill_max = \"1MiB\"\n";
 
-async fn run(estate: &Estate, args: &[String], expected: i32) -> Result<String> {
+pub async fn run(estate: &Estate, args: &[String], expected: i32) -> Result<String> {
     let (code, output) = estate.modshift(args.to_vec()).finish(LIMIT).await?;
     ensure!(code == expected, "{args:?} ended with {code}:\n{output}");
     Ok(output)
 }
 
-fn words(args: &[&str]) -> Vec<String> {
+pub fn words(args: &[&str]) -> Vec<String> {
     args.iter().map(|arg| (*arg).to_owned()).collect()
 }
 
 /// The reader's halt, written down where it stands, and its command with nobody to ask.
-async fn halts(running: &Modshift, shard: &Shard, text: &str) -> Result<Vec<String>> {
+pub async fn halts(running: &Modshift, shard: &Shard, text: &str) -> Result<Vec<String>> {
     let halted = running.wait_line("reader halted", LIMIT).await?;
     ensure!(halted.contains(text), "{halted}");
     stands(shard).await?;
@@ -34,7 +34,7 @@ async fn halts(running: &Modshift, shard: &Shard, text: &str) -> Result<Vec<Stri
 }
 
 /// The same of one more halt, by what the shard says of it.
-async fn halts_again(shard: &Shard, text: &str) -> Result<Vec<String>> {
+pub async fn halts_again(shard: &Shard, text: &str) -> Result<Vec<String>> {
     stands(shard).await?;
     let halted: String = shard.value("SELECT halted FROM modshift_token").await?;
     ensure!(halted.contains(text), "{halted}");
@@ -73,7 +73,7 @@ pub async fn stands(shard: &Shard) -> Result<()> {
     .await
 }
 
-async fn open_marks(shard: &Shard) -> Result<u64> {
+pub async fn open_marks(shard: &Shard) -> Result<u64> {
     let sql = "SELECT COUNT(*) FROM modshift_skip WHERE state IN ('asked', 'open')";
     shard.value(sql).await
 }
@@ -155,12 +155,24 @@ async fn a_reader_is_sent_past_a_group_and_what_it_changed_is_made_up_for() -> R
     let (ops, schema) = (shard.address().with_schema("ops"), &shard.schema);
     ops.run("CREATE TABLE log (a INT)").await?;
     let trigger = format!(
-        "CREATE TRIGGER told AFTER INSERT ON log FOR EACH ROW UPDATE {schema}.acct SET v = 77 WHERE id = 2"
+        "CREATE TRIGGER told AFTER INSERT ON log FOR EACH ROW UPDATE {schema}.acct SET v = v + 77 WHERE id = 2"
     );
     ops.run(&trigger).await?;
     all(&mut conn, &["INSERT INTO ops.log VALUES (1)"]).await?;
     let skip = halts_again(shard, "has triggers").await?;
     ops.run("DROP TRIGGER told").await?;
+    run(&estate, &skip, 0).await.with_context(|| running.last_words(60))?;
+    made_up(&estate, &running).await?;
+
+    // One that is gone when a reader that was started anew comes to the group again: nothing tells that
+    // it was there, but that it is dropped behind it.
+    ops.run(&trigger).await?;
+    all(&mut conn, &["INSERT INTO ops.log VALUES (2)"]).await?;
+    halts_again(shard, "has triggers").await?;
+    ops.run("DROP TRIGGER told").await?;
+    running.stop(LIMIT).await?;
+    let running = daemon(&estate)?;
+    let skip = halts(&running, shard, "takes away a TRIGGER").await?;
     run(&estate, &skip, 0).await.with_context(|| running.last_words(60))?;
     made_up(&estate, &running).await?;
 

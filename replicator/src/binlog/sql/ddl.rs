@@ -5,7 +5,7 @@
 
 use super::lex::{Lexer, Token};
 use super::name::{Table, name, table};
-use super::{Runs, Statement, Touched};
+use super::{Runs, Statement, Touched, Undoes};
 
 /// What a definition that changes no table is of.
 const DEFINITIONS: [&str; 12] = [
@@ -31,17 +31,25 @@ fn tables(what: &str, touched: Vec<Touched>) -> Option<Statement> {
     Some(Statement::Tables { what: what.to_owned(), touched, runs: Runs::default() })
 }
 
-/// The kind of a routine and the like, for a log line.
-fn definition(verb: &str, mut lexer: Lexer<'_>) -> Option<Statement> {
+/// Of a view, a routine and the like. `undoes`: one that was there before may be gone.
+fn definition(verb: &str, undoes: bool, mut lexer: Lexer<'_>) -> Option<Statement> {
     const KINDS: [&str; 7] =
         ["VIEW", "TRIGGER", "PROCEDURE", "FUNCTION", "PACKAGE", "EVENT", "SERVER"];
+    /// What a statement may run unseen, by itself.
+    const RUN: [&str; 4] = ["VIEW", "TRIGGER", "FUNCTION", "PACKAGE"];
     /// More than any statement has between its verb and its kind.
     const WORDS_MAX: usize = 40;
     let found = lexer
         .by_ref()
         .take(WORDS_MAX)
         .find_map(|token| KINDS.into_iter().find(|kind| token.is(kind)));
-    Some(Statement::Definition { what: format!("{verb} {}", found?) })
+    let kind = found?;
+    let undoes = (undoes && RUN.contains(&kind)).then(|| {
+        lexer.word("BODY");
+        lexer.words(&["IF", "EXISTS"]);
+        Undoes { kind, name: table(&mut lexer) }
+    });
+    Some(Statement::Definition { what: format!("{verb} {kind}"), undoes })
 }
 
 pub(super) fn create(mut lexer: Lexer<'_>) -> Option<Statement> {
@@ -56,7 +64,7 @@ pub(super) fn create(mut lexer: Lexer<'_>) -> Option<Statement> {
         return Some(Statement::MakesTemporary { table, runs });
     }
     if lexer.peek()?.is_any(&DEFINITIONS) {
-        return definition("CREATE", lexer);
+        return definition("CREATE", replaces, lexer);
     }
     for (kind, what) in [("USER", "CREATE USER"), ("ROLE", "CREATE ROLE")] {
         if lexer.word(kind) {
@@ -109,7 +117,7 @@ pub(super) fn drop(mut lexer: Lexer<'_>) -> Option<Statement> {
         }
     }
     if lexer.peek()?.is_any(&DEFINITIONS) {
-        return definition("DROP", lexer);
+        return definition("DROP", true, lexer);
     }
     for (kind, what) in
         [("TABLE", "DROP TABLE"), ("TABLES", "DROP TABLE"), ("SEQUENCE", "DROP SEQUENCE")]
@@ -203,7 +211,7 @@ pub(super) fn alter(mut lexer: Lexer<'_>) -> Option<Statement> {
         return Some(Statement::Harmless("ALTER USER"));
     }
     if lexer.peek()?.is_any(&DEFINITIONS) {
-        return definition("ALTER", lexer);
+        return definition("ALTER", true, lexer);
     }
     if lexer.word("DATABASE") || lexer.word("SCHEMA") {
         return alter_database(lexer);

@@ -45,6 +45,7 @@ pub enum Statement {
     /// Of a view, a trigger, a routine and the like: changes no row and no table.
     Definition {
         what: String,
+        undoes: Option<Undoes>,
     },
     /// Rows changed in statement format.
     Write(Write),
@@ -53,6 +54,14 @@ pub enum Statement {
     XaCommit,
     XaRollback,
     Unknown,
+}
+
+/// What was there before is not there any more, or another: a statement before it may have run that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undoes {
+    pub kind: &'static str,
+    /// `None`: it is not understood.
+    pub name: Option<Table>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
