@@ -127,7 +127,7 @@ fn show(decoder: &mut Decoder, event: &[u8]) -> String {
             format!("{} {} of {table}{skip}", rows.kind.name(), rows.count_rows().unwrap())
         }
         Ok(Event::Query { sql, lexis, .. }) => match read_statement(&sql, lexis) {
-            Statement::Tables { what, .. } | Statement::Definition { what } => {
+            Statement::Tables { what, .. } | Statement::Definition { what, .. } => {
                 format!("query {what}")
             }
             Statement::Schema { what, .. } | Statement::Harmless(what) => format!("query {what}"),
