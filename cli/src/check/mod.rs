@@ -14,6 +14,7 @@ mod group;
 mod load;
 mod log;
 mod mend;
+mod promotion;
 mod report;
 pub mod rows;
 pub mod rules;
@@ -83,6 +84,9 @@ pub async fn standing(plan: Arc<Plan>) -> Option<Standing> {
 }
 
 pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
+    if plan.scheme.is_promotion() {
+        return promotion::run(plan, args).await;
+    }
     let mut survey = Survey::take(plan.clone(), survey::all_sides(&plan), Extent::Whole).await;
     // What is over is the application's alone: nothing there is to fit a reshard any more.
     let over = !rules::finished::check(&survey).is_empty();

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::fault::{Fault, Severity};
 use super::group::groups;
+use super::promotion::{self, Mapping};
 use super::rows::matrix::{Matrix, share_moving};
 use super::rows::trial::Estimate;
 use crate::terminal::Terminal;
@@ -24,6 +25,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
     pub share_moving_expected: f64,
+    /// Of a promotion, in the matrix's place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Mapping>,
 }
 
 impl Report {
@@ -42,6 +46,7 @@ impl Report {
             matrix,
             estimate,
             share_moving_expected: share,
+            mapping: None,
         };
         for fault in found {
             match fault.severity {
@@ -51,6 +56,10 @@ impl Report {
             }
         }
         report
+    }
+
+    pub fn of_promotion(plan: &Plan, found: Vec<Fault>, mapping: Mapping) -> Report {
+        Report { mapping: Some(mapping), ..Report::new(plan, found, None, None) }
     }
 
     pub fn has_faults(&self) -> bool {
@@ -75,10 +84,14 @@ impl Report {
             });
         }
         match &self.matrix {
+            _ if self.mapping.is_some() => {}
             Some(matrix) => text += &matrix_text(matrix, self.share_moving_expected),
             None => {
                 text += "rows were not read: strays, meeting keys and the move matrix are open\n"
             }
+        }
+        if let Some(mapping) = &self.mapping {
+            text += &promotion::text(mapping);
         }
         if let Some(estimate) = &self.estimate {
             text += &estimate_text(estimate);

@@ -5,6 +5,7 @@ mod case;
 mod further;
 mod grants;
 mod mends;
+mod promotion;
 mod report;
 mod rows;
 mod servers;

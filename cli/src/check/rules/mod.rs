@@ -26,6 +26,7 @@ pub mod needs;
 pub mod others;
 pub mod owner;
 pub mod packet;
+pub mod promotion;
 pub mod reach;
 pub mod read_as;
 pub mod read_only;

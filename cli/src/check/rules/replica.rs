@@ -16,7 +16,12 @@ const RULE: &str = "replica";
 const LAG_SEEN_MIN: Duration = Duration::from_secs(2);
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    let found = survey.replicas().flat_map(|part| {
+    // Those that are promoted have rules of their own, which ask for more.
+    let promoted = |part: &Part<'_>| {
+        let at = part.further.at();
+        survey.pairs.iter().any(|pair| pair.at == at)
+    };
+    let found = survey.replicas().filter(|part| !promoted(part)).flat_map(|part| {
         let at = part.further.at().to_string();
         of_part(survey, part).into_iter().map(move |fault| (at.clone(), fault))
     });
@@ -89,6 +94,9 @@ fn is_the_primary(part: Part<'_>, primary: &Facts) -> Option<Fault> {
 
 /// The fence closes a replica whole: it may not serve the other side.
 fn shared(survey: &Survey, part: Part<'_>) -> Option<Fault> {
+    if survey.plan.scheme.is_promotion() {
+        return None;
+    }
     let id = part.facts.variables.identity();
     let across = |side: crate::check::Side| side.is_old() != part.role.side.is_old();
     let primaries = survey

@@ -14,7 +14,9 @@ use crate::check::survey::{self, Survey};
 const RULE: &str = "whole_log";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
-    let read = |side: crate::check::Side| side.is_old() || ahead::way_back(&survey.plan);
+    // A server that is promoted must have had everything, way back or not.
+    let joined = survey.plan.scheme.is_promotion() && !survey.is_split();
+    let read = |side: crate::check::Side| side.is_old() || joined || ahead::way_back(&survey.plan);
     let mut faults = Vec::new();
     for (server, facts) in survey.reached().filter(|(server, _)| read(server.side)) {
         let grants = &facts.grants;
@@ -24,7 +26,11 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             sources: facts.sources.clone(),
         };
         let login = (grants, server.endpoint.user.as_str());
-        faults.extend(found(&server.side, &facts, Part::Primary, login));
+        let part = match joined && !server.side.is_old() {
+            true => Part::Replica,
+            false => Part::Primary,
+        };
+        faults.extend(found(&server.side, &facts, part, login));
     }
     for part in survey.replicas().filter(survey::Part::is_tailed) {
         let of_source = |source: &survey::further::Source| source.filters.clone();

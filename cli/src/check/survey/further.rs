@@ -134,6 +134,8 @@ pub struct Source {
     pub sql_errno: u32,
     pub behind: Option<Duration>,
     pub delay: Duration,
+    /// No, Slave_Pos or Current_Pos.
+    pub using_gtid: String,
     /// Settings that leave something out, with their values.
     pub filters: Settings,
 }
@@ -293,7 +295,7 @@ where
     })
 }
 
-async fn sources(conn: &mut Conn) -> mysql_async::Result<Option<Vec<Source>>> {
+pub(super) async fn sources(conn: &mut Conn) -> mysql_async::Result<Option<Vec<Source>>> {
     let rows: Option<Vec<Row>> = if_allowed(conn.query("SHOW ALL SLAVES STATUS").await)?;
     Ok(rows.map(|rows| rows.iter().map(source).collect()))
 }
@@ -313,6 +315,7 @@ fn source(row: &Row) -> Source {
         sql_errno: text("Last_SQL_Errno").parse().unwrap_or_default(),
         behind: seconds("Seconds_Behind_Master"),
         delay: seconds("SQL_Delay").unwrap_or_default(),
+        using_gtid: text("Using_Gtid"),
         filters: whole_log::left_out(row),
     }
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::Grants;
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{HostPort, Plan};
+use modshift_proto::{NewShard, OldShard};
 
 use super::further::{self, Schema, Source};
 use super::{
-    Binlog, Facts, Further, Kind, Role, RoomUnknown, Server, Standing, Survey, Table, Unreached,
-    Variables, all_sides, endpoint,
+    Binlog, Both, End, Facts, Further, Kind, Pair, Role, RoomUnknown, Server, Standing, Survey,
+    Table, Unreached, Variables, all_sides, endpoint,
 };
-use crate::check::fault::Fault;
+use crate::check::fault::{Fault, Side};
 
 pub fn survey(change: impl Fn(usize, &mut Facts)) -> Survey {
     make("", "", change, |_, _| {})
@@ -63,7 +64,7 @@ fn make(
             change_further(which, &mut standing);
             Further { endpoint, roles, facts: Ok(standing) }
         });
-    Survey { further: further.collect(), plan, servers }
+    Survey { further: further.collect(), plan, servers, pairs: Vec::new() }
 }
 
 /// Every primary writes under a GTID domain of its own.
@@ -202,4 +203,51 @@ pub fn facts() -> Facts {
 /// As the report has them.
 pub fn lines(faults: &[Fault]) -> Vec<String> {
     faults.iter().map(|fault| format!("{}  {fault}", fault.severity)).collect()
+}
+
+/// One old shard `a:3306` with two replicas, of which `b:3306` is promoted and follows it as it should.
+pub fn pair(tail: &str, change: impl Fn(&mut Both)) -> Survey {
+    let text = format!(
+        "name = \"made\"\nscheme = \"promote\"\nmodulus = {{ old = 1, new = 2 }}\n[defaults]\n\
+         schema = \"s\"\nuser = \"u\"\npassword = \"p\"\n[[table]]\nname = \"t\"\nkey = \"uid\"\n\
+         rule = \"floor_mod\"\n[[old]]\nhost = \"a\"\nreplicas = [\"b:3306\", \"c:3306\"]\n{tail}"
+    );
+    let plan = Arc::new(Plan::parse(&text, &|_| None).unwrap());
+    let end = |host: &str, id: usize| {
+        let mut variables = standing(&[replica()]).variables;
+        identify(&mut variables, host, 3306, id);
+        End { variables, grants: Grants::default(), accounts: BTreeMap::new() }
+    };
+    let source = standing(&[replica()]).sources.unwrap_or_default().remove(0);
+    let source = Source { host: "a".to_owned(), using_gtid: "Slave_Pos".to_owned(), ..source };
+    let mut both = Both {
+        primary: end("a", 1),
+        replica: end("b", 2),
+        sources: Some(vec![source]),
+        followers: Some(Vec::new()),
+    };
+    both.primary.variables.set("gtid_binlog_state", "1-1-100");
+    change(&mut both);
+    let pair = Pair {
+        shard: NewShard(1),
+        home: OldShard(0),
+        at: HostPort { host: "b".to_owned(), port: 3306 },
+        user: "u".to_owned(),
+        facts: Ok(both),
+    };
+    let counted = || {
+        let mut facts = facts();
+        let table = facts.tables.get_mut("t").unwrap();
+        table.counter = Some(("id".to_owned(), 7));
+        facts
+    };
+    let server =
+        |side| Server { side, endpoint: endpoint(&plan, side).clone(), facts: Ok(counted()) };
+    let servers = [Side::Old(OldShard(0)), Side::New(NewShard(1))].map(server).into();
+    Survey { plan: plan.clone(), servers, further: Vec::new(), pairs: vec![pair] }
+}
+
+fn replica() -> Role {
+    let (kind, side) = (Kind::Replica, Side::Old(OldShard(0)));
+    Role { kind, side, schema: "s".to_owned() }
 }

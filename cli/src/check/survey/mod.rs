@@ -9,6 +9,7 @@ pub mod further;
 #[cfg(test)]
 pub mod made;
 mod oldest;
+mod pair;
 mod privileged;
 mod room;
 mod sequence;
@@ -38,6 +39,7 @@ pub use beside::Beside;
 pub use beside::Upstream;
 pub use connections::Connections;
 pub use further::{Further, Kind, Role, Standing};
+pub use pair::{Both, End, Follower, Pair, Rights};
 pub use privileged::{Account, Body, Sort};
 #[cfg(test)]
 pub use privileged::{administrator, plain_account, privileged_account, replication_account};
@@ -51,6 +53,8 @@ pub struct Survey {
     pub servers: Vec<Server>,
     /// Whatever else the plan names; nothing where no more is asked than a start needs.
     pub further: Vec<Further>,
+    /// Servers to promote, each with its primary; of such a plan, where everything is asked.
+    pub pairs: Vec<Pair>,
 }
 
 pub struct Server {
@@ -265,8 +269,23 @@ impl Survey {
                 Further { facts: facts.await, endpoint, roles }
             }
         });
-        let (servers, further) = join(join_all(servers), join_all(further)).await;
-        Survey { plan, servers, further }
+        let promoted = plan.promoted().filter(|_| extent == Extent::Whole);
+        let pairs =
+            promoted.filter_map(|shard| Some((shard, plan.home(shard)?))).map(|(shard, home)| {
+                let plan = plan.clone();
+                async move {
+                    let _turn = few.turn(&plan.new[usize::from(shard.0)]).await;
+                    pair::ask(&plan, shard, home).await
+                }
+            });
+        let servers = join(join_all(servers), join_all(further));
+        let ((servers, further), pairs) = join(servers, join_all(pairs)).await;
+        Survey { plan, servers, further, pairs }
+    }
+
+    /// Every server that was to be promoted serves on its own by now, whoever did it.
+    pub fn is_split(&self) -> bool {
+        !self.pairs.is_empty() && self.pairs.iter().all(Pair::is_split)
     }
 
     /// Servers that answered, in order, old ones first.

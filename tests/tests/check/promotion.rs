@@ -1,0 +1,275 @@
+//! Servers that are to be promoted, each of them a real replica: what would go wrong with it, and where
+//! the rows of each residue live.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use modshift_tests::place::RunDir;
+use modshift_tests::process::Launch;
+use modshift_tests::server::{ADMIN, PASSWORD};
+use modshift_tests::{MariaDbOptions, MariaDbServer, wait_until};
+use serde_json::Value;
+
+use crate::case::{LIMIT, options};
+use crate::report::Report;
+
+const SCHEMA: &str = "pairs";
+
+/// One old shard with two replicas of which the first is promoted, and one that follows it.
+struct Pair {
+    primary: Arc<MariaDbServer>,
+    replica: Arc<MariaDbServer>,
+    dir: RunDir,
+}
+
+fn replica_options(server_id: u32) -> MariaDbOptions {
+    options(server_id).arg("--log-slave-updates=ON").arg("--read-only=ON")
+}
+
+impl Pair {
+    async fn start() -> Result<Pair> {
+        // Otherwise the replica would make its tables of another engine than its primary.
+        let servers = [options(91), replica_options(92)].map(MariaDbOptions::calm);
+        let mut started = MariaDbServer::start_all(servers).await?.into_iter();
+        let (Some(primary), Some(replica)) = (started.next(), started.next()) else {
+            anyhow::bail!("no two servers");
+        };
+        let pair = Pair { primary, replica, dir: RunDir::create("promotion")? };
+        pair.replica.follow(&pair.primary).await?;
+        pair.run(&[
+            &format!("CREATE DATABASE {SCHEMA}"),
+            "CREATE TABLE t (id BIGINT NOT NULL, uid BIGINT NOT NULL, PRIMARY KEY (id, uid))",
+            "CREATE TABLE other (id BIGINT PRIMARY KEY)",
+            "CREATE USER app@'%' IDENTIFIED BY 'app'",
+            "GRANT SELECT, INSERT ON pairs.* TO app@'%'",
+            "INSERT INTO t SELECT seq, seq FROM seq_1_to_1000 WHERE seq % 10 < 7",
+        ])
+        .await?;
+        Ok(pair)
+    }
+
+    /// On the primary, and waits until the replica has it.
+    async fn run(&self, statements: &[&str]) -> Result<()> {
+        for (number, sql) in statements.iter().enumerate() {
+            let schema =
+                if number == 0 && sql.starts_with("CREATE DATABASE") { "" } else { SCHEMA };
+            self.primary
+                .address()
+                .with_schema(schema)
+                .run(*sql)
+                .await
+                .with_context(|| sql.to_string())?;
+        }
+        self.replica.catch_up(&self.primary).await
+    }
+
+    /// On the replica alone, in no binlog.
+    async fn alone(&self, sql: &str) -> Result<()> {
+        let mut conn = self.replica.address().with_schema(SCHEMA).connect().await?;
+        use mysql_async::prelude::Queryable;
+        conn.query_drop("SET SESSION sql_log_bin = 0").await?;
+        conn.query_drop(sql).await.with_context(|| sql.to_owned())
+    }
+
+    fn plan(&self) -> Result<PathBuf> {
+        let (primary, replica) = (self.primary.port(), self.replica.port());
+        let text = format!(
+            "name = \"pairs\"\nscheme = \"promote\"\nmodulus = {{ old = 1, new = 2 }}\n\
+             [defaults]\nhost = \"127.0.0.1\"\nuser = \"{ADMIN}\"\nschema = \"{SCHEMA}\"\n\
+             password = \"${{MODSHIFT_PASSWORD}}\"\ntls = \"off\"\n\
+             [[old]]\nport = {primary}\nreplicas = [\"127.0.0.1:{replica}\"]\n\
+             application_host = \"vip-1\"\n[[new]]\n[[new]]\napplication_host = \"vip-2\"\n\
+             [[table]]\nname = \"t\"\nkey = \"uid\"\nrule = \"floor_mod\"\n\
+             [cutover]\naccounts = [\"app@%\"]\n"
+        );
+        let path = self.dir.join("plan.toml");
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    fn launch(&self, args: &[&str]) -> Result<Launch> {
+        let plan = self.plan()?.display().to_string();
+        let launch = Launch::new(args.iter().copied()).arg("--plan").arg(plan);
+        Ok(launch.env("MODSHIFT_PASSWORD", PASSWORD))
+    }
+
+    async fn check(&self, args: &[&str]) -> Result<Report> {
+        let args = [&["check", "--json"], args].concat();
+        self.report(self.launch(&args)?).await
+    }
+
+    async fn report(&self, launch: Launch) -> Result<Report> {
+        let (code, output) = launch.finish(LIMIT).await?;
+        let json: Value = serde_json::from_str(&output).with_context(|| output.clone())?;
+        let report = Report { code, json };
+        report.is_whole()?;
+        Ok(report)
+    }
+
+    /// A fault with these words that is there, and goes with what mends it.
+    async fn faulty(&self, rule: &str, words: &[&str], mend: &[&str]) -> Result<()> {
+        let report = self.check(&["--quick"]).await?;
+        let found = report.has("fault", rule, words, "")?;
+        ensure!(
+            !found.contains('*') && !format!("{:#}", report.json).contains("PASSWORD '*"),
+            "{found}"
+        );
+        for sql in mend {
+            self.replica.run(*sql).await.with_context(|| sql.to_string())?;
+        }
+        self.runs().await
+    }
+
+    /// Until the replica applies again.
+    async fn runs(&self) -> Result<()> {
+        self.run(&["INSERT INTO other SELECT COALESCE(MAX(id), 0) + 1 FROM other"]).await
+    }
+}
+
+fn places(report: &Report) -> Result<Vec<(u64, u64, u64, bool)>> {
+    let shards = report.json["mapping"]["shards"].as_array().context("no mapping")?;
+    let number = |place: &Value, key: &str| place[key].as_u64().context(key.to_owned());
+    let place = |place: &Value| {
+        let in_place = place["in_place"].as_bool().context("in_place")?;
+        let (rows, redundant) = (number(place, "rows")?, number(place, "rows_redundant")?);
+        Ok((number(place, "residue")?, rows, redundant, in_place))
+    };
+    shards.iter().map(place).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_promoted_only_as_what_it_should_be() -> Result<()> {
+    let pair = Pair::start().await?;
+    // As it should be; of 700 rows 400 have an even key.
+    let report = pair.check(&[]).await?;
+    let faults: Vec<_> =
+        report.findings()?.into_iter().filter(|finding| finding.severity != "note").collect();
+    let ours = |rule: &str| rule != "restart" && rule != "disk";
+    let faults: Vec<_> = faults.iter().filter(|finding| ours(&finding.rule)).collect();
+    ensure!(faults.is_empty(), "{faults:#?}");
+    ensure!(places(&report)? == [(0, 400, 300, true), (1, 300, 400, false)], "{:#}", report.json);
+    let (code, text) = pair.launch(&["check"])?.finish(LIMIT).await?;
+    ensure!(code == 0 && text.contains("1 mod 2  old 0 127.0.0.1:"), "{code}: {text}");
+    ensure!(text.contains("vip-2:") && !text.contains("move matrix"), "{text}");
+
+    // What replicates otherwise than it should.
+    for sql in ["STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY = 3600", "START SLAVE"] {
+        pair.replica.run(sql).await?;
+    }
+    let undo = ["STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY = 0", "START SLAVE"];
+    pair.faulty("promotion", &["new shard 1", "is held 1 h 0 min behind"], &undo).await?;
+    pair.replica.run("STOP SLAVE SQL_THREAD").await?;
+    pair.faulty("promotion", &["does not replicate", "Slave_SQL_Running No"], &["START SLAVE"])
+        .await?;
+    for sql in ["STOP SLAVE", "CHANGE MASTER TO MASTER_USE_GTID = no", "START SLAVE"] {
+        pair.replica.run(sql).await?;
+    }
+    let undo = ["STOP SLAVE", "CHANGE MASTER TO MASTER_USE_GTID = slave_pos", "START SLAVE"];
+    pair.faulty("promotion", &["by file and offset"], &undo).await?;
+    for sql in
+        ["STOP SLAVE", "SET GLOBAL replicate_do_table = 'pairs.t,pairs.other'", "START SLAVE"]
+    {
+        pair.replica.run(sql).await?;
+    }
+    let undo = ["STOP SLAVE", "SET GLOBAL replicate_do_table = ''", "START SLAVE"];
+    pair.faulty("whole_log", &["new shard 1", "pairs.other"], &undo).await?;
+    let set = |value: &str| format!("SET GLOBAL slave_run_triggers_for_rbr = {value}");
+    for sql in ["STOP SLAVE", &set("YES"), "START SLAVE"] {
+        pair.replica.run(sql).await?;
+    }
+    let undo = ["STOP SLAVE", &set("NO"), "START SLAVE"];
+    pair.faulty("whole_log", &["slave_run_triggers_for_rbr is YES"], &undo).await?;
+
+    // What it holds otherwise. No hash of a password is shown.
+    pair.alone("ALTER USER app@'%' IDENTIFIED BY 'other'").await?;
+    pair.faulty("accounts", &["app@%", "another password", "old shard 0"], &[]).await?;
+    pair.alone("ALTER USER app@'%' IDENTIFIED BY 'app'").await?;
+    pair.alone("REVOKE INSERT ON pairs.* FROM app@'%'").await?;
+    pair.faulty("accounts", &["app@% lacks GRANT SELECT, INSERT ON `pairs`.*"], &[]).await?;
+    pair.alone("DROP USER app@'%'").await?;
+    pair.faulty("accounts", &["account app@% is missing"], &[]).await?;
+    pair.alone("CREATE USER app@'%' IDENTIFIED BY 'app'").await?;
+    pair.alone("GRANT SELECT, INSERT ON pairs.* TO app@'%'").await?;
+    pair.alone("CREATE TABLE left_over (id INT PRIMARY KEY)").await?;
+    pair.faulty("objects", &["table left_over"], &[]).await?;
+    pair.alone("DROP TABLE left_over").await?;
+    pair.alone("ALTER TABLE t ADD COLUMN extra INT").await?;
+    pair.faulty("tables", &["new shard 1: table t", "extra"], &[]).await?;
+    pair.alone("ALTER TABLE t DROP COLUMN extra").await?;
+
+    // An account that may not look says so, and what lets it.
+    pair.run(&[
+        &format!("CREATE USER look@'%' IDENTIFIED BY '{PASSWORD}'"),
+        "GRANT SELECT ON pairs.* TO look@'%'",
+        "GRANT SLAVE MONITOR, BINLOG MONITOR, REPLICATION MASTER ADMIN ON *.* TO look@'%'",
+    ])
+    .await?;
+    let as_look = || -> Result<Launch> {
+        let launch = pair.launch(&["check", "--json", "--quick"])?;
+        let plan = pair.dir.join("plan.toml");
+        let text = std::fs::read_to_string(&plan)?.replace(&format!("\"{ADMIN}\""), "\"look\"");
+        std::fs::write(&plan, text)?;
+        Ok(launch)
+    };
+    let report = pair.report(as_look()?).await?;
+    let mend =
+        report.has("warning", "accounts", &["cannot compare app@%: look may not"], "GRANT")?;
+    let (grant, _) = mend.split_once(';').context("no statement")?;
+    pair.run(&[grant]).await?;
+    pair.report(as_look()?).await?.has_no("accounts", &[])?;
+
+    // Who follows it would be cut off from the other half.
+    let follower = MariaDbServer::start(options(93)).await?;
+    follower.follow(&pair.replica).await?;
+    wait_until("the follower to be registered", LIMIT, || async {
+        Ok((!pair.replica.query("SHOW SLAVE HOSTS").await?.is_empty()).then_some(()))
+    })
+    .await?;
+    pair.faulty("followers", &["server_id 93", "cut off"], &[]).await?;
+    follower.run("STOP SLAVE").await?;
+    drop(follower);
+
+    // What it wrote by itself is on no other server.
+    pair.replica.address().with_schema(SCHEMA).run("INSERT INTO other VALUES (5000)").await?;
+    pair.faulty("errant", &["has transactions that its primary lacks, up to 92-92-"], &[]).await?;
+
+    // Years ago somebody has split them: there is nothing to promote, and each has its own rows.
+    for sql in ["STOP SLAVE", "RESET SLAVE ALL"] {
+        pair.replica.run(sql).await?;
+    }
+    pair.check(&["--quick"]).await?.has("fault", "promotion", &["replicates from nobody"], "")?;
+    pair.replica.run("SET GLOBAL read_only = 0").await?;
+    let replica = pair.replica.address().with_schema(SCHEMA);
+    replica.run("DELETE FROM t WHERE uid % 2 = 0 AND id <= 500").await?;
+    let report = pair.check(&[]).await?;
+    report.has("note", "promotion", &["split already"], "")?;
+    report.has_no("errant", &[])?;
+    ensure!(report.code == 0, "{:#}", report.json);
+    let gone = 200;
+    ensure!(
+        places(&report)? == [(0, 400, 300, true), (1, 300, 400 - gone, false)],
+        "{:#}",
+        report.json
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_commands_refuse_such_a_plan_by_name() -> Result<()> {
+    let dir = RunDir::create("promotion")?;
+    let path = dir.join("plan.toml");
+    let text = "name = \"pairs\"\nscheme = \"promote\"\nmodulus = { old = 1, new = 2 }\n\
+                [defaults]\nuser = \"u\"\npassword = \"p\"\nschema = \"s\"\n\
+                [[old]]\nhost = \"a\"\nreplicas = [\"b:1\"]\n\
+                [[table]]\nname = \"t\"\nkey = \"id\"\nrule = \"floor_mod\"\n";
+    std::fs::write(&path, text)?;
+    for command in ["run", "cutover", "status"] {
+        let launch = Launch::new([command, "--plan", &path.display().to_string()]);
+        let (code, output) = launch.finish(LIMIT).await?;
+        let said = format!("modshift {command} is for plans with scheme = \"copy\"");
+        ensure!(code == 3 && output.contains(&said), "{code}: {output}");
+        ensure!(output.contains("is for modshift check now"), "{output}");
+    }
+    Ok(())
+}
