@@ -11,7 +11,8 @@
 //! - Once `open` is begun there is no way back in this run. (One exception: see
 //!   [`Facts::reopened`].)
 //! - Before that, any trouble turns the run back: routing, triggers of the to-shards, and the fence
-//!   with triggers of the from-shards are undone, in whichever order.
+//!   with triggers of the from-shards are undone, in whichever order; a split only on servers whose
+//!   primary has been let go.
 //! - A run that is resumed before `open` takes every step again: what a dead process found out may no
 //!   longer be so. Only the gate, which asks whether to begin at all, is not asked again once the
 //!   fence has begun. From `open` on it only opens: the to-shards may serve already.
@@ -19,13 +20,15 @@
 //!   left: a daemon undoes it before `open`, and finishes it from there on.
 
 mod admit;
+mod opening;
 
 use std::time::Duration;
 
 pub use admit::{Admission, Ask, Left, Refusal, Run, admit};
+pub use opening::{Opening, Told, Vote, opening, opening_in_place};
 
 use crate::outside::Routed;
-use crate::step::{Direction, Mode, Side, Step};
+use crate::step::{Mode, Step};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mark {
@@ -115,13 +118,13 @@ impl Journal {
 
     /// Is the application made to wait by this run, under the budget?
     pub fn pausing(&self) -> bool {
-        let copied = self.mode == Mode::Online || self.mark(Step::Gate) == Mark::Done;
+        let copied = self.mode != Mode::StopWrites || self.mark(Step::Gate) == Mark::Done;
         self.ended.is_none() && self.stands(Step::Fence) && copied
     }
 
     /// The first step in order that is not done.
     fn pending(&self) -> Option<Step> {
-        self.mode.order().into_iter().find(|&step| self.mark(step) != Mark::Done)
+        self.mode.order().iter().copied().find(|&step| self.mark(step) != Mark::Done)
     }
 
     /// Of a run that an earlier version wrote down, which did not know this step: it counts as done,
@@ -129,7 +132,7 @@ impl Journal {
     /// take any.
     pub fn without_handover(&mut self) {
         let mark = &mut self.marks[Step::Handover as usize];
-        if *mark == Mark::Untouched {
+        if self.mode.takes(Step::Handover) && *mark == Mark::Untouched {
             *mark = Mark::Done;
         }
     }
@@ -160,6 +163,10 @@ impl Journal {
     }
 }
 
+/// Steps whose undoing is written down. What counters and guard did goes with the shard that has it:
+/// with the fence, or with the split.
+const UNDONE: [Step; 4] = [Step::Publish, Step::Handover, Step::Fence, Step::Split];
+
 /// May this entry follow? Everything that the journal of one run guarantees.
 pub fn legal(journal: &Journal, entry: Entry) -> bool {
     if journal.ended.is_some() {
@@ -174,15 +181,11 @@ pub fn legal(journal: &Journal, entry: Entry) -> bool {
         Entry::Resumed => true,
         Entry::Finished => false,
         Entry::TurnedBack => !journal.turned && journal.mark(Step::Open) != Mark::Done,
-        // Publish and handover may be given up for a while: the fence does not wait for them.
-        Entry::Undone(step) => {
-            let undone = matches!(step, Step::Publish | Step::Handover | Step::Fence);
-            journal.turned && undone && journal.stands(step)
-        }
+        // The others may be given up for a while: the fence does not wait for them.
+        Entry::Undone(step) => journal.turned && UNDONE.contains(&step) && journal.stands(step),
         Entry::Ended(End::To) => !journal.turned && journal.pending().is_none(),
         Entry::Ended(End::From) => {
-            let steps = [Step::Fence, Step::Publish, Step::Handover];
-            journal.turned && !steps.into_iter().any(|step| journal.stands(step))
+            journal.turned && !UNDONE.into_iter().any(|step| journal.stands(step))
         }
     }
 }
@@ -219,6 +222,8 @@ pub struct Facts {
     pub unpublish_failed: bool,
     /// A to-shard still has the triggers that were handed over to it; tried by this process.
     pub takedown_failed: bool,
+    /// A server that was to be promoted does not replicate again; tried by this process.
+    pub rejoin_failed: bool,
     /// A from-shard's own token says that it serves. So the process before, cut off from the
     /// journal, undid its fence; which it does only if it has opened nothing: an `open` begun in
     /// the journal was not taken.
@@ -232,6 +237,7 @@ impl Facts {
             trouble: false,
             unpublish_failed: false,
             takedown_failed: false,
+            rejoin_failed: false,
             reopened: false,
         }
     }
@@ -263,6 +269,8 @@ pub enum Stop {
     Unpublished,
     /// The from-shards serve; a to-shard still has triggers, and takes no rows until it has not.
     HandedOver,
+    /// The from-shards serve; a server that was to be promoted does not replicate from one yet.
+    Apart,
 }
 
 /// May a to-shard have been opened?
@@ -296,70 +304,28 @@ pub fn next(journal: &Journal, facts: &Facts) -> Action {
 /// Clients that know the new routing meet shards that refuse them; those that know the old one must
 /// meet shards that serve. Neither needs the other, nor do they need a to-shard that does not answer:
 /// its applier takes no rows while its triggers are up. So whoever undoes does all at once. What could
-/// be undone of routing and triggers is written before what was undone of the fence.
+/// be undone of routing and triggers is written before what was undone of the fence. A server that was
+/// to be promoted replicates again once its primary has been let go, and nobody waits for that.
 fn undo(journal: &Journal, facts: &Facts) -> Action {
     let published = journal.stands(Step::Publish);
     let handed_over = journal.stands(Step::Handover);
+    let split = journal.stands(Step::Split);
     if published && !facts.unpublish_failed {
         Action::Undo(Step::Publish)
     } else if handed_over && !facts.takedown_failed {
         Action::Undo(Step::Handover)
     } else if journal.stands(Step::Fence) {
         Action::Undo(Step::Fence)
+    } else if split && !facts.rejoin_failed {
+        Action::Undo(Step::Split)
     } else if published {
         Action::Stop(Stop::Unpublished)
     } else if handed_over {
         Action::Stop(Stop::HandedOver)
+    } else if split {
+        Action::Stop(Stop::Apart)
     } else {
         Action::End(End::From)
-    }
-}
-
-/// What a shard's own token says, to whoever goes on with a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Told {
-    Serves,
-    Fenced,
-    /// A to-shard that this run can no longer open: it was undone without its journal.
-    Barred,
-    /// It does not answer.
-    Silent,
-}
-
-/// Opening was journaled. Was it begun in fact, or did that process let the from-shards go, unable
-/// to write that down?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Opening {
-    /// A to-shard serves, or may be made to: no from-shard does.
-    Stands,
-    /// The from-shards were let go, and no to-shard was opened: [`Facts::reopened`].
-    Undone,
-    /// Of the from-shards, and of the to-shards, the first that serves.
-    BothServe(usize, usize),
-    /// Of this side the first shard without whose answer nobody can tell.
-    Silent(Side, usize),
-}
-
-/// The from-shards of a cutover are of the old side, those of a rollback of the new one.
-///
-/// Once a to-shard says that it serves, no from-shard is needed. Its marker was written by a process
-/// that had gone on to open: one whose own beginning of `open` was acknowledged, which never turns
-/// back; or one that asked here when none of the to-shards served, and needed the answer of every
-/// from-shard. Either way a process that might let from-shards go had lost its connection to each of
-/// them by then, and gets none again, for the journal has another owner.
-pub fn opening(direction: Direction, from: &[Told], to: &[Told]) -> Opening {
-    if to.contains(&Told::Barred) {
-        // None is opened before all are marked, and that one never is.
-        return Opening::Undone;
-    }
-    let first = |side: &[Told], what| side.iter().position(|&told| told == what);
-    match (first(from, Told::Serves), first(to, Told::Serves)) {
-        (Some(from), Some(to)) => Opening::BothServe(from, to),
-        (Some(_), None) => first(to, Told::Silent)
-            .map_or(Opening::Undone, |silent| Opening::Silent(direction.to(), silent)),
-        (None, Some(_)) => Opening::Stands,
-        (None, None) => first(from, Told::Silent)
-            .map_or(Opening::Stands, |silent| Opening::Silent(direction.from(), silent)),
     }
 }
 
@@ -426,10 +392,9 @@ pub struct Since {
 }
 
 /// Clients are kept out of the from-shards, or led away from them; or rows have to wait since
-/// triggers are where they do not belong.
+/// triggers are where they do not belong; or a primary lacks a replica.
 fn waits(journal: &Journal) -> bool {
-    let steps = [Step::Fence, Step::Publish, Step::Handover];
-    journal.ended.is_none() && steps.into_iter().any(|step| journal.stands(step))
+    journal.ended.is_none() && UNDONE.into_iter().any(|step| journal.stands(step))
 }
 
 /// Is a run for a daemon to go on with, if its operator's lock is free? Not where writes were stopped

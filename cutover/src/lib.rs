@@ -53,8 +53,8 @@ pub use counters::sequences;
 pub use cutover::{Cutover, Outcome, Settings};
 pub use decide::{
     Action, Admission, Ask, Budget, End, Entry, Facts, Journal, Left, Mark, Opening, Refusal, Run,
-    Serving, Since, Stop, Told, Wish, admit, due, legal, next, next_version, opening, owed,
-    past_no_return, serving, version_to_publish,
+    Serving, Since, Stop, Told, Vote, Wish, admit, due, legal, next, next_version, opening,
+    opening_in_place, owed, past_no_return, serving, version_to_publish,
 };
 pub use error::CutoverError;
 pub use outside::{Closed, Outside, Routed};

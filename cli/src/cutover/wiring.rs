@@ -108,7 +108,7 @@ impl Wiring {
 
     fn plan_of(&self, direction: Direction) -> Arc<Plan> {
         match direction {
-            Direction::Cutover => self.plan.clone(),
+            Direction::Cutover | Direction::Promote => self.plan.clone(),
             Direction::Rollback => Arc::new(self.plan.reversed()),
         }
     }
@@ -298,7 +298,7 @@ impl Outside for Wiring {
         left: Option<Duration>,
     ) -> Result<(), String> {
         match direction {
-            Direction::Cutover if self.plan.gate.verify_age.is_none() => {
+            Direction::Cutover | Direction::Promote if self.plan.gate.verify_age.is_none() => {
                 self.say("note: verification is given up by the plan (gate.verify_age = \"none\")");
             }
             Direction::Rollback if self.plan.back.verify_age.is_none() => {
@@ -306,7 +306,7 @@ impl Outside for Wiring {
                     "note: no proof of the way back is asked for (back.verify_age = \"none\")",
                 );
             }
-            Direction::Cutover | Direction::Rollback => {}
+            Direction::Cutover | Direction::Promote | Direction::Rollback => {}
         }
         if !self.lost.is_empty() {
             self.say("note: rows are not compared at the fence: a shard is given up");

@@ -36,7 +36,7 @@ impl<O: Outside> Cutover<O> {
         }
         let (before, after) = stages(step);
         let begun = Instant::now();
-        if step == Step::Fence && self.register.journal().mode() == Mode::Online {
+        if step == Step::Fence && self.register.journal().mode() != Mode::StopWrites {
             self.paused.get_or_insert(begun);
         }
         let detail = self.detail(step).await?;
@@ -274,8 +274,10 @@ const fn stages(step: Step) -> (&'static str, &'static str) {
         Step::Gate => ("before_gate", "after_gate"),
         Step::Fence => ("before_fence", "after_fence"),
         Step::Drain => ("before_drain", "after_drain"),
+        Step::Split => ("before_split", "after_split"),
         Step::Counters => ("before_counters", "after_counters"),
         Step::Handover => ("before_handover", "after_handover"),
+        Step::Guard => ("before_guard", "after_guard"),
         Step::Publish => ("before_publish", "after_publish"),
         Step::Seal => ("before_seal", "after_seal"),
         Step::Open => ("before_open", "after_open"),

@@ -96,6 +96,15 @@ impl<O: Outside> Cutover<O> {
         let (dry, mode) = (settings.dry, settings.mode);
         let (register, admission) =
             Register::take(&plan.name, journal, settings.ask, mode, dry).await?;
+        if register.journal().mode() == Mode::Promote {
+            return Err(CutoverError::Unfit {
+                server: format!("run {}", register.name),
+                what:
+                    "is a promotion, and this version cannot take its steps: go on with it by the \
+                       version that began it"
+                        .to_owned(),
+            });
+        }
         let guard = match dry {
             true => Guard::Dry,
             false => Guard::Owner(Box::new(register.claim())),
@@ -229,7 +238,7 @@ impl<O: Outside> Cutover<O> {
 /// Why a run is not undone.
 fn no_return(direction: Direction) -> String {
     let then = match direction {
-        Direction::Cutover => "modshift rollback goes back",
+        Direction::Cutover | Direction::Promote => "modshift rollback goes back",
         Direction::Rollback => "another modshift cutover can be begun",
     };
     format!(

@@ -170,7 +170,7 @@ impl<O: Outside> Cutover<O> {
         let Some(paused) = self.paused else { return };
         // Who took the run up has not been at it all the time.
         let since = match self.register.journal().mode() {
-            Mode::Online => self.register.waits_since.unwrap_or(paused),
+            Mode::Online | Mode::Promote => self.register.waits_since.unwrap_or(paused),
             Mode::StopWrites => paused,
         };
         let pause = since.elapsed();
@@ -178,7 +178,7 @@ impl<O: Outside> Cutover<O> {
         let ms = pause.as_secs_f64() * 1000.0;
         // Writes that were stopped before the copy have waited for that, too.
         let what = match self.register.journal().mode() {
-            Mode::Online => "the pause was",
+            Mode::Online | Mode::Promote => "the pause was",
             Mode::StopWrites => "from the gate on it took",
         };
         let to = self.direction().to();

@@ -1,22 +1,21 @@
 use super::*;
-
-fn journal(entries: &[Entry]) -> Journal {
-    let mut journal = Journal::new(Mode::Online);
-    entries.iter().for_each(|&entry| journal.apply(entry));
-    journal
-}
+use crate::step::{Direction, Side};
 
 /// As it stands when this step has been begun.
 fn begun(step: Step) -> Journal {
-    let mut entries = Vec::new();
-    for before in Mode::Online.order() {
-        entries.push(Entry::Begun(before));
+    begun_of(Mode::Online, step)
+}
+
+fn begun_of(mode: Mode, step: Step) -> Journal {
+    let mut journal = Journal::new(mode);
+    for &before in mode.order() {
+        journal.apply(Entry::Begun(before));
         if before == step {
             break;
         }
-        entries.push(Entry::Done(before));
+        journal.apply(Entry::Done(before));
     }
-    journal(&entries)
+    journal
 }
 
 /// Follows `next` to the end, every step succeeding, and says what was done.
@@ -40,9 +39,9 @@ fn follow(mut journal: Journal, facts: Facts) -> (Vec<Action>, Journal) {
 
 #[test]
 fn a_run_takes_every_step_in_order_and_ends() {
-    for mode in [Mode::Online, Mode::StopWrites] {
+    for mode in [Mode::Online, Mode::StopWrites, Mode::Promote] {
         let (actions, journal) = follow(Journal::new(mode), Facts::new(Wish::Forward));
-        let mut expected: Vec<Action> = mode.order().into_iter().map(Action::Take).collect();
+        let mut expected: Vec<Action> = mode.order().iter().copied().map(Action::Take).collect();
         expected.extend([Action::End(End::To), Action::Stop(Stop::Ended)]);
         assert_eq!(actions, expected);
         assert_eq!(serving(&journal), Serving::To);
@@ -68,6 +67,49 @@ fn trouble_before_the_opening_takes_back_routing_then_triggers_then_fence() {
     check(Handover, &[Handover, Fence]);
     check(Publish, &[Publish, Handover, Fence]);
     check(Seal, &[Publish, Handover, Fence]);
+}
+
+#[test]
+fn a_promotion_is_undone_by_routing_then_fence_then_split() {
+    use Step::{Close, Counters, Drain, Fence, Gate, Guard, Publish, Seal, Split};
+    let trouble = Facts { trouble: true, ..Facts::new(Wish::Forward) };
+    let check = |at: Step, undone: &[Step]| {
+        let mut expected = vec![Action::TurnBack];
+        expected.extend(undone.iter().map(|&step| Action::Undo(step)));
+        expected.extend([Action::End(End::From), Action::Stop(Stop::Ended)]);
+        let (actions, journal) = follow(begun_of(Mode::Promote, at), trouble);
+        assert_eq!(actions, expected, "{at}");
+        assert_eq!(serving(&journal), Serving::From);
+    };
+    check(Gate, &[]);
+    check(Drain, &[Fence]);
+    check(Split, &[Fence, Split]);
+    check(Counters, &[Fence, Split]);
+    check(Guard, &[Fence, Split]);
+    check(Publish, &[Publish, Fence, Split]);
+    check(Seal, &[Publish, Fence, Split]);
+    // Who resumes it splits and guards again, once it has been drained anew.
+    let mut journal = begun_of(Mode::Promote, Seal);
+    journal.apply(Entry::Resumed);
+    let (actions, _) = follow(journal, Facts::new(Wish::Forward));
+    assert_eq!(actions[..5], [Close, Fence, Drain, Split, Counters].map(Action::Take));
+}
+
+#[test]
+fn a_server_that_does_not_join_again_does_not_hold_up_the_fence() {
+    let mut journal = begun_of(Mode::Promote, Step::Seal);
+    journal.apply(Entry::TurnedBack);
+    let failed = Facts { rejoin_failed: true, ..Facts::new(Wish::Back) };
+    let (actions, journal) = follow(journal, failed);
+    let undone = [Step::Publish, Step::Fence].map(Action::Undo);
+    assert_eq!(actions[..2], undone);
+    assert_eq!(actions[2..], [Action::Stop(Stop::Apart)]);
+    assert_eq!(serving(&journal), Serving::From);
+    // Nobody waits, but its primary lacks a replica: a daemon sees to it.
+    let since = Since { written: NO_CHOICE_IDLE, ..Since::default() };
+    assert!(due(&journal, since, Duration::from_secs(5)));
+    let (actions, _) = follow(journal, Facts::new(Wish::Back));
+    assert_eq!(actions[..2], [Action::Undo(Step::Split), Action::End(End::From)]);
 }
 
 #[test]
@@ -133,6 +175,10 @@ fn the_journal_of_a_run_that_knew_no_handover_can_be_read() {
     assert!(follow(earlier, Facts::new(Wish::Forward)).0.contains(&Action::Take(Step::Handover)));
     journal.without_handover();
     assert_eq!(journal, begun(Step::Handover));
+    // A promotion has none.
+    let mut promoted = begun_of(Mode::Promote, Step::Publish);
+    promoted.without_handover();
+    assert_eq!(promoted, begun_of(Mode::Promote, Step::Publish));
 }
 
 #[test]
@@ -141,7 +187,7 @@ fn what_a_dead_process_found_out_is_found_out_again() {
     journal.apply(Entry::Resumed);
     assert!(journal.stands(Step::Publish) && journal.stands(Step::Fence));
     let (actions, _) = follow(journal, Facts::new(Wish::Forward));
-    let again = Mode::Online.order().into_iter().filter(|&step| step != Step::Gate);
+    let again = Mode::Online.order().iter().copied().filter(|&step| step != Step::Gate);
     assert_eq!(actions[..8], again.map(Action::Take).collect::<Vec<_>>());
 }
 
@@ -198,6 +244,7 @@ fn a_daemon_goes_on_with_a_run_once_its_budget_is_over_or_no_choice_is_left() {
         copying.apply(Entry::Done(step));
     }
     check(&copying, since(900, None), false);
+    check(&begun_of(Mode::Promote, Step::Guard), since(0, Some(5)), true);
 }
 
 #[test]
@@ -310,6 +357,20 @@ fn an_opening_stands_unless_the_from_shards_serve_and_nobody_else_does() {
 }
 
 #[test]
+fn in_place_one_that_was_let_go_keeps_all_shut() {
+    use Vote::{Fenced, Opened, Silent, Undone};
+    let ask = |votes: [Vote; 2]| opening_in_place(Direction::Promote, &votes);
+    assert_eq!(ask([Fenced, Fenced]), Opening::Stands);
+    assert_eq!(ask([Opened, Fenced]), Opening::Stands);
+    assert_eq!(ask([Opened, Silent]), Opening::Stands);
+    assert_eq!(ask([Fenced, Silent]), Opening::Silent(Side::Old, 1));
+    assert_eq!(ask([Undone, Fenced]), Opening::Undone);
+    assert_eq!(ask([Silent, Undone]), Opening::Undone);
+    // Nothing is opened before all have voted so.
+    assert_eq!(ask([Opened, Undone]), Opening::Undone);
+}
+
+#[test]
 fn a_routing_is_published_under_a_version_that_no_target_refuses() {
     use Side::{New, Old};
     let routed = |version, side| Some(Routed { version, side });
@@ -327,12 +388,13 @@ fn a_routing_is_published_under_a_version_that_no_target_refuses() {
 #[test]
 fn what_is_owed_makes_a_journal_that_can_be_read() {
     // Whether or not the beginning of a step arrived, what follows must be legal behind it.
-    for step in Step::ALL {
+    let of = |mode: Mode| mode.order().iter().map(move |&step| (mode, step));
+    for (mode, step) in [Mode::Online, Mode::Promote].into_iter().flat_map(of) {
         let mut entries = vec![Entry::TurnedBack];
-        let mut journal = begun(step);
+        let mut journal = begun_of(mode, step);
         assert_eq!(owed(Entry::Begun(step)), step != Step::Open);
         journal.apply(Entry::TurnedBack);
-        for undone in [Step::Publish, Step::Handover, Step::Fence] {
+        for undone in UNDONE {
             if journal.stands(undone) {
                 entries.push(Entry::Undone(undone));
                 journal.apply(Entry::Undone(undone));

@@ -6,7 +6,7 @@ use crate::cutover::Cutovers;
 use crate::cutover::case::{Budget, Case, Without};
 use crate::explore::{explore, soak};
 
-fn none() -> Budget {
+pub fn none() -> Budget {
     Budget::default()
 }
 
@@ -149,7 +149,10 @@ fn larger() -> Vec<Case> {
 
 #[test]
 fn every_cutover_ends_on_one_side() {
-    let cases = if soak() { [all(), larger()].concat() } else { all() };
+    hold(if soak() { [all(), larger()].concat() } else { all() });
+}
+
+pub fn hold(cases: Vec<Case>) {
     for case in cases {
         if let Err((property, way)) = explore(case.name, Cutovers::new(case)) {
             panic!("{property}:\n{way}");
@@ -199,11 +202,16 @@ fn every_rule_left_out_is_noticed() {
         (W::OneConnection, without_the_journal(), both),
         (W::OwnerOfServers, watched_while_still(), told),
     ];
+    noticed(&rules);
+}
+
+/// Each of these cases, without its rule, shows what it should.
+pub fn noticed(rules: &[(Without, Case, &str)]) {
     let mut wrong = Vec::new();
     for (rule, case, expected) in rules {
         let name = format!("{} without {rule:?}", case.name);
-        match explore(&name, Cutovers::new(case.without(rule))) {
-            Err((property, _)) if property == expected => {}
+        match explore(&name, Cutovers::new(case.without(*rule))) {
+            Err((property, _)) if property == *expected => {}
             other => wrong.push(format!("{name}: {:?}", other.map_err(|(p, _)| p))),
         }
     }

@@ -13,6 +13,7 @@ mod explore;
 #[path = "../../../consumer/tests/model/mod.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "the merging tests use all of it")]
 mod places;
+mod promotions;
 mod shared;
 mod stream;
 mod streams;

@@ -65,6 +65,14 @@ pub enum Without {
     Bar,
     /// Who does so connects anew to a shard where its connection was ended.
     OneConnection,
+    /// Of a promotion: rows that are at home elsewhere are not refused.
+    Guard,
+    /// Replication is stopped, and nothing keeps a restart from starting it.
+    Hold,
+    /// A server replicates again although its primary has not been let go.
+    RejoinAfter,
+    /// A shard in place is marked without asking what its token says by now.
+    Vote,
 }
 
 /// How often what may happen may happen in one history.
@@ -91,6 +99,8 @@ pub struct Budget {
     pub watches: u8,
     /// Somebody cut off from the journal undoes the run without it, whoever else is at it.
     pub glasses: u8,
+    /// Servers to be promoted that are started again.
+    pub restarts: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +129,21 @@ impl Case {
             opens_without_old: false,
             without: Without::Nothing,
         }
+    }
+
+    /// One server to promote for each old shard, which goes on as a new one.
+    pub fn promotion(name: &'static str, shards: usize, budget: Budget) -> Case {
+        Case {
+            old: shards,
+            new: shards,
+            mode: Mode::Promote,
+            directions: vec![Direction::Promote],
+            ..Case::new(name, budget)
+        }
+    }
+
+    pub fn promotes(&self) -> bool {
+        self.mode == Mode::Promote
     }
 
     pub fn without(&self, rule: Without) -> Case {

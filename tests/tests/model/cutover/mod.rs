@@ -23,6 +23,11 @@
 //! Somebody who does not reach the journal undoes the run without it, while whoever has it goes on:
 //! to-shards are barred, then from-shards are let go, at any later moments.
 //!
+//! A promotion has one server to promote for each old shard: replication takes to it what the old shard
+//! logs, as long as they are joined. What applications write on an old shard is, of all rows, one that
+//! is at home on its partner: a client that never hears of the new mapping goes on writing it there,
+//! wherever it is let.
+//!
 //! **Not modelled**: time, statements, several servers a shard, shards that share a server, counters, `finish` and `unfence`, the gate's and the verification's reasons.
 
 pub mod case;
@@ -34,7 +39,7 @@ use stateright::{Model, Property};
 
 use self::case::{Budget, Case, Without};
 use self::operator::{At, Came, Operator, Why};
-use self::world::{ALONE, Alone, Event, KEEPER, Phase, World};
+use self::world::{ALONE, Alone, Event, KEEPER, Link, Phase, Shard, World};
 use crate::shared::Shared;
 
 pub struct Cutovers {
@@ -88,6 +93,10 @@ pub enum Action {
     /// Without the journal: to-shards are barred; then a from-shard is let go; clients are led there.
     Bar(Direction),
     Free(usize),
+    /// A server to be promoted is started again.
+    Restart(usize),
+    /// The split of a promotion is undone, as far as it may be, before the fence is.
+    StepSplit(usize),
     /// What has been logged is applied, event by event.
     Stream(Side, usize),
 }
@@ -123,6 +132,9 @@ impl Cutovers {
             if operator.undoes_both(&self.case) {
                 out.push(Action::StepFence(place));
             }
+            if operator.undoes_split(&self.case) {
+                out.push(Action::StepSplit(place));
+            }
             if left.outages > 0 && !world.journal_down() && operator.writes(&self.case) {
                 out.push(Action::StepUnheard(place));
             }
@@ -145,10 +157,9 @@ impl Cutovers {
     /// The claim that the journal makes is so.
     fn told_truly(&self, world: &World) -> bool {
         let Some(run) = &world.store.run else { return true };
-        let (from, to) = (run.direction.from(), run.direction.to());
         match serving(&run.journal) {
-            Serving::From => world.all_open(from) && !world.any_open(to),
-            Serving::To => world.all_open(to) && !world.any_open(from),
+            Serving::From => world.serves(run.direction.from()),
+            Serving::To => world.serves(run.direction.to()),
             Serving::Neither | Serving::Opening => true,
         }
     }
@@ -163,21 +174,31 @@ impl Cutovers {
         };
         let told = world.targets.iter().flatten().all(|routed| routed.side == side);
         let triggers = world.side(side).iter().all(|shard| shard.triggers)
-            && !world.any_triggers(side.other());
-        world.all_open(side) && !world.any_open(side.other()) && told && triggers
+            && (world.promote || !world.any_triggers(side.other()));
+        let link = if side == Side::Old { Link::Joined } else { Link::Split };
+        let linked = world.new.iter().all(|shard| {
+            !world.promote || shard.link == link && shard.guard == (side == Side::New)
+        });
+        world.serves(side) && told && triggers && linked
     }
 
     /// Of a case that is watched: a run that has kept nobody from the from-shards yet is left to a
     /// person.
     fn nobody_waits(&self, world: &World) -> bool {
         let Some(run) = &world.store.run else { return false };
-        let steps = [Step::Fence, Step::Publish, Step::Handover];
+        let steps = [Step::Fence, Step::Publish, Step::Handover, Step::Split];
         let kept = steps.into_iter().any(|step| run.journal.stands(step));
         self.case.budget.watches > 0 && !kept && world.all_open(run.direction.from())
     }
 
     /// Nothing that was acknowledged is missing where applications are served.
     fn nothing_missing(&self, world: &World) -> bool {
+        if world.promote {
+            // What is written on a shard in place here is a row that is at home on its partner.
+            let opened = !world.any_opened() || world.old.iter().all(|shard| shard.all_applied());
+            let own = |shard: &Shared<Shard>| shard.log.contains(&Event::Write);
+            return opened && !(world.any_unguarded() && world.new.iter().any(own));
+        }
         let served = |side: Side| {
             !world.any_open(side)
                 || world.side(side.other()).iter().all(|shard| shard.all_applied())
@@ -192,7 +213,7 @@ impl Model for Cutovers {
 
     fn init_states(&self) -> Vec<State> {
         vec![State {
-            world: World::new(self.case.old, self.case.new),
+            world: World::new(self.case.old, self.case.new, self.case.promotes()),
             operators: Vec::new(),
             count: 0,
             left: self.case.budget,
@@ -243,7 +264,9 @@ impl Model for Cutovers {
             } else if left.outages > 0 && !state.operators.is_empty() {
                 out.push(Action::Down(side, index));
             }
-            if left.writes > 0 && shard.open {
+            // A client with the old mapping writes rows of the partner's wherever it may.
+            let refused = side == Side::Old && shard.guard;
+            if left.writes > 0 && shard.open && !refused {
                 out.push(Action::Write(side, index));
             }
             // Behind the second marker nothing looks any more: the fence itself must hold.
@@ -252,12 +275,19 @@ impl Model for Cutovers {
             if left.keeps > 0 && state.keeping.is_none() && fenced && free && !shard.down {
                 out.push(Action::Look(side, index));
             }
-            if left.leaks > 0 && !shard.open && fenced && !sealing {
+            // The guard refuses them as well.
+            let let_through = if world.promote { !shard.guard } else { !sealing };
+            if left.leaks > 0 && !shard.open && fenced && let_through {
                 out.push(Action::Leak(side, index));
             }
         }
         if state.keeping.is_some() {
             out.push(Action::Shut);
+        }
+        if left.restarts > 0 {
+            let stopped = |(_, shard): &(usize, &Shared<Shard>)| shard.link == Link::Stopped;
+            let stopped = world.new.iter().enumerate().filter(stopped);
+            out.extend(stopped.map(|(index, _)| Action::Restart(index)));
         }
         if left.glasses > 0 && state.freeing.is_empty() {
             let fenced = |direction: &&Direction| world.alone_may(**direction).is_some();
@@ -307,6 +337,11 @@ impl Model for Cutovers {
                 }
             }
             Action::StepFence(place) => next.operators[place].fence_first(),
+            Action::StepSplit(place) => next.operators[place].split_first(),
+            Action::Restart(index) => {
+                next.left.restarts -= 1;
+                world.shard(Side::New, index).link = Link::Joined;
+            }
             Action::Fail(place) => {
                 next.left.troubles = next.left.troubles.saturating_sub(1);
                 next.operators[place].trouble();
@@ -388,6 +423,7 @@ impl Model for Cutovers {
                 if held && !shard.down && shard.phase() == Phase::Fenced {
                     shard.log.push(Event::Marker(Phase::Serving, run));
                     shard.triggers = true;
+                    shard.guard = false;
                     shard.open = true;
                 }
                 if shard.session == Some(ALONE) {
@@ -398,7 +434,10 @@ impl Model for Cutovers {
                 if !world.may_stream(side, index) {
                     world.fault("a trigger runs for a row that modshift applies");
                 }
-                world.shard(side, index).stream();
+                match world.promote {
+                    true => world.shard(side, index).applied += 1,
+                    false => world.shard(side, index).stream(),
+                }
             }
         }
         Some(next)
@@ -407,7 +446,15 @@ impl Model for Cutovers {
     fn properties(&self) -> Vec<Property<Cutovers>> {
         let mut all = vec![
             Property::always("never both sides", |_, state: &State| {
-                !(state.world.any_open(Side::Old) && state.world.any_open(Side::New))
+                let world = &state.world;
+                match world.promote {
+                    true => !(world.any_unguarded() && world.any_opened()),
+                    false => !(world.any_open(Side::Old) && world.any_open(Side::New)),
+                }
+            }),
+            Property::always("who serves replicates from nobody", |_, state: &State| {
+                let joined = |shard: &Shared<Shard>| shard.open && shard.link == Link::Joined;
+                !state.world.new.iter().any(joined)
             }),
             Property::always("no acknowledged write is missing", |model: &Cutovers, state| {
                 model.nothing_missing(&state.world)
@@ -442,15 +489,15 @@ impl Model for Cutovers {
                 let ended = model.ended_well(&state.world) && state.operators.is_empty();
                 let from = state.world.store.run.as_ref().map(|run| run.direction.from());
                 let undone = from.filter(|&from| ended && state.world.all_open(from));
-                undone.is_none_or(|from| {
+                undone.filter(|_| !state.world.promote).is_none_or(|from| {
                     state.world.side(from).iter().all(|shard| !shard.halted && !shard.held())
                 })
             }),
-            Property::sometimes("a cutover ends", |_, state: &State| {
-                state.ended(Direction::Cutover, End::To)
+            Property::sometimes("a cutover ends", |model: &Cutovers, state: &State| {
+                state.ended(model.case.directions[0], End::To)
             }),
-            Property::sometimes("a cutover is undone", |_, state: &State| {
-                state.ended(Direction::Cutover, End::From)
+            Property::sometimes("a cutover is undone", |model: &Cutovers, state: &State| {
+                state.ended(model.case.directions[0], End::From)
             }),
         ];
         if self.case.opens_without_old {

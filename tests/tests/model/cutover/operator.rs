@@ -6,11 +6,12 @@
 //! guarantee, is the model's own.
 
 mod pieces;
+mod promotion;
 
 use modshift_cutover::outside::Routed;
 use modshift_cutover::{
     Action, Admission, Ask, End, Entry, Facts, Journal, Opening, Refusal, Run, Side, Step, Stop,
-    Told, Wish, admit, next, opening, owed,
+    Told, Vote, Wish, admit, next, opening, owed,
 };
 
 use super::case::{Case, Without};
@@ -23,6 +24,8 @@ pub enum At {
     Taken,
     /// It asks shards for their phases: those of the to-side, then those of the from-side.
     Asking(Vec<Told>),
+    /// The same of a promotion, whose from-shards say it all.
+    Polling(Vec<Vote>),
     Resuming,
     /// Between two steps of the way forward.
     Forward,
@@ -156,6 +159,18 @@ impl Operator {
             && self.run.journal.stands(Step::Fence)
     }
 
+    /// Is it about to undo a fence, and has it split servers from their primaries?
+    pub fn undoes_split(&self, case: &Case) -> bool {
+        case.promotes()
+            && self.at == At::Back
+            && matches!(self.next(case), Action::Undo(Step::Publish | Step::Fence))
+            && self.run.journal.stands(Step::Split)
+    }
+
+    pub fn split_first(&mut self) {
+        self.at = At::Undoing(Step::Split, 0, false);
+    }
+
     pub fn fence_first(&mut self) {
         self.at = At::Undoing(Step::Fence, 0, false);
     }
@@ -196,7 +211,8 @@ impl Operator {
             }
         }
         if unheard {
-            world.shard(Side::New, 0).down = true;
+            let (side, index) = world.journal();
+            world.shard(side, index).down = true;
         }
         let counts = match case.without {
             // Applied all the same, on the way back.
@@ -273,7 +289,11 @@ impl Operator {
     pub fn waits(&self, world: &World, case: &Case) -> bool {
         let shards = world.side(self.from()).len();
         match &self.at {
+            At::Acting(Step::Drain, pieces, _) if case.promotes() => {
+                *pieces == shards && !self.drained(world, case)
+            }
             At::Acting(Step::Drain, 0, _) => !self.drained(world, case),
+            At::Acting(Step::Seal, ..) if case.promotes() => false,
             At::Acting(Step::Seal, pieces, _) if *pieces == 2 * shards => {
                 !self.drained(world, case)
             }
@@ -343,12 +363,16 @@ impl Operator {
                 self.at = match self.resumed {
                     false => At::Forward,
                     true if journal.stands(Step::Open) && !journal.turned() => {
-                        At::Asking(Vec::new())
+                        match case.promotes() {
+                            true => At::Polling(Vec::new()),
+                            false => At::Asking(Vec::new()),
+                        }
                     }
                     true => At::Resuming,
                 };
             }
             At::Asking(told) => return self.ask(told, world, case),
+            At::Polling(votes) => return self.poll(votes, world, case),
             At::Resuming => {
                 self.write(Entry::Resumed, world, case, unheard)?;
                 self.at = At::Forward;
@@ -392,10 +416,11 @@ impl Operator {
                     self.led_back(world);
                     self.note(Entry::Ended(end), world, case, unheard)?;
                     let facts = &self.facts;
-                    let whole = !self.lost && !facts.unpublish_failed && !facts.takedown_failed;
+                    let failed = facts.unpublish_failed || facts.takedown_failed;
+                    let whole = !self.lost && !failed && !facts.rejoin_failed;
                     return Ok(Came::Over(if whole { Why::Ended } else { Why::Outside }));
                 }
-                Action::Stop(Stop::Unpublished | Stop::HandedOver) => {
+                Action::Stop(Stop::Unpublished | Stop::HandedOver | Stop::Apart) => {
                     self.led_back(world);
                     return Ok(Came::Over(Why::Outside));
                 }
@@ -407,6 +432,7 @@ impl Operator {
             At::Undoing(Step::Handover, piece, failed) => {
                 self.take_back(piece, failed, world, case)?;
             }
+            At::Undoing(Step::Split, piece, failed) => self.rejoin(piece, failed, world, case)?,
             At::Undoing(step, pieces, failed) => {
                 return self.unfence(step, pieces, failed, world, case);
             }

@@ -1,5 +1,5 @@
 //! What operators act on: shards of both sides, the streams between them, routing targets, and the
-//! journal on new shard 0.
+//! journal on new shard 0. Of a promotion the streams are replication.
 
 use modshift_cutover::outside::Routed;
 use modshift_cutover::{Direction, Entry, Run, Side, legal};
@@ -24,6 +24,19 @@ pub enum Event {
 /// On the number of a run: a mark of its to-shards from before it opens them.
 pub const KEPT_OUT: u8 = 1 << 7;
 
+/// On the number of a run: it has opened the shard. Of a promotion, where a shard of the from-side that
+/// serves is else one on which the run was undone.
+pub const OPENED: u8 = 1 << 6;
+
+/// What a promoted server takes from its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    Joined,
+    /// A restart starts it again.
+    Stopped,
+    Split,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
     /// Applications can write.
@@ -42,14 +55,19 @@ pub struct Shard {
     pub barred: bool,
     /// No operator reaches it. Applications and streams do.
     pub down: bool,
+    /// It refuses rows that are at home elsewhere.
+    pub guard: bool,
+    /// Of a server that is promoted. Its own log is empty as long as it replicates.
+    pub link: Link,
 }
 
 impl Shard {
-    fn new(side: Side) -> Shard {
+    fn new(side: Side, promote: bool) -> Shard {
         let open = side == Side::Old;
         Shard {
             open,
-            triggers: open,
+            // A replica has them, too.
+            triggers: open || promote,
             log: Vec::new(),
             applied: 0,
             begin: if open { Phase::Serving } else { Phase::Fenced },
@@ -57,7 +75,17 @@ impl Shard {
             session: None,
             barred: false,
             down: false,
+            guard: false,
+            link: if promote && !open { Link::Joined } else { Link::Split },
         }
+    }
+
+    /// What its last marker says.
+    pub fn marker(&self) -> Option<(Phase, u8)> {
+        self.log.iter().rev().find_map(|event| match event {
+            Event::Marker(phase, run) => Some((*phase, *run)),
+            Event::Write => None,
+        })
     }
 
     fn phase_at(&self, events: usize) -> Phase {
@@ -159,6 +187,8 @@ pub const TABLE: usize = 0;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
+    /// Old shards go on as new ones; `new` are the servers that are promoted, one for each.
+    pub promote: bool,
     pub old: Vec<Shared<Shard>>,
     pub new: Vec<Shared<Shard>>,
     pub store: Shared<Store>,
@@ -172,7 +202,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(old: usize, new: usize) -> World {
+    pub fn new(old: usize, new: usize, promote: bool) -> World {
         let store = Store {
             number: 0,
             run: None,
@@ -182,8 +212,9 @@ impl World {
             lock: None,
         };
         World {
-            old: vec![Shared::new(Shard::new(Side::Old)); old],
-            new: vec![Shared::new(Shard::new(Side::New)); new],
+            promote,
+            old: vec![Shared::new(Shard::new(Side::Old, promote)); old],
+            new: vec![Shared::new(Shard::new(Side::New, promote)); new],
             store: Shared::new(store),
             targets: [Some(Routed { version: 1, side: Side::Old }); 2],
             target_down: false,
@@ -218,6 +249,10 @@ impl World {
     /// there.
     pub fn may_stream(&self, side: Side, index: usize) -> bool {
         let shard = &self.side(side)[index];
+        if self.promote {
+            let joined = side == Side::Old && self.new[index].link == Link::Joined;
+            return joined && shard.applied < shard.log.len();
+        }
         let row = shard.log.get(shard.applied) == Some(&Event::Write);
         shard.can_stream() && !(row && self.any_triggers(side.other()))
     }
@@ -230,20 +265,47 @@ impl World {
         self.side(side).iter().all(|shard| shard.open)
     }
 
-    /// Of a run that may be undone by somebody who reaches all but new shard 0.
+    /// Of a promotion: a shard takes writes by the new mapping.
+    pub fn any_opened(&self) -> bool {
+        self.any_open(Side::New) || self.old.iter().any(|shard| shard.open && shard.guard)
+    }
+
+    /// By the old one.
+    pub fn any_unguarded(&self) -> bool {
+        self.old.iter().any(|shard| shard.open && !shard.guard)
+    }
+
+    /// Do all shards of this side take writes, and none of the other?
+    pub fn serves(&self, side: Side) -> bool {
+        match (self.promote, side) {
+            (false, _) => self.all_open(side) && !self.any_open(side.other()),
+            (true, Side::Old) => self.all_open(Side::Old) && !self.any_opened(),
+            (true, Side::New) => {
+                let all = self.all_open(Side::Old) && self.all_open(Side::New);
+                all && !self.any_unguarded() && self.new.iter().all(|shard| shard.guard)
+            }
+        }
+    }
+
+    /// Of a run that may be undone by somebody who reaches all but the shard of the journal.
     pub fn alone_may(&self, direction: Direction) -> Option<Alone> {
         let reached = |side: Side| {
             let shards = self.side(side).iter().enumerate();
-            shards.filter(move |(index, shard)| !shard.down && (side, *index) != (Side::New, 0))
+            shards.filter(move |(index, shard)| !shard.down && (side, *index) != self.journal())
         };
         let fenced = reached(direction.from()).filter_map(|(index, shard)| {
-            let marker = shard.log.iter().rev().find_map(|event| match event {
-                Event::Marker(phase, run) => Some((*phase, *run)),
-                Event::Write => None,
-            });
+            let marker = shard.marker();
             marker.filter(|(phase, _)| *phase == Phase::Fenced).map(|(_, run)| (index, run))
         });
         let from: Vec<_> = fenced.collect();
+        if self.promote {
+            let opened = |run: u8| run & OPENED != 0;
+            let any = |(_, shard): (usize, &Shared<Shard>)| {
+                shard.marker().is_some_and(|(_, run)| opened(run))
+            };
+            let none = !reached(Side::Old).any(any);
+            return (none && !from.is_empty()).then_some(Alone { from, to: Vec::new() });
+        }
         let mut to = Vec::new();
         for (index, shard) in reached(direction.to()) {
             if shard.phase() == Phase::Serving {
@@ -259,8 +321,14 @@ impl World {
         self.store.written.iter().copied().max().unwrap_or(0)
     }
 
+    /// New shard 0, which in a promotion is old shard 0.
+    pub fn journal(&self) -> (Side, usize) {
+        (if self.promote { Side::Old } else { Side::New }, 0)
+    }
+
     pub fn journal_down(&self) -> bool {
-        self.new[0].down
+        let (side, index) = self.journal();
+        self.side(side)[index].down
     }
 
     pub fn routed(&self) -> Option<Routed> {

@@ -19,6 +19,9 @@ impl Operator {
     ) -> Result<(), Failed> {
         let (from, to) = (world.side(self.from()).len(), world.side(self.to()).len());
         let outcome = match step {
+            _ if case.promotes() && !matches!(step, Step::Gate | Step::Fence | Step::Publish) => {
+                self.act_in_place(step, piece, world, case)
+            }
             Step::Close => self.close(self.to(), piece, world, case).map(|()| {
                 let (side, run) = (self.to(), self.number);
                 let shard = world.shard(side, piece);
@@ -30,8 +33,10 @@ impl Operator {
                 }
             }),
             Step::Handover => self.hand_over(piece, world, case),
+            Step::Split | Step::Guard => Ok(()),
             Step::Gate
-                if world.side(self.from()).iter().any(|shard| shard.halted || shard.held()) =>
+                if !case.promotes()
+                    && world.side(self.from()).iter().any(|shard| shard.halted || shard.held()) =>
             {
                 Err(Failed::Unreachable)
             }
@@ -78,13 +83,21 @@ impl Operator {
             Step::Fence => 2 * from,
             Step::Handover => from + to,
             Step::Seal => 2 * from + 1,
+            Step::Drain if case.promotes() => to + 1,
+            Step::Split => to,
+            Step::Guard => from + to,
             Step::Drain | Step::Counters => 1,
+            Step::Open if case.promotes() => {
+                // Votes, marks, all that are opened.
+                2 * (from + to) + if self.resumed { 2 + world.targets.len() } else { 0 }
+            }
             Step::Open => from + 2 * to + if self.resumed { 2 + world.targets.len() } else { 0 },
         };
         let failed = failed || outcome.is_err();
         // Markers on all before the first is opened; targets and closing one after the other.
+        let last = if case.promotes() { 2 * (from + to) } else { from + 2 * to };
         let barrier = step == Step::Open
-            && (piece + 1 == from || piece + 1 == from + to || piece + 1 >= from + 2 * to);
+            && (piece + 1 == from || piece + 1 == from + to || piece + 1 >= last);
         let in_order = matches!(step, Step::Gate | Step::Publish | Step::Seal) || barrier;
         match (piece + 1 < pieces, failed) {
             (true, true) if in_order && (step != Step::Seal || piece + 1 == 2 * from) => {
@@ -97,7 +110,7 @@ impl Operator {
         Ok(())
     }
 
-    fn close(
+    pub(super) fn close(
         &self,
         side: Side,
         index: usize,
@@ -252,7 +265,7 @@ impl Operator {
     }
 
     /// Of a run that is resumed amid its opening: somebody may be taking the routing back.
-    fn publish_again(
+    pub(super) fn publish_again(
         &mut self,
         piece: usize,
         world: &mut World,
@@ -364,6 +377,14 @@ impl Operator {
             return Ok(Came::On);
         }
         let index = piece % shards;
+        if case.promotes() {
+            let outcome = self.let_go_in_place(index, piece < shards, world, case);
+            if outcome == Err(Failed::Superseded) {
+                return Err(Failed::Superseded);
+            }
+            self.at = At::Undoing(step, piece + 1, failed || outcome.is_err());
+            return Ok(Came::On);
+        }
         let outcome = self.session(side, index, world, case).map(|()| {
             if piece < shards {
                 self.serving_marker(side, index, world, case);
