@@ -43,6 +43,9 @@ pub enum Command {
     Check(Check),
     /// Show what the new shards' tables lack; with --apply, create them
     Schema(Schema),
+    /// Write what the servers of dual-master pairs need, before, during and after: settings, replication,
+    /// seeding, keepalived
+    Topology(Topology),
     /// Read the old shards into the change log
     Replicator(Daemon),
     /// Apply the change log to the new shards
@@ -120,6 +123,19 @@ pub struct Schema {
     /// Print one JSON object a line, each with `at`
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Topology {
+    /// The folder to write to
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// List the files, and whether they are there already; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace files that somebody has edited, too; each is kept as FILE.edited
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 #[derive(Debug, Args)]

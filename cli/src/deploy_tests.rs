@@ -18,14 +18,14 @@ fn read(file: &str) -> String {
 }
 
 fn parse(text: &str) -> Plan {
-    let known = ["MODSHIFT_PASSWORD", "ROUTING_TOKEN"];
+    let known = ["MODSHIFT_PASSWORD", "ROUTING_TOKEN", "REPLICATION_PASSWORD", "WATCH_PASSWORD"];
     let env = |name: &str| known.contains(&name).then(|| "secret".to_owned());
     Plan::parse(text, &env).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// `# key = value` becomes `key = value`, unless the key is one of those that show no default.
 fn with_defaults(text: &str) -> String {
-    const NO_DEFAULT: [&str; 13] = [
+    const NO_DEFAULT: [&str; 15] = [
         "guard",
         "application_host",
         "application_port",
@@ -39,6 +39,8 @@ fn with_defaults(text: &str) -> String {
         "token_file",
         "tls_cert",
         "tls_key",
+        "replication_password_file",
+        "watch_password_file",
     ];
     let uncomment = |line: &str| {
         let Some(rest) = line.strip_prefix("# ") else { return line.to_owned() };

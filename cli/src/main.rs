@@ -35,6 +35,7 @@ mod skip;
 mod status;
 mod tell;
 mod terminal;
+mod topology;
 mod verify;
 
 use std::process::ExitCode;
@@ -150,6 +151,9 @@ fn left_by(command: &Command) -> &'static str {
         Command::Schema(args) if args.apply => {
             "; what was created is there: the same command creates the rest"
         }
+        Command::Topology(args) if !args.dry_run => {
+            "; some files may be written: the same command writes the rest"
+        }
         Command::Rearm(_) => "; the stream may be rearmed in part: give the same command again",
         Command::Skip(args) if !args.dry_run => {
             "; the group may be passed over all the same: give the same command again"
@@ -174,6 +178,7 @@ async fn command(plan: Arc<Plan>, command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::Check(args) => check::run(plan, args).await,
         Command::Schema(args) => schema::run(plan, args).await,
+        Command::Topology(args) => topology::run(plan, args).await,
         Command::Replicator(args) => {
             daemon::run(plan, Role::Replicator, &args.shards, &args.http).await
         }

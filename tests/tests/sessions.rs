@@ -31,11 +31,8 @@ async fn server(options: MariaDbOptions) -> Result<(MariaDbServer, Endpoint)> {
         user: "u".to_owned(),
         password: Secret::new("p".to_owned()),
         tls: TlsMode::Off,
-        tls_ca: None,
         replica_server_id: 1000,
-        replicas: Vec::new(),
-        read_from: None,
-        application: None,
+        ..Endpoint::sample()
     };
     Ok((server, endpoint))
 }

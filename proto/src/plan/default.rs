@@ -131,3 +131,11 @@ pub const SERVER_ID_RANGE: u32 = 0x6d00_0000;
 const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 24 * 60 * 60)
 }
+
+/// Accounts of pairs of masters, where `[topology]` names no others.
+pub const REPLICATION_USER: &str = "modshift_repl";
+pub const WATCH_USER: &str = "modshift_vip";
+/// Where keepalived's scripts lie on each server.
+pub const TOPOLOGY_DIR: &str = "/etc/modshift";
+/// VRRP's own default.
+pub const ADVERT: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::section::{Item, Section};
-use super::{Endpoint, HostPort, Scheme, Secret, TlsMode, default, promoted};
+use super::{Endpoint, HostPort, Peers, Scheme, Secret, TlsMode, default, peers, promoted};
 use crate::shard::Modulus;
 
 pub(super) const TLS_WORDS: [(&str, TlsMode); 4] = [
@@ -173,9 +173,21 @@ pub(super) fn read_secret_file(item: &Item<'_>) -> Option<Secret> {
 pub(super) struct Places {
     schemas: HashMap<(String, u16, String), String>,
     server_ids: HashMap<u32, String>,
+    /// Pairs may share servers: a master of one before is one of another after.
+    pairs: Vec<(String, Peers)>,
 }
 
 impl Places {
+    /// The pair that a shard is, if it is one.
+    pub fn pair(&mut self, section: &Section<'_>) -> Option<Peers> {
+        let peers = peers::read(section)?;
+        for clash in peers::clashes(&peers, &self.pairs) {
+            section.fault_at("peers", clash);
+        }
+        self.pairs.push((section.path_of("peers"), peers.clone()));
+        Some(peers)
+    }
+
     /// False, and a fault: another shard has that schema.
     pub fn take(&mut self, at: &Section<'_>, path: &str, shard: &Endpoint) -> bool {
         let Endpoint { host, port, schema, .. } = shard;
@@ -211,7 +223,9 @@ pub(super) fn reach(
 
 /// What an old shard must be of which servers are promoted.
 fn check_promoted(section: &Section<'_>, times: usize) {
-    let found = section.get("replicas").map_or(0, |item| item.count());
+    let listed = section.get("replicas").map_or(0, |item| item.count());
+    // The other master of a pair is one of them, listed or not.
+    let found = listed.max(usize::from(section.has("peers")));
     if found + 1 < times {
         section.fault_at(
             "replicas",
@@ -261,7 +275,8 @@ fn read_shard(
             .unwrap_or_else(|| primary.host.clone()),
         port: own.application_port.or(login.application_port).unwrap_or(port),
     };
-    let replicas = read_replicas(&section, &primary);
+    let peers = places.pair(&section);
+    let replicas = peers::further(read_replicas(&section, &primary), &primary, peers.as_ref());
     let shard = Endpoint {
         schema: schema.unwrap_or_default(),
         user: user.unwrap_or_default(),
@@ -271,6 +286,7 @@ fn read_shard(
         replica_server_id: section.number("replica_server_id", id, 1..=u64::from(u32::MAX)),
         read_from: read_read_from(&section, &replicas),
         replicas,
+        peers,
         application: (application != primary).then_some(application),
         host: primary.host,
         port,
@@ -284,7 +300,7 @@ fn read_shard(
     shard
 }
 
-const HOST_PORT: &str = "host:port";
+pub(super) const HOST_PORT: &str = "host:port";
 
 fn server(item: &Item<'_>) -> Option<HostPort> {
     host_port(&item.text_that(HOST_PORT, |text| host_port(text).is_some())?)
@@ -316,7 +332,7 @@ pub(super) fn read_read_from(section: &Section<'_>, replicas: &[HostPort]) -> Op
     })
 }
 
-fn host_port(text: &str) -> Option<HostPort> {
+pub(super) fn host_port(text: &str) -> Option<HostPort> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let port = port.parse().ok().filter(|&port| port != 0)?;

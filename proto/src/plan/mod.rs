@@ -11,6 +11,7 @@ mod fault;
 mod log;
 mod nearest;
 mod parse;
+mod peers;
 mod policy;
 mod promoted;
 mod quantity;
@@ -23,6 +24,7 @@ mod section;
 mod server;
 mod table;
 mod throttle;
+mod topology;
 mod variable;
 mod verify;
 
@@ -34,6 +36,7 @@ use std::time::Duration;
 pub use self::cutover::{Account, AutoIncrement, Cutover, FenceScope};
 pub use self::fault::{Fault, PlanErrors};
 pub use self::parse::SHARDS_MAX;
+pub use self::peers::{Peer, Peers, Vip, key_step};
 pub use self::rehearse::{Rehearse, SUFFIX as REHEARSAL_SUFFIX};
 pub use self::reverse::{Direction, LOST_BACK};
 pub use self::routing::{
@@ -42,6 +45,7 @@ pub use self::routing::{
 };
 pub use self::scheme::{Guard, Scheme};
 pub use self::server::{Address, Login};
+pub use self::topology::{Account as TopologyAccount, Topology};
 use crate::rule::ShardRule;
 use crate::shard::{Modulus, NewShard, OldShard};
 
@@ -76,6 +80,8 @@ pub struct Plan {
     pub control: Control,
     /// The servers on which the whole way is gone once beforehand; `None`: none are named.
     pub rehearse: Option<Rehearse>,
+    /// What `modshift topology` needs; `None`: it has nothing to write.
+    pub topology: Option<Topology>,
 }
 
 /// A server, a schema on it, and how to log in.
@@ -100,6 +106,9 @@ pub struct Endpoint {
     /// Where applications reach the shard, if not at `host` and `port`: a virtual address, say. It is
     /// published; modshift itself never connects to it.
     pub application: Option<HostPort>,
+    /// The pair of masters that the shard is. Those that are not the shard's own host are among
+    /// `replicas` too.
+    pub peers: Option<Peers>,
 }
 
 impl Endpoint {
@@ -118,6 +127,7 @@ impl Endpoint {
             replicas: Vec::new(),
             read_from: None,
             application: None,
+            peers: None,
         }
     }
 
@@ -130,7 +140,7 @@ impl Endpoint {
     /// The same shard on another of its servers, reached with the same login.
     pub fn on(&self, server: &HostPort) -> Endpoint {
         let HostPort { host, port } = server.clone();
-        Endpoint { host, port, replicas: Vec::new(), read_from: None, ..self.clone() }
+        Endpoint { host, port, ..self.alone() }
     }
 
     /// The server whose binlog and rows are read.
@@ -140,9 +150,13 @@ impl Endpoint {
 
     /// Every server of the shard, the primary first.
     pub fn servers(&self) -> Vec<Endpoint> {
-        let primary = Endpoint { replicas: Vec::new(), read_from: None, ..self.clone() };
         let replicas = self.replicas.iter().map(|server| self.on(server));
-        std::iter::once(primary).chain(replicas).collect()
+        std::iter::once(self.alone()).chain(replicas).collect()
+    }
+
+    /// The shard's own server, without the further ones.
+    fn alone(&self) -> Endpoint {
+        Endpoint { replicas: Vec::new(), read_from: None, peers: None, ..self.clone() }
     }
 }
 

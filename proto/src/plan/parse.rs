@@ -8,7 +8,7 @@ use super::fault::{Fault, Faults, PlanErrors};
 use super::section::{Context, Section};
 use super::{
     Plan, control, cutover, endpoint, log, policy, rehearse, reverse, routing, scheme, table,
-    throttle, verify,
+    throttle, topology, verify,
 };
 use crate::shard::Modulus;
 
@@ -103,6 +103,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
     let control = control::read(&root);
     let rehearsed = (shards.rehearsed_old, shards.rehearsed_new);
     let rehearse = rehearse.map(|section| rehearse::read(section, rehearsed));
+    let topology = topology::read(&root);
     root.finish();
     let (old_modulus, new_modulus, log) = (old_modulus?, new_modulus?, log?);
     Some(Plan {
@@ -129,6 +130,7 @@ fn read(root: Section<'_>) -> Option<Plan> {
         throttle,
         control,
         rehearse,
+        topology,
     })
 }
 

@@ -19,6 +19,9 @@ pub(super) fn read(
 ) -> Vec<Endpoint> {
     let sections = root.sections("new");
     let expected = old.len() * times;
+    for (number, shard) in old.iter().enumerate() {
+        own_among_peers(root, &format!("old[{number}]"), shard);
+    }
     let short = old.iter().any(|shard| shard.replicas.len() + 1 < times);
     if short || new_modulus.is_none_or(|modulus| usize::from(modulus.get()) != expected) {
         return Vec::new();
@@ -54,6 +57,9 @@ pub(super) fn read(
         }
         if let Some(section) = &section {
             let own = agree(section, &mut endpoint, (shard, number));
+            // Its new peer is set up behind the split: before it, a server of nobody.
+            endpoint.peers = places.pair(section);
+            own_among_peers(section, &path, &endpoint);
             called(&mut application, (&own.application_host, own.application_port));
         }
         places.number(at, &path, endpoint.replica_server_id);
@@ -89,6 +95,19 @@ pub(super) fn read(
         section.finish();
     }
     new
+}
+
+/// Each half of a pair becomes a shard: the plan has to say which, and a virtual address does not.
+fn own_among_peers(at: &Section<'_>, path: &str, shard: &Endpoint) {
+    let Some(peers) = &shard.peers else { return };
+    let own = HostPort { host: shard.host.clone(), port: shard.port };
+    if peers.servers.iter().all(|peer| peer.at != own) {
+        let message = format!(
+            "expected {own} as one of the two: with scheme = \"promote\" host names the server itself, \
+             and application_host the virtual address"
+        );
+        at.fault_as(&format!("{path}.peers"), message);
+    }
 }
 
 fn called(application: &mut HostPort, (host, port): (&Option<String>, Option<u16>)) {

@@ -10,7 +10,7 @@ use super::cutover::{AUTO_INCREMENT_WORDS, FENCE_WORDS};
 use super::endpoint::TLS_WORDS;
 use super::log::COMPRESSION_WORDS;
 use super::quantity::{format_duration, format_size};
-use super::{Endpoint, Log, Placement, Plan, control, rehearse, scheme, throttle};
+use super::{Endpoint, Log, Placement, Plan, control, peers, rehearse, scheme, throttle, topology};
 use crate::rule::ShardRule;
 
 /// Stands for every secret, and reads as a password that no one has.
@@ -140,6 +140,7 @@ impl Plan {
         throttle::render(&self.throttle, out);
         control::render(&self.control, out);
         rehearse::render(self.rehearse.as_ref(), out);
+        topology::render(self.topology.as_ref(), out);
     }
 }
 
@@ -198,6 +199,7 @@ pub(super) fn render_endpoint(key: &str, endpoint: &Endpoint, out: &mut Rendered
         out.text("application_host", &server.host);
         out.line("application_port", server.port);
     }
+    peers::render(key, endpoint.peers.as_ref(), out);
 }
 
 pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {

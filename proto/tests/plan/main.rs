@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod fault;
+mod peers;
 mod promote;
 mod read;
 mod render;

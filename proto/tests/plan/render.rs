@@ -13,6 +13,10 @@ pub fn redacted(mut plan: Plan) -> Plan {
         let shards = rehearse.old.iter_mut().chain(&mut rehearse.new);
         shards.for_each(|shard| shard.password = hidden());
     }
+    if let Some(topology) = &mut plan.topology {
+        topology.replication.password = hidden();
+        topology.watch.password = hidden();
+    }
     if let Log::Kafka(kafka) = &mut plan.log {
         kafka.properties.iter_mut().for_each(|(_, value)| *value = hidden());
     }

@@ -67,7 +67,7 @@ fn the_alert_rules_fire_when_they_should() -> Result<()> {
 
 #[test]
 fn the_example_plan_is_a_plan() -> Result<()> {
-    let known = ["MODSHIFT_PASSWORD", "ROUTING_TOKEN"];
+    let known = ["MODSHIFT_PASSWORD", "ROUTING_TOKEN", "REPLICATION_PASSWORD", "WATCH_PASSWORD"];
     let env = |name: &str| known.contains(&name).then(|| "secret".to_owned());
     let plan = Plan::parse(&read("plan.example.toml")?, &env)?;
     ensure!((plan.old.len(), plan.new.len(), plan.tables.len()) == (3, 4, 3), "{plan:?}");
@@ -168,7 +168,9 @@ async fn script(args: &[&str], env: &[(&str, &str)]) -> Result<(Option<i32>, Str
         .args(args)
         .env("MODSHIFT_BIN", binary()?)
         .env("MODSHIFT_PASSWORD", PASSWORD)
-        .env("ROUTING_TOKEN", PASSWORD);
+        .env("ROUTING_TOKEN", PASSWORD)
+        .env("REPLICATION_PASSWORD", PASSWORD)
+        .env("WATCH_PASSWORD", PASSWORD);
     command.envs(env.iter().copied()).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let text = [&output.stdout[..], &output.stderr[..]].concat();

@@ -1,0 +1,162 @@
+//! What an operator reads: which file goes where, and in which order.
+
+use std::fmt::Write as _;
+
+use modshift_proto::plan::{Plan, Topology};
+
+use super::pairs::{self, Mover, Pair, Stage};
+use super::{File, PUBLIC};
+
+/// Where to begin.
+pub const FILE: &str = "README";
+
+pub fn overview(plan: &Plan, topology: &Topology) -> Result<File, String> {
+    let (before, after) = (pairs::of(plan, Stage::Before)?, pairs::of(plan, Stage::After)?);
+    let movers = pairs::movers(plan)?;
+    let dir = topology.dir.display();
+    let mut text = format!(
+        "Pairs of masters of plan {name}, written by `modshift topology` from the plan alone. The same\n\
+         plan gives the same files; a file that somebody has edited is never replaced unasked.\n\
+         \n\
+         The files of a server, and where they go on it (owner root, modes as here):\n\
+         \n\
+         \x20 my.cnf               /etc/mysql/mariadb.conf.d/90-modshift.cnf\n\
+         \x20 accounts.sql         nowhere: mariadb < accounts.sql, then away with it (a password)\n\
+         \x20 seed-from-backup.sh  nowhere: makes an empty server a copy of its peer, which goes on\n\
+         \x20 seed-from-dump.sh    nowhere: the same for little data; its peer takes no writes meanwhile\n\
+         \x20 replication.sql      nowhere: mariadb < replication.sql, then away with it (a password)\n\
+         \x20 watch.cnf            {dir}/watch.cnf (a password)\n\
+         \x20 check.sh, notify.sh  {dir}/\n\
+         \x20 keepalived.conf      /etc/keepalived/keepalived.conf\n\
+         \n",
+        name = plan.name,
+    );
+    let mut stage = |title: &str, pairs: &[Pair]| {
+        let _ = writeln!(text, "{title}\n");
+        for pair in pairs {
+            let vip = match &pair.peers.vip {
+                Some(vip) => format!("behind {}", vip.cidr()),
+                None => "without a virtual address".to_owned(),
+            };
+            let [a, b] = &pair.peers.servers;
+            let _ = writeln!(text, "  {}: {} and {} {vip}", pair.shard(), a.at, b.at);
+        }
+        if pairs.is_empty() {
+            text.push_str("  no pair\n");
+        }
+        text.push('\n');
+    };
+    stage("BEFORE, while the old shards serve:", &before);
+    stage("AFTER, once the new shards serve:", &after);
+    text.push_str(
+        "To set up a pair of which the first server holds the rows already and the second is empty:\n\
+         \n\
+         \x201. both: install my.cnf; what it says of server_id, gtid_domain_id, log_bin and\n\
+         \x20   log_slave_updates takes a restart where it was otherwise. After it the server is read-only:\n\
+         \x20   where the first serves without a virtual address by now, SET GLOBAL read_only = 0 there.\n\
+         \x202. the first: mariadb < accounts.sql\n\
+         \x203. the second: seed-from-backup.sh with the server stopped and its data directory empty, then\n\
+         \x20   start it, mariadb < seeded.sql; or, for little data, seed-from-dump.sh with it running.\n\
+         \x204. the second: mariadb < accounts.sql, mariadb < replication.sql; wait until SHOW SLAVE STATUS\n\
+         \x20   says Yes twice and Seconds_Behind_Master 0.\n\
+         \x205. the first: mariadb < replication.sql\n\
+         \x206. both: install watch.cnf, check.sh, notify.sh, keepalived.conf; `keepalived --config-test`;\n\
+         \x20   start keepalived on the first, and once it has the address on the second.\n\
+         \n\
+         A server that was away comes back read-only and takes in what it missed; it does not take the\n\
+         address back. Where it had acknowledged writes that its peer never got, they reach the peer then,\n\
+         each under its own GTID; one that contradicts what the peer has written since stops replication\n\
+         there with an error, and a person decides. Nothing is passed over.\n\
+         Two things this cannot do: an application must use the virtual address alone, by accounts without\n\
+         READ_ONLY ADMIN; and where the two servers cannot reach each other while clients reach both, each\n\
+         may take writes until they can again.\n\
+         \n",
+    );
+    text.push_str(match movers.is_empty() {
+        true => {
+            "The new shards have servers of their own: set up their pairs as above before the copy\n\
+             begins, and leave the old pairs as they are. See during/README for the pause.\n"
+        }
+        false => "Servers change their pair on the way: see during/README.\n",
+    });
+    Ok(File { path: FILE.to_owned(), mode: PUBLIC, text })
+}
+
+pub fn during(plan: &Plan) -> Result<Vec<File>, String> {
+    let movers = pairs::movers(plan)?;
+    let mut text = String::new();
+    if movers.is_empty() {
+        text.push_str(
+            "While the new shards are copied to, pairs fail over as ever.\n\
+             \n\
+             For the cutover itself: `modshift check` first, on a plan that names the pairs; the fence closes\n\
+             both servers of each old pair, and waits until the one that serves has applied all that the other\n\
+             has written. A virtual address that moves during the pause ends the run: it is undone, and the old\n\
+             shards serve on. notify.sh opens no server that modshift has fenced.\n",
+        );
+        return Ok(vec![File { path: "during/README".to_owned(), mode: PUBLIC, text }]);
+    }
+    text.push_str(
+        "Servers that are masters of one pair before and of another after:\n\
+         \n",
+    );
+    for mover in &movers {
+        let _ = writeln!(
+            text,
+            "  {}: of {} before, of {} after{}",
+            mover.server().at,
+            mover.before.shard(),
+            mover.after.shard(),
+            if mover.keeps_vip() { ", behind the same address" } else { "" },
+        );
+    }
+    text.push_str(
+        "\n\
+         \x201. Their new peers: install my.cnf of after/ on them, and leave them empty.\n",
+    );
+    let (stay, leave): (Vec<&Mover>, Vec<&Mover>) =
+        movers.iter().partition(|mover| mover.keeps_vip());
+    if !leave.is_empty() {
+        let _ = writeln!(
+            text,
+            "\x202. Stop keepalived on {}: the addresses stay where {} until the end. (systemctl stop\n\
+             \x20   keepalived; notify.sh makes those servers read-only, as standbys are.) An address that is on\n\
+             \x20   one of them moves by this: wait until its peer serves.",
+            list(&leave),
+            match stay.is_empty() {
+                true => "their peers are".to_owned(),
+                false => format!("{} serve{}", list(&stay), if stay.len() == 1 { "s" } else { "" }),
+            },
+        );
+    }
+    text.push_str(
+        "\x203. Install my.cnf of after/ on the servers above. No restart: what is new in it, the step of\n\
+         \x20   generated keys, is set by the switch itself; counters.sql sets the same for servers where it\n\
+         \x20   was not (SET GLOBAL, for sessions that begin after it).\n\
+         \x204. Split: `modshift promote`. It ends the replication between the servers above.\n\
+         \x205. Give each its new peer: after/, steps 2 to 6 of README; seed the new peer from the server\n\
+         \x20   above. keepalived.conf of after/ on all; `systemctl restart keepalived` on those that were\n\
+         \x20   stopped, `systemctl reload keepalived` on the others.\n",
+    );
+    let mut files = vec![File { path: "during/README".to_owned(), mode: PUBLIC, text }];
+    files.extend(movers.iter().filter_map(counters));
+    Ok(files)
+}
+
+fn list(movers: &[&Mover]) -> String {
+    let names: Vec<String> = movers.iter().map(|mover| mover.server().at.to_string()).collect();
+    names.join(", ")
+}
+
+fn counters(mover: &Mover) -> Option<File> {
+    let (step, offset) = mover.after.steps?[mover.index];
+    let text = format!(
+        "-- Generated keys of {at} as a master of {shard}: the remainder of that shard, none of which its\n\
+         -- new peer gives out. The switch sets the same. Run as root there. To edit: nothing.\n\
+         SET GLOBAL auto_increment_increment = {step}, GLOBAL auto_increment_offset = {offset};\n",
+        at = mover.server().at,
+        shard = mover.after.shard(),
+    );
+    let path = format!("during/{}/counters.sql", pairs::name(mover.server()));
+    Some(File { path, mode: PUBLIC, text })
+}
