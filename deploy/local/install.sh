@@ -52,6 +52,10 @@ if [ "$with_tests" = yes ]; then
     need faketime faketime
     need etcd etcd-server
     need sqlite3 sqlite3
+    # What pairs of masters are set up with: their virtual address, and a copy of a running server.
+    need keepalived keepalived
+    need mariadb-backup mariadb-backup
+    need ip iproute2
     # What the clients of docs/clients are run with.
     need javac openjdk-17-jdk-headless
     need go golang-go

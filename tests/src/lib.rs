@@ -23,6 +23,7 @@ pub mod estate;
 pub mod grants;
 pub mod marker;
 pub mod neighbour;
+pub mod network;
 pub mod oracle;
 pub mod pages;
 pub mod place;

@@ -144,6 +144,9 @@ pub fn keepalived(pair: &Pair, index: usize, topology: &Topology) -> Option<Stri
          \x20   virtual_router_id {router_id}\n\
          \x20   priority {priority}\n\
          \x20   advert_int {advert}\n\
+         \x20   # Should two servers have the address (a keepalived that was killed leaves it behind),\n\
+         \x20   # the network learns again and again who really has it.\n\
+         \x20   garp_master_refresh 5\n\
          \x20   virtual_ipaddress {{\n\
          \x20       {cidr} dev {interface}\n\
          \x20   }}\n\

@@ -47,9 +47,15 @@ impl MariaDbServer {
         let data = dir.join("data");
         fs::create_dir(dir.join("tmp")).context("creating the server's tmpdir")?;
         fs::write(dir.join("init.sql"), hostile::init_file()).context("writing init.sql")?;
-        tokio::task::spawn_blocking(move || copy_dir(&template, &data)).await??;
-        let server =
-            Self { options, port: AtomicU16::new(free_port()?), child: Mutex::new(None), dir };
+        match &options.data {
+            Some(made) => fs::rename(made, &data).context("putting the data in place")?,
+            None => tokio::task::spawn_blocking(move || copy_dir(&template, &data)).await??,
+        }
+        let port = match &options.place {
+            Some(place) => place.port,
+            None => free_port()?,
+        };
+        let server = Self { options, port: AtomicU16::new(port), child: Mutex::new(None), dir };
         for attempt in 1.. {
             match server.restart().await {
                 Ok(()) => break,
@@ -76,8 +82,8 @@ impl MariaDbServer {
         tail(&self.log_path(), 50).contains("Address already in use")
     }
 
-    pub fn host(&self) -> &'static str {
-        "127.0.0.1"
+    pub fn host(&self) -> &str {
+        self.options.place.as_ref().map_or("127.0.0.1", |place| &place.host)
     }
 
     pub fn port(&self) -> u16 {
@@ -98,7 +104,7 @@ impl MariaDbServer {
 
     /// The harness's own account, without a default schema.
     pub fn address(&self) -> Address {
-        Address::admin(self.port(), "")
+        Address { host: self.host().to_owned(), ..Address::admin(self.port(), "") }
     }
 
     pub fn url(&self) -> String {
@@ -217,7 +223,8 @@ impl MariaDbServer {
             self.port(),
         );
         line.extend(extra.iter().map(|&option| option.to_owned()));
-        let mut command = program::server(&line);
+        let namespace = self.options.place.as_ref().and_then(|place| place.namespace.as_deref());
+        let mut command = program::server_in(namespace, &line);
         command
             .envs(self.options.env.iter().cloned())
             .stdin(Stdio::null())

@@ -20,6 +20,6 @@ pub use hostile::{HOSTILE, LATER};
 pub use jars::class_path;
 pub use kafka::{KafkaBroker, KafkaOptions, SASL_PASSWORD, SASL_USER};
 pub use mariadb::MariaDbServer;
-pub use options::MariaDbOptions;
+pub use options::{MariaDbOptions, Place};
 pub use proxy::{Delay, Proxy};
 pub use topic::{RawMessage, Topics};

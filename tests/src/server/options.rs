@@ -1,6 +1,6 @@
 //! The settings of a MariaDB server that tests vary, and the command line they become.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Defaults are for tests: fast, and safe against the death of the process (not of the machine).
 #[derive(Clone, Debug)]
@@ -23,6 +23,12 @@ pub struct MariaDbOptions {
     pub max_allowed_packet: u64,
     /// The global session variables are what nobody expects them to be.
     pub hostile: bool,
+    /// A file of settings in place of those above, as far as it says them: what an operator installs.
+    pub config: Option<PathBuf>,
+    /// Data to begin with, which becomes the server's own; only the system tables without it.
+    pub data: Option<PathBuf>,
+    /// Where it runs, if not on this host's own loopback.
+    pub place: Option<Place>,
     /// Further options as they would stand on the command line; they win over those above.
     pub extra: Vec<String>,
     /// Of its environment.
@@ -44,13 +50,29 @@ impl Default for MariaDbOptions {
             redo_mb: 64,
             max_allowed_packet: 64 << 20,
             hostile: true,
+            config: None,
+            data: None,
+            place: None,
             extra: Vec::new(),
             env: Vec::new(),
         }
     }
 }
 
+/// Where a server runs: in a network namespace perhaps, and at an address and a port that are given.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub namespace: Option<String>,
+    pub host: String,
+    pub port: u16,
+}
+
 impl MariaDbOptions {
+    /// As the file of settings says, and nothing of it otherwise.
+    pub fn with_config(config: PathBuf) -> Self {
+        Self { config: Some(config), ..Self::default() }.calm()
+    }
+
     pub fn with_server_id(server_id: u32) -> Self {
         Self { server_id, ..Self::default() }
     }
@@ -80,7 +102,10 @@ impl MariaDbOptions {
         port: u16,
     ) -> Vec<String> {
         let mut line = vec![
-            "--no-defaults".to_owned(),
+            match &self.config {
+                Some(file) => format!("--defaults-file={}", file.display()),
+                None => "--no-defaults".to_owned(),
+            },
             // As root in a container or a chroot; elsewhere as whoever runs the test.
             "--user=root".to_owned(),
             format!("--datadir={}", data.display()),
@@ -91,14 +116,10 @@ impl MariaDbOptions {
             // Its own: a server that starts deletes every temporary table that lies in it.
             format!("--tmpdir={}", tmp.display()),
             format!("--port={port}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--server-id={}", self.server_id),
-            format!("--gtid-domain-id={}", self.gtid_domain_id.unwrap_or(self.server_id)),
-            format!("--binlog-format={}", self.binlog_format),
-            format!("--binlog-row-image={}", self.binlog_row_image),
-            format!("--binlog-row-metadata={}", self.binlog_row_metadata),
-            format!("--sync-binlog={}", self.sync_binlog),
-            format!("--innodb-flush-log-at-trx-commit={}", self.innodb_flush_log_at_trx_commit),
+            format!(
+                "--bind-address={}",
+                if self.place.is_some() { "0.0.0.0" } else { "127.0.0.1" }
+            ),
             format!("--innodb-buffer-pool-size={}M", self.buffer_pool_mb),
             format!("--innodb-log-file-size={}M", self.redo_mb),
             format!("--max-allowed-packet={}", self.max_allowed_packet),
@@ -109,14 +130,31 @@ impl MariaDbOptions {
             "--innodb-buffer-pool-load-at-startup=OFF".to_owned(),
             "--loose-innodb-fast-shutdown=1".to_owned(),
         ];
-        if self.log_bin {
-            line.push("--log-bin=binlog".to_owned());
+        if self.config.is_none() {
+            line.extend(self.own_settings());
         }
         if self.hostile {
             line.push("--init-file=../init.sql".to_owned());
             line.push("--query-cache-type=1".to_owned());
         }
         line.extend(self.extra.iter().cloned());
+        line
+    }
+
+    /// What a file of settings says in their place, where there is one.
+    fn own_settings(&self) -> Vec<String> {
+        let mut line = vec![
+            format!("--server-id={}", self.server_id),
+            format!("--gtid-domain-id={}", self.gtid_domain_id.unwrap_or(self.server_id)),
+            format!("--binlog-format={}", self.binlog_format),
+            format!("--binlog-row-image={}", self.binlog_row_image),
+            format!("--binlog-row-metadata={}", self.binlog_row_metadata),
+            format!("--sync-binlog={}", self.sync_binlog),
+            format!("--innodb-flush-log-at-trx-commit={}", self.innodb_flush_log_at_trx_commit),
+        ];
+        if self.log_bin {
+            line.push("--log-bin=binlog".to_owned());
+        }
         line
     }
 }

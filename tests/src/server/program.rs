@@ -42,7 +42,6 @@ fn line() -> (OsString, Vec<String>) {
         "--library-path".to_owned(),
         within("usr/lib/x86_64-linux-gnu"),
         within("usr/sbin/mariadbd"),
-        "--no-defaults".to_owned(),
         format!("--lc-messages-dir={}", within("usr/share/mariadb")),
         format!("--character-sets-dir={}", within("usr/share/mariadb/charsets")),
         format!("--plugin-dir={}", within("usr/lib/mysql/plugin")),
@@ -52,12 +51,27 @@ fn line() -> (OsString, Vec<String>) {
     (root.join("usr/lib64/ld-linux-x86-64.so.2").into(), options)
 }
 
-/// `options` as the installed server takes them, with `--no-defaults` in front.
+/// `options` as the installed server takes them, with `--no-defaults` or the like in front.
 pub(super) fn server(options: &[String]) -> Command {
-    let (program, first) = line();
-    let mut command = mortal(program);
-    let own = options.iter().skip(usize::from(!first.is_empty()));
-    command.args(&first).args(own);
+    server_in(None, options)
+}
+
+/// The same in a network namespace.
+pub(super) fn server_in(namespace: Option<&str>, options: &[String]) -> Command {
+    let (program, mut first) = line();
+    // The very first option of the server says whether it reads files.
+    let (defaults, rest) = options.split_at(options.len().min(1));
+    let at = first.iter().position(|option| option.starts_with("--lc-")).unwrap_or(first.len());
+    first.splice(at..at, defaults.iter().cloned());
+    let mut command = match namespace {
+        None => mortal(program),
+        Some(namespace) => {
+            let mut command = crate::network::within(namespace);
+            command.arg(program);
+            command
+        }
+    };
+    command.args(&first).args(rest);
     command
 }
 

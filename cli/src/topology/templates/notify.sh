@@ -16,7 +16,7 @@ PEER_HOST='@PEER_HOST@' PEER_PORT=@PEER_PORT@ PEER_ID=@PEER_ID@
 # The GTID domain of what this server writes; empty where the peer writes under it too.
 OWN_DOMAIN='@OWN_DOMAIN@'
 DIR='@DIR@'
-STATE_FILE=/run/modshift-vip-@NAME@
+STATE_FILE=${MODSHIFT_RUN_DIR:-/run}/modshift-vip-@NAME@
 SPARED="'system user', 'event_scheduler', 'unauthenticated user', '@WATCH_USER@', '@REPLICATION_USER@'"
 STATE=${1:?MASTER, BACKUP, FAULT or STOP}
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # seed-from-dump.sh: fills this server with a dump of @SOURCE_HOST@:@SOURCE_PORT@. **The source takes no
 # writes while the dump runs** (no other way gives a dump its exact position, whoever else runs SHOW
-# STATUS there): for data that is dumped in seconds; for all else there is seed-from-backup.sh. Run it
+# STATUS there): for data that is dumped in seconds, without columns of type FLOAT; for all else there is
+# seed-from-backup.sh. Run it
 # here as root, with this server running, read-only and without schemas of its own.
 #
 # To edit: what stands after := on the next lines, if it is otherwise here. They can be given in the
@@ -31,6 +32,11 @@ found=$(own -e "$user_schemas")
 # shellcheck disable=SC2086  # words
 schemas=$(echo "$user_schemas" | $SOURCE mariadb $SOURCE_OPTIONS --skip-column-names --batch)
 [ -n "$schemas" ] || fail "the source has no schemas"
+floats="SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME, '.', COLUMN_NAME) FROM information_schema.COLUMNS
+    WHERE DATA_TYPE = 'float' AND TABLE_SCHEMA IN ($user_schemas) LIMIT 1"
+# shellcheck disable=SC2086  # words
+found=$(echo "$floats" | $SOURCE mariadb $SOURCE_OPTIONS --skip-column-names --batch)
+[ -z "$found" ] || fail "$found is a FLOAT, of which a dump keeps six digits: use seed-from-backup.sh"
 
 dump=$(mktemp)
 trap 'rm -f "$dump"' EXIT
