@@ -7,13 +7,15 @@ use crate::args::Command;
 use crate::exit::BadPlan;
 
 /// Those of which `is_usable` says so.
-const USABLE: [&str; 1] = ["check"];
+const USABLE: [&str; 2] = ["check", "topology"];
 
 /// Every command is here: who adds one says what it does with such a plan.
 fn is_usable(command: &Command) -> (&'static str, bool) {
     match command {
         Command::Check(_) => ("check", true),
         Command::Schema(_) => ("schema", false),
+        // It asks no server, and writes what a doubling needs.
+        Command::Topology(_) => ("topology", true),
         Command::Replicator(_) => ("replicator", false),
         Command::Consumer(_) => ("consumer", false),
         Command::Run(_) => ("run", false),

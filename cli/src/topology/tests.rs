@@ -6,9 +6,8 @@ fn plan(extra: &str) -> Plan {
     let text = format!(
         r#"
 name = "shop"
+scheme = "promote"
 modulus = {{ old = 1, new = 2 }}
-[log]
-kind = "direct"
 [defaults]
 user = "modshift"
 password = "p"
@@ -28,8 +27,7 @@ vip = "10.0.0.100/24"
 interface = "eth0"
 router_id = 51
 [[new]]
-host = "10.0.0.1"
-schema = "shop_n"
+application_host = "10.0.0.100"
 [new.peers]
 servers = ["10.0.0.1:3306", "10.0.0.3:3306"]
 server_ids = [11, 13]
@@ -37,8 +35,7 @@ vip = "10.0.0.100/24"
 interface = "eth0"
 router_id = 51
 [[new]]
-host = "10.0.0.2"
-schema = "shop_n"
+application_host = "10.0.0.101"
 [new.peers]
 servers = ["10.0.0.2:3306", "10.0.0.4:3306"]
 server_ids = [12, 14]
