@@ -1,7 +1,11 @@
 //! Two hosts of our own in one network: namespaces behind a bridge, which this host is in, too. Takes
 //! root, and a kernel that allows it; where there is none a test says so and goes on without.
 
-use std::process::{Command, Output};
+use std::{
+    path::Path,
+    process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,13 +24,15 @@ pub const INTERFACE: &str = "eth0";
 impl Network {
     /// An error where this host does not allow it.
     pub fn create() -> Result<Self> {
-        let pid = std::process::id();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         sweep();
+        let net = pid.wrapping_mul(7).wrapping_add(number);
         let network = Self {
-            bridge: format!("ms{pid}"),
+            bridge: bridge(pid, number),
             // Nobody else's, as far as one can tell.
-            prefix: format!("10.{}.{}", 200 + pid / 256 % 50, pid % 256),
-            spaces: ["a", "b"].map(|name| format!("{SPACE}{pid}-{name}")),
+            prefix: format!("10.{}.{}", 200 + net / 256 % 50, net % 256),
+            spaces: ["a", "b"].map(|name| format!("{SPACE}{pid}-{number}-{name}")),
         };
         let (bridge, prefix) = (&network.bridge, &network.prefix);
         ip(&format!("link add {bridge} type bridge"))?;
@@ -89,6 +95,11 @@ fn ip(line: &str) -> Result<Output> {
     Ok(output)
 }
 
+/// Names of interfaces have 15 characters at most, and the ends of its cables have one more.
+fn bridge(pid: u32, number: u32) -> String {
+    format!("ms{pid}{}", ['a', 'b', 'c', 'd'][number as usize % 4])
+}
+
 fn remove(spaces: &[String], bridge: &str) {
     for space in spaces {
         let _ = ip(&format!("netns del {space}"));
@@ -102,11 +113,10 @@ fn sweep() {
     for line in String::from_utf8_lossy(&listed.stdout).lines() {
         let space = line.split(' ').next().unwrap_or_default();
         let Some(rest) = space.strip_prefix(SPACE) else { continue };
-        let pid = rest.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
-        let Some(pid) = pid.filter(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
-        else {
-            continue;
-        };
-        remove(&[space.to_owned()], &format!("ms{pid}"));
+        let mut numbers = rest.split('-').map_while(|part| part.parse::<u32>().ok());
+        let (Some(pid), Some(number)) = (numbers.next(), numbers.next()) else { continue };
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            remove(&[space.to_owned()], &bridge(pid, number));
+        }
     }
 }

@@ -11,6 +11,7 @@ use modshift_tests::{
     Oracle, Writer, WriterOptions,
     case::{self, Size},
     process::Launch,
+    wait_until,
     writer::Follow,
 };
 
@@ -145,7 +146,7 @@ async fn a_pair_fails_over_both_ways_and_loses_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn edited_files_are_kept() -> Result<()> {
-    let pair = Pair::plan().await?;
+    let pair = Pair::plan_in(None).await?;
     let out = pair.out();
     let plan = pair.plan_path();
     let run = |more: &[&str]| {

@@ -55,7 +55,6 @@ impl Pair {
     /// The plan, and what `modshift topology` makes of it.
     #[expect(clippy::print_stdout, reason = "a test that leaves something out should say so")]
     pub async fn plan() -> Result<Self> {
-        let dir = RunDir::create("pair")?;
         let network = match std::env::var_os("MODSHIFT_TEST_NO_NETNS") {
             Some(_) => Err(anyhow::anyhow!("MODSHIFT_TEST_NO_NETNS is set")),
             None => Network::create(),
@@ -68,6 +67,11 @@ impl Pair {
                 None
             }
         };
+        Self::plan_in(network).await
+    }
+
+    pub async fn plan_in(network: Option<Network>) -> Result<Self> {
+        let dir = RunDir::create("pair")?;
         let (places, vip) = match &network {
             Some(network) => {
                 let place = |index| (network.host(index), PORT);
