@@ -108,5 +108,6 @@ fn endpoint() -> Endpoint {
         replicas: Vec::new(),
         read_from: None,
         application: None,
+        peers: None,
     }
 }

@@ -247,6 +247,7 @@ fn endpoint() -> Endpoint {
         replicas: Vec::new(),
         read_from: None,
         application: None,
+        peers: None,
     }
 }
 

@@ -28,6 +28,7 @@ fn endpoint(address: &Address) -> Endpoint {
         replicas: Vec::new(),
         read_from: None,
         application: None,
+        peers: None,
     }
 }
 

@@ -34,6 +34,7 @@ fn endpoint(address: &Address, schema: &str) -> Endpoint {
         replicas: Vec::new(),
         read_from: None,
         application: None,
+        peers: None,
     }
 }
 

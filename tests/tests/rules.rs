@@ -82,6 +82,7 @@ impl Keys {
             replicas: Vec::new(),
             read_from: None,
             application: None,
+            peers: None,
         };
         Ok(Keys { endpoint, _server: server })
     }

@@ -32,6 +32,7 @@ async fn server() -> Result<(MariaDbServer, Conn)> {
         replicas: Vec::new(),
         read_from: None,
         application: None,
+        peers: None,
     };
     let conn = connect(&endpoint, Session::Exact).await?;
     Ok((server, conn))
