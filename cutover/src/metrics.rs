@@ -33,8 +33,16 @@ pub fn describe() {
         Unit::Count,
         "1 while this daemon could end a cutover whose operator is gone"
     );
-    describe_gauge!(SERVING, Unit::Count, "1 while the journal says that this side serves");
-    describe_gauge!(RUN_LEFT, Unit::Count, "1 while a run is not over and nobody is at it");
+    describe_gauge!(
+        SERVING,
+        Unit::Count,
+        "1 while this side serves, by the journal; by its shards where that says neither, or is away"
+    );
+    describe_gauge!(
+        RUN_LEFT,
+        Unit::Count,
+        "1 while a run is not over and no operator is at it, whether or not a daemon tries to end it"
+    );
 }
 
 /// At the start with 0, so that the first one counts as an increase.
@@ -42,16 +50,21 @@ pub fn watchdog_ended(end: &'static str, runs: u64) {
     counter!(WATCHDOG_ENDED, "end" => end).increment(runs);
 }
 
-/// By the journal; as it was, while that cannot be read. `side`: `None`: neither.
-pub fn serving(side: Option<Side>, left: bool) {
+/// `side`: `None`: neither.
+pub fn serving(side: Option<Side>) {
     for of in [Side::Old, Side::New] {
         gauge!(SERVING, "side" => of.name()).set(f64::from(u8::from(side == Some(of))));
     }
+}
+
+/// By the journal; as it was, while that cannot be read.
+pub fn run_left(left: bool) {
     gauge!(RUN_LEFT).set(f64::from(u8::from(left)));
 }
 
-pub fn watchdog_ready(ready: bool) {
-    gauge!(WATCHDOG_READY).set(f64::from(u8::from(ready)));
+/// Several plans may have one Prometheus.
+pub fn watchdog_ready(plan: &str, ready: bool) {
+    gauge!(WATCHDOG_READY, "plan" => plan.to_owned()).set(f64::from(u8::from(ready)));
 }
 
 pub(crate) fn restored(side: Side, shard: u16, times: u64) {

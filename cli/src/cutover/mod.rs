@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::fences::{Fence, fences};
 pub use self::finish::{finish, unfence};
 pub use self::loss::answers;
-pub use self::serving::{Serves, against, is_finished, serves, under_way};
+pub use self::serving::{Serves, Told, Words, against, is_finished, serves, show, under_way};
 pub use self::wiring::Wiring;
 use crate::args;
 use crate::exit::Exit;

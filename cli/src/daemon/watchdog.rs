@@ -46,7 +46,7 @@ pub async fn run(plan: &Arc<Plan>) -> Infallible {
     let judging = async {
         loop {
             let why = unfit(plan).await;
-            metrics::watchdog_ready(why.is_none());
+            metrics::watchdog_ready(&plan.name, why.is_none());
             let before = said.send_replace(why.clone());
             match why {
                 Some(why) if Some(&why) != before.as_ref() => tracing::warn!(

@@ -145,6 +145,11 @@ impl Asking {
             Asker::Run => None,
             Asker::Other => Some(self.journal().await),
         };
+        let told = match &journal {
+            Some(Ok((_, told))) => *told,
+            _ => cutover::Told::Nothing,
+        };
+        let journal = journal.map(|said| said.map(|(against, _)| against));
         let found = self.found.clone();
         let outside = Outside {
             schema_differences: found.as_ref().and_then(|found| found.differences.clone()),
@@ -155,6 +160,9 @@ impl Asking {
             ..Outside::default()
         };
         let (decision, facts) = self.evaluator.sample(outside).await;
+        if self.asker == Asker::Other {
+            cutover::show(told, &cutover::Words::of(&self.plan, &facts));
+        }
         let tables = facts.old.iter().flatten().flat_map(|old| &old.tables);
         let unfinished = tables.clone().any(|table| !table.done);
         let rows = tables.fold((0, 0), |(copied, all), table| {
@@ -172,7 +180,7 @@ impl Asking {
         Some(100.0 * copied as f64 / all as f64)
     }
 
-    async fn journal(&mut self) -> Result<Option<String>, String> {
+    async fn journal(&mut self) -> Result<(Option<String>, cutover::Told), String> {
         let endpoint = &self.plan.new[0];
         let conn = self.journal.take();
         let ask = async {

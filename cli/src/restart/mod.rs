@@ -114,7 +114,7 @@ async fn by_journal(plan: &Plan) -> anyhow::Result<Option<String>> {
     if let Some(run) = cutover::under_way(plan).await? {
         return Ok(Some(format!("a run is not over, end it first: {run}")));
     }
-    let serves = cutover::serves(plan).await;
+    let serves = cutover::serves(plan, &cutover::Words::default()).await;
     let cut = "the reshard has been cut over, and a copy would bring older rows over newer ones";
     Ok((serves.side != "old").then(|| format!("{}: {cut}", serves.text)))
 }

@@ -17,6 +17,8 @@ use crate::gate::summary::summed;
 
 /// A reader writes a token many times a second: one that has not for so long is gone, or cannot.
 const SILENT_MAX_MS: i64 = 10_000;
+/// Rows that move between old shards find their place within the lag: as ModshiftRowsParked.
+const PARKED_MAX_MS: i64 = 30_000;
 /// Copying and bursts let a stream fall behind by seconds.
 const BEHIND_MAX_MS: i64 = 60_000;
 
@@ -113,6 +115,9 @@ pub struct New {
     pub parked: u64,
     /// Of those, the ones that the server does not store as they are.
     pub refused: u64,
+    /// How long one of them has waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
     pub phase: Option<&'static str>,
@@ -214,8 +219,9 @@ impl Status {
     }
 
     pub fn exit(&self) -> Exit {
-        let halted =
-            !self.halts.is_empty() || self.fences.iter().any(|fence| fence.state == "open");
+        let halted = !self.halts.is_empty()
+            || self.fences.iter().any(|fence| fence.state == "open")
+            || self.serves.as_ref().is_some_and(neither_serves);
         let silent = self.away(true, true)
             || self.serves.as_ref().is_some_and(|serves| serves.side == "unknown");
         match (halted, silent) {
@@ -242,7 +248,9 @@ impl Status {
 
     /// Somebody has to look. Each of it is in the text.
     fn wrong(&self) -> bool {
-        let left = self.serves.as_ref().is_some_and(|serves| serves.unfinished);
+        let left = self.serves.as_ref().is_some_and(|serves| {
+            serves.side == "none" || (serves.unfinished && serves.attended != Some("operator"))
+        });
         let never = self.old.iter().any(|old| old.token_age_ms.is_none());
         let silent = self.old.iter().any(Old::silent);
         let behind = self.streams.iter().any(|stream| stream.lag_ms.is_some_and(is_far_behind));
@@ -251,9 +259,15 @@ impl Status {
         let skipped = self.old.iter().any(|old| !old.skipped.is_empty());
         // Before it is the gate's matter, which names all that is not ready.
         let back = self.new_serve() && self.back.as_ref().is_some_and(Back::is_wrong);
-        let streams = never || silent || behind || refused || skipped || stopped || back;
+        let parked = self.new.iter().any(New::wait_for_long);
+        let streams = parked || never || silent || behind || refused || skipped || stopped || back;
         left || !self.refused_logins.is_empty() || (streams && !self.finished())
     }
+}
+
+/// The application waits, and nobody but perhaps a daemon sees to that.
+fn neither_serves(serves: &Serves) -> bool {
+    serves.side == "none" && serves.attended != Some("operator")
 }
 
 pub fn is_far_behind(lag_ms: i64) -> bool {
@@ -322,10 +336,15 @@ impl New {
                 unreachable: None,
                 parked: read.parked,
                 refused: read.refused,
+                parked_ms: read.parked_ms,
                 halted: stopped(read).cloned(),
                 phase,
             },
         }
+    }
+
+    fn wait_for_long(&self) -> bool {
+        self.refused > 0 || self.parked_ms.is_some_and(|ms| ms > PARKED_MAX_MS)
     }
 }
 

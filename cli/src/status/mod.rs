@@ -18,7 +18,7 @@ use modshift_proto::plan::Plan;
 
 use self::found::Status;
 use crate::control::pages;
-use crate::cutover::{fences, serves};
+use crate::cutover::{Words, fences, serves};
 use crate::exit::Exit;
 use crate::tell::time_of_day;
 use crate::terminal::Terminal;
@@ -32,7 +32,9 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
     loop {
         // Tables are not compared here: the gate does that, and says so.
         let (decision, facts) = evaluator.sample(Outside::default()).await;
-        let (serves, fences, said) = tokio::join!(serves(&plan), fences(&plan), daemons.said());
+        let words = Words::of(&plan, &facts);
+        let (serves, fences, said) =
+            tokio::join!(serves(&plan, &words), fences(&plan), daemons.said());
         let mut status = Status::of(&plan, &decision, &facts, &said).with(serves, fences);
         status.drawn_at = args.watch.then(|| time_of_day(SystemTime::now()));
         // Anew each time: a window changes its size.

@@ -49,6 +49,7 @@ pub struct OldFacts {
     pub now_us: i64,
     /// Its `gtid_binlog_pos`, read after the token.
     pub gtids: GtidSet,
+    pub read_only: bool,
     /// `None`: no reader was ever started.
     pub token: Option<TokenFacts>,
     pub tables: Vec<CopyFacts>,
@@ -62,6 +63,14 @@ pub struct OldFacts {
     pub skipped: Vec<SkipFacts>,
     /// How the tables of the plan differ from those that its log is read for.
     pub plan_changed: Option<String>,
+}
+
+impl OldFacts {
+    /// By the shard's own word; `None`: it has none. Accounts that are locked do not show.
+    pub fn takes_writes(&self) -> Option<bool> {
+        let token = self.token.as_ref()?;
+        Some(token.phase == TokenPhase::Serving && !self.read_only)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +108,8 @@ pub struct NewFacts {
     pub parked: u64,
     /// Of the parked rows, those that the server does not store as they are.
     pub refused: u64,
+    /// How long the one has waited that has waited longest, by the clock of the old shards' tokens.
+    pub parked_ms: Option<i64>,
     /// What some of them wait for: table and taken key, each once.
     pub parked_for: Vec<String>,
 }
@@ -190,8 +201,9 @@ pub async fn read_old(
     let doing = "reading the token";
     let tokens: Vec<Vec<TokenRow>> = line.rows(places, doing, (&columns, TOKEN, "")).await?;
     // Only now: a group counted among our own writes must not be missing from the position.
-    let sql = format!("SELECT @@gtid_binlog_pos, {}", micros("UTC_TIMESTAMP(6)"));
-    let (gtids, now_us): (String, i64) = line.server(doing, &sql).await?;
+    let now = micros("UTC_TIMESTAMP(6)");
+    let sql = format!("SELECT @@gtid_binlog_pos, {now}, @@global.read_only");
+    let (gtids, now_us, read_only): (String, i64, bool) = line.server(doing, &sql).await?;
     let gtids: GtidSet = gtids.parse().map_err(|_| ServerError::Driver {
         at: line.at().to_owned(),
         doing: "reading the position of the binlog",
@@ -260,6 +272,7 @@ pub async fn read_old(
             unrecorded: unrecorded.map(|name| (*name).to_owned()).collect(),
             now_us,
             gtids: gtids.clone(),
+            read_only,
             token,
             tables,
             repairs_refused: refused.first().map_or(0, |(count, _)| *count),
@@ -283,13 +296,14 @@ pub async fn read_new(
 ) -> Result<Vec<Result<NewFacts, String>>, ApplyError> {
     let doing = "counting parked rows";
     let columns = format!(
-        "COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL)), GROUP_CONCAT(DISTINCT \
+        "COUNT(*), COUNT(IF(blocked_by LIKE '{REFUSED}%', 1, NULL)), MIN(parked_clock_us), \
+         GROUP_CONCAT(DISTINCT \
          IF(blocked_by LIKE '{REFUSED}%', table_name, CONCAT(table_name, ' for ', LEFT(blocked_by, \
          200))) ORDER BY 1 SEPARATOR '\\n' LIMIT {PARKED_SHOWN})"
     );
     let of_tables = format!(" WHERE table_name IN ({planned})");
-    /// Rows, those refused, what some wait for, the place.
-    type Waiting = (u64, u64, Option<String>, usize);
+    /// Rows, those refused, since when, what some wait for, the place.
+    type Waiting = (u64, u64, Option<i64>, Option<String>, usize);
     let parked: Vec<Vec<Waiting>> =
         line.rows(places, doing, (&columns, PARKED, &of_tables)).await?;
     let doing = "reading the watermark";
@@ -302,9 +316,11 @@ pub async fn read_new(
         if parked.is_empty() && !marks.is_empty() {
             return Err(format!("{}.{PARKED} is not there", place.schema));
         }
-        let (parked, refused, of, _) = parked.into_iter().next().unwrap_or_default();
+        let (parked, refused, since_us, of, _) = parked.into_iter().next().unwrap_or_default();
+        let now_us = marks.iter().map(|kept: &Kept| kept.mark.token_clock_us).max();
+        let parked_ms = since_us.zip(now_us).map(|(since, now)| (now - since) / 1000);
         let parked_for = of.iter().flat_map(|of| of.lines()).map(str::to_owned).collect();
-        Ok(NewFacts { marks, parked, refused, parked_for })
+        Ok(NewFacts { marks, parked, refused, parked_ms, parked_for })
     });
     Ok(facts.collect())
 }

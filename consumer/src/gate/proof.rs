@@ -281,6 +281,7 @@ mod tests {
             trouble: None,
         };
         let old = [Ok(OldFacts {
+            read_only: false,
             now_us: 0,
             gtids: "0-1-1".parse().unwrap(),
             token: None,

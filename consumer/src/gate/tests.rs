@@ -31,6 +31,7 @@ fn well() -> Facts {
     let digest = GroupDigest { gtid: "0-1-100".parse().unwrap(), checksum: 1 };
     Facts {
         old: vec![Ok(OldFacts {
+            read_only: false,
             now_us: 1000 * SECOND,
             gtids: "0-1-110".parse().unwrap(),
             token: Some(TokenFacts {
@@ -67,6 +68,7 @@ fn well() -> Facts {
                 halted: None,
             }],
             parked: 0,
+            parked_ms: None,
             refused: 0,
             parked_for: Vec::new(),
         })],

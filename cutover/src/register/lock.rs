@@ -16,6 +16,8 @@ use crate::error::CutoverError;
 /// of a run whose operator is frozen, or cut off.
 pub const LOCK_IDLE_S: u64 = 5;
 const LOCK_PING: Duration = Duration::from_secs(1);
+/// With which a daemon's name begins, where it is the operator.
+pub(super) const WATCHDOG_OF: &str = "the watchdog of ";
 
 /// Ends with the process, or with [`Register`](super::Register).
 #[derive(Debug)]
@@ -37,15 +39,44 @@ fn name(plan: &str) -> String {
     format!("modshift.operator.{:08x}", crc32fast::hash(plan.as_bytes()))
 }
 
-/// Is somebody at it? `conn`: to the server of the journal.
-pub async fn is_attended(conn: &mut Conn, at: &str, plan: &str) -> Result<bool, CutoverError> {
-    let sql = format!("SELECT IS_USED_LOCK('{}')", name(plan));
-    let holder: Result<Option<Option<u64>>, _> = conn.query_first(sql).await;
-    let holder = holder.map_err(|error| error::of(at, "looking for an operator", error))?;
-    Ok(holder.flatten().is_some())
+/// Held beside the lock by an operator who is at a run: neither by a daemon that tries to end one, nor by a
+/// command that only keeps operators out.
+fn at_run(plan: &str) -> String {
+    format!("modshift.run.{:08x}", crc32fast::hash(plan.as_bytes()))
 }
 
-pub(super) async fn lock(plan: &str, endpoint: &Endpoint) -> Result<Lock, CutoverError> {
+/// Who is at a run that is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attended {
+    Operator,
+    /// A daemon tries to end it. That it tries does not say that it can.
+    Daemon,
+    Nobody,
+}
+
+/// `conn`: to the server of the journal.
+pub async fn attended(conn: &mut Conn, at: &str, plan: &str) -> Result<Attended, CutoverError> {
+    let sql = format!(
+        "SELECT IS_USED_LOCK('{}') IS NOT NULL, IS_USED_LOCK('{}') IS NOT NULL, (SELECT MAX(who \
+         LIKE '{WATCHDOG_OF}%') FROM modshift_operator WHERE plan = ?)",
+        at_run(plan),
+        name(plan)
+    );
+    let row: Result<Option<(bool, bool, Option<bool>)>, _> = conn.exec_first(sql, (plan,)).await;
+    let row = row.map_err(|error| error::of(at, "looking for an operator", error))?;
+    Ok(match row.unwrap_or_default() {
+        (true, ..) => Attended::Operator,
+        (false, true, Some(true)) => Attended::Daemon,
+        _ => Attended::Nobody,
+    })
+}
+
+/// `for_run`: an operator wants it who is at a run then.
+pub(super) async fn lock(
+    plan: &str,
+    endpoint: &Endpoint,
+    for_run: bool,
+) -> Result<Lock, CutoverError> {
     const NO_SUCH_TABLE: u16 = 1146;
     let at = label(endpoint);
     let of = |error| error::of(&at, "locking the journal", error);
@@ -66,6 +97,11 @@ pub(super) async fn lock(plan: &str, endpoint: &Endpoint) -> Result<Lock, Cutove
             (String::new(), "another operator".to_owned(), "just now".to_owned())
         });
         return Err(CutoverError::Busy { who, since, run });
+    }
+    if for_run {
+        // Whoever had it had the lock as well, so it is free.
+        let sql = format!("DO GET_LOCK('{}', 0)", at_run(plan));
+        conn.query_drop(sql).await.map_err(of)?;
     }
     Ok(Lock(tokio::spawn(async move {
         loop {

@@ -26,8 +26,8 @@ use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
 
 use self::entry::damaged;
-pub use self::lock::{LOCK_IDLE_S, is_attended};
-use self::lock::{Lock, lock};
+pub use self::lock::{Attended, LOCK_IDLE_S, attended};
+use self::lock::{Lock, WATCHDOG_OF, lock};
 use self::table::create;
 use self::write::within;
 use crate::decide::{Admission, Ask, Journal, Run, admit};
@@ -48,7 +48,7 @@ impl Hold {
     /// An error if there is an operator, or another such command, at it.
     pub async fn take(plan: &Plan) -> Result<Hold, CutoverError> {
         let forward = plan.forward.as_deref().unwrap_or(plan);
-        Ok(Hold { lock: lock(&forward.name, &forward.new[0]).await? })
+        Ok(Hold { lock: lock(&forward.name, &forward.new[0], false).await? })
     }
 
     /// Nobody else can have had it since.
@@ -112,7 +112,8 @@ impl Register {
         let at = label(&endpoint);
         let of = |error| error::of(&at, "taking the journal", error);
         let mut conn = connect(&endpoint, Session::Plain).await?;
-        let lock = if dry { None } else { Some(lock(plan, &endpoint).await?) };
+        let watches = matches!(ask, Ask::Watch(_));
+        let lock = if dry { None } else { Some(lock(plan, &endpoint, !watches).await?) };
         if !dry {
             create(&mut conn, &endpoint).await?;
         }
@@ -121,7 +122,7 @@ impl Register {
         let admission = admit(last.as_ref().map(|found| &found.run), ask)?;
         let random = RandomState::new().hash_one((std::process::id(), &at));
         let who = match ask {
-            Ask::Watch(_) => format!("the watchdog of {}", who()),
+            Ask::Watch(_) => format!("{WATCHDOG_OF}{}", who()),
             _ => who(),
         };
         // What is about a run that there is, or was.

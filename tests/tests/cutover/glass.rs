@@ -1,13 +1,16 @@
 //! The journal's server is lost in the pause, or only for whoever is told to do without it: the run
 //! is undone by what each shard holds, and both sides never serve.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use modshift_routing::{Document, Side};
-use modshift_tests::{Log, Modshift, drained_back, server::PASSWORD};
+use modshift_tests::{Log, Modshift, drained_back, server::PASSWORD, wait_until};
 
-use crate::site::{LIMIT, Site, says};
+use crate::site::{LIMIT, Site, metric, says};
 
 const ALONE: [&str; 3] = ["cutover", "--abort", "--without-journal"];
 
@@ -32,6 +35,18 @@ async fn alone(plan: &Path, expected: i32) -> Result<String> {
 fn routed(site: &Site) -> Result<Side> {
     let document = Document::from_json(&std::fs::read(&site.routing)?).context("the routing")?;
     Ok(document.side)
+}
+
+/// `[old, new]`, as the metric has it.
+async fn serve(daemon: &Modshift, expected: [f64; 2]) -> Result<()> {
+    let last = RefCell::new([-1.0; 2]);
+    let shown = wait_until("the metric of who serves", LIMIT, || async {
+        let old = metric(daemon, "modshift_serving{side=\"old\"}").await?;
+        let new = metric(daemon, "modshift_serving{side=\"new\"}").await?;
+        last.replace([old, new]);
+        Ok(([old, new] == expected).then_some(()))
+    });
+    shown.await.with_context(|| format!("{:?} in place of {expected:?}", last.borrow()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,12 +96,32 @@ async fn a_run_is_undone_without_its_journal_and_never_opens_both_sides() -> Res
         let refused = site.command(args, &[1]).await?;
         ensure!(refused.contains(words) && refused.contains(" is at it since "), "{refused}");
     }
+    // A pause is no accident as long as somebody is at it.
+    let (code, serves) = site.said().await?;
+    let text = serves["text"].as_str().unwrap_or_default();
+    ensure!(code == 1 && serves["attended"] == "operator", "{code}: {serves}");
+    ensure!(
+        text.starts_with("neither side serves: ") && text.ends_with("; its operator is at it)")
+    );
+    serve(&daemons[0], [0.0, 0.0]).await?;
+    ensure!(metric(&daemons[0], "modshift_run_left").await? == 0.0);
     held.kill_9()?;
+    wait_until("the run to be left", LIMIT, || async {
+        Ok((metric(&daemons[0], "modshift_run_left").await? == 1.0).then_some(()))
+    })
+    .await?;
+    let (code, serves) = site.said().await?;
+    let text = serves["text"].as_str().unwrap_or_default();
+    ensure!(code == 4 && serves["attended"].is_null(), "{code}: {serves}");
+    ensure!(text.ends_with("modshift cutover --resume or --abort finishes it)"), "{text}");
     let lost = &site.estate.new[0];
     lost.server.kill()?;
     site.command(&["cutover", "--abort"], &[2]).await?;
+    // Of a side that serves the daemons know without the journal, as applications do.
+    serve(&daemons[0], [0.0, 0.0]).await?;
     site.command(&ALONE, &[0]).await?;
     ensure!(site.accepts(true).await? == "old");
+    serve(&daemons[0], [1.0, 0.0]).await?;
     ensure!(routed(&site)? == Side::Old);
     lost.server.restart().await?;
     // Written down where it could be.

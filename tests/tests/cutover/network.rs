@@ -174,7 +174,12 @@ impl Network {
     /// The operator finishes what is left over; then every sign says the same.
     async fn settle(&self, command: &str, operator: Operator) -> Result<&'static str> {
         let site = &self.site;
-        let status = site.estate.modshift(["status"]).finish(LIMIT).await?.1;
+        // The lock of one that was cut off outlives him by some seconds.
+        let status = wait_until("the operator to be gone", LIMIT, || async {
+            let status = site.estate.modshift(["status"]).finish(LIMIT).await?.1;
+            Ok((!status.contains(" is at it)")).then_some(status))
+        });
+        let status = status.await?;
         if status.contains("finishes it") {
             let ask = match operator {
                 Operator::Dies(ask) => ask,

@@ -142,7 +142,11 @@ async fn after_a_yes_the_pause_keeps_its_budget() -> Result<()> {
     let killed = estate.modshift(["cutover", "--wait", "120s"]).hold("after_fence", 1).start()?;
     killed.wait_hold("after_fence", LIMIT).await.with_context(|| killed.output())?;
     killed.kill_9()?;
-    let (code, output) = gate(&site, &[]).await?;
+    let (code, output) = wait_until("the server to miss the operator", LIMIT, || async {
+        let (code, output) = gate(&site, &[]).await?;
+        Ok((!output.contains("its operator is at it")).then_some((code, output)))
+    })
+    .await?;
     ensure!(code == 1 && output.contains("neither side serves"), "{code}\n{output}");
     ensure!(output.contains("modshift cutover --resume or --abort"), "{output}");
     site.command(&["cutover", "--abort"], &[0, 1]).await?;

@@ -11,7 +11,7 @@ use modshift_proto::plan::Plan;
 use modshift_routing::{Document, Side, Source};
 use modshift_tests::{
     Address, Estate, EstateOptions, Log, Modshift, Writer, WriterOptions, case::Size,
-    estate::Shard, random::Random, server::PASSWORD, writer::Follow,
+    estate::Shard, process::http_get, random::Random, server::PASSWORD, writer::Follow,
 };
 
 pub use modshift_tests::application::{APP, APP_ACCOUNT};
@@ -129,12 +129,18 @@ impl Site {
 
     /// What `status` says of who serves.
     pub async fn serves(&self) -> Result<String> {
+        let (_, serves) = self.said().await?;
+        Ok(serves["side"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The code with which `status` ends, and all that it says of who serves.
+    pub async fn said(&self) -> Result<(i32, serde_json::Value)> {
         let launch = self.estate.modshift(["status", "--json"]);
         let (code, output) = launch.finish(LIMIT).await?;
         let line = output.lines().find(|line| line.starts_with('{'));
         let line = line.with_context(|| format!("status ended with {code}:\n{output}"))?;
-        let status: serde_json::Value = serde_json::from_str(line)?;
-        Ok(status["serves"]["side"].as_str().unwrap_or_default().to_owned())
+        let mut status: serde_json::Value = serde_json::from_str(line)?;
+        Ok((code, status["serves"].take()))
     }
 
     /// Which side takes a write of the application, by trying on every shard: never both, and, where
@@ -169,6 +175,15 @@ impl Site {
         }
         Ok(takes)
     }
+}
+
+/// As `/metrics` of a daemon shows it.
+pub async fn metric(daemon: &Modshift, name: &str) -> Result<f64> {
+    let line = daemon.wait_line("address=", LIMIT).await?;
+    let (_, address) = line.rsplit_once("address=").context("no address")?;
+    let (_, page) = http_get(&format!("http://{}/metrics", address.trim())).await?;
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.with_context(|| format!("no {name} in\n{page}"))?.trim().parse().context("its value")
 }
 
 pub fn seed(test: &str) -> Result<u64> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{Log, Modshift, drained, drained_back, random::Random, wait_until};
 
-use crate::site::{LIMIT, Site, sample, says, seed};
+use crate::site::{LIMIT, Site, metric, sample, says, seed};
 
 const BUDGET: Duration = Duration::from_secs(6);
 /// As `modshift_cutover::watch` states it, and as much again for the load of this machine.
@@ -40,7 +40,8 @@ async fn ended(site: &Site, side: &str) -> Result<()> {
     wait_until("the run to be ended by a daemon", LIMIT, || async {
         let (_, said) = site.estate.modshift(["status"]).finish(LIMIT).await?;
         let serves = format!("the {side} shards serve");
-        Ok((said.contains(&serves) && !said.contains("finishes it")).then_some(()))
+        let over = ["finishes it", " is at it)", " tries to end it"];
+        Ok((said.contains(&serves) && !over.iter().any(|words| said.contains(words))).then_some(()))
     })
     .await
 }
@@ -125,6 +126,31 @@ async fn an_operator_who_stood_still_is_told_that_a_daemon_has_taken_over() -> R
     ensure!(site.accepts(true).await? == "old");
     writer.commits(20, LIMIT).await.with_context(|| says(&daemons))?;
     writer.stop().await?;
+
+    // One that tries in vain, for a dead shard keeps the run from its end, is as good as nobody.
+    let killed = left_at(&site, "cutover", "after_fence").await?;
+    site.estate.old[1].server.kill()?;
+    killed.kill_9()?;
+    let said = wait_until("all that answer to serve", LIMIT, || async {
+        let (_, serves) = site.said().await?;
+        let (side, at_it) = (&serves["side"], &serves["attended"]);
+        Ok((side == "old" && at_it == "daemon").then_some(serves))
+    });
+    let said = said.await.with_context(|| says(&daemons))?;
+    ensure!(metric(&daemons[0], "modshift_run_left").await? == 1.0, "{said}");
+    let text = said["text"].as_str().unwrap_or_default();
+    ensure!(text.starts_with("the old shards that answer serve (run cutover-"), "{text}");
+    wait_until("the metric", LIMIT, || async {
+        let serves = metric(&daemons[0], "modshift_serving{side=\"old\"}").await?;
+        Ok((serves == 1.0).then_some(()))
+    })
+    .await?;
+    site.estate.old[1].server.restart().await?;
+    ended(&site, "old").await.with_context(|| says(&daemons))?;
+    wait_until("the metric", LIMIT, || async {
+        Ok((metric(&daemons[0], "modshift_run_left").await? == 0.0).then_some(()))
+    })
+    .await?;
 
     // One that could not end a run says so, and what it lacks.
     daemons[0].stop(LIMIT).await?;

@@ -70,7 +70,22 @@ fn the_exit_code_says_well_wrong_unknown_or_halted() {
         let serves = Serves::by_journal("none", "neither side serves".into());
         status.serves = Some(Serves { unfinished: true, ..serves });
     };
-    check(&left, Exit::No);
+    check(&left, Exit::Halted);
+    let attended = |side: &'static str, by: Option<&'static str>, exit| {
+        let spoil = move |status: &mut Status| {
+            let serves = Serves::by_journal(side, String::new());
+            status.serves = Some(Serves { unfinished: true, attended: by, ..serves });
+        };
+        check(&spoil, exit);
+    };
+    attended("none", Some("operator"), Exit::No);
+    attended("none", Some("daemon"), Exit::Halted);
+    attended("old", Some("operator"), Exit::Done);
+    attended("old", Some("daemon"), Exit::No);
+    attended("new", None, Exit::No);
+    check(&|status| status.new[1].parked_ms = Some(20_000), Exit::Done);
+    check(&|status| status.new[1].parked_ms = Some(40_000), Exit::No);
+    check(&|status| status.new[1].refused = 1, Exit::No);
     let back = |change: fn(&mut Back), serves: &'static str, exit| {
         let spoil = |status: &mut Status| {
             status.serves = Some(Serves::by_journal(serves, String::new()));
