@@ -3,11 +3,25 @@
 
 use std::fmt;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set with the document, or the last object, of a command that answers programs: exactly one of those.
+static ENDED: AtomicBool = AtomicBool::new(false);
 
 pub fn line(text: impl fmt::Display) {
     let mut out = std::io::stdout().lock();
     // See above; there is nobody left to tell.
     let _ = writeln!(out, "{text}");
+}
+
+/// Nothing follows that a program has to read.
+pub fn last(text: impl fmt::Display) {
+    line(text);
+    ENDED.store(true, Ordering::Relaxed);
+}
+
+pub fn has_ended() -> bool {
+    ENDED.load(Ordering::Relaxed)
 }
 
 /// Without an end of line: what a terminal shows until it is drawn again.

@@ -296,6 +296,9 @@ pub struct RestartCopy {
     /// Do not ask before it acts
     #[arg(long)]
     pub yes: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -381,6 +384,9 @@ pub struct Cleanup {
     /// Do not ask before it acts
     #[arg(long)]
     pub yes: bool,
+    /// Print one JSON object a line, each with `at`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

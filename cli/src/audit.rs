@@ -13,7 +13,7 @@ use crate::{answer, args};
 pub async fn run(plan: Arc<Plan>, args: &args::Audit) -> anyhow::Result<Exit> {
     let rows = audit::list(&plan, args.limit).await?;
     if args.json {
-        answer::line(serde_json::to_string(&rows)?);
+        answer::last(serde_json::to_string(&rows)?);
     } else if rows.is_empty() {
         answer::line("nothing has been done yet");
     }

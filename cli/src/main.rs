@@ -49,7 +49,7 @@ use modshift_proto::plan::Plan;
 use args::{Cli, Command};
 use control::command::{self as controlling, Action};
 use daemon::Role;
-use exit::{BadPlan, Exit, code_of};
+use exit::{BadPlan, Exit, code_of, hint_of};
 use signals::Signals;
 use tell::Form;
 
@@ -66,15 +66,22 @@ fn main() -> ExitCode {
     let daemon =
         matches!(cli.command, Command::Replicator(_) | Command::Consumer(_) | Command::Run(_));
     logs::start(cli.log_format, daemon);
-    let by_line = tells_by_line(&cli.command);
-    let exit = run(cli).unwrap_or_else(|error| {
-        eprintln!("modshift: {error:#}");
-        let exit = code_of(&error);
-        if by_line {
-            Form::Json.end(&format!("{error:#}"), None, exit);
+    let json = answers_programs(&cli.command);
+    let (exit, text, hint) = match run(cli) {
+        Ok(exit) => (exit, "ended at once by a second signal".to_owned(), None),
+        Err(error) => {
+            let (text, hint) = (format!("{error:#}"), hint_of(&error));
+            eprintln!("modshift: {text}");
+            if let Some(hint) = hint.as_ref().filter(|hint| !text.contains(*hint)) {
+                eprintln!("hint: {hint}");
+            }
+            (code_of(&error), text, hint)
         }
-        exit
-    });
+    };
+    // However it ended: a program that reads on would wait for what never comes.
+    if json && !answer::has_ended() {
+        Form::Json.end(&text, hint.as_deref(), exit);
+    }
     exit.into()
 }
 
@@ -120,7 +127,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         signal = signals.first() => {
             let text = format!("ended by {signal}{}", left_by(&cli.command));
             eprintln!("modshift: {text}");
-            if tells_by_line(&cli.command) {
+            if answers_programs(&cli.command) && !answer::has_ended() {
                 Form::Json.end(&text, None, Exit::CannotTell);
             }
             Ok(Exit::CannotTell)
@@ -128,9 +135,18 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
     }
 }
 
-/// With an object a line: then the last one says how it ended, however that was.
-fn tells_by_line(command: &Command) -> bool {
+/// With a document, or an object a line: the last of them says how it ended, however that was.
+fn answers_programs(command: &Command) -> bool {
     match command {
+        Command::Check(args) => args.json,
+        Command::Status(args) => args.json,
+        Command::Gate(args) => args.json,
+        Command::Verify(args) => args.json,
+        Command::Resync(args) => args.json,
+        Command::Skip(args) => args.json,
+        Command::RestartCopy(args) => args.json,
+        Command::Cleanup(args) => args.json,
+        Command::Audit(args) => args.json,
         Command::Schema(args) => args.json,
         Command::Rehearse(args) => args.json,
         Command::Rearm(args) => args.json,
@@ -230,17 +246,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_tells_by_line_ends_by_line() {
-        let by_line = |args: &[&str]| {
-            let cli = Cli::try_parse_from([&["modshift"], args].concat());
-            tells_by_line(&cli.unwrap().command)
-        };
-        for command in ["schema", "rehearse", "cutover", "rollback", "finish", "unfence"] {
-            assert!(by_line(&[command, "--json"]), "{command}");
-            assert!(!by_line(&[command]), "{command}");
+    fn whoever_has_json_answers_programs() {
+        use clap::CommandFactory;
+        let needs: &[(&str, &[&str])] = &[
+            ("resync", &["--table", "t"]),
+            ("rearm", &["--shard", "0"]),
+            ("skip", &["--source", "0", "--gtid", "0-1-1", "--why", "x"]),
+        ];
+        let mut commands = 0;
+        for command in Cli::command().get_subcommands() {
+            if !command.get_arguments().any(|argument| argument.get_id() == "json") {
+                continue;
+            }
+            let name = command.get_name();
+            let more = needs.iter().find(|(of, _)| *of == name).map_or(&[][..], |(_, more)| more);
+            let answers = |args: &[&str]| {
+                let cli = Cli::try_parse_from([&["modshift", name], more, args].concat());
+                answers_programs(&cli.unwrap().command)
+            };
+            assert!(answers(&["--json"]) && !answers(&[]), "{name}");
+            commands += 1;
         }
-        for command in ["check", "status", "gate", "verify", "audit"] {
-            assert!(!by_line(&[command, "--json"]), "{command}");
-        }
+        assert_eq!(commands, 16);
     }
 }

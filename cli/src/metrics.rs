@@ -60,7 +60,10 @@ pub fn install() -> anyhow::Result<Exported> {
     modshift_verify::describe_metrics();
     modshift_cutover::metrics::describe();
     describe_gauge!(BUILD_INFO, "always 1; the version is a label");
-    describe_gauge!(STREAMS, "streams of this process by state: running, halted");
+    describe_gauge!(
+        STREAMS,
+        "streams of this process by state: running, halted, taken (they go on in another process)"
+    );
     describe_gauge!(
         THROTTLE_PACE,
         "share of the time that a server leaves to copying and verifying, 0.05 to 1"
@@ -102,7 +105,8 @@ pub fn panicked() {
     counter!(HALTS, "reason" => "panic").increment(1);
 }
 
-pub fn streams(running: usize, halted: usize) {
+pub fn streams(running: usize, halted: usize, taken: usize) {
     gauge!(STREAMS, "state" => "running").set(running as f64);
     gauge!(STREAMS, "state" => "halted").set(halted as f64);
+    gauge!(STREAMS, "state" => "taken").set(taken as f64);
 }

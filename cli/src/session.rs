@@ -9,9 +9,11 @@ use modshift_mariadb::{Conn, ServerError, error};
 use modshift_proto::plan::Endpoint;
 use mysql_async::Params;
 use mysql_async::prelude::{FromRow, Queryable};
+use serde_json::Value;
 
 use crate::answer;
-use crate::exit::BadPlan;
+use crate::exit::{BadPlan, Exit};
+use crate::tell::Form;
 
 pub struct Server {
     conn: Conn,
@@ -64,18 +66,42 @@ impl Server {
     }
 }
 
-/// Whoever types the name has read which plan it is.
-pub async fn agreed(command: &str, plan: &str) -> anyhow::Result<bool> {
+/// Whoever types the name has read which plan it is. `meaning`: what it comes to, where that has not been
+/// said. `json`: what is asked is for a person, and not for the program.
+pub async fn agreed(
+    command: &str,
+    plan: &str,
+    meaning: &[String],
+    json: bool,
+) -> anyhow::Result<bool> {
+    let say = |text: &str| match json {
+        true => eprintln!("{text}"),
+        false => answer::line(text),
+    };
+    meaning.iter().for_each(|text| say(text));
     if !std::io::stdin().is_terminal() {
         let message =
             format!("{command} asks before it acts, and nobody can answer here: give --yes");
         return Err(BadPlan(message).into());
     }
-    answer::line("this cannot be undone. Type the name of the plan to go on:");
+    say("this cannot be undone. Type the name of the plan to go on:");
     let line = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|_| line)
     });
     let line = line.await?.context("reading the answer")?;
     Ok(line.trim() == plan)
+}
+
+/// Nothing was done, and why: one line for each reason, the last one as the end.
+pub fn refused(form: Form, command: &str, objections: &[String]) -> Exit {
+    let lines: Vec<String> = objections
+        .iter()
+        .map(|objection| format!("{command}: nothing was done: {objection}"))
+        .collect();
+    if let Some((last, others)) = lines.split_last() {
+        others.iter().for_each(|line| form.said("line", line, Value::Null));
+        form.end(last, None, Exit::No);
+    }
+    Exit::No
 }

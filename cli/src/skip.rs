@@ -91,8 +91,8 @@ pub async fn run(plan: Arc<Plan>, args: &args::Skip) -> anyhow::Result<Exit> {
         return command.answer("would_ask", Vec::new(), text, Exit::Done);
     }
     if !args.yes {
-        answer::line(command.plan.direction().words(&command.meaning()));
-        if !session::agreed("skip", plan.forward_name()).await? {
+        let meaning = command.plan.direction().words(&command.meaning());
+        if !session::agreed("skip", plan.forward_name(), &[meaning], args.json).await? {
             return command.refuse("nobody agreed");
         }
     }
@@ -340,7 +340,7 @@ impl Command<'_> {
         }
         let (source, gtid, back) = (self.shard.0, self.gtid.to_string(), self.args.back);
         let outcome = Outcome { state, source, gtid, back, tables, text };
-        answer::line(serde_json::to_string_pretty(&outcome)?);
+        answer::last(serde_json::to_string_pretty(&outcome)?);
         Ok(exit)
     }
 }

@@ -45,7 +45,7 @@ impl Form {
                     answer::line(format_args!("hint: {hint}"));
                 }
             }
-            Form::Json => object("end", text, json!({ "exit": exit as u8, "hint": hint })),
+            Form::Json => last("end", text, json!({ "exit": exit as u8, "hint": hint })),
         }
     }
 }
@@ -56,8 +56,12 @@ pub fn report(text: &str, report: &impl Serialize, exit: Exit) -> anyhow::Result
         anyhow::bail!("a report has fields");
     };
     more.insert("exit".to_owned(), json!(exit as u8));
-    object("report", text, Value::Object(more));
+    last("report", text, Value::Object(more));
     Ok(())
+}
+
+fn last(kind: &str, text: &str, more: Value) {
+    answer::last(Value::Object(fields(SystemTime::now(), kind, text, more)));
 }
 
 fn object(kind: &str, text: &str, more: Value) {

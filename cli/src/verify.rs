@@ -15,9 +15,10 @@ use modshift_proto::plan::{Direction, Plan};
 use modshift_verify::{Options, Pace, Report, Verifier, VerifyError, repair};
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::{BadPlan, Exit};
+use crate::exit::{BadPlan, Exit, Hinted};
 use crate::progress::Progress;
 use crate::signals::Signals;
+use crate::tell::Form;
 use crate::{answer, args, audit};
 
 /// A daemon that verifies lets others in between two tables.
@@ -121,12 +122,12 @@ fn interrupted(json: bool) -> Exit {
     Exit::CannotTell
 }
 
-/// Instead of a report: who reads one JSON document must find none rather than words.
+/// Instead of a report.
 fn last_word(json: bool, text: &str) {
-    match json {
-        true => eprintln!("modshift: {text}"),
-        false => answer::line(text),
+    if json {
+        eprintln!("modshift: {text}");
     }
+    Form::of(json).end(text, None, Exit::CannotTell);
 }
 
 /// One round over all tables, from the beginning; `None`: cancelled.
@@ -261,7 +262,7 @@ fn exit(report: &Report) -> Exit {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
-        answer::line(serde_json::to_string_pretty(&report.turned())?);
+        answer::last(serde_json::to_string_pretty(&report.turned())?);
         return Ok(());
     }
     let words = |text: &dyn std::fmt::Display| report.direction.words(&text.to_string());
@@ -309,7 +310,8 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
 pub fn shown(plan: &Plan) -> impl Fn(VerifyError) -> anyhow::Error {
     let direction = plan.direction();
     move |error| {
-        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        let next = error.hint();
+        let hint = next.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
         let text = match &error {
             // What a stream said of its halt is in the operator's words already.
             VerifyError::Halted { old, new, halt } => format!(
@@ -323,7 +325,7 @@ pub fn shown(plan: &Plan) -> impl Fn(VerifyError) -> anyhow::Error {
             (VerifyError::NoKeyColumn { .. } | VerifyError::Rule { .. }, Class::Halt) => {
                 BadPlan(text).into()
             }
-            _ => anyhow::anyhow!("{text}"),
+            _ => Hinted { text, hint: next.map(|hint| direction.words(&hint)) }.into(),
         }
     }
 }

@@ -107,7 +107,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
 
 fn show(report: &Report, args: &args::Check) -> anyhow::Result<Exit> {
     match args.json {
-        true => answer::line(serde_json::to_string_pretty(report)?),
+        true => answer::last(serde_json::to_string_pretty(report)?),
         false => answer::line(report.text(Terminal::stdout()).trim_end()),
     }
     Ok(if report.has_faults() { Exit::No } else { Exit::Done })

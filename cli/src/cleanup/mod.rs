@@ -17,16 +17,20 @@ use modshift_cutover::CutoverError;
 use modshift_cutover::register::Hold;
 use modshift_mariadb::presence;
 use modshift_proto::plan::Plan;
+use serde_json::Value;
 
 use self::gone::Gone;
 use crate::exit::{BadPlan, Exit};
-use crate::{answer, args, audit, cutover, session};
+use crate::tell::Form;
+use crate::{args, audit, cutover, session};
 
 pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> {
     if !args.leftovers {
         let message = "cleanup: give --leftovers: it removes what is modshift's after finish";
         return Err(BadPlan(message.to_owned()).into());
     }
+    let form = Form::of(args.json);
+    let refused = |objections: &[String]| session::refused(form, "cleanup", objections);
     let hold = match Hold::take(&plan).await {
         Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
         hold => hold?,
@@ -43,14 +47,14 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
     let work = left::work(&found, args.with_routing);
     let topics = remove::topics(&plan);
     for line in work.lines().chain(topics.iter().map(|topic| format!("kafka: topic {topic}"))) {
-        answer::line(line);
+        form.said("script", &line, Value::Null);
     }
     if args.dry_run {
-        answer::line("cleanup: nothing was done, this was a dry run");
+        form.end("cleanup: nothing was done, this was a dry run", None, Exit::Done);
         return Ok(Exit::Done);
     }
-    if !args.yes && !session::agreed("cleanup", &plan.name).await? {
-        answer::line("cleanup: nothing was done");
+    if !args.yes && !session::agreed("cleanup", &plan.name, &[], args.json).await? {
+        form.end("cleanup: nothing was done", None, Exit::No);
         return Ok(Exit::No);
     }
     // While the question stood open anything may have happened.
@@ -67,7 +71,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
     }
     // For as long as there is something to write it down in.
     let entry = audit::begin(&plan, "removes what is left of modshift").await?;
-    let removed = remove::all(&plan, &found, &work).await;
+    let removed = remove::all(&plan, &found, &work, form).await;
     let outcome = removed.map(|complete| if complete { Exit::Done } else { Exit::CannotTell });
     match &outcome {
         // The table itself has gone.
@@ -76,10 +80,11 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
     }
     drop(hold);
     let exit = outcome?;
-    answer::line(match exit {
+    let text = match exit {
         Exit::Done => "cleanup: done",
         _ => "cleanup: what is named above is left: mend it, and give the same command again",
-    });
+    };
+    form.end(text, None, exit);
     Ok(exit)
 }
 
@@ -94,11 +99,4 @@ async fn objections(plan: &Plan, found: &[look::Shard]) -> anyhow::Result<Vec<St
     let daemons = presence::daemons(plan).await?;
     objections.extend(daemons.iter().map(|daemon| format!("{daemon} runs: stop it first")));
     Ok(objections)
-}
-
-fn refused(objections: &[String]) -> Exit {
-    for objection in objections {
-        answer::line(format_args!("cleanup: nothing was done: {objection}"));
-    }
-    Exit::No
 }

@@ -159,9 +159,6 @@ fn page(agent: &Agent, url: &str) -> Result<Value, String> {
 const BESIDE_STREAMS: [&str; 6] =
     ["check", "obstacle", "schema_difference", "schema_unknown", "journal", "daemon"];
 
-/// Streams that another daemon has taken go on there.
-const TAKEN: [&str; 2] = ["superseded", "taken_over"];
-
 /// Another plan's daemon may listen there.
 fn of_page(said: &mut Said, page: Result<&Value, &str>, plan: &str, role: &'static str, url: &str) {
     let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -180,11 +177,17 @@ fn of_page(said: &mut Said, page: Result<&Value, &str>, plan: &str, role: &'stat
     let waits = list(&page["waits"]);
     let waits = waits.iter().filter_map(Value::as_str);
     said.waits.extend(waits.map(|line| format!("{daemon}: {line}")));
-    let halted = |stream: &&Value| {
-        let taken = stream["reason"].as_str().is_some_and(|reason| TAKEN.contains(&reason));
-        stream["state"] == "halted" && !taken
-    };
-    for stream in list(&page["streams"]).iter().filter(halted) {
+    let streams = list(&page["streams"]);
+    let are = |state: &'static str| streams.iter().filter(move |one| one["state"] == state);
+    let taken: Vec<&str> = are("taken").filter_map(|one| one["stream"].as_str()).collect();
+    if !taken.is_empty() {
+        said.waits.push(format!(
+            "{daemon} at {url} waits: another daemon has taken its streams ({}), where they go on: stop \
+             one of the two for good",
+            taken.join(", ")
+        ));
+    }
+    for stream in are("halted") {
         said.halts.push(Halted {
             daemon: daemon.clone(),
             stream: text(&stream["stream"]).unwrap_or_default(),
@@ -229,7 +232,7 @@ mod tests {
                 { "stream": "old shard 0", "state": "halted", "reason": "definition",
                   "message": "column a of t is another", "hint": "undo it" },
                 { "stream": "new shard 0", "state": "running" },
-                { "stream": "new shard 1", "state": "halted", "reason": "taken_over", "message": "" },
+                { "stream": "new shard 1", "state": "taken", "reason": "taken_over", "message": "" },
             ],
             "throttle": { "pace": 0.0, "why": "paused by anna" },
             "gate": { "open": false, "reasons": [
@@ -246,7 +249,10 @@ mod tests {
         };
         let said = of(&page, "shop");
         assert_eq!(said.refused, ["modshift run: db:3306 refuses the login"]);
-        assert_eq!(said.waits, ["modshift run: old shard 1 waits since 3 s: db:3306 is full"]);
+        assert_eq!(said.waits[0], "modshift run: old shard 1 waits since 3 s: db:3306 is full");
+        let taken =
+            "modshift run at http://h:1 waits: another daemon has taken its streams (new shard 1)";
+        assert!(said.waits[1].starts_with(taken), "{:?}", said.waits);
         let halted = "modshift run: old shard 0 has halted: column a of t is another";
         assert_eq!(said.lines(), [said.refused[0].as_str(), halted]);
         assert_eq!(said.halts[0].hint.as_deref(), Some("undo it"));

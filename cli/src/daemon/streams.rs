@@ -44,6 +44,8 @@ pub enum State {
     /// Cancelled, and everything that was in flight is durable or will be replayed.
     Stopped,
     Halted(Halt),
+    /// By another process, where it goes on.
+    Taken(Halt),
 }
 
 /// How it ended with the streams of a process.
@@ -105,9 +107,12 @@ impl Board {
     fn set(&self, index: usize, state: State) {
         let mut entries = self.lock();
         entries[index].state = state;
-        let running = entries.iter().filter(|e| e.state == State::Running).count();
-        let halted = entries.iter().filter(|e| matches!(e.state, State::Halted(_))).count();
-        metrics::streams(running, halted);
+        let count = |is: fn(&State) -> bool| entries.iter().filter(|e| is(&e.state)).count();
+        metrics::streams(
+            count(|state| *state == State::Running),
+            count(|state| matches!(state, State::Halted(_))),
+            count(|state| matches!(state, State::Taken(_))),
+        );
         drop(entries);
         self.changed.notify_one();
     }
@@ -159,21 +164,30 @@ impl Board {
     /// All streams are gone, and others follow.
     pub fn clear(&self) {
         self.lock().clear();
-        metrics::streams(0, 0);
+        metrics::streams(0, 0, 0);
     }
 
     fn displaced(&self) -> bool {
-        self.halts().iter().any(|(_, halt)| halt.displaced)
+        self.lock().iter().any(|entry| matches!(entry.state, State::Taken(_)))
     }
 
-    /// Streams that have halted, with why.
+    /// Streams that have halted, with why. Those that go on elsewhere have not.
     pub fn halts(&self) -> Vec<(String, Halt)> {
         let entries = self.lock();
         let halts = entries.iter().filter_map(|entry| match &entry.state {
             State::Halted(halt) => Some((entry.name.clone(), halt.clone())),
-            State::Running | State::Stopped => None,
+            State::Running | State::Stopped | State::Taken(_) => None,
         });
         halts.collect()
+    }
+
+    /// The first that is over here, whatever the reason.
+    pub fn first_over(&self) -> Option<(String, Halt)> {
+        let entries = self.lock();
+        entries.iter().find_map(|entry| match &entry.state {
+            State::Halted(halt) | State::Taken(halt) => Some((entry.name.clone(), halt.clone())),
+            State::Running | State::Stopped => None,
+        })
     }
 }
 
@@ -288,7 +302,7 @@ impl Streams {
                 // The stream itself has said so at ERROR, and counted it.
                 let hint = halt.hint.as_deref().unwrap_or("none");
                 tracing::warn!(stream, reason = halt.reason, hint, "stream is over, others go on");
-                State::Halted(halt)
+                if halt.displaced { State::Taken(halt) } else { State::Halted(halt) }
             }
         };
         let fatal = matches!(&state, State::Halted(halt) if halt.fatal);
@@ -405,6 +419,10 @@ mod tests {
         assert!(early.is_err(), "the other one goes on");
         drop(others_end);
         assert_eq!(supervising.await, Ended::Displaced);
+        // What goes on elsewhere is no halt.
+        let halts: Vec<String> = board.halts().into_iter().map(|(stream, _)| stream).collect();
+        assert_eq!(halts, ["old shard 1"]);
+        assert_eq!(serde_json::to_value(&board.status()[0]).unwrap()["state"], "taken");
         board.clear();
         assert!(board.halts().is_empty() && board.status().is_empty());
         // In one process with its in-process log none is of use without the others.

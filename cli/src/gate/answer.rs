@@ -103,7 +103,7 @@ impl Answer {
 
     pub(super) fn print(&self, json: bool) -> anyhow::Result<()> {
         if json {
-            answer::line(serde_json::to_string(self)?);
+            answer::last(serde_json::to_string(self)?);
             return Ok(());
         }
         for line in &self.reasons {

@@ -160,7 +160,7 @@ async fn on_site(
 /// The first stream that cannot go on ends the rehearsal: in earnest it would close the gate.
 async fn halted(board: &Board) -> anyhow::Error {
     loop {
-        if let Some((stream, halt)) = board.halts().into_iter().next() {
+        if let Some((stream, halt)) = board.first_over() {
             let hint = halt.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
             return anyhow::anyhow!("{stream} has halted: {}{hint}", halt.message);
         }

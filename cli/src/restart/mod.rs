@@ -20,11 +20,15 @@ use modshift_cutover::register::Hold;
 use modshift_mariadb::{control, presence};
 use modshift_proto::plan::{Log, Plan};
 use modshift_verify::Lock;
+use serde_json::Value;
 
 use crate::exit::Exit;
-use crate::{answer, args, audit, cutover, session};
+use crate::tell::Form;
+use crate::{args, audit, cutover, session};
 
 pub async fn run(plan: Arc<Plan>, args: &args::RestartCopy) -> anyhow::Result<Exit> {
+    let form = Form::of(args.json);
+    let refused = |objections: &[String]| session::refused(form, "restart-copy", objections);
     // Nobody begins a cutover, or compares, on what goes away here.
     let hold = match Hold::take(&plan).await {
         Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
@@ -41,18 +45,18 @@ pub async fn run(plan: Arc<Plan>, args: &args::RestartCopy) -> anyhow::Result<Ex
     }
     let topics = topics(&plan);
     for line in wipe::script(&shards, &topics) {
-        answer::line(line);
+        form.said("script", &line, Value::Null);
     }
     if args.dry_run {
-        answer::line("restart-copy: nothing was done, this was a dry run");
+        form.end("restart-copy: nothing was done, this was a dry run", None, Exit::Done);
         return Ok(Exit::Done);
     }
-    if !args.yes && !session::agreed("restart-copy", &plan.name).await? {
-        answer::line("restart-copy: nothing was done");
+    if !args.yes && !session::agreed("restart-copy", &plan.name, &[], args.json).await? {
+        form.end("restart-copy: nothing was done", None, Exit::No);
         return Ok(Exit::No);
     }
     let entry = audit::begin(&plan, "starts the copy over").await?;
-    let outcome = acted(&plan, &hold, &shards, &topics).await;
+    let outcome = acted(&plan, form, &hold, &shards, &topics).await;
     audit::finish(entry, &outcome).await;
     outcome
 }
@@ -67,6 +71,7 @@ async fn all_objections(plan: &Plan, shards: &[look::Shard]) -> anyhow::Result<V
 
 async fn acted(
     plan: &Plan,
+    form: Form,
     hold: &Hold,
     before: &[look::Shard],
     topics: &[String],
@@ -84,23 +89,17 @@ async fn acted(
         if hold.still() && !before.iter().any(|shard| shard.state.has(control::RESTART)) {
             wipe::unmark(plan, &shards).await?;
         }
-        return Ok(refused(&objections));
+        return Ok(session::refused(form, "restart-copy", &objections));
     }
     wipe::stop_appliers(plan, &shards).await?;
     // With what the last batch of one brought that nobody knows of.
     let shards = look::again(plan, before).await?;
-    wipe::wipe(plan, &shards).await?;
-    wipe::remove_topics(plan, topics).await?;
+    wipe::wipe(plan, form, &shards).await?;
+    wipe::remove_topics(plan, form, topics).await?;
     wipe::unmark(plan, &shards).await?;
-    answer::line("restart-copy: done; start the daemons: they copy every table anew");
+    let done = "restart-copy: done; start the daemons: they copy every table anew";
+    form.end(done, None, Exit::Done);
     Ok(Exit::Done)
-}
-
-fn refused(objections: &[String]) -> Exit {
-    for objection in objections {
-        answer::line(format_args!("restart-copy: nothing was done: {objection}"));
-    }
-    Exit::No
 }
 
 fn still_run(daemons: &[String]) -> Vec<String> {

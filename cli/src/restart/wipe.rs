@@ -11,11 +11,12 @@ use modshift_cutover::shard::login;
 use modshift_mariadb::value::quote;
 use modshift_mariadb::{ServerError, control};
 use modshift_proto::plan::{Log, Plan};
+use serde_json::Value;
 
 use super::look::Shard;
-use crate::answer;
 use crate::progress::Progress;
 use crate::session::Server;
+use crate::tell::Form;
 
 const DOING: &str = "starting the copy over";
 /// A transaction that replicas of the new shard take in a moment.
@@ -96,7 +97,7 @@ pub async fn stop_appliers(plan: &Plan, shards: &[Shard]) -> Result<(), ServerEr
     Ok(())
 }
 
-pub async fn wipe(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
+pub async fn wipe(plan: &Plan, form: Form, shards: &[Shard]) -> Result<(), ServerError> {
     let new = || shards.iter().filter(|shard| !shard.side.is_old());
     let of = new().flat_map(|shard| &shard.state.filled).map(|filled| filled.rows).sum();
     let deleted = Deleted { of, told: Mutex::new((0, Progress::begin())) };
@@ -106,7 +107,7 @@ pub async fn wipe(plan: &Plan, shards: &[Shard]) -> Result<(), ServerError> {
         .collect::<Result<(), _>>()?;
     drop(deleted);
     for shard in new() {
-        answer::line(format_args!("{}: its planned tables are empty", shard.side));
+        form.said("line", &format!("{}: its planned tables are empty", shard.side), Value::Null);
     }
     stage::reached("restart_emptied", 1).await;
     let forgetting = shards.iter().map(async |shard| {
@@ -166,7 +167,7 @@ async fn empty(shard: &Shard, all: &Deleted) -> Result<(), ServerError> {
 }
 
 /// What is in them was for the copy that is given up.
-pub async fn remove_topics(plan: &Plan, topics: &[String]) -> anyhow::Result<()> {
+pub async fn remove_topics(plan: &Plan, form: Form, topics: &[String]) -> anyhow::Result<()> {
     for plan in [plan, &plan.reversed()] {
         let Log::Kafka(log) = &plan.log else { continue };
         if !topics.contains(&log.topic) {
@@ -181,7 +182,7 @@ pub async fn remove_topics(plan: &Plan, topics: &[String]) -> anyhow::Result<()>
                 log.topic
             )
         })?;
-        answer::line(format_args!("kafka: topic {} is deleted", log.topic));
+        form.said("line", &format!("kafka: topic {} is deleted", log.topic), Value::Null);
     }
     Ok(())
 }

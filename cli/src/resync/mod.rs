@@ -204,7 +204,7 @@ async fn resync(
             let (table, key_between) = (wanted.name.clone(), wanted.between.clone());
             let state = State::DryRun;
             let report = Report { table, key_between, shards, state, ..Report::default() };
-            answer::line(serde_json::to_string_pretty(&report)?);
+            answer::last(serde_json::to_string_pretty(&report)?);
         }
         wanted.say("nothing was done, this was a dry run");
         return Ok(Exit::Done);
@@ -219,7 +219,7 @@ async fn resync(
         report.notes.push(format!("{error:#}"));
     }
     if json {
-        answer::line(serde_json::to_string_pretty(&report)?);
+        answer::last(serde_json::to_string_pretty(&report)?);
     }
     if report.asked {
         let back = wanted.back();

@@ -48,7 +48,7 @@ pub async fn run(
             false => answer::line(text),
             true => {
                 let outcome = Outcome { state, partition, offset, back: args.back, text };
-                answer::line(serde_json::to_string_pretty(&outcome)?);
+                answer::last(serde_json::to_string_pretty(&outcome)?);
             }
         }
         anyhow::Ok(exit)
@@ -69,8 +69,8 @@ pub async fn run(
     }
     if state.as_deref() == Some("halted") {
         if !args.yes {
-            answer::line(plan.direction().words(&meaning));
-            if !session::agreed("skip", plan.forward_name()).await? {
+            let meaning = plan.direction().words(&meaning);
+            if !session::agreed("skip", plan.forward_name(), &[meaning], args.json).await? {
                 return refuse("nobody agreed");
             }
         }

@@ -41,7 +41,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Status) -> anyhow::Result<Exit> {
         let terminal = Terminal::stdout();
         let redraw = args.watch && terminal.size().is_some();
         match (args.json, args.verbose) {
-            (true, _) => answer::line(serde_json::to_string(&status)?),
+            (true, _) => answer::last(serde_json::to_string(&status)?),
             (false, true) => drawn(redraw, &full::text(&status, terminal)),
             (false, false) => drawn(redraw, &brief::text(&status, terminal, args.watch)),
         }

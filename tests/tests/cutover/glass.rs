@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::join_all;
 use modshift_routing::{Document, Side};
 use modshift_tests::{Log, Modshift, drained_back, server::PASSWORD, wait_until};
 
@@ -35,6 +36,35 @@ async fn alone(plan: &Path, expected: i32) -> Result<String> {
 fn routed(site: &Site) -> Result<Side> {
     let document = Document::from_json(&std::fs::read(&site.routing)?).context("the routing")?;
     Ok(document.side)
+}
+
+/// A program that reads on hears of the end, whatever a command could not do.
+async fn end_by_line(site: &Site) -> Result<()> {
+    let commands: [&[&str]; 8] = [
+        &["verify"],
+        &["resync", "--table", "t_wallet"],
+        &["skip", "--source", "0", "--gtid", "0-1-1", "--why", "a test", "--yes"],
+        &["restart-copy", "--yes"],
+        &["cleanup", "--leftovers", "--yes"],
+        &["audit"],
+        &["finish"],
+        &["rearm", "--shard", "1"],
+    ];
+    let ends = commands.map(async |command| {
+        let launch = site.estate.modshift([command, &["--json"]].concat());
+        let (code, output) = launch.finish(LIMIT).await?;
+        let objects: Vec<serde_json::Value> =
+            output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let end = objects.last().with_context(|| format!("{command:?}: {code}\n{output}"))?;
+        let says = || format!("{command:?}: {code}\n{output}");
+        ensure!(end["kind"] == "end" && end["exit"] == code && code == 2, "{}", says());
+        ensure!(end["text"].as_str().is_some_and(|text| !text.is_empty()), "{}", says());
+        ensure!(end["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{}", says());
+        let ends = objects.iter().filter(|object| object["kind"] == "end").count();
+        ensure!(ends == 1, "{}", says());
+        Ok(())
+    });
+    join_all(ends).await.into_iter().collect()
 }
 
 /// `[old, new]`, as the metric has it.
@@ -119,6 +149,7 @@ async fn a_run_is_undone_without_its_journal_and_never_opens_both_sides() -> Res
     site.command(&["cutover", "--abort"], &[2]).await?;
     // Of a side that serves the daemons know without the journal, as applications do.
     serve(&daemons[0], [0.0, 0.0]).await?;
+    end_by_line(&site).await?;
     site.command(&ALONE, &[0]).await?;
     ensure!(site.accepts(true).await? == "old");
     serve(&daemons[0], [1.0, 0.0]).await?;

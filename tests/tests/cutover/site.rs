@@ -179,9 +179,7 @@ impl Site {
 
 /// As `/metrics` of a daemon shows it.
 pub async fn metric(daemon: &Modshift, name: &str) -> Result<f64> {
-    let line = daemon.wait_line("address=", LIMIT).await?;
-    let (_, address) = line.rsplit_once("address=").context("no address")?;
-    let (_, page) = http_get(&format!("http://{}/metrics", address.trim())).await?;
+    let (_, page) = http_get(&format!("{}/metrics", daemon.pages(LIMIT).await?)).await?;
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.with_context(|| format!("no {name} in\n{page}"))?.trim().parse().context("its value")
 }

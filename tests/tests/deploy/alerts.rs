@@ -50,9 +50,10 @@ pub async fn all_series(daemons: &[(&str, &Modshift)]) -> Result<Vec<(String, f6
 }
 
 /// What each alert is about: a metric that goes bad, and how, after five quiet minutes in steps of 15 s.
-const GOES_BAD: [(&str, &str, &str); 25] = [
+const GOES_BAD: [(&str, &str, &str); 26] = [
     ("ModshiftDown", "up", "1x20 0x100"),
     ("ModshiftStreamHalted", "modshift_streams", "0x20 1x100"),
+    ("ModshiftStreamTaken", "modshift_streams", "0x20 1x100"),
     ("ModshiftLoginRefused", "modshift_logins_refused", "0x20 1x100"),
     ("ModshiftRowsDiffer", "modshift_verify_mismatches_total", "0x20 1x100"),
     ("ModshiftRowsDiffer", "modshift_gate_closed_by", "0x20 1x100"),

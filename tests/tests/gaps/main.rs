@@ -14,7 +14,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     Estate, EstateOptions, KafkaBroker, Modshift, Writer, WriterOptions, case::Size, copied,
-    drained, pages::dropped, printed, server::Topics, versions::ensure_rising, wait_until,
+    drained, pages::dropped, printed, process::http_get, server::Topics, versions::ensure_rising,
+    wait_until,
 };
 use tokio::sync::Mutex;
 
@@ -199,6 +200,10 @@ async fn stands_by(daemon: &Modshift, fact: &str) -> Result<()> {
     let waiting = daemon.wait_line("waiting until it is gone", LIMIT).await;
     waiting.with_context(|| says(&[daemon]))?;
     ensure!(daemon.output().contains(fact), "nothing says {fact:?}:\n{}", says(&[daemon]));
+    // It is no halt: nobody is paged.
+    let (_, page) = http_get(&format!("{}/metrics", daemon.pages(LIMIT).await?)).await?;
+    ensure!(page.contains("modshift_streams{state=\"halted\"} 0\n"), "{page}");
+    ensure!(!page.contains("modshift_streams{state=\"taken\"} 0\n"), "{page}");
     Ok(())
 }
 

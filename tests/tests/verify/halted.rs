@@ -29,7 +29,7 @@ async fn a_stream_that_stands_is_waited_for_and_one_that_has_halted_is_named_at_
     let old = &estate.old[0];
     daemon.sigstop()?;
     old.run("UPDATE t_wallet SET ver = ver + 1").await?;
-    let waiting = estate.modshift(["verify", "--table", "t_wallet"]).start()?;
+    let waiting = estate.modshift(["verify", "--table", "t_wallet", "--json"]).start()?;
     let begun = "SELECT COUNT(*) FROM modshift_verify \
                  WHERE table_name = 't_wallet' AND started IS NOT NULL";
     wait_until("a round that has begun", LIMIT, || async {
@@ -40,7 +40,9 @@ async fn a_stream_that_stands_is_waited_for_and_one_that_has_halted_is_named_at_
     waiting.interrupt(LIMIT).await?;
     let status = waiting.wait_exit(PROMPT).await?;
     ensure!(status.code() == Some(2), "{status}\n{}", waiting.output());
-    ensure!(waiting.output().contains("interrupted; the next"), "{}", waiting.output());
+    let end = ["\"kind\":\"end\"", "\"exit\":2", "interrupted; the next"];
+    let said = waiting.wait_line("\"kind\"", PROMPT).await?;
+    ensure!(end.iter().all(|words| said.contains(words)), "{said}\n{}", waiting.output());
     daemon.sigcont()?;
 
     // It left no lock behind, and what it had seen was lag.
