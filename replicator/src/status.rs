@@ -1,7 +1,7 @@
 //! What a reader says of itself, for `/status` and the demo.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modshift_mariadb::Waits;
 use modshift_proto::plan::Direction;
@@ -25,6 +25,9 @@ pub struct ReaderState {
     pub rows_sent: u64,
     /// Age of the newest token read, in milliseconds; `None`: none of this epoch yet.
     pub head_age_ms: Option<u64>,
+    /// When that token was written, as far as it is known; before the first, when the reader began to try.
+    #[serde(skip)]
+    pub head: Option<Instant>,
     pub tables: Vec<TableState>,
     /// What passes by itself and is waited for, and since when.
     #[serde(serialize_with = "in_words")]
@@ -65,6 +68,13 @@ impl ReaderState {
         self.head_age_ms = None;
     }
 
+    /// How old the head is by now, of a reader that cannot look.
+    pub(crate) fn blind_for(&mut self, now: Instant) -> Option<Duration> {
+        let head = *self.head.get_or_insert(now);
+        let blind = matches!(self.phase, Phase::Starting | Phase::Reconnecting);
+        blind.then(|| now.saturating_duration_since(head))
+    }
+
     /// Goes on as soon as that has passed. How long it has waited.
     pub(crate) fn waits(&mut self, error: &ReadError, direction: Direction) -> Duration {
         self.reconnecting();
@@ -79,5 +89,27 @@ impl ReaderStatus {
 
     pub fn update<T>(&self, change: impl FnOnce(&mut ReaderState) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_grows_old_while_a_reader_cannot_look() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut state = ReaderState::default();
+        let check = |state: &mut ReaderState, seconds, expected: Option<u64>| {
+            assert_eq!(state.blind_for(at(seconds)), expected.map(Duration::from_secs));
+        };
+        // It was never there, for all that is known.
+        check(&mut state, 10, Some(0));
+        check(&mut state, 70, Some(60));
+        (state.phase, state.head) = (Phase::Tailing, Some(at(80)));
+        check(&mut state, 90, None);
+        state.reconnecting();
+        check(&mut state, 120, Some(40));
     }
 }

@@ -90,6 +90,7 @@ impl<W: LogWriter> Reader<W> {
             state.rows_sent = self.tail.rows_sent;
             state.epoch = self.tail.epoch();
             state.head_age_ms = head_age.map(|age| age.as_millis() as u64);
+            state.head = head_age.and_then(|age| Instant::now().checked_sub(age)).or(state.head);
             state.tables = self
                 .copying
                 .rows()

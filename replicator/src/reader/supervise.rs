@@ -1,8 +1,9 @@
 //! One reader after another: an epoch is opened, read in, and followed by the next when the change
 //! log is lost. What halts is recorded on the old shard.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use modshift_changelog::{LogError, LogWriter, stage};
 use modshift_mariadb::applying::Patience;
@@ -25,6 +26,9 @@ use crate::status::{Phase, ReaderStatus};
 use crate::token::{self, TokenWriters, within};
 use crate::whole::WholeLogs;
 
+/// Scrapes are rarer.
+const GROW_OLD: Duration = Duration::from_secs(1);
+
 /// Reads one old shard until cancelled (`Ok`) or halted (`Err`). `open_log` is asked for the writer
 /// of each epoch. `throttle` slows the copy down, never the tail; `together` is the process's.
 pub async fn run_reader<W, F>(
@@ -45,42 +49,49 @@ where
     let mut patience = Patience::default();
     let process = Process { throttle, together, cancel: cancel.clone() };
     // In the group at which it has halted.
-    let mut stands;
-    let outcome = loop {
-        stands = None;
-        let at = (&mut epoch_number, &mut stands);
-        let run = run(&plan, shard, &mut open_log, &status, &process, at);
-        match run.await {
-            Err(error) if error.ends_epoch() => {
-                metrics::retry(shard, "log");
-                say_waiting(shard, &status, &error, plan.direction());
-            }
-            // Of the server that its token is written on, where that was another a moment ago.
-            Err(error) => {
-                let mut asked =
-                    behind::of_shard(&plan, shard, &status, &error, &mut patience).await;
-                if asked.is_none() {
-                    break Err(error);
+    let mut stands = None;
+    let reading = async {
+        loop {
+            stands = None;
+            let at = (&mut epoch_number, &mut stands);
+            let run = run(&plan, shard, &mut open_log, &status, &process, at);
+            match run.await {
+                Err(error) if error.ends_epoch() => {
+                    metrics::retry(shard, "log");
+                    say_waiting(shard, &status, &error, plan.direction());
                 }
-                // Until it has come no epoch is begun: that would be written there.
-                while let Some(waits) = asked {
-                    say_waiting(shard, &status, &waits, plan.direction());
-                    if cancel
-                        .run_until_cancelled(tokio::time::sleep(backoff.next()))
-                        .await
-                        .is_none()
-                    {
-                        break;
+                // Of the server that its token is written on, where that was another a moment ago.
+                Err(error) => {
+                    let mut asked =
+                        behind::of_shard(&plan, shard, &status, &error, &mut patience).await;
+                    if asked.is_none() {
+                        break Err(error);
                     }
-                    asked = behind::of_shard(&plan, shard, &status, &error, &mut patience).await;
+                    // Until it has come no epoch is begun: that would be written there.
+                    while let Some(waits) = asked {
+                        say_waiting(shard, &status, &waits, plan.direction());
+                        if cancel
+                            .run_until_cancelled(tokio::time::sleep(backoff.next()))
+                            .await
+                            .is_none()
+                        {
+                            break;
+                        }
+                        asked =
+                            behind::of_shard(&plan, shard, &status, &error, &mut patience).await;
+                    }
                 }
+                Ok(()) => break Ok(()),
             }
-            Ok(()) => break Ok(()),
+            tokio::select! {
+                () = cancel.cancelled() => break Ok(()),
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
         }
-        tokio::select! {
-            () = cancel.cancelled() => break Ok(()),
-            () = tokio::time::sleep(backoff.next()) => {}
-        }
+    };
+    let outcome = tokio::select! {
+        outcome = reading => outcome,
+        never = grow_old(shard, &status) => match never {},
     };
     match &outcome {
         Ok(()) => status.update(|state| {
@@ -122,6 +133,16 @@ where
         }
     }
     outcome
+}
+
+/// A reader that tries to connect reports nothing: its metric must not stand still meanwhile.
+async fn grow_old(shard: OldShard, status: &ReaderStatus) -> Infallible {
+    loop {
+        if let Some(age) = status.update(|state| state.blind_for(Instant::now())) {
+            metrics::head_age(shard, age.as_secs_f64());
+        }
+        tokio::time::sleep(GROW_OLD).await;
+    }
 }
 
 /// What the reader waits for, where a person or a program looks: it goes on by itself.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use modshift_tests::{Estate, EstateOptions, Modshift, case::Size, process::http_get, wait_until};
 
 use crate::{LIMIT, address, deploy, named, passes, read};
@@ -157,8 +157,25 @@ impl Scraped {
         Ok(())
     }
 
-    /// No alert at any scrape from this one on, pending ones included.
-    fn ensure_quiet_from(&self, first: usize, dir: &std::path::Path) -> Result<()> {
+    /// It is firing at the last scrape, and was not at this one.
+    fn ensure_fires(&self, alert: &str, first: usize, dir: &std::path::Path) -> Result<()> {
+        let mut text = self.input();
+        let firing = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}");
+        for (scrape, fires) in [(first, 0), (self.1 - 1, 1)] {
+            text.push_str(&format!(
+                "      - expr: 'count(count by (alertname) ({firing})) or vector(0)'\n        \
+                 eval_time: {}s\n        exp_samples:\n          - labels: '{{}}'\n            \
+                 value: {fires}\n",
+                15 * scrape
+            ));
+        }
+        let file = dir.join("fires.test.yml");
+        std::fs::write(&file, text)?;
+        passes("promtool", &["test", "rules", &file.display().to_string()]).map(drop)
+    }
+
+    /// The beginning of a test: the series, up to what is expected of them.
+    fn input(&self) -> String {
         let mut text = format!(
             "rule_files:\n  - {}\nevaluation_interval: 15s\ntests:\n  - interval: 15s\n    \
              input_series:\n",
@@ -174,6 +191,12 @@ impl Scraped {
             text.push_str(&format!("      - series: '{name}'\n        values: '{values}'\n"));
         }
         text.push_str("    promql_expr_test:\n");
+        text
+    }
+
+    /// No alert at any scrape from this one on, pending ones included.
+    fn ensure_quiet_from(&self, first: usize, dir: &std::path::Path) -> Result<()> {
+        let mut text = self.input();
         for scrape in first..self.1 {
             text.push_str(&format!(
                 "      - expr: 'count by (alertname) (ALERTS)'\n        eval_time: {}s\n        \
@@ -225,5 +248,25 @@ async fn no_alert_is_pending_behind_a_cutover() -> Result<()> {
         scraped.scrape(&daemon).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    scraped.ensure_quiet_from(first, estate.dir())
+    scraped.ensure_quiet_from(first, estate.dir())?;
+
+    // And one that breaks is seen at once: the lag of its reader, which only tries to connect, grows.
+    estate.old[1].server.kill()?;
+    let seen = std::cell::RefCell::new(String::new());
+    let lag = async || {
+        let page = http_get(&format!("{}/metrics", address(&daemon).await?)).await?.1;
+        seen.replace(page.lines().filter(|line| line.contains("read_lag")).collect());
+        let of = ["modshift_read_lag_seconds{", "source=\"1\"", "direction=\"forward\""];
+        let line = page.lines().find(|line| of.iter().all(|part| line.contains(part)));
+        let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        anyhow::Ok(value.unwrap_or_default())
+    };
+    wait_until("the read lag to grow", LIMIT, || async { Ok((lag().await? > 8.0).then_some(())) })
+        .await
+        .with_context(|| format!("{}\n{}", seen.borrow(), daemon.last_words(30)))?;
+    let first = scraped.1;
+    for _ in 0..6 {
+        scraped.scrape(&daemon).await?;
+    }
+    scraped.ensure_fires("ModshiftShardUnreachable", first, estate.dir())
 }
