@@ -1,5 +1,8 @@
 //! Why an applier stopped, and what to do about each reason.
 
+#[cfg(test)]
+mod tests;
+
 use modshift_changelog::LogError;
 use modshift_mariadb::applying::Coming;
 use modshift_mariadb::value::ValueError;
@@ -79,7 +82,7 @@ fn past_record(record: &Record, direction: Direction) -> String {
     };
     let Record { partition, offset, .. } = record;
     format!(
-        "run replicator and consumer with the same plan and version. If somebody else wrote it, keep \
+        "run replicator and consumer with the same plan and version, and start them again. If somebody else wrote it, keep \
          them out (deploy/kafka-acls.sh), and `modshift skip{back} --partition {partition} --offset \
          {offset} --why \"REASON\"` passes over this record alone"
     )
@@ -243,7 +246,7 @@ impl ApplyError {
             ApplyError::Catalog(error) => return error.hint(),
             ApplyError::Log(error) => return error.hint().map(str::to_owned),
             ApplyError::Message { .. } | ApplyError::UnknownSource { .. } => {
-                "run replicator and consumer with the same plan and version"
+                "run replicator and consumer with the same plan and version, and start them again"
             }
             ApplyError::OtherVersion { error: MessageError::Version { .. }, .. } => {
                 "upgrade: start this consumer in the version of modshift that the replicator has, and it \
@@ -256,12 +259,16 @@ impl ApplyError {
             }
             ApplyError::Sequence { error, .. } => error.hint(),
             ApplyError::Change { error, .. } => error.hint(),
-            ApplyError::Target { .. } => "correct the plan or the table, see modshift check",
+            ApplyError::Target { .. } => {
+                "correct the plan or the table (modshift check), and start the consumer again"
+            }
             ApplyError::Drift { .. } => {
                 "it was altered while rows were applied (perhaps with sql_log_bin = 0): undo that in \
                  the way it was made, start the daemons, and modshift verify"
             }
-            ApplyError::Value { .. } => "run replicator and consumer in the same version",
+            ApplyError::Value { .. } => {
+                "run replicator and consumer in the same version, and start them again"
+            }
             ApplyError::TakenOver { .. } => {
                 "stop one of the two; when the other one is gone this daemon takes over again"
             }
@@ -277,10 +284,11 @@ impl ApplyError {
             }
             ApplyError::Triggers { .. } => {
                 "drop them there, for this shard does not serve: a cutover or rollback hands over \
-                 those of the side that does. If rows were applied while they were there, verify"
+                 those of the side that does. Then start the daemons again; if rows were applied while \
+                 triggers were there, modshift verify"
             }
             ApplyError::Serves { .. } => {
-                "give the daemons the tables that the reshard was cut over with; others are for \
+                "start the daemons with the tables that the reshard was cut over with; others are for \
                  another reshard, after modshift finish"
             }
             ApplyError::HandedOver { .. } => {
@@ -288,7 +296,8 @@ impl ApplyError {
                  the same command with --abort takes the triggers down"
             }
             ApplyError::Control { .. } => {
-                "the control tables were changed by hand or by another version"
+                "it was changed by hand, or by another version of modshift: undo that and start the \
+                 consumer again, or start over with `modshift restart-copy`"
             }
             ApplyError::Duplicate(_) => {
                 "both rows exist on their old shards: change or delete one of them there, then \

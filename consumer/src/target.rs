@@ -114,18 +114,24 @@ impl ChangeError {
                 "start the consumer with the plan of the replicator; where the change log still has \
                  changes of a table that was taken out, with the former one until it has caught up"
             }
-            ChangeError::Feeder { .. } => "run replicator and consumer with the same plan",
+            ChangeError::Feeder { .. } => {
+                "run replicator and consumer with the same plan, and start them again"
+            }
             ChangeError::Definition { .. } => {
                 "make the table the same on both sides (modshift schema shows the differences), \
                  then start again"
             }
             ChangeError::Misrouted { .. } => {
-                "run replicator and consumer with the same plan and version"
+                "run replicator and consumer with the same plan and version, and start them again"
             }
             ChangeError::Stray { .. } => {
-                "move or delete the row on that old shard; modshift check lists strays"
+                "the consumer places rows otherwise than the reader did: start both with the same plan and \
+                 version, and the right rule. Where the reader had the wrong one, what it has sent stays \
+                 in the change log: start over with `modshift restart-copy`"
             }
-            ChangeError::Row { .. } => "run replicator and consumer in the same version",
+            ChangeError::Row { .. } => {
+                "run replicator and consumer in the same version, and start them again"
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use modshift_tests::{
     case::Size,
     drained,
     marker::{covered, mark_all},
-    pages,
+    pages, printed,
     process::http_get,
     wait_until,
 };
@@ -165,6 +165,7 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
     foreign.run(&format!("DELETE FROM `{table}` LIMIT 1")).await?;
 
     let closed = "way back: reader of new shard 1 stopped: new shard 1: group 202-202-";
+    let mut rearm = Vec::new();
     for restarted in [false, true] {
         if restarted {
             daemons[0].stop(LIMIT).await?;
@@ -175,15 +176,15 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
             loop {
                 let (code, output) = estate.modshift(["gate"]).finish(LIMIT).await?;
                 let named = output.contains(closed) && output.contains("but the shard is fenced");
-                if code == 1 && named && output.contains("`modshift rearm`") {
-                    return anyhow::Ok(());
+                if code == 1 && named && output.contains("`modshift rearm ") {
+                    return printed(&output, "rearm");
                 }
                 last = format!("{code}: {output}");
             }
         };
         let named = tokio::time::timeout(LIMIT, named).await;
         ensure!(named.is_ok(), "the gate said {last}");
-        named??;
+        rearm = named??;
         let url = format!("http://{}/healthz", pages::address(&daemons[0]).await?);
         wait_until("the daemon to name it", LIMIT, || async {
             let (code, page) = http_get(&url).await?;
@@ -196,14 +197,15 @@ async fn a_foreign_write_closes_the_gate_until_it_is_rearmed() -> Result<()> {
     let (code, output) = estate.modshift(["status"]).finish(LIMIT).await?;
     ensure!(code == 4 && output.contains(closed), "status ended with {code}:\n{output}");
 
-    let (code, output) = estate.modshift(["rearm", "--shard", "1"]).finish(LIMIT).await?;
+    // As the halt has printed it.
+    let (code, output) = estate.modshift(rearm.clone()).finish(LIMIT).await?;
     let alive = output.contains("daemons of this plan still run (modshift run on ");
     let next = output.contains("give `modshift rearm --shard 1` again");
     ensure!(code == 1 && alive && next, "rearm beside a daemon ended with {code}:\n{output}");
 
     daemons[0].stop(LIMIT).await?;
     foreign.run(&format!("REPLACE INTO `{table}` SELECT * FROM kept")).await?;
-    let (code, output) = estate.modshift(["rearm", "--shard", "1"]).finish(LIMIT).await?;
+    let (code, output) = estate.modshift(rearm.clone()).finish(LIMIT).await?;
     ensure!(code == 0, "rearm ended with {code}:\n{output}");
     let daemons = start(&estate)?;
     gate_opens(&estate, &daemons).await?;

@@ -90,10 +90,14 @@ impl SequenceError {
                  restart-copy`"
             }
             SequenceError::OtherGroup { .. } | SequenceError::Backwards { .. } => {
-                "sequence numbers must rise in each GTID domain; look for a second writer or \
-                 gtid_strict_mode=OFF on that old shard"
+                "sequence numbers must rise in each GTID domain: find out who writes GTIDs by hand there, \
+                 or whether a second server writes, SET GLOBAL gtid_strict_mode = 1, also in my.cnf, and \
+                 start over with `modshift restart-copy`"
             }
-            SequenceError::Domains { .. } => "read that old shard from the server it was read from",
+            SequenceError::Domains { .. } => {
+                "read that old shard from the server it was read from (its host, or read_from, in the \
+                 plan), and start the daemons again"
+            }
             SequenceError::DomainsWithoutTables { .. } => {
                 "stop the daemons, put the tables that were taken out of the plan back into it, and start \
                  them with that: all of that group comes again, and the stream goes on. Take the tables \

@@ -146,7 +146,8 @@ impl BinlogError {
             }
             BinlogError::Checksum { .. } | BinlogError::NotAnEvent { .. } => {
                 "start the replicator again; if it stops at the same place, the binlog file is \
-                 damaged: check it with mariadb-binlog --verify-binlog-checksum"
+                 damaged: check it with mariadb-binlog --verify-binlog-checksum, and where no replica of \
+                 the shard has it whole (read_from) start over with `modshift restart-copy`"
             }
             BinlogError::Unsupported { code: 6..=8 | 10..=12 } => {
                 "a session wrote in statement format: set binlog_format=ROW for every session, and \

@@ -82,13 +82,15 @@ impl ReadError {
             Direction::Back if matches!(self, ReadError::Drift { .. }) => {
                 Some(format!("{WITHOUT_BINLOG}, and verify --back; {LOST_BACK}"))
             }
-            Direction::Forward => self.hint(),
+            Direction::Forward => self.hint(direction),
             Direction::Back if lost => Some(LOST_BACK.to_owned()),
-            Direction::Back => self.hint().map(|hint| match hint.contains("restart-copy") {
-                // Nothing is copied on the way back.
-                true => LOST_BACK.to_owned(),
-                false => direction.words(&hint),
-            }),
+            Direction::Back => {
+                self.hint(direction).map(|hint| match hint.contains("restart-copy") {
+                    // Nothing is copied on the way back.
+                    true => LOST_BACK.to_owned(),
+                    false => direction.words(&hint),
+                })
+            }
         }
     }
 
@@ -103,7 +105,7 @@ impl ReadError {
                 format!("{}. If it changed rows and no definition (TRUNCATE): {skip}", what.cause())
             }
             ReadError::Statement { what, .. } => format!("{}; {skip}", what.cause()),
-            _ => match self.hint() {
+            _ => match self.hint(direction) {
                 Some(hint) => format!("{}; or {skip}", direction.words(&hint)),
                 None => skip,
             },
@@ -151,7 +153,7 @@ impl ReadError {
     }
 
     /// What the operator does next.
-    fn hint(&self) -> Option<String> {
+    fn hint(&self, direction: Direction) -> Option<String> {
         let text = match self {
             ReadError::Server(error) => return error.hint().map(|hint| hint.to_string()),
             ReadError::Catalog(error) => return error.hint().map(|hint| hint.to_string()),
@@ -173,20 +175,28 @@ impl ReadError {
                  start over with `modshift restart-copy`"
             }
             ReadError::SequenceBack { .. } => {
-                "set gtid_strict_mode=1 on the old shard and find out who writes GTIDs by hand"
+                "somebody has written GTIDs by hand (gtid_seq_no, gtid_domain_id), or a second server \
+                 writes: find out who and stop it, SET GLOBAL gtid_strict_mode = 1, also in my.cnf, and \
+                 start over with `modshift restart-copy`"
             }
             ReadError::Stray { .. } => {
                 "the application wrote a row to the wrong shard, or the plan's rule is not the \
-                 application's: `modshift check` lists strays"
+                 application's: `modshift check` lists strays. Move such a row to its own shard, or \
+                 correct the rule in the plan, and start the daemons again"
             }
-            ReadError::ForeignWrite { .. } => {
-                "find out who writes to a shard that does not serve and stop it. If the run that \
-                 fenced the shard is undone, the reader carries the write over and goes on by \
-                 itself. If not, undo what was written, stop the daemons, run `modshift rearm` for \
-                 this shard, start them again, and verify"
+            ReadError::ForeignWrite { shard, .. } => {
+                return Some(format!(
+                    "find out who writes to a shard that does not serve and stop it. If the run that \
+                     fenced the shard is undone, the reader carries the write over and goes on by \
+                     itself. If not, undo what was written, stop the daemons, run `modshift rearm \
+                     --shard {}{}`, start them again, and verify",
+                    shard.0,
+                    if direction == Direction::Forward { " --old" } else { "" }
+                ));
             }
             ReadError::CopyWhileApplying { .. } => {
-                "tables can be added to the plan before the cutover only"
+                "tables can be added to the plan before the cutover only: take it out again, and start \
+                 the daemons with that"
             }
             ReadError::Drift { .. } => {
                 return Some(format!(
@@ -217,9 +227,42 @@ impl ReadError {
             ReadError::OwnGroup { .. } => {
                 "what modshift wrote there cannot be passed over: start over with `modshift restart-copy`"
             }
-            ReadError::NoPrimaryKey { .. } => "add a primary key",
-            ReadError::Engine { .. } => "ALTER TABLE ... ENGINE=InnoDB",
-            _ => return None,
+            ReadError::NoPrimaryKey { .. } => {
+                "add a primary key on every shard, or take its [[table]] out of the plan, and start the \
+                 daemons again"
+            }
+            ReadError::Engine { .. } => {
+                "ALTER TABLE ... ENGINE=InnoDB, or take its [[table]] out of the plan, and start the \
+                 daemons again"
+            }
+            ReadError::Rule { source, .. } => {
+                return Some(format!(
+                    "{} (the [[table]] of the plan), and start the daemons again",
+                    source.hint()
+                ));
+            }
+            ReadError::NoKeyColumn { .. } => {
+                "correct key of that [[table]] in the plan (modshift check names what there is), and \
+                 start the daemons again"
+            }
+            // Of a row of the copy; what lies in a group has a way past it.
+            ReadError::Row { .. } | ReadError::Value { .. } => {
+                "the row or its table was altered while it was read: start the daemons again. If it \
+                 comes again, modshift check names what cannot be carried over; change that row, or \
+                 take the [[table]] out of the plan"
+            }
+            ReadError::NoGroup { .. } => {
+                "start the daemons again; if it stops at the same place, the binlog file is damaged: \
+                 check it with mariadb-binlog --verify-binlog-checksum, and start over with `modshift \
+                 restart-copy`"
+            }
+            // Their way past the group is all there is to say.
+            ReadError::Statement { .. }
+            | ReadError::RollbackInGroup { .. }
+            | ReadError::GroupTooLarge { .. }
+            | ReadError::Firm { .. }
+            // It is tried again at once.
+            | ReadError::GroupGone { .. } => return None,
         };
         Some(text.to_owned())
     }
@@ -231,7 +274,15 @@ const WITHOUT_BINLOG: &str = "it was changed without the binlog (sql_log_bin = 0
 
 #[cfg(test)]
 mod tests {
+    use modshift_changelog::LogError;
+    use modshift_mariadb::CatalogError;
+    use modshift_mariadb::value::ValueError;
+    use modshift_proto::row::RowError;
+    use modshift_proto::rule::RuleError;
+    use modshift_proto::{GroupDigest, GtidSet};
+
     use super::*;
+    use crate::error::Class;
 
     #[test]
     fn a_halt_that_lies_in_one_group_names_the_command_that_passes_it_over() {
@@ -281,5 +332,143 @@ mod tests {
         let stray =
             ReadError::Stray { shard: OldShard(1), table, position, group: None, placed: 0 };
         assert!(!stray.hint_for(Direction::Forward).expect("a hint").contains("modshift skip"));
+    }
+
+    /// One of each variant: a new one does not compile until it stands here.
+    fn all() -> Vec<ReadError> {
+        let shard = OldShard(1);
+        let (table, text) = (|| "t".to_owned(), || "x".to_owned());
+        let gtid: Gtid = "0-101-77".parse().unwrap();
+        let digest = GroupDigest { gtid, checksum: 1 };
+        let unreadable = || "x".parse::<GtidSet>().unwrap_err();
+        let row = || RowError("x");
+        let stray =
+            |group| ReadError::Stray { shard, table: table(), position: text(), group, placed: 0 };
+        let of_row = |group| ReadError::Row {
+            shard,
+            table: table(),
+            position: text(),
+            group,
+            source: row(),
+        };
+        let foreign = |what| ReadError::Statement { shard, gtid, what };
+        let verb = || "INSERT".to_owned();
+        let all = vec![
+            ServerError::NoSchema { at: text(), message: text() }.into(),
+            CatalogError::Form { at: text(), doing: "x" }.into(),
+            BinlogError::NotAnEvent { at: text() }.into(),
+            LogError::NoTopic { topic: text() }.into(),
+            ReadError::Superseded { shard, ours: 1, theirs: 2 },
+            ReadError::ProgressLost { shard },
+            ReadError::ProgressUnreadable { shard, source: unreadable() },
+            ReadError::HistoryChanged { shard, expected: digest, found: digest },
+            ReadError::HistoryMissing { shard, expected: gtid, found: gtid },
+            ReadError::GroupChanged { shard, gtid, events: 1 },
+            ReadError::SequenceBack { shard, last: gtid, found: gtid },
+            ReadError::NoGroup { shard, what: "rows" },
+            stray(Some(gtid)),
+            stray(None),
+            of_row(Some(gtid)),
+            of_row(None),
+            ReadError::Value { shard, table: table(), source: ValueError::Decimal },
+            ReadError::Rule {
+                shard,
+                table: table(),
+                source: RuleError::Generated { column: text() },
+            },
+            ReadError::NoKeyColumn { shard, table: table(), column: text() },
+            ReadError::NoPrimaryKey { shard, table: table() },
+            ReadError::Engine { shard, table: table(), engine: text() },
+            ReadError::Unpageable { shard, table: table(), statement: text() },
+            ReadError::Drift { shard, at: text(), table: table(), differences: text() },
+            ReadError::PlanChanged { shard, changed: text() },
+            ReadError::ForeignWrite { shard, gtid, table: table() },
+            ReadError::CopyWhileApplying { shard, table: table() },
+            ReadError::ReplicaBehind { shard, at: text(), start: GtidSet::default() },
+            foreign(Foreign::Group(gtid)),
+            foreign(Foreign::Xa("an end")),
+            foreign(Foreign::XaUnprepared(text())),
+            foreign(Foreign::Ddl { what: text(), statement: text() }),
+            foreign(Foreign::StatementFormat { verb: verb(), statement: text() }),
+            foreign(Foreign::Unseen { verb: verb(), statement: text(), why: text() }),
+            foreign(Foreign::Unknown { statement: text() }),
+            ReadError::RollbackInGroup { shard, gtid },
+            ReadError::GroupCut { shard, gtid },
+            ReadError::Spill { shard, gtid, dir: text(), detail: text() },
+            ReadError::HeldTooLarge { shard, gtid, max: 1 },
+            ReadError::GroupTooLarge { shard, gtid },
+            ReadError::OwnGroup { shard, gtid },
+            ReadError::GroupGone { shard, gtid },
+            ReadError::Firm { error: Box::new(ReadError::GroupTooLarge { shard, gtid }), why: "x" },
+            ReadError::Firm {
+                error: Box::new(ReadError::GroupTooLarge { shard, gtid }),
+                why: crate::tail::NOT_SERVING,
+            },
+        ];
+        for error in &all {
+            match error {
+                ReadError::Server(_)
+                | ReadError::Catalog(_)
+                | ReadError::Binlog(_)
+                | ReadError::Log(_)
+                | ReadError::Superseded { .. }
+                | ReadError::ProgressLost { .. }
+                | ReadError::ProgressUnreadable { .. }
+                | ReadError::HistoryChanged { .. }
+                | ReadError::HistoryMissing { .. }
+                | ReadError::GroupChanged { .. }
+                | ReadError::SequenceBack { .. }
+                | ReadError::NoGroup { .. }
+                | ReadError::Stray { .. }
+                | ReadError::Row { .. }
+                | ReadError::Value { .. }
+                | ReadError::Rule { .. }
+                | ReadError::NoKeyColumn { .. }
+                | ReadError::NoPrimaryKey { .. }
+                | ReadError::Engine { .. }
+                | ReadError::Unpageable { .. }
+                | ReadError::Drift { .. }
+                | ReadError::PlanChanged { .. }
+                | ReadError::ForeignWrite { .. }
+                | ReadError::CopyWhileApplying { .. }
+                | ReadError::ReplicaBehind { .. }
+                | ReadError::Statement { .. }
+                | ReadError::RollbackInGroup { .. }
+                | ReadError::GroupCut { .. }
+                | ReadError::Spill { .. }
+                | ReadError::HeldTooLarge { .. }
+                | ReadError::GroupTooLarge { .. }
+                | ReadError::OwnGroup { .. }
+                | ReadError::GroupGone { .. }
+                | ReadError::Firm { .. } => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_halt_of_either_way_names_what_goes_on_with_the_stream() {
+        const WAYS: [&str; 5] = [
+            "start the daemon",
+            "start them",
+            "`modshift restart-copy`",
+            "`modshift skip",
+            "goes on by itself",
+        ];
+        for error in all().iter().filter(|error| error.class() == Class::Halt) {
+            // It waits for the other one to go away.
+            if matches!(error, ReadError::Superseded { .. } | ReadError::Log(_)) {
+                continue;
+            }
+            for direction in [Direction::Forward, Direction::Back] {
+                let hint = error.hint_for(direction).unwrap_or_default();
+                assert!(
+                    WAYS.iter().any(|way| hint.contains(way)),
+                    "{direction:?}: {error}: {hint}"
+                );
+                let copies = hint.contains("restart-copy");
+                assert!(direction == Direction::Forward || !copies, "{error}: {hint}");
+            }
+        }
     }
 }
