@@ -378,6 +378,9 @@ pub struct Cleanup {
     /// before the fence is forgotten
     #[arg(long, value_name = "SHARDS", value_delimiter = ',', requires = "leftovers")]
     pub gone_old: Vec<u16>,
+    /// The same of new shards, but for new shard 0, which has the journal
+    #[arg(long, value_name = "SHARDS", value_delimiter = ',', requires = "leftovers")]
+    pub gone_new: Vec<u16>,
     /// Print what is left and what would be removed, and change nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -77,13 +77,16 @@ pub async fn all(plan: &Plan, gone: &Gone) -> anyhow::Result<Vec<Shard>> {
 }
 
 fn away(side: Side, error: ServerError) -> anyhow::Error {
-    match side {
-        Side::Old(shard) if error.is_connection_lost() => {
-            let hint = format!("if that server is gone for good, give --gone-old {}", shard.0);
-            anyhow::Error::new(error).context(hint)
-        }
-        _ => error.into(),
+    let (word, number) = match side {
+        Side::Old(shard) => ("old", shard.0),
+        Side::New(shard) => ("new", shard.0),
+    };
+    // Without new shard 0 nothing is begun.
+    if !error.is_connection_lost() || (word, number) == ("new", 0) {
+        return error.into();
     }
+    let hint = format!("if that server is gone for good, give --gone-{word} {number}");
+    anyhow::Error::new(error).context(hint)
 }
 
 /// `None`: an earlier cleanup has removed it.

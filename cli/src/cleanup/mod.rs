@@ -35,7 +35,7 @@ pub async fn run(plan: Arc<Plan>, args: &args::Cleanup) -> anyhow::Result<Exit> 
         Err(error @ CutoverError::Busy { .. }) => return Ok(refused(&[error.to_string()])),
         hold => hold?,
     };
-    let gone = match Gone::of(&plan, &args.gone_old).await {
+    let gone = match Gone::of(&plan, &args.gone_old, &args.gone_new).await {
         Ok(gone) => gone,
         Err(against) => return Ok(refused(&against)),
     };

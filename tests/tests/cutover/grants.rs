@@ -201,7 +201,18 @@ async fn without_a_server_that_is_gone(site: &Site) -> Result<()> {
     ensure!(listed.contains("the server of old shard 0: DROP DATABASE"), "{listed}");
     ensure!(!listed.contains("old shard 1"), "{listed}");
     gone.server.restart().await?;
-    address.run("DELETE FROM modshift_fence").await
+    address.run("DELETE FROM modshift_fence").await?;
+
+    let away = &site.estate.new[1];
+    away.server.stop().await?;
+    let refused = may(site, &dry, &[2]).await?;
+    ensure!(refused.contains("is gone for good, give --gone-new 1"), "{refused}");
+    let refused = may(site, &[&dry[..], &["--gone-new", "0,1"]].concat(), &[1]).await?;
+    ensure!(refused.contains("--gone-new 0: new shard 0 holds the journal"), "{refused}");
+    let listed = may(site, &[&dry[..], &["--gone-new", "1"]].concat(), &[0]).await?;
+    ensure!(listed.contains("the server of new shard 2: DROP USER"), "{listed}");
+    ensure!(!listed.contains("new shard 1"), "{listed}");
+    away.server.restart().await
 }
 
 /// Every table, view, routine, trigger, event, schema and account that is modshift's on the server.
