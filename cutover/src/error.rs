@@ -1,6 +1,7 @@
 //! What keeps a cutover from going on.
 
 use modshift_mariadb::ServerError;
+use modshift_mariadb::error::silence_hint;
 
 use crate::decide::Refusal;
 use crate::outside::Closed;
@@ -184,6 +185,11 @@ impl CutoverError {
             }
             CutoverError::BothServe { .. } => {
                 "stop the application; modshift_token of every shard says its phase"
+            }
+            CutoverError::Publish(text) | CutoverError::CannotTell { detail: text, .. }
+                if silence_hint(text).is_some() =>
+            {
+                return silence_hint(text).map(|hint| format!("{hint}; then repeat the command"));
             }
             CutoverError::Publish(_) => {
                 "bring it back; modshift status says who serves, and whether --resume or --abort is due"

@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::connect::label;
+use modshift_mariadb::silence::{self, LOOK_AFTER};
 use modshift_mariadb::{Conn, ServerError, Session, connect, error};
 use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::{FromRow, Queryable};
@@ -169,8 +170,10 @@ impl Server {
     ) -> Result<T, CutoverError> {
         let mut conn = self.reached().await?;
         let at = label(&self.endpoint);
-        let Ok(answer) = tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut conn)).await else {
-            let detail = format!("no answer in {} s", STATEMENT_TIMEOUT.as_secs());
+        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut conn));
+        let (answer, seen) = silence::watched(&self.endpoint, LOOK_AFTER, answer, |_| {}).await;
+        let Ok(answer) = answer else {
+            let detail = silence::detail(STATEMENT_TIMEOUT, seen);
             return Err(ServerError::Lost { at, doing, detail }.into());
         };
         if !answer.as_ref().is_err_and(ServerError::is_connection_lost) {
@@ -188,9 +191,10 @@ impl Server {
         work: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
     ) -> Result<T, CutoverError> {
         let at = label(&self.endpoint);
-        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut conn)).await;
+        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut conn));
+        let (answer, seen) = silence::watched(&self.endpoint, LOOK_AFTER, answer, |_| {}).await;
         let Ok(answer) = answer else {
-            let detail = format!("no answer in {} s", STATEMENT_TIMEOUT.as_secs());
+            let detail = silence::detail(STATEMENT_TIMEOUT, seen);
             return Err(ServerError::Lost { at, doing, detail }.into());
         };
         let answer = answer.map_err(|error| error::of(&at, doing, error));

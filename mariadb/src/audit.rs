@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::connect::{Session, connect, label};
 use crate::control;
 use crate::error::{self, ServerError};
+use crate::silence;
 
 /// What a text column holds at most, in characters; a longer text is cut there.
 const TEXT_MAX: usize = 4000;
@@ -56,11 +57,14 @@ pub async fn begin_anywhere(plan: &Plan, what: &str, detail: &str) -> Result<Ent
     let (who, mut last) = (operator(), None);
     for endpoint in &forward(plan).new {
         let writing = written(endpoint.clone(), &who, what, detail);
-        match tokio::time::timeout(ANYWHERE, writing).await {
+        let writing = tokio::time::timeout(ANYWHERE, writing);
+        let (outcome, seen) =
+            silence::watched(endpoint, silence::LOOK_AFTER, writing, |_| {}).await;
+        match outcome {
             Ok(Ok(entry)) => return Ok(entry),
             Ok(Err(error)) => last = Some(error),
             Err(_) => {
-                let detail = format!("no answer in {} s", ANYWHERE.as_secs());
+                let detail = silence::detail(ANYWHERE, seen);
                 let doing = "writing the audit table";
                 last = Some(ServerError::Lost { at: label(endpoint), doing, detail });
             }

@@ -104,8 +104,10 @@ impl ServerError {
     /// What the operator does next. Of what halts, each names a command or a setting.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            ServerError::Unreachable { detail, .. } if is_global_lock(detail) => {
-                "end that session (KILL), or wait until its backup is done"
+            ServerError::Unreachable { detail, .. } | ServerError::Lost { detail, .. }
+                if silence_hint(detail).is_some() =>
+            {
+                return silence_hint(detail).map(str::to_owned);
             }
             ServerError::Unreachable { .. } => {
                 "check host and port in the plan, the server and the network"
@@ -188,6 +190,10 @@ impl ServerError {
             ServerError::Driver { .. } => {
                 "start the daemon again: it goes on from where it stopped. If it comes again, look at \
                  the server's error log and its version (modshift check)"
+            }
+            ServerError::Conflict { code: 1205, .. } => {
+                "SHOW PROCESSLIST there shows who holds it for so long: a transaction or a DDL, or all of \
+                 the server where a backup runs (FLUSH TABLES WITH READ LOCK)"
             }
             // They pass by themselves, and are told with what the server says.
             ServerError::Lost { .. } | ServerError::Conflict { .. } | ServerError::Busy { .. } => {
@@ -393,9 +399,22 @@ fn duplicate_key(message: &str) -> Option<&str> {
 
 /// Begins what is said of a server that does not answer because somebody holds all of it.
 pub const GLOBAL_LOCK: &str = "a global read lock is held";
+/// The same of one that waits within a write, in its words.
+pub const FULL_DISK: &str = "it is waiting for someone to free space";
 
-fn is_global_lock(detail: &str) -> bool {
-    detail.contains(GLOBAL_LOCK)
+/// What ends a silence that says why.
+pub fn silence_hint(text: &str) -> Option<&'static str> {
+    match text {
+        text if text.contains(GLOBAL_LOCK) => Some(
+            "end that session (FLUSH TABLES WITH READ LOCK or BACKUP STAGE: KILL it), or wait until its \
+             backup is done",
+        ),
+        text if text.contains(FULL_DISK) => Some(
+            "make room on the disk that the server's error log names, such as that of its binlog: within \
+             a minute it goes on by itself",
+        ),
+        _ => None,
+    }
 }
 
 fn is_purged(message: &str) -> bool {

@@ -19,6 +19,7 @@ pub mod refused;
 pub mod seats;
 pub mod server;
 pub mod session;
+pub mod silence;
 mod socket;
 mod tls;
 pub mod value;

@@ -8,6 +8,7 @@ use modshift_tests::{
     Estate, EstateOptions, Log, MariaDbOptions, MariaDbServer, Modshift, case::Size, copied,
     drained, grants::grant, process::http_get, wait_until,
 };
+use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -182,7 +183,7 @@ async fn applied(replica: &MariaDbServer) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_shard_without_room_says_so_and_goes_on_once_there_is() -> Result<()> {
+async fn a_new_shard_that_is_locked_or_without_room_says_so_and_goes_on_after_that() -> Result<()> {
     // One tablespace for all tables, of a size that somebody else's table fills.
     let full = |index: usize, options: MariaDbOptions| match index {
         0 => options
@@ -195,6 +196,16 @@ async fn a_new_shard_without_room_says_so_and_goes_on_once_there_is() -> Result<
     let estate = Estate::start(1, 2, options).await?;
     let daemon = daemon(&estate).await?;
     let new = &estate.new[0];
+    // As a backup holds it.
+    let mut backup = new.server.connect().await?;
+    backup.query_drop("FLUSH TABLES WITH READ LOCK").await?;
+    let touched = format!("UPDATE {TABLE} SET ver = ver + 1");
+    estate.old[0].run(&touched).await?;
+    waits(&estate, &daemon, "a global read lock is held").await?;
+    waits(&estate, &daemon, "wait until its backup is done").await?;
+    let (code, said) = estate.modshift(["cutover"]).finish(LIMIT).await?;
+    ensure!(code == 2 && said.contains("no answer in 10 s: a global read lock is held"), "{said}");
+    backup.query_drop("UNLOCK TABLES").await?;
     new.server.run("CREATE DATABASE other; CREATE TABLE other.filler (b LONGBLOB)").await?;
     // Until no more goes in, by halves.
     let mut bytes = 4 << 20;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use modshift_cutover::{Ask, Cutover, CutoverError, Direction, Mode, Outcome, Settings};
-use modshift_mariadb::{ServerError, audit};
+use modshift_mariadb::{ServerError, audit, silence};
 use modshift_proto::plan::Plan;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -211,10 +211,12 @@ async fn without_journal(plan: &Arc<Plan>, direction: Direction, form: Form) -> 
 /// hold up the operator for longer.
 async fn audited(plan: &Plan) -> anyhow::Result<audit::Entry> {
     let line = audit::command_line(std::env::args());
-    let begun = tokio::time::timeout(AUDIT_TIMEOUT, audit::begin(plan, &line, "")).await;
+    let home = &plan.new[0];
+    let begun = tokio::time::timeout(AUDIT_TIMEOUT, audit::begin(plan, &line, ""));
+    let (begun, seen) = silence::watched(home, silence::LOOK_AFTER, begun, |_| {}).await;
     let late = || {
-        let at = modshift_mariadb::connect::label(&plan.new[0]);
-        let detail = format!("no answer in {} s", AUDIT_TIMEOUT.as_secs());
+        let at = modshift_mariadb::connect::label(home);
+        let detail = silence::detail(AUDIT_TIMEOUT, seen);
         ServerError::Lost { at, doing: "writing the audit table", detail }
     };
     let begun = begun.unwrap_or_else(|_| Err(late()));

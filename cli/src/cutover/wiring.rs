@@ -8,7 +8,7 @@ use futures_util::future::{FutureExt, join, join_all};
 use futures_util::stream::{self, StreamExt};
 use modshift_cutover::{Closed, Direction, Outside, Routed, Side, shard};
 use modshift_mariadb::connect::{Session, connect, label};
-use modshift_mariadb::{Conn, error};
+use modshift_mariadb::{Conn, error, silence};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_routing::publish::{self, table};
 use modshift_routing::{Document, document};
@@ -432,6 +432,8 @@ async fn bounded<T>(
     endpoint: &Endpoint,
     ask: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
-    let late = |_| Err(format!("{}: no answer in {} s", label(endpoint), SHARD_TIMEOUT.as_secs()));
-    tokio::time::timeout(SHARD_TIMEOUT, ask).await.unwrap_or_else(late)
+    let ask = tokio::time::timeout(SHARD_TIMEOUT, ask);
+    let (answer, seen) = silence::watched(endpoint, silence::LOOK_AFTER, ask, |_| {}).await;
+    let late = |_| Err(format!("{}: {}", label(endpoint), silence::detail(SHARD_TIMEOUT, seen)));
+    answer.unwrap_or_else(late)
 }

@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::applying::{self, Patience};
-use modshift_mariadb::{Conn, ServerError, Session, catalog, connect, control, error, server};
+use modshift_mariadb::{
+    Conn, ServerError, Session, catalog, connect, control, error, server, silence,
+};
 use modshift_proto::plan::{Direction, Endpoint, Plan};
 use modshift_proto::{NewShard, OldShard};
 use mysql_async::prelude::Queryable;
@@ -46,6 +48,9 @@ use crate::watermark::{self, Outcome, Versions};
 /// A network that swallows everything would otherwise hold a batch for ever. Far longer than any
 /// transaction should take, and doubled each time in case one does.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+const APPLYING: &str = "applying a batch";
+/// A batch that takes so long is asked about.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 pub struct Keeper {
     endpoint: Endpoint,
@@ -173,8 +178,17 @@ impl Keeper {
         let mut limit = ATTEMPT_TIMEOUT;
         let begun = Instant::now();
         loop {
-            let attempt = timeout(limit, self.attempt(cut, &mut unknown, &mut exact)).await;
-            let failure = match attempt.unwrap_or_else(|_| Err(self.no_answer(&mut limit))) {
+            let (endpoint, at, shard) = (self.endpoint.clone(), self.at.clone(), self.shard);
+            let attempt = timeout(limit, self.attempt(cut, &mut unknown, &mut exact));
+            let (attempt, seen) = silence::watched(&endpoint, SILENT_AFTER, attempt, |why| {
+                let (doing, detail) = (APPLYING, format!("no answer yet: {why}"));
+                let at = at.clone();
+                let error = ServerError::Lost { at, doing, detail }.into();
+                say_waiting(shard, status, &error, "a batch takes long");
+            })
+            .await;
+            let late = |_| Err(self.no_answer(&mut limit, seen));
+            let failure = match attempt.unwrap_or_else(late) {
                 Ok(Some(applied)) => {
                     metrics::batch(self.shard, &self.target, cut, applied.road, begun.elapsed());
                     self.check_overdue().await?;
@@ -216,14 +230,10 @@ impl Keeper {
     }
 
     /// The connection went with the attempt, and nobody knows how far that had come.
-    fn no_answer(&self, limit: &mut Duration) -> Failure {
-        let detail = format!("no answer within {} s", limit.as_secs());
+    fn no_answer(&self, limit: &mut Duration, seen: Option<&str>) -> Failure {
+        let detail = silence::detail(*limit, seen);
         *limit *= 2;
-        Failure::Unknown(ServerError::Lost {
-            at: self.at.clone(),
-            doing: "applying a batch",
-            detail,
-        })
+        Failure::Unknown(ServerError::Lost { at: self.at.clone(), doing: APPLYING, detail })
     }
 
     /// One transaction. `None`: rolled back, and `exact` is set for the next.

@@ -21,6 +21,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::connect::label;
+use modshift_mariadb::silence::{self, LOOK_AFTER};
 use modshift_mariadb::{Conn, ServerError, Session, connect, error};
 use modshift_proto::plan::{Endpoint, Plan};
 use mysql_async::prelude::Queryable;
@@ -95,9 +96,11 @@ impl Register {
         dry: bool,
     ) -> Result<(Register, Admission), CutoverError> {
         let at = label(&endpoint);
-        let taking = Box::pin(Register::take_it(plan, endpoint, ask, mode, dry));
-        tokio::time::timeout(TAKE_TIMEOUT, taking).await.unwrap_or_else(|_| {
-            let detail = format!("no answer in {} s", TAKE_TIMEOUT.as_secs());
+        let taking = Box::pin(Register::take_it(plan, endpoint.clone(), ask, mode, dry));
+        let taking = tokio::time::timeout(TAKE_TIMEOUT, taking);
+        let (taken, seen) = silence::watched(&endpoint, LOOK_AFTER, taking, |_| {}).await;
+        taken.unwrap_or_else(|_| {
+            let detail = silence::detail(TAKE_TIMEOUT, seen);
             Err(ServerError::Lost { at, doing: "taking the journal", detail }.into())
         })
     }

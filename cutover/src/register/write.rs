@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::connect::label;
+use modshift_mariadb::silence::{self, LOOK_AFTER};
 use modshift_mariadb::{ServerError, Session, connect, error};
 use modshift_proto::plan::Endpoint;
 use mysql_async::prelude::Queryable;
@@ -186,11 +187,13 @@ pub(super) async fn within<T>(
     endpoint: &Endpoint,
     attempt: impl Future<Output = Result<T, ServerError>>,
 ) -> Result<T, ServerError> {
-    tokio::time::timeout(WRITE_TIMEOUT, attempt).await.unwrap_or_else(|_| {
+    let attempt = tokio::time::timeout(WRITE_TIMEOUT, attempt);
+    let (outcome, seen) = silence::watched(endpoint, LOOK_AFTER, attempt, |_| {}).await;
+    outcome.unwrap_or_else(|_| {
         Err(ServerError::Lost {
             at: label(endpoint),
             doing: "writing the journal",
-            detail: format!("no answer in {} s", WRITE_TIMEOUT.as_secs()),
+            detail: silence::detail(WRITE_TIMEOUT, seen),
         })
     })
 }

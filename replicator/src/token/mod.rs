@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use modshift_mariadb::{ServerError, Session};
+use modshift_mariadb::{ServerError, Session, silence};
 use modshift_proto::OldShard;
 use modshift_proto::plan::{Endpoint, Login};
 use mysql_async::prelude::Queryable;
@@ -31,6 +31,8 @@ use crate::snapshot::TableProgress;
 
 /// A server that does not answer in this time is taken to be gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before a write gives up the lock that it waits for, see `server`.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Requests of a server's readers that may wait for its task. Each has at most a few at a time, and
 /// asks again where there is no room.
 const REQUESTS_MAX: usize = 256;
@@ -175,14 +177,23 @@ pub(crate) async fn within<T>(
     doing: &'static str,
     attempt: impl Future<Output = Result<T, ReadError>>,
 ) -> Result<T, ReadError> {
-    match tokio::time::timeout(WRITE_TIMEOUT, attempt).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(ReadError::Server(ServerError::Lost {
-            at: modshift_mariadb::connect::label(endpoint),
-            doing,
-            detail: format!("no answer in {} s", WRITE_TIMEOUT.as_secs()),
-        })),
-    }
+    within_seen(endpoint, doing, attempt).await.0
+}
+
+/// The same, with why the server was silent meanwhile, if it shows that.
+async fn within_seen<T>(
+    endpoint: &Endpoint,
+    doing: &'static str,
+    attempt: impl Future<Output = Result<T, ReadError>>,
+) -> (Result<T, ReadError>, Option<&'static str>) {
+    let attempt = tokio::time::timeout(WRITE_TIMEOUT, attempt);
+    let (outcome, seen) = silence::watched(endpoint, LOOK_AFTER, attempt, |_| {}).await;
+    let late = |_| {
+        let at = modshift_mariadb::connect::label(endpoint);
+        let detail = silence::detail(WRITE_TIMEOUT, seen);
+        Err(ReadError::Server(ServerError::Lost { at, doing, detail }))
+    };
+    (outcome.unwrap_or_else(late), seen)
 }
 
 /// Leaves the reason why this epoch's reader stopped, for `status` and the gate; `None`: it goes on.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::beats::until_next;
 use super::member::{Member, Request};
 use super::statement::{Step, Transaction, Write, transaction};
-use super::within;
+use super::{within, within_seen};
 use crate::backoff::Backoff;
 use crate::error::{Class, ReadError, server_error};
 use crate::metrics;
@@ -171,7 +171,8 @@ impl Server {
             let outcome = send(&mut kept.conn, &endpoint, &packets, steps.len()).await?;
             Ok((kept, steps, outcome, began.elapsed()))
         };
-        match within(&endpoint, DOING, trying).await {
+        let (tried, seen) = within_seen(&endpoint, DOING, trying).await;
+        match tried {
             Ok((kept, steps, outcome, took)) => {
                 // A session keeps the rights that it had when it began, and stays where the address led
                 // to then: after a refusal only one that a lock explains is used again.
@@ -192,7 +193,7 @@ impl Server {
                         // Without an owner it is the first one's, and the others show their own.
                         let owner = steps.get(at).and_then(|step| step.write()).unwrap_or(0);
                         let Some(&id) = order.get(owner) else { return Ok(None) };
-                        self.refused(id, error);
+                        self.refused(id, error, seen);
                         Ok(Some(id))
                     }
                 }
@@ -272,7 +273,8 @@ impl Server {
         epoch.unwrap_or(0)
     }
 
-    fn refused(&mut self, id: u64, error: mysql_async::Error) {
+    /// `seen`: why the server was silent.
+    fn refused(&mut self, id: u64, error: mysql_async::Error, seen: Option<&str>) {
         let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { return };
         let at = Endpoint { schema: member.schema.clone(), ..self.endpoint.clone() };
         let error = ReadError::from(server_error(&at, DOING, error));
@@ -281,7 +283,8 @@ impl Server {
         }
         metrics::retry(member.shard, "token");
         if !member.apart {
-            tracing::warn!(shard = member.shard.0, error = %error,
+            let why = seen.unwrap_or_default();
+            tracing::warn!(shard = member.shard.0, error = %error, why,
                 "token not written: that of this shard is tried apart from now on");
         }
         member.set_apart();
