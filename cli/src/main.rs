@@ -103,7 +103,7 @@ async fn answer(cli: Cli) -> anyhow::Result<Exit> {
         Command::Rollback(args) => !(args.common.resume || args.common.abort),
         _ => false,
     };
-    if by_plan {
+    if by_plan && !plan.scheme.is_promotion() {
         fits::tables(&plan).await?;
     }
     // These know themselves how they end.

@@ -7,7 +7,7 @@ use crate::args::Command;
 use crate::exit::BadPlan;
 
 /// Those of which `is_usable` says so.
-const USABLE: [&str; 2] = ["check", "topology"];
+const USABLE: [&str; 3] = ["check", "topology", "verify"];
 
 /// Every command is here: who adds one says what it does with such a plan.
 fn is_usable(command: &Command) -> (&'static str, bool) {
@@ -21,7 +21,7 @@ fn is_usable(command: &Command) -> (&'static str, bool) {
         Command::Run(_) => ("run", false),
         Command::Status(_) => ("status", false),
         Command::Gate(_) => ("gate", false),
-        Command::Verify(_) => ("verify", false),
+        Command::Verify(_) => ("verify", true),
         Command::Resync(_) => ("resync", false),
         Command::Rearm(_) => ("rearm", false),
         Command::Skip(_) => ("skip", false),

@@ -1,6 +1,8 @@
 //! `modshift verify`: are the new rows the old ones? With `--back`, after a cutover: are the old rows
 //! the new ones? That is the same question to the plan of the way back.
 
+mod pairs;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,6 +29,9 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(120);
 const TELL: Duration = Duration::from_secs(1);
 
 pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
+    if plan.scheme.is_promotion() {
+        return pairs::run(plan, args).await;
+    }
     let plan = if args.back { Arc::new(plan.reversed()) } else { plan };
     let tables = chosen(&plan, &args.tables)?;
     let cancel = CancellationToken::new();

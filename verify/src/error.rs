@@ -28,6 +28,10 @@ pub enum VerifyError {
     Copying { old: u16, new: u16 },
     #[error("old shard {old} is not copied to new shard {new} yet, and {halt}")]
     Halted { old: u16, new: u16, halt: Halt },
+    #[error(
+        "{halt}: its rows are compared where both servers are at one position, and it comes to none"
+    )]
+    Apart { halt: Halt },
     #[error("the new shards serve: they are no copy of the old shards any more")]
     Switched,
     #[error("the definitions of table {table} differ too far to compare its rows")]
@@ -55,6 +59,7 @@ impl VerifyError {
             VerifyError::Locked { .. }
             | VerifyError::Copying { .. }
             | VerifyError::Halted { .. }
+            | VerifyError::Apart { .. }
             | VerifyError::Switched
             | VerifyError::Unanswered { .. } => Class::Retry,
             VerifyError::Value { .. }
@@ -93,6 +98,10 @@ impl VerifyError {
             }
             VerifyError::Halted { .. } => {
                 "mend what it says, start the daemons again, and wait for the copy"
+            }
+            VerifyError::Apart { .. } => {
+                "modshift check names what is wrong with it; where it was promoted already nothing is \
+                 compared: each server has rows of its own"
             }
             VerifyError::Switched => {
                 "modshift verify compares before a cutover, modshift verify --back after one"

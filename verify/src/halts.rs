@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use modshift_mariadb::control::{TOKEN, WATERMARK};
 use modshift_proto::plan::Direction;
+use mysql_async::Row;
 
 use crate::error::VerifyError;
 use crate::report::Halt;
-use crate::settle::{Shards, if_there};
+use crate::settle::{Link, Shards, if_there};
 use crate::shard::HERE;
 
 /// A stream from an old to a new shard.
@@ -44,6 +45,9 @@ pub(crate) async fn find(
     shards: &mut Shards,
     streams: &BTreeSet<Stream>,
 ) -> Result<BTreeMap<Stream, Halt>, VerifyError> {
+    if shards.link == Link::Replication {
+        return replication(shards, streams).await;
+    }
     let direction = shards.direction;
     let of_readers = format!("SELECT halted FROM {HERE}{TOKEN} WHERE halted IS NOT NULL");
     let readers = try_join_all(shards.old.iter_mut().enumerate().map(async |(old, shard)| {
@@ -67,6 +71,44 @@ pub(crate) async fn find(
     }))
     .await?;
     Ok(joined(direction, streams, &readers, &appliers))
+}
+
+/// Of replicas: what does not run, by itself or because it was stopped.
+async fn replication(
+    shards: &mut Shards,
+    streams: &BTreeSet<Stream>,
+) -> Result<BTreeMap<Stream, Halt>, VerifyError> {
+    let mut found = BTreeMap::new();
+    for &stream in streams {
+        let shard = &mut shards.new[usize::from(stream.1)];
+        let rows: Vec<Row> =
+            shard.query("asking whether it replicates", "SHOW ALL SLAVES STATUS").await?;
+        if let Some(why) = stands(&rows) {
+            let stream_name = format!("replication into {}", shard.label());
+            found.insert(stream, Halt { stream: stream_name, why });
+        }
+    }
+    Ok(found)
+}
+
+/// Numbers only: the text of an error may hold values of rows.
+fn stands(rows: &[Row]) -> Option<String> {
+    if rows.is_empty() {
+        return Some("it replicates from nobody".to_owned());
+    }
+    rows.iter().find_map(|row| {
+        let text = |column: &str| -> String {
+            row.get_opt::<String, _>(column).and_then(Result::ok).unwrap_or_default()
+        };
+        let (io, sql) = (text("Slave_IO_Running"), text("Slave_SQL_Running"));
+        (io == "No" || sql == "No").then(|| {
+            format!(
+                "Slave_IO_Running {io}, Slave_SQL_Running {sql}, Last_IO_Errno {}, Last_SQL_Errno {}",
+                text("Last_IO_Errno"),
+                text("Last_SQL_Errno")
+            )
+        })
+    })
 }
 
 fn joined(

@@ -11,6 +11,9 @@
 //! time after the stream has passed the old shard's position at the read. One that never stands still
 //! is compared at the fence ([`AtFence`]).
 //!
+//! The same compares a replica with its primary before it is promoted ([`settle::Link`]): every row is on
+//! both, the replica's own position says how far it is, and what is found is kept on the primary.
+//!
 //! Nothing here writes to a planned table. What is to be repaired goes through the change log.
 
 mod changed;

@@ -9,7 +9,7 @@ use modshift_proto::Gtid;
 use modshift_proto::plan::Plan;
 
 use crate::error::VerifyError;
-use crate::settle::{applied, if_there};
+use crate::settle::{Link, applied, if_there};
 use crate::shard::{HERE, Shard};
 
 /// A group of an old shard because of which a table is marked.
@@ -56,7 +56,7 @@ pub(crate) async fn due(
         return Ok(due);
     }
     for shard in new {
-        let applied = applied(shard).await?;
+        let applied = applied(shard, Link::Streams).await?;
         due.retain(|mark| applied.get(&mark.old).is_some_and(|gtids| gtids.covers(mark.gtid)));
     }
     Ok(due)

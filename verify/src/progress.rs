@@ -106,6 +106,14 @@ pub async fn save(
     Ok(())
 }
 
+/// Writes something that is logged, so that the position moves on.
+pub async fn beat(ledger: &mut [Shard], table: &CheckedTable) -> Result<(), VerifyError> {
+    let sql = format!("UPDATE {HERE}{VERIFY} SET round = round + 1 WHERE table_name = ?");
+    let params = (table.schema.name.clone(),);
+    try_join_all(ledger.iter_mut().map(|shard| shard.run(DOING, &sql, params.clone()))).await?;
+    Ok(())
+}
+
 /// The round is over. Only a clean one is a proof, and its age counts from its beginning. Gives whether
 /// every new shard has one by now: it was doubted where a resync was asked for meanwhile.
 pub async fn finish(
@@ -308,10 +316,11 @@ pub async fn known(
     Ok(rows.into_iter().map(|(source, md5, key)| Known { source, md5, key }).collect())
 }
 
-/// What is known to differ in one table: at most [`PAGE`] rows of each new shard.
+/// What is known to differ in one table, from so many sources: at most [`PAGE`] rows of each new
+/// shard.
 pub async fn mismatches(
     new: &mut [Shard],
-    plan: &Plan,
+    sources: u16,
     table: &CheckedTable,
 ) -> Result<Vec<Mismatch>, VerifyError> {
     type Row = (u16, Vec<u8>, String, String);
@@ -325,7 +334,7 @@ pub async fn mismatches(
     let mut found = Vec::new();
     for (shard, rows) in rows.into_iter().enumerate() {
         for (old, pk, kind, columns) in rows {
-            let kind = Kind::from_name(&kind).filter(|_| old < plan.old_modulus.get());
+            let kind = Kind::from_name(&kind).filter(|_| old < sources);
             let Some(kind) = kind else {
                 let text = format!("a mismatch of old shard {old}");
                 return Err(VerifyError::Control { at: new[shard].label(), what: MISMATCH, text });

@@ -22,10 +22,11 @@ use modshift_proto::GtidSet;
 use modshift_proto::plan::Direction;
 use modshift_proto::row::RowView;
 
-use crate::compare::Suspect;
+use crate::compare::{Stream, Suspect};
 use crate::error::VerifyError;
 use crate::halts::Halts;
 use crate::key;
+use crate::progress;
 use crate::report::{Halt, Kind, Mismatch};
 use crate::shard::{HERE, Seen, Shard};
 use crate::table::{CheckedTable, Placing};
@@ -48,6 +49,47 @@ pub struct Shards {
     pub new: Vec<Shard>,
     /// Of the plan that has them so.
     pub direction: Direction,
+    pub link: Link,
+    /// With [`Link::Replication`], where what is found is kept: on the primary. A replica is never
+    /// written to: a transaction of its own would end its replication.
+    pub kept: Vec<Shard>,
+}
+
+/// How rows come from the old shards to the new ones, and hence what says how far they have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// By streams of modshift: the watermark.
+    Streams,
+    /// The one old shard is the primary of the new ones: `gtid_slave_pos` of each.
+    Replication,
+}
+
+impl Shards {
+    /// Where progress, proof and what differs are kept.
+    pub(crate) fn ledger(&mut self) -> &mut [Shard] {
+        match self.link {
+            Link::Streams => &mut self.new,
+            Link::Replication => &mut self.kept,
+        }
+    }
+}
+
+impl Link {
+    /// A stream as it is kept: with replication all of them on the primary, by their new shard.
+    pub(crate) fn filed(self, (old, new): Stream) -> Stream {
+        match self {
+            Link::Streams => (old, new),
+            Link::Replication => (new, 0),
+        }
+    }
+
+    /// Of what was kept so.
+    pub(crate) fn found(self, (source, at): Stream) -> Stream {
+        match self {
+            Link::Streams => (source, at),
+            Link::Replication => (0, source),
+        }
+    }
 }
 
 /// What a difference waits for before it counts.
@@ -141,6 +183,10 @@ pub async fn settle(
         if deadline.is_some() && open.iter().all(|key| key.position.is_some() && stale(key)) {
             let halted = halts.look(shards, &streams(&open)).await?;
             settled.leave(&mut open, halted);
+            if shards.link == Link::Replication {
+                // No reader writes tokens there.
+                progress::beat(shards.ledger(), table).await?;
+            }
             tokio::time::sleep(POLL_LONGEST / 4).await;
             continue;
         }
@@ -387,12 +433,13 @@ async fn wait_until(
     positions: &BTreeMap<u16, GtidSet>,
     deadline: Instant,
 ) -> Result<BTreeSet<(u16, u16)>, VerifyError> {
+    let link = shards.link;
     let late = try_join_all(shards.new.iter_mut().enumerate().map(async |(index, shard)| {
         let sources: Vec<u16> =
             streams.iter().filter(|s| usize::from(s.1) == index).map(|s| s.0).collect();
         let wanted = |source: &u16| Some((*source, positions.get(source)?.clone()));
         let wanted: Vec<(u16, GtidSet)> = sources.iter().filter_map(wanted).collect();
-        let late = passed(shard, wanted, deadline).await?;
+        let late = passed(shard, link, wanted, deadline).await?;
         Ok::<_, VerifyError>(late.into_iter().map(move |source| (source, index as u16)))
     }))
     .await?;
@@ -402,6 +449,7 @@ async fn wait_until(
 /// Old shards whose position this new shard has not applied by the deadline.
 pub(crate) async fn passed(
     shard: &mut Shard,
+    link: Link,
     mut wanted: Vec<(u16, GtidSet)>,
     deadline: Instant,
 ) -> Result<Vec<u16>, VerifyError> {
@@ -410,7 +458,7 @@ pub(crate) async fn passed(
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let applied = applied(shard).await?;
+        let applied = applied(shard, link).await?;
         wanted.retain(|(source, position)| {
             !applied.get(source).is_some_and(|applied| applied.contains(position))
         });
@@ -426,7 +474,19 @@ pub(crate) async fn passed(
 
 /// Complete event groups that a new shard has of each old one whose copy is complete: until then
 /// rows are missing that no position speaks of.
-pub(crate) async fn applied(shard: &mut Shard) -> Result<HashMap<u16, GtidSet>, VerifyError> {
+pub(crate) async fn applied(
+    shard: &mut Shard,
+    link: Link,
+) -> Result<HashMap<u16, GtidSet>, VerifyError> {
+    if link == Link::Replication {
+        // It moves in the transaction that applies the rows.
+        const POSITION: &str = "gtid_slave_pos";
+        let rows: Vec<String> =
+            shard.query("reading how far it has replicated", "SELECT @@gtid_slave_pos").await?;
+        let text = rows.into_iter().next().unwrap_or_default();
+        let control = |text| VerifyError::Control { at: shard.label(), what: POSITION, text };
+        return Ok(HashMap::from([(0, text.parse().map_err(|_| control(text))?)]));
+    }
     let sql = format!("SELECT source, gtids FROM {HERE}{WATERMARK} WHERE copied");
     let rows = shard.query("reading the watermark", &sql).await;
     let rows: Vec<(u16, String)> = if_there(rows)?;

@@ -7,7 +7,7 @@
 
 use super::cutover::Cutover;
 use super::section::Section;
-use super::{Check, Log, Plan, Verify};
+use super::{Check, Log, Placement, Plan, Table, Verify};
 use crate::shard::{Modulus, NewShard, OldShard};
 
 /// How rows come to the new shards.
@@ -85,6 +85,27 @@ impl Plan {
         let moduli = self.scheme.is_promotion().then_some((plan.old_modulus, plan.new_modulus));
         moduli.into_iter().flat_map(move |(old, new)| {
             (shard.0..new.get()).step_by(usize::from(old.get())).map(NewShard)
+        })
+    }
+
+    /// Of a promotion: one old shard and what is promoted of it, as the two are compared. Every row is
+    /// on all of these servers, as those of a broadcast table are. New shard t of it is the t-th of
+    /// the old shard's heirs behind the one in place.
+    pub fn pair(&self, shard: OldShard) -> Option<Plan> {
+        let heirs: Vec<NewShard> = self.heirs(shard).skip(1).collect();
+        let number = u16::try_from(heirs.len()).ok()?;
+        let everywhere = |table: &Table| Table {
+            name: table.name.clone(),
+            placement: Placement::Broadcast { source: OldShard(0) },
+        };
+        Some(Plan {
+            old_modulus: Modulus::new(1)?,
+            new_modulus: Modulus::new(number)?,
+            old: vec![self.old.get(usize::from(shard.0))?.clone()],
+            new: heirs.iter().map(|heir| self.new[usize::from(heir.0)].clone()).collect(),
+            tables: self.tables.iter().map(everywhere).collect(),
+            forward: None,
+            ..self.clone()
         })
     }
 

@@ -75,7 +75,12 @@ fn who_lives_where_is_asked_of_the_plan_whichever_way_it_goes() {
         assert_eq!(plan.promoted().collect::<Vec<_>>(), [2, 3, 4, 5].map(NewShard));
         assert_eq!(plan.heirs(OldShard(1)).collect::<Vec<_>>(), [1, 3, 5].map(NewShard));
     }
+    let pair = plan.pair(OldShard(1)).unwrap();
+    let servers: Vec<&str> = pair.old.iter().chain(&pair.new).map(|s| s.host.as_str()).collect();
+    assert_eq!(servers, ["db-1", "db-1-1", "db-1-2"]);
+    assert_eq!((pair.old_modulus.get(), pair.new_modulus.get()), (1, 2));
     let copy = parse(&crate::orders()).unwrap();
+    assert_eq!(copy.pair(OldShard(0)), None);
     assert_eq!(copy.scheme, Scheme::Copy);
     assert_eq!((copy.home(NewShard(0)), copy.is_in_place(NewShard(0))), (None, false));
     assert_eq!((copy.promoted().count(), copy.heirs(OldShard(0)).count()), (0, 0));

@@ -3,12 +3,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use modshift_tests::grants::grant;
 use modshift_tests::place::RunDir;
 use modshift_tests::process::Launch;
 use modshift_tests::server::{ADMIN, PASSWORD};
 use modshift_tests::{MariaDbOptions, MariaDbServer, wait_until};
+use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
 use crate::case::{LIMIT, options};
@@ -28,9 +31,9 @@ fn replica_options(server_id: u32) -> MariaDbOptions {
 }
 
 impl Pair {
-    async fn start() -> Result<Pair> {
+    async fn start(first_id: u32) -> Result<Pair> {
         // Otherwise the replica would make its tables of another engine than its primary.
-        let servers = [options(91), replica_options(92)].map(MariaDbOptions::calm);
+        let servers = [options(first_id), replica_options(first_id + 1)].map(MariaDbOptions::calm);
         let mut started = MariaDbServer::start_all(servers).await?.into_iter();
         let (Some(primary), Some(replica)) = (started.next(), started.next()) else {
             anyhow::bail!("no two servers");
@@ -39,11 +42,11 @@ impl Pair {
         pair.replica.follow(&pair.primary).await?;
         pair.run(&[
             &format!("CREATE DATABASE {SCHEMA}"),
-            "CREATE TABLE t (id BIGINT NOT NULL, uid BIGINT NOT NULL, PRIMARY KEY (id, uid))",
+            "CREATE TABLE t (id BIGINT, uid BIGINT, v INT NOT NULL DEFAULT 0, PRIMARY KEY (id, uid))",
             "CREATE TABLE other (id BIGINT PRIMARY KEY)",
             "CREATE USER app@'%' IDENTIFIED BY 'app'",
             "GRANT SELECT, INSERT ON pairs.* TO app@'%'",
-            "INSERT INTO t SELECT seq, seq FROM seq_1_to_1000 WHERE seq % 10 < 7",
+            "INSERT INTO t SELECT seq, seq, 0 FROM seq_1_to_1000 WHERE seq % 10 < 7",
         ])
         .await?;
         Ok(pair)
@@ -64,12 +67,8 @@ impl Pair {
         self.replica.catch_up(&self.primary).await
     }
 
-    /// On the replica alone, in no binlog.
     async fn alone(&self, sql: &str) -> Result<()> {
-        let mut conn = self.replica.address().with_schema(SCHEMA).connect().await?;
-        use mysql_async::prelude::Queryable;
-        conn.query_drop("SET SESSION sql_log_bin = 0").await?;
-        conn.query_drop(sql).await.with_context(|| sql.to_owned())
+        alone(&self.replica, sql).await
     }
 
     fn plan(&self) -> Result<PathBuf> {
@@ -127,6 +126,13 @@ impl Pair {
     }
 }
 
+/// On this server alone, in no binlog.
+async fn alone(server: &MariaDbServer, sql: &str) -> Result<()> {
+    let mut conn = server.address().with_schema(SCHEMA).connect().await?;
+    conn.query_drop("SET SESSION sql_log_bin = 0").await?;
+    conn.query_drop(sql).await.with_context(|| sql.to_owned())
+}
+
 fn places(report: &Report) -> Result<Vec<(u64, u64, u64, bool)>> {
     let shards = report.json["mapping"]["shards"].as_array().context("no mapping")?;
     let number = |place: &Value, key: &str| place[key].as_u64().context(key.to_owned());
@@ -140,7 +146,7 @@ fn places(report: &Report) -> Result<Vec<(u64, u64, u64, bool)>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_promoted_only_as_what_it_should_be() -> Result<()> {
-    let pair = Pair::start().await?;
+    let pair = Pair::start(91).await?;
     // As it should be; of 700 rows 400 have an even key.
     let report = pair.check(&[]).await?;
     let faults: Vec<_> =
@@ -255,6 +261,103 @@ async fn a_replica_is_promoted_only_as_what_it_should_be() -> Result<()> {
     Ok(())
 }
 
+/// Writes of an application, as fast as they go, until told to stop.
+async fn write(primary: Arc<MariaDbServer>, stop: Arc<AtomicBool>) -> Result<()> {
+    let address = primary.address().with_schema(SCHEMA);
+    let mut conn = address.connect().await?;
+    for n in 0u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = n * 7919 % 1000;
+        conn.query_drop(format!("UPDATE t SET v = v + 1 WHERE id BETWEEN {key} AND {key} + 20"))
+            .await?;
+        conn.query_drop(format!("INSERT INTO t VALUES ({0}, {0}, 0)", 10_000 + n)).await?;
+        conn.query_drop(format!("DELETE FROM t WHERE id = {}", 9_990 + n)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_compared_with_their_primary_while_it_is_written() -> Result<()> {
+    let pair = Pair::start(94).await?;
+    let second = MariaDbServer::start(replica_options(96).calm()).await?;
+    second.follow(&pair.primary).await?;
+    second.catch_up(&pair.primary).await?;
+    // It needs no more rights than a reader has, and those come to the replicas by replication.
+    grant(&pair.primary.address(), SCHEMA, "lean", "grants-old.sql")?;
+    let three = |args: &[&str]| -> Result<Launch> {
+        let launch = pair.launch(args)?;
+        let path = pair.dir.join("plan.toml");
+        let text = std::fs::read_to_string(&path)?.replace("new = 2", "new = 3");
+        let text = text.replace(&format!("\"{ADMIN}\""), "\"lean\"");
+        let text = text.replace("[[new]]\n[[new]]\napplication_host = \"vip-2\"\n", "");
+        let listed = format!("\", \"127.0.0.1:{}\"]", second.port());
+        std::fs::write(
+            &path,
+            text.replacen("\"]", &listed, 1) + "[verify]\nsettle_max = \"20s\"\n",
+        )?;
+        Ok(launch)
+    };
+    let verify = async || -> Result<(i32, Value)> {
+        let (code, output) = three(&["verify", "--json"])?.finish(LIMIT).await?;
+        let json = serde_json::from_str(&output).with_context(|| format!("{code}: {output}"))?;
+        Ok((code, json))
+    };
+    // Equal, whatever is written meanwhile.
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(pair.primary.clone(), stop.clone()));
+    let (code, report) = verify().await?;
+    stop.store(true, Ordering::Relaxed);
+    writer.await??;
+    ensure!(code == 0 && report["tables"][0]["proof"] == true, "{code}: {report:#}");
+    ensure!(report["tables"][0]["rows"].as_u64() >= Some(700), "{report:#}");
+    let kept = "SELECT COUNT(*) FROM pairs.modshift_verify WHERE proof IS NOT NULL";
+    ensure!(pair.primary.value::<u64>(kept).await? == 1, "no proof is kept on the primary");
+    // Nothing was written on a replica: it goes on.
+    pair.run(&["INSERT INTO other VALUES (1)"]).await?;
+    second.catch_up(&pair.primary).await?;
+    ensure!(second.value::<u64>(kept).await? == 1, "the proof has not come to the replica");
+
+    // Nobody writes now: what differs is found all the same, on the server that has it.
+    for (server, sql) in [
+        (&pair.replica, "UPDATE t SET v = -1 WHERE id = 10"),
+        (&pair.replica, "DELETE FROM t WHERE id = 11"),
+    ] {
+        alone(server, sql).await?;
+    }
+    alone(&second, "INSERT INTO t VALUES (8888, 8888, 5)").await?;
+    let (code, report) = verify().await?;
+    ensure!(code == 1 && report["tables"][0]["proof"] == false, "{code}: {report:#}");
+    let found = report["mismatches"].as_array().context("no mismatches")?;
+    let mut found: Vec<_> =
+        found.iter().map(|row| (row["new"].as_u64(), row["kind"].as_str().unwrap_or(""))).collect();
+    found.sort();
+    ensure!(
+        found == [(Some(1), "differs"), (Some(1), "missing"), (Some(2), "extra")],
+        "{report:#}"
+    );
+    // Mended, it is equal again, and the rows that were known are forgotten.
+    let v: i64 = pair.primary.value("SELECT v FROM pairs.t WHERE id = 10").await?;
+    alone(&pair.replica, &format!("UPDATE t SET v = {v} WHERE id = 10")).await?;
+    let v: i64 = pair.primary.value("SELECT v FROM pairs.t WHERE id = 11").await?;
+    alone(&pair.replica, &format!("INSERT INTO t VALUES (11, 11, {v})")).await?;
+    alone(&second, "DELETE FROM t WHERE id = 8888").await?;
+    let (code, report) = verify().await?;
+    ensure!(code == 0 && report["tables"][0]["proof"] == true, "{code}: {report:#}");
+
+    // One that does not follow has no position to be compared at.
+    second.run("STOP SLAVE SQL_THREAD").await?;
+    let (code, output) = three(&["verify"])?.finish(LIMIT).await?;
+    let said = format!("replication into 127.0.0.1:{}", second.port());
+    ensure!(code == 2 && output.contains(&said), "{code}: {output}");
+    for option in ["--back", "--repair", "--continuous"] {
+        let (code, output) = three(&["verify", option])?.finish(LIMIT).await?;
+        ensure!(code == 3 && output.contains("scheme = \"copy\""), "{code}: {output}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn other_commands_refuse_such_a_plan_by_name() -> Result<()> {
     let dir = RunDir::create("promotion")?;
@@ -269,7 +372,7 @@ async fn other_commands_refuse_such_a_plan_by_name() -> Result<()> {
         let (code, output) = launch.finish(LIMIT).await?;
         let said = format!("modshift {command} is for plans with scheme = \"copy\"");
         ensure!(code == 3 && output.contains(&said), "{code}: {output}");
-        ensure!(output.contains("is for modshift check now"), "{output}");
+        ensure!(output.contains("such a plan is for modshift check, "), "{output}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::{Seats, value};
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Plan, Scheme};
 use tokio_util::sync::CancellationToken;
 
 pub use self::round::Part;
@@ -24,7 +24,7 @@ use crate::metrics;
 use crate::pace::Pace;
 use crate::progress::{self, Saved};
 use crate::report::{Halt, Mismatch, TableReport};
-use crate::settle::{self, Settled, Shards, Until};
+use crate::settle::{self, Link, Settled, Shards, Until};
 use crate::shard::Shard;
 use crate::table::{self, CheckedTable};
 use crate::waiting;
@@ -98,8 +98,13 @@ impl Verifier {
             endpoints.iter().cloned().map(shard).collect()
         };
         let read: Vec<_> = plan.old.iter().map(|endpoint| endpoint.tailed()).collect();
-        let mut shards = Shards { old: of(&read), new: of(&plan.new), direction: plan.direction() };
-        progress::prepare(&mut shards.new).await?;
+        let (link, kept) = match plan.scheme {
+            Scheme::Copy => (Link::Streams, Vec::new()),
+            Scheme::Promote { .. } => (Link::Replication, of(&plan.old)),
+        };
+        let direction = plan.direction();
+        let mut shards = Shards { old: of(&read), new: of(&plan.new), direction, link, kept };
+        progress::prepare(shards.ledger()).await?;
         let tables = table::load(&plan, &mut shards.old, &mut shards.new).await?;
         let (pagers, primaries) = (of(&read), of(&plan.old));
         Ok(Verifier {
@@ -151,12 +156,20 @@ impl Verifier {
 
     /// Every stream has copied what was there before, and the new shards do not serve yet.
     pub async fn copied(&mut self) -> Result<(), VerifyError> {
+        if self.shards.link == Link::Replication {
+            let all = (0..self.plan.new_modulus.get()).map(|new| (0, new)).collect();
+            let halt = halts::find(&mut self.shards, &all).await?.into_values().next();
+            return match halt {
+                Some(halt) => Err(VerifyError::Apart { halt }),
+                None => Ok(()),
+            };
+        }
         if settle::switched(&mut self.shards.new).await? {
             return Err(VerifyError::Switched);
         }
         let old_shards = self.plan.old_modulus.get();
         for new in 0..self.shards.new.len() {
-            let applied = settle::applied(&mut self.shards.new[new]).await?;
+            let applied = settle::applied(&mut self.shards.new[new], Link::Streams).await?;
             let Some(old) = (0..old_shards).find(|old| !applied.contains_key(old)) else {
                 continue;
             };
@@ -181,7 +194,13 @@ impl Verifier {
     pub async fn mismatches(&mut self) -> Result<Vec<Mismatch>, VerifyError> {
         let mut all = Vec::new();
         for table in self.tables.iter().flatten() {
-            all.extend(progress::mismatches(&mut self.shards.new, &self.plan, table).await?);
+            let link = self.shards.link;
+            let sources = self.plan.old_modulus.get().max(self.plan.new_modulus.get());
+            let found = progress::mismatches(self.shards.ledger(), sources, table).await?;
+            all.extend(found.into_iter().map(|mismatch| {
+                let (old, new) = link.found((mismatch.old, mismatch.new));
+                Mismatch { old, new, ..mismatch }
+            }));
         }
         Ok(all)
     }
@@ -191,7 +210,7 @@ impl Verifier {
         &mut self,
         but: &BTreeSet<String>,
     ) -> Result<Option<usize>, VerifyError> {
-        let ages = progress::ages(&mut self.shards.new).await?;
+        let ages = progress::ages(self.shards.ledger()).await?;
         let age = |table: &CheckedTable| {
             let found = ages.iter().find(|(name, _)| *name == table.schema.name);
             found.and_then(|(_, age)| *age).unwrap_or(u64::MAX)
@@ -216,7 +235,10 @@ impl Verifier {
         let table = self.comparable(index)?;
         marks::sweep(&mut self.primaries, &mut self.shards.new).await?;
         // What was passed over asks for a round that begins behind it.
-        let marks = marks::open(&mut self.primaries, &table.schema.name).await?;
+        let marks = match self.shards.link {
+            Link::Streams => marks::open(&mut self.primaries, &table.schema.name).await?,
+            Link::Replication => Vec::new(),
+        };
         let due = marks::due(&self.plan, &marks, &mut self.shards.new).await?;
         if due.len() < marks.len() {
             notes.push(format!(
@@ -229,7 +251,7 @@ impl Verifier {
         let resume_max = self.plan.gate.verify_age.unwrap_or(RESUME_AGE_MAX);
         let saved = match options.fresh || !marks.is_empty() {
             true => None,
-            false => progress::read(&mut self.shards.new, &table).await?,
+            false => progress::read(self.shards.ledger(), &table).await?,
         };
         let resume_max = options.not_before.map_or(resume_max, |kept| kept.min(resume_max));
         let saved = saved.filter(|saved| Duration::from_secs(saved.age_s) < resume_max);
@@ -237,7 +259,7 @@ impl Verifier {
         let saved = match saved {
             Some(saved) => saved,
             None => {
-                progress::begin(&mut self.shards.new, &table).await?;
+                progress::begin(self.shards.ledger(), &table).await?;
                 Saved::default()
             }
         };
@@ -292,7 +314,7 @@ impl Verifier {
     /// Takes back what was proven of the table, and what a round under way would prove.
     pub async fn doubt(&mut self, index: usize) -> Result<(), VerifyError> {
         let table = &self.plan.tables[index].name;
-        progress::doubt(&mut self.shards.new, table).await
+        progress::doubt(self.shards.ledger(), table).await
     }
 
     /// The primary of an old shard.
@@ -314,11 +336,11 @@ impl Verifier {
     pub async fn mended(&mut self, index: usize) -> Result<(), VerifyError> {
         let Some(table) = self.tables[index].clone() else { return Ok(()) };
         let Some(begun) = self.differing.remove(&index) else { return Ok(()) };
-        if progress::count(&mut self.shards.new, &table).await? > 0 {
+        if progress::count(self.shards.ledger(), &table).await? > 0 {
             return Ok(());
         }
         let age = begun.earlier + begun.at.elapsed();
-        progress::prove(&mut self.shards.new, &table, age).await?;
+        progress::prove(self.shards.ledger(), &table, age).await?;
         let (old, new) = (&mut self.primaries, &mut self.shards.new);
         marks::prove(old, new, &table.schema.name, &begun.marks).await
     }
@@ -344,13 +366,14 @@ impl Verifier {
     /// What is known of a table is looked at again, a page at a time: it may have been mended.
     async fn settle_known(&mut self, table: &CheckedTable) -> Result<(), VerifyError> {
         let until = Until::Passed(self.plan.verify.settle_max);
-        for target in 0..self.shards.new.len() {
+        let link = self.shards.link;
+        for target in 0..self.shards.ledger().len() {
             let mut last: Option<progress::Known> = None;
             loop {
-                let shard = &mut self.shards.new[target];
+                let shard = &mut self.shards.ledger()[target];
                 let mut page = progress::known(shard, table, last.as_ref()).await?;
                 let known = |k: &progress::Known| Suspect {
-                    stream: (k.source, target as u16),
+                    stream: link.found((k.source, target as u16)),
                     key: k.key.clone(),
                 };
                 let suspects: BTreeSet<Suspect> = page.iter().map(known).collect();
@@ -372,6 +395,9 @@ impl Verifier {
     /// Rows that wait for their place have none on a new shard that a comparison could find; so each of
     /// them is looked at by its key. Gives how many are not settled.
     async fn settle_waiting(&mut self, table: &CheckedTable) -> Result<u64, VerifyError> {
+        if self.shards.link == Link::Replication {
+            return Ok(0);
+        }
         let until = Until::Passed(self.plan.verify.settle_max);
         let mut unsettled = 0;
         for target in 0..self.shards.new.len() {
@@ -421,14 +447,28 @@ async fn record(
     table: &CheckedTable,
     settled: &Settled,
 ) -> Result<u64, VerifyError> {
-    if !settled.mismatches.is_empty() && settle::switched(&mut shards.new).await? {
+    let link = shards.link;
+    let streams = link == Link::Streams;
+    if streams && !settled.mismatches.is_empty() && settle::switched(&mut shards.new).await? {
         return Err(VerifyError::Switched);
     }
     for mismatch in &settled.mismatches {
         metrics::mismatch(&mismatch.table, mismatch.kind.name());
     }
-    progress::add_mismatches(&mut shards.new, &settled.mismatches).await?;
-    progress::remove_mismatches(&mut shards.new, table, &settled.equal).await?;
-    progress::remove_mismatches(&mut shards.new, table, &settled.parked).await?;
-    progress::add_moving(&mut shards.new, table, &settled.moving).await
+    let filed = |suspects: &[Suspect]| -> Vec<Suspect> {
+        let file = |suspect: &Suspect| Suspect {
+            stream: link.filed(suspect.stream),
+            key: suspect.key.clone(),
+        };
+        suspects.iter().map(file).collect()
+    };
+    let mismatches = settled.mismatches.iter().map(|mismatch| {
+        let (old, new) = link.filed((mismatch.old, mismatch.new));
+        Mismatch { old, new, ..mismatch.clone() }
+    });
+    let ledger = shards.ledger();
+    progress::add_mismatches(ledger, &mismatches.collect::<Vec<_>>()).await?;
+    progress::remove_mismatches(ledger, table, &filed(&settled.equal)).await?;
+    progress::remove_mismatches(ledger, table, &filed(&settled.parked)).await?;
+    progress::add_moving(ledger, table, &filed(&settled.moving)).await
 }

@@ -294,7 +294,7 @@ impl<'v> Round<'v> {
             self.saved.verified_to = self.range.after.as_deref().map(key::wire);
         }
         if self.part.is_none() {
-            progress::save(&mut shards.new, &self.table, &self.saved).await?;
+            progress::save(shards.ledger(), &self.table, &self.saved).await?;
         }
         self.settled_at = Instant::now();
         Ok(())
@@ -310,12 +310,12 @@ impl<'v> Round<'v> {
         let mismatches = match &self.part {
             // Others may be known of elsewhere in the table.
             Some(_) => self.found,
-            None => progress::count(&mut shards.new, &self.table).await?,
+            None => progress::count(shards.ledger(), &self.table).await?,
         };
         let mut proof = false;
         if self.part.is_none() {
             let clean = mismatches == 0 && self.saved.unsettled == 0;
-            proof = progress::finish(&mut shards.new, &self.table, clean).await?;
+            proof = progress::finish(shards.ledger(), &self.table, clean).await?;
             metrics::round(&name, clean);
         }
         let strays = self.strays.values().sum();
