@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use modshift_tests::{
     KafkaBroker, MariaDbOptions, MariaDbServer, Modshift,
     place::{RunDir, free_port},
+    printed,
     process::Launch,
     server::{ADMIN, PASSWORD},
     wait_until,
@@ -440,4 +441,131 @@ async fn a_stray_row_halts_with_its_place() -> Result<()> {
     // And that is true.
     let words = ["old shard 0: table t: 1 stray rows", "primary keys 77", "mend:"];
     reading.case.says(&["check"], 1, &words).await
+}
+
+/// All streams over the in-process log, with a row that an application writes now and then.
+struct Followed {
+    case: Case,
+    run: Modshift,
+    rows: u64,
+}
+
+impl Followed {
+    async fn start() -> Result<Followed> {
+        let case = Case::new().await?;
+        let run = Self::run(&case)?;
+        let mut followed = Followed { case, run, rows: 0 };
+        followed.carries().await?;
+        Ok(followed)
+    }
+
+    fn run(case: &Case) -> Result<Modshift> {
+        case.modshift(&["run", "--listen", "127.0.0.1:0"])?.start()
+    }
+
+    /// What an application writes on either old shard arrives.
+    async fn carries(&mut self) -> Result<()> {
+        let server = &self.case.good.server;
+        let new = self.case.schema(2);
+        for old in 0..2 {
+            self.rows += 1;
+            let id = 1000 + 2 * self.rows + old as u64;
+            let schema = self.case.schema(old);
+            server.run(format!("INSERT INTO {schema}.t VALUES ({id},{id},0)")).await?;
+            let count = format!(
+                "SELECT (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = '{new}' AND \
+                 TABLE_NAME = 't') * (SELECT COUNT(*) FROM {new}.t WHERE id = {id})"
+            );
+            wait_until("the row of an application", LIMIT, || async {
+                ensure!(self.run.running()?, "it ended:\n{}", self.run.output());
+                Ok((server.value::<u64>(&count).await? == 1).then_some(()))
+            })
+            .await
+            .with_context(|| self.run.last_words(40))?;
+        }
+        Ok(())
+    }
+
+    /// Daemons are stopped, something is damaged, and they are started: what the first line says that has
+    /// these words.
+    async fn told(&mut self, damage: &str, words: &str) -> Result<String> {
+        self.stopped().await?;
+        let [old, _, new] = [0, 1, 2].map(|which| self.case.schema(which));
+        let damage = damage.replace("OLD.", &format!("{old}.")).replace("NEW.", &format!("{new}."));
+        self.case.good.server.run(damage).await?;
+        self.run = Self::run(&self.case)?;
+        let line = self.run.wait_line(words, LIMIT).await;
+        line.with_context(|| self.run.last_words(40))
+    }
+
+    /// Whether or not all of its streams have halted, which ends it.
+    async fn stopped(&mut self) -> Result<()> {
+        if self.run.running()? {
+            let code = self.run.stop(LIMIT).await?;
+            ensure!([0, 3, 4].contains(&code), "it ended with {code}:\n{}", self.run.output());
+        }
+        Ok(())
+    }
+
+    async fn goes_on(&mut self) -> Result<()> {
+        self.run = Self::run(&self.case)?;
+        self.carries().await
+    }
+}
+
+/// The ways out of halts that nothing but modshift's own tables, or a server that is not the one it was,
+/// can bring about: each as it is printed, to its end, one after the other.
+#[tokio::test]
+async fn what_a_halt_says_to_do_is_enough() -> Result<()> {
+    let mut followed = Followed::start().await?;
+    let resume = "WHERE name = '@resume'";
+    for (damage, words, by_hand) in [
+        (format!("UPDATE OLD.modshift_progress SET gtids = 'x' {resume}"), "is unreadable", ""),
+        (
+            format!("UPDATE OLD.modshift_progress SET gtids = '77-1-5', digest = NULL {resume}"),
+            "does not know GTID domain 77",
+            "",
+        ),
+        (
+            "DELETE FROM NEW.modshift_watermark".to_owned(),
+            "modshift_watermark says that modshift brought none",
+            "DELETE FROM NEW.t",
+        ),
+        (
+            "ALTER TABLE OLD.modshift_token DROP COLUMN beat".to_owned(),
+            "it is of an earlier version of modshift",
+            "",
+        ),
+    ] {
+        let line = followed.told(&damage, words).await?;
+        let mut way_out = printed(&line, "restart-copy").with_context(|| damage.clone())?;
+        followed.stopped().await?;
+        if !by_hand.is_empty() {
+            ensure!(line.contains("empty the table by hand"), "{line}");
+            let new = followed.case.schema(2);
+            let by_hand = by_hand.replace("NEW.", &format!("{new}."));
+            followed.case.good.server.run(by_hand).await?;
+        }
+        way_out.push("--yes".to_owned());
+        let args: Vec<&str> = way_out.iter().map(String::as_str).collect();
+        followed
+            .case
+            .says(&args, 0, &["restart-copy: done"])
+            .await
+            .with_context(|| damage.clone())?;
+        followed.goes_on().await.with_context(|| damage.clone())?;
+    }
+    // And one that keeps the copy: what somebody has done to a control table is undone.
+    let damage = "CREATE TABLE NEW.kept AS SELECT source, gtids FROM NEW.modshift_watermark; \
+                  UPDATE NEW.modshift_watermark SET gtids = 'x'";
+    let words = "control table modshift_watermark cannot be read";
+    let line = followed.told(damage, words).await?;
+    ensure!(line.contains("undo that and start the consumer again"), "{line}");
+    followed.stopped().await?;
+    let new = followed.case.schema(2);
+    let undo = format!(
+        "UPDATE {new}.modshift_watermark w JOIN {new}.kept k USING (source) SET w.gtids = k.gtids"
+    );
+    followed.case.good.server.run(undo).await?;
+    followed.goes_on().await
 }

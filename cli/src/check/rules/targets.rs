@@ -20,7 +20,8 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                 }
                 false => {
                     "find out whose rows they are; where the application uses this shard, the plan \
-                     names the wrong one; where nobody does, empty the table by hand"
+                     names the wrong one; where nobody does, empty the table by hand; and where modshift \
+                     has copied before, give `modshift restart-copy` then"
                 }
             };
             faults.push(
