@@ -217,6 +217,34 @@ impl Keys {
         Ok([inserted, updated, conn.query(gone).await?])
     }
 
+    /// A key that is NULL has no place, in whatever session; and where one is asked for, that.
+    async fn none_for_a_null(&self) -> Result<()> {
+        let modulus = Modulus::new(3).context("a modulus")?;
+        for (index, type_text) in ["CHAR(9)", "VARCHAR(9)", "BINARY(9)"].into_iter().enumerate() {
+            let table = format!("nothing_{index}");
+            let literals = ["'a'".to_owned()];
+            let column = self.table(&table, type_text, &literals).await?;
+            let column = Column { nullable: true, ..column };
+            let rule = ShardRule::Crc32 { charset: Charset::Binary }.bind(&column)?;
+            let mut conn = connect(&self.endpoint, Session::Plain).await?;
+            conn.query_drop(format!(
+                "CREATE TABLE {table}_null (`the key` {type_text}); INSERT INTO {table}_null VALUES (NULL)"
+            ))
+            .await?;
+            for session in ["", "ORACLE", "PAD_CHAR_TO_FULL_LENGTH"] {
+                conn.query_drop(format!("SET sql_mode = '{session}'")).await?;
+                let sql = format!("SELECT {} FROM {table}_null", rule.sql(modulus));
+                let place: Vec<Option<u64>> = conn.query(sql).await?;
+                ensure!(place == [None], "{type_text}, {session}: {place:?}");
+            }
+            let sql = format!("SELECT {} FROM {table}_null", rule.sql_or(modulus, 7));
+            ensure!(self.column_of::<u64>(&sql).await? == [7], "{sql}");
+            let sql = format!("SELECT {} FROM {table}_null", rule.sql_away(modulus, 2));
+            ensure!(self.column_of::<u64>(&sql).await? == [0], "{sql}");
+        }
+        Ok(())
+    }
+
     async fn column_of<T>(&self, sql: &str) -> Result<Vec<T>>
     where
         T: mysql_async::prelude::FromRow + Send + 'static,
@@ -485,6 +513,7 @@ async fn strings_have_one_place_in_rust_and_in_sql() -> Result<()> {
     ];
     let mut random = random("strings");
     let keys = Keys::start().await?;
+    keys.none_for_a_null().await?;
     let mut counts = BTreeMap::new();
     let mut refused = 0;
     for (index, (type_text, charset)) in STRINGS.into_iter().enumerate() {

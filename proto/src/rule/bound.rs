@@ -200,9 +200,12 @@ impl BoundRule {
                     Conversion::Latin1ToUtf8 => format!("CONVERT({key} USING utf8mb4)"),
                 };
                 // Under sql_mode=ORACLE, RTRIM makes NULL of an empty string; its CRC-32 is 0.
-                let hash = match char_column {
-                    true => format!("COALESCE(CRC32({key}), 0)"),
-                    false => format!("CRC32({key})"),
+                let hash = match (char_column, self.nullable) {
+                    (true, true) => {
+                        format!("IF({column} IS NULL, NULL, COALESCE(CRC32({key}), 0))")
+                    }
+                    (true, false) => format!("COALESCE(CRC32({key}), 0)"),
+                    (false, _) => format!("CRC32({key})"),
                 };
                 format!("({hash} MOD {modulus})")
             }
