@@ -56,8 +56,17 @@ async fn rows_that_no_session_can_write_wait_until_they_are_changed() -> Result<
 async fn rows_with_a_key_without_overlaps_end_equal() -> Result<()> {
     let body = "id BIGINT NOT NULL, uid BIGINT NOT NULL, a DATE NOT NULL, b DATE NOT NULL, v INT, \
                 PERIOD FOR p (a, b), PRIMARY KEY (id, p WITHOUT OVERLAPS)";
-    let estate = estate(2, 3, &[("t".to_owned(), body.to_owned())]).await?;
+    let unique = "id BIGINT NOT NULL PRIMARY KEY, uid BIGINT NOT NULL, room INT NOT NULL, a DATE NOT NULL, \
+                  b DATE NOT NULL, v INT, PERIOD FOR p (a, b), UNIQUE r (room, p WITHOUT OVERLAPS)";
+    let tables = [("t".to_owned(), body.to_owned()), ("u".to_owned(), unique.to_owned())];
+    let estate = estate(2, 3, &tables).await?;
     for (home, shard) in estate.old.iter().enumerate() {
+        shard
+            .run(&format!(
+                "INSERT INTO u SELECT seq, seq * 2 + {home}, seq, '2024-01-01', '2024-12-31', 1 FROM \
+                 seq_1_to_60 WHERE seq % 2 = {home}"
+            ))
+            .await?;
         shard
             .run(&format!(
                 "INSERT INTO t SELECT seq, seq * 2 + {home}, '2024-01-01', '2024-12-31', 1 FROM \
@@ -76,6 +85,9 @@ async fn rows_with_a_key_without_overlaps_end_equal() -> Result<()> {
                 "DELETE FROM t FOR PORTION OF p FROM '2024-06-01' TO '2024-07-01' WHERE id % 3 = 0",
                 "UPDATE t SET v = v + 1 WHERE id > 40",
                 "DELETE FROM t WHERE id > 55",
+                "UPDATE u SET room = room + 100, a = '2024-02-01' WHERE id < 20",
+                "UPDATE u SET v = v + 1 WHERE id > 40",
+                "DELETE FROM u WHERE id > 55",
             ] {
                 shard.run(sql).await?;
             }
@@ -90,6 +102,19 @@ async fn rows_with_a_key_without_overlaps_end_equal() -> Result<()> {
         waits_for("a row whose period is taken", &estate, PARKED, 1).await?;
         estate.old[0].run("DELETE FROM t WHERE id = 1000").await?;
         waits_for("the row to move in", &estate, PARKED, 0).await?;
+        // A place that another row's period holds, in a key beside the primary one.
+        let booked = "INSERT INTO u VALUES ({id}, {uid}, 7000, '{a}', '2024-12-31', 1)";
+        let booked = |id: i64, uid: i64, a: &str| {
+            let sql = booked.replace("{id}", &id.to_string()).replace("{uid}", &uid.to_string());
+            sql.replace("{a}", a)
+        };
+        estate.old[0].run(&booked(1000, 0, "2024-02-01")).await?;
+        drained(&estate, LIMIT).await?;
+        estate.old[1].run(&booked(1001, 3, "2024-01-01")).await?;
+        waits_for("a row whose room is taken", &estate, PARKED, 1).await?;
+        estate.old[0].run("UPDATE u SET b = '2024-03-01' WHERE id = 1000").await?;
+        estate.old[1].run("UPDATE u SET a = '2024-03-01' WHERE id = 1001").await?;
+        waits_for("that row to move in", &estate, PARKED, 0).await?;
         drained(&estate, LIMIT).await?;
         let (code, output) = estate.modshift(["verify"]).finish(LIMIT).await?;
         ensure!(code == 0, "verify ended with {code}:\n{output}");
