@@ -7,7 +7,7 @@ use crate::args::Command;
 use crate::exit::BadPlan;
 
 /// Those of which `is_usable` says so.
-const USABLE: [&str; 3] = ["check", "topology", "verify"];
+const USABLE: [&str; 4] = ["check", "gate", "topology", "verify"];
 
 /// Every command is here: who adds one says what it does with such a plan.
 fn is_usable(command: &Command) -> (&'static str, bool) {
@@ -20,7 +20,7 @@ fn is_usable(command: &Command) -> (&'static str, bool) {
         Command::Consumer(_) => ("consumer", false),
         Command::Run(_) => ("run", false),
         Command::Status(_) => ("status", false),
-        Command::Gate(_) => ("gate", false),
+        Command::Gate(_) => ("gate", true),
         Command::Verify(_) => ("verify", true),
         Command::Resync(_) => ("resync", false),
         Command::Rearm(_) => ("rearm", false),

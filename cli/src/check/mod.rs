@@ -26,6 +26,7 @@ use std::sync::Arc;
 use modshift_proto::plan::{Direction, Plan};
 
 pub use fault::{Fault, Severity, Side, some_of};
+pub use promotion::faults as faults_of_promotion;
 pub use rules::tables::differences;
 
 use crate::exit::Exit;

@@ -9,7 +9,7 @@ use modshift_proto::plan::{HostPort, Plan};
 use modshift_proto::{NewShard, OldShard};
 use serde::Serialize;
 
-use super::fault::{Fault, Side};
+use super::fault::{Fault, Severity, Side};
 use super::mend::Mend;
 use super::report::Report;
 use super::rows::{broadcast, matrix, pages};
@@ -71,6 +71,23 @@ pub async fn run(plan: Arc<Plan>, args: &args::Check) -> anyhow::Result<Exit> {
         faults.extend(pages::check(&plan, &survey).await?);
     }
     super::show(&Report::of_promotion(&plan, faults, mapping), args)
+}
+
+/// What a gate asks of the servers themselves: a line for each fault of which no reader of rows is
+/// needed.
+pub async fn faults(plan: Arc<Plan>) -> Vec<String> {
+    let survey = Survey::take(plan.clone(), sides(&plan), Extent::Whole).await;
+    if survey.is_split() {
+        return vec!["the estate is split already: there is nothing left to promote".to_owned()];
+    }
+    let faults = promotion::ALL.iter().flat_map(|rule| rule(&survey));
+    let faults = faults.filter(|fault| fault.severity == Severity::Fault);
+    faults
+        .map(|mut fault| {
+            fit(&plan, &mut fault);
+            format!("modshift check: {fault}")
+        })
+        .collect()
 }
 
 /// Mends of rules that know nothing of replicas: what is run on one to be promoted stays out of its
@@ -204,7 +221,6 @@ pub fn text(mapping: &Mapping) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::fault::Severity;
     use crate::check::mend::Way;
 
     fn plan() -> Plan {

@@ -25,7 +25,7 @@ pub struct Answer {
     pub notes: Vec<String>,
     /// When the shards began to be asked.
     #[serde(skip)]
-    asked_at: Instant,
+    pub(super) asked_at: Instant,
 }
 
 #[derive(Clone, Debug, Serialize)]

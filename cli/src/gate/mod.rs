@@ -7,6 +7,7 @@
 
 mod answer;
 mod asking;
+mod pairs;
 pub mod summary;
 
 use std::sync::Arc;
@@ -33,6 +34,9 @@ use crate::progress::Progress;
 /// All shards are watched for as long as `gate.hold` before the answer can be yes, so that takes
 /// at least as long; a no is known at once.
 pub async fn run(plan: Arc<Plan>, args: &args::Gate) -> anyhow::Result<Exit> {
+    if plan.scheme.is_promotion() {
+        return pairs::run(plan, args).await;
+    }
     let deadline = args.wait.map(|wait| Instant::now() + wait);
     let mut waiting = Waiting::of(&plan, args.wait);
     let mut daemons = pages::Daemons::of(&plan);

@@ -295,7 +295,8 @@ async fn replicas_are_compared_with_their_primary_while_it_is_written() -> Resul
         let listed = format!("\", \"127.0.0.1:{}\"]", second.port());
         std::fs::write(
             &path,
-            text.replacen("\"]", &listed, 1) + "[verify]\nsettle_max = \"20s\"\n",
+            text.replacen("\"]", &listed, 1)
+                + "[verify]\nsettle_max = \"20s\"\n[gate]\nhold = \"1s\"\n",
         )?;
         Ok(launch)
     };
@@ -319,6 +320,10 @@ async fn replicas_are_compared_with_their_primary_while_it_is_written() -> Resul
     second.catch_up(&pair.primary).await?;
     ensure!(second.value::<u64>(kept).await? == 1, "the proof has not come to the replica");
 
+    // The gate asks for that proof, for what check finds, and for a lag that holds.
+    let (code, output) = three(&["gate", "--wait", "30s"])?.finish(LIMIT).await?;
+    ensure!(code == 0 && output.contains("gate: open"), "{code}: {output}");
+
     // Nobody writes now: what differs is found all the same, on the server that has it.
     for (server, sql) in [
         (&pair.replica, "UPDATE t SET v = -1 WHERE id = 10"),
@@ -327,6 +332,8 @@ async fn replicas_are_compared_with_their_primary_while_it_is_written() -> Resul
         alone(server, sql).await?;
     }
     alone(&second, "INSERT INTO t VALUES (8888, 8888, 5)").await?;
+    let (code, output) = three(&["gate"])?.finish(LIMIT).await?;
+    ensure!(code == 0, "what was proven just now counts: {code}: {output}");
     let (code, report) = verify().await?;
     ensure!(code == 1 && report["tables"][0]["proof"] == false, "{code}: {report:#}");
     let found = report["mismatches"].as_array().context("no mismatches")?;
@@ -336,6 +343,11 @@ async fn replicas_are_compared_with_their_primary_while_it_is_written() -> Resul
     ensure!(
         found == [(Some(1), "differs"), (Some(1), "missing"), (Some(2), "extra")],
         "{report:#}"
+    );
+    let (code, output) = three(&["gate"])?.finish(LIMIT).await?;
+    ensure!(
+        code == 1 && output.contains("old shard 0: 3 rows are known to differ"),
+        "{code}: {output}"
     );
     // Mended, it is equal again, and the rows that were known are forgotten.
     let v: i64 = pair.primary.value("SELECT v FROM pairs.t WHERE id = 10").await?;
@@ -351,6 +363,8 @@ async fn replicas_are_compared_with_their_primary_while_it_is_written() -> Resul
     let (code, output) = three(&["verify"])?.finish(LIMIT).await?;
     let said = format!("replication into 127.0.0.1:{}", second.port());
     ensure!(code == 2 && output.contains(&said), "{code}: {output}");
+    let (code, output) = three(&["gate"])?.finish(LIMIT).await?;
+    ensure!(code == 1 && output.contains("its lag is unknown"), "{code}: {output}");
     for option in ["--back", "--repair", "--continuous"] {
         let (code, output) = three(&["verify", option])?.finish(LIMIT).await?;
         ensure!(code == 3 && output.contains("scheme = \"copy\""), "{code}: {output}");

@@ -39,7 +39,7 @@ pub use beside::Beside;
 pub use beside::Upstream;
 pub use connections::Connections;
 pub use further::{Further, Kind, Role, Standing};
-pub use pair::{Both, End, Follower, Pair, Rights};
+pub use pair::{Both, End, Follower, Pair, Rights, ask as pair};
 pub use privileged::{Account, Body, Sort};
 #[cfg(test)]
 pub use privileged::{administrator, plain_account, privileged_account, replication_account};
