@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use modshift_cutover::guard::{self, Home, HomeGuard, How, Insist, Log};
+use modshift_cutover::guard::{self, HomeGuard, How, Insist, Log};
 use modshift_cutover::server::Guard;
 use modshift_cutover::shard::{self, Shard};
 use modshift_cutover::{CutoverError, Side};
@@ -12,6 +12,7 @@ use modshift_mariadb::{catalog, program};
 use modshift_proto::{
     Modulus,
     plan::{Plan, Secret},
+    rule::Home,
 };
 use modshift_routing::{Router, Source};
 use modshift_tests::grants::grant_with;

@@ -10,13 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use modshift_cutover::guard::{Guarded, Home, Shown, triggers};
+use modshift_cutover::guard::{Guarded, Shown, triggers};
 use modshift_mariadb::{Session, catalog, connect, value};
 use modshift_proto::{
     Modulus,
     plan::{Endpoint, Secret, TlsMode},
     row::{RowView, RowWriter},
-    rule::{BoundRule, Charset, ShardRule},
+    rule::{BoundRule, Charset, Home, ShardRule},
     schema::Column,
 };
 use modshift_tests::{MariaDbOptions, MariaDbServer, random::Random};

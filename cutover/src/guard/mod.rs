@@ -34,7 +34,6 @@
 //! it: a server on which that account is dropped, or loses SELECT or TRIGGER on the schema, refuses every
 //! write of the table, so the guard goes before the account does.
 
-mod home;
 mod mending;
 mod trigger;
 
@@ -44,10 +43,10 @@ use std::time::Duration;
 use modshift_mariadb::connect::label_of;
 use modshift_mariadb::{Conn, Grants, ServerError, catalog, error};
 use modshift_proto::plan::{Placement, Plan};
+use modshift_proto::rule::Home;
 use modshift_proto::schema::{Column, DataType};
 use mysql_async::prelude::Queryable;
 
-pub use self::home::{Home, HomeError};
 pub use self::mending::{Fault, Status, There};
 pub use self::trigger::{Guarded, Shown, Trigger, When, triggers};
 use crate::error::CutoverError;

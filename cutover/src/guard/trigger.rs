@@ -10,9 +10,7 @@ use std::fmt;
 
 use modshift_mariadb::control::HOME_GUARD;
 use modshift_mariadb::value::quote as name;
-use modshift_proto::rule::BoundRule;
-
-use super::home::Home;
+use modshift_proto::rule::{BoundRule, Home};
 
 /// What a server says that is read-only.
 const REFUSED: u16 = 1290;

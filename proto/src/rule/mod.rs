@@ -7,9 +7,11 @@
 
 mod bound;
 mod charset;
+mod home;
 
 pub use bound::{BoundRule, KeyNumber, RuleError};
 pub use charset::Charset;
+pub use home::{Home, HomeError};
 
 /// `shard = f(key) mod modulus`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Which rows are at home on a shard: those whose key leaves one of these remainders. Pure.
 
-use modshift_proto::Modulus;
-use modshift_proto::rule::{BoundRule, KeyNumber};
+use super::{BoundRule, KeyNumber};
+use crate::shard::Modulus;
 
 /// Above that many values the server would look them up as it does rows
 /// (`in_predicate_conversion_threshold`).
@@ -138,10 +138,9 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
-    use modshift_proto::rule::ShardRule;
-    use modshift_proto::schema::{Column, DataType};
-
     use super::*;
+    use crate::rule::ShardRule;
+    use crate::schema::{Column, DataType};
 
     fn modulus(shards: u16) -> Modulus {
         Modulus::new(shards).unwrap()
