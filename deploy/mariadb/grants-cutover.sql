@@ -110,9 +110,11 @@ EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON 
     '.modshift_fence TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON ', @in_schema,
     '.modshift_audit TO ', @account);
--- What `check --deep` has kept there, what a killed `check --trial` has left, what says that
+-- What `check --deep` has kept there, what the misroute watch knows, what a killed `check --trial` has left, what says that
 -- `restart-copy` is at it, and what `finish` leaves on purpose.
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_check TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_trial TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_misroute TO ', @account);
+EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_misrouted TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_restart TO ', @account);
 EXECUTE IMMEDIATE CONCAT('GRANT CREATE, DROP ON ', @in_schema, '.modshift_finished TO ', @account);

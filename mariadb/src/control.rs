@@ -18,6 +18,7 @@
 //! | `modshift_handover` | each | triggers and events taken down there, and whether they are up |
 //! | `modshift_repair` | old | rows to be copied again through the change log |
 //! | `modshift_resync` | old | ranges of rows to be copied again, and how far that is |
+//! | `modshift_misroute`, `modshift_misrouted` | new, split in place | rows written there that are another shard's, and since when that is known |
 //! | `modshift_skip` | each | what an operator has had passed over (`skip`) |
 //!
 //! Readers of a shard write there only with the epoch in the WHERE clause. Every own event group of
@@ -98,9 +99,14 @@ pub const OWN_TABLES: [&str; 19] = [
     AUDIT,
 ];
 
-/// What `check --deep` keeps, what a killed `check --trial` or `restart-copy` leaves behind, and what
+/// What the misroute watch knows: since when and up to where, and rows.
+pub const MISROUTE: &str = "modshift_misroute";
+pub const MISROUTED: &str = "modshift_misrouted";
+
+/// What `check --deep` keeps, what the misroute watch knows, what a killed `check --trial` or `restart-copy` leaves behind, and what
 /// `finish` leaves on purpose.
-pub const OWN_REMAINS: [&str; 4] = ["modshift_check", "modshift_trial", RESTART, FINISHED];
+pub const OWN_REMAINS: [&str; 6] =
+    ["modshift_check", "modshift_trial", MISROUTE, MISROUTED, RESTART, FINISHED];
 
 /// Name of the row of `modshift_progress` that holds the resume point; other rows are named after
 /// tables. No table can be called so.

@@ -11,10 +11,11 @@ const ROUTING: &str = "modshift_routing";
 /// Where `grants-old.sql` of earlier versions put its views.
 const OF_EARLIER: [&str; 2] = ["modshift_accounts", "modshift_writers"];
 /// What the files of deploy/mariadb give on the whole server.
-const GLOBAL: [&str; 11] = [
+const GLOBAL: [&str; 12] = [
     "USAGE",
     "REPLICATION SLAVE",
     "BINLOG MONITOR",
+    "BINLOG ADMIN",
     "READ_ONLY ADMIN",
     "SLAVE MONITOR",
     "CONNECTION ADMIN",
@@ -110,6 +111,10 @@ impl Work {
 pub fn work(shards: &[Shard], with_routing: bool) -> Work {
     let mut work = Work::default();
     for (index, shard) in shards.iter().enumerate() {
+        // Before the account does in whose name they run: without it they would refuse every write.
+        for name in &shard.state.guards {
+            work.objects.push((index, format!("DROP TRIGGER IF EXISTS {}", quote(name))));
+        }
         for (name, view) in &shard.state.own {
             let known = OWN_TABLES.iter().chain(&OWN_REMAINS).chain(&OF_EARLIER);
             if name == FINISHED {
@@ -334,7 +339,12 @@ mod tests {
 
     #[test]
     fn what_is_modshifts_goes_in_the_order_that_keeps_daemons_out() {
-        let work = work(&shards(|_, _| {}), false);
+        let guarded = |side: Side, state: &mut State| {
+            if side == Side::New(NewShard(1)) {
+                state.guards = vec!["modshift_home_bi_0".to_owned()];
+            }
+        };
+        let work = work(&shards(guarded), false);
         let lines: Vec<String> = work.lines().collect();
         let at = |text: &str| {
             let found = lines.iter().position(|line| line.contains(text));
@@ -346,6 +356,9 @@ mod tests {
         assert!(at("`modshift_audit`") < at("the server of old shard 0: DROP DATABASE"));
         assert!(at("DROP TABLE IF EXISTS modshift_finished") < at("DROP USER `modshift`@`%`"));
         at("new shard 1: table modshift_routing stays");
+        // In whose name it runs.
+        let guard = at("new shard 1: DROP TRIGGER IF EXISTS `modshift_home_bi_0`");
+        assert!(guard < at("DROP USER `modshift`@`%`"), "{lines:#?}");
         assert_eq!(lines.iter().filter(|line| line.contains("DROP USER")).count(), 2, "{lines:#?}");
     }
 

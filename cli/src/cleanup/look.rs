@@ -29,6 +29,8 @@ pub struct State {
     pub server: String,
     /// Modshift's tables and views in the shard's schema, a view with `true`.
     pub own: Vec<(String, bool)>,
+    /// Triggers of a home guard.
+    pub guards: Vec<String>,
     /// The plans that are finished there.
     pub finished: Vec<String>,
     /// Schemas of the server in which a stream could still go on.
@@ -111,6 +113,13 @@ async fn one(endpoint: &Endpoint) -> Result<State, ServerError> {
             (),
         )
         .await?;
+    let guards = server
+        .all(
+            "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS \
+             WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'modshift\\_home\\_%' ORDER BY 1",
+            (),
+        )
+        .await?;
     let going_on = format!(
         "SELECT TABLE_SCHEMA FROM information_schema.TABLES WHERE TABLE_NAME = '{}' ORDER BY 1",
         control::TOKEN
@@ -141,6 +150,7 @@ async fn one(endpoint: &Endpoint) -> Result<State, ServerError> {
     Ok(State {
         server: name.unwrap_or_default(),
         own,
+        guards,
         finished: if_there(server.all(&finished, ()).await)?,
         going_on: server.all(&going_on, ()).await?,
         closed_for: if_there(server.all(&closed, ()).await)?,
