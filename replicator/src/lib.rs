@@ -5,7 +5,8 @@
 //! bring in the rows that were there before, chunk by chunk, beside the running tail; `epoch`,
 //! `token` and `history` make sure that there is one reader, that its log is the log it was, and
 //! that a restart goes on where every partition had acknowledged. `feed` is one connection for all
-//! readers of a server. `reader` wires them up.
+//! readers of a server. `reader` wires them up. `misroute` reads the log of a shard that was split in place,
+//! for writes of rows that are another shard's by now.
 
 mod backoff;
 pub mod binlog;
@@ -17,6 +18,7 @@ mod error;
 pub mod feed;
 mod history;
 pub mod metrics;
+pub mod misroute;
 mod prepare;
 mod publish;
 mod reader;

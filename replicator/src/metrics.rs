@@ -20,6 +20,8 @@ const HALTS: &str = "modshift_halts_total";
 const REPAIRS_REFUSED: &str = "modshift_repairs_refused_total";
 const SKIPPED: &str = "modshift_groups_skipped_total";
 const EPOCH: &str = "modshift_reader_epoch";
+const MISROUTED: &str = "modshift_misrouted_rows_total";
+const MISROUTE_GAPS: &str = "modshift_misroute_gaps_total";
 
 pub fn describe() {
     describe_counter!(EVENTS, Unit::Count, "Binlog events read from an old shard");
@@ -67,10 +69,34 @@ pub fn describe() {
         "Event groups passed over, as an operator has asked for; each time that the log is read"
     );
     describe_gauge!(EPOCH, Unit::Count, "Epoch of the reader");
+    describe_counter!(
+        MISROUTED,
+        Unit::Count,
+        "Rows written on a new shard, not by modshift, that are another shard's"
+    );
+    describe_counter!(
+        MISROUTE_GAPS,
+        Unit::Count,
+        "Times that the misroute watch had to begin anew: what was written before is not known"
+    );
 }
 
 fn source(shard: OldShard) -> String {
     shard.0.to_string()
+}
+
+/// Of a new shard.
+pub fn begin_misroutes(shard: u16) {
+    counter!(MISROUTED, "target" => shard.to_string()).increment(0);
+    counter!(MISROUTE_GAPS, "target" => shard.to_string()).increment(0);
+}
+
+pub fn misrouted(shard: u16, rows: u64) {
+    counter!(MISROUTED, "target" => shard.to_string()).increment(rows);
+}
+
+pub fn misroute_gap(shard: u16) {
+    counter!(MISROUTE_GAPS, "target" => shard.to_string()).increment(1);
 }
 
 /// What seldom happens is there from the start: a counter that appears with its first event hides

@@ -76,7 +76,8 @@ impl EventStream {
         EventStream::open_as(endpoint, 0, start, heartbeat).await
     }
 
-    async fn open_as(
+    /// The same under another replica's id.
+    pub(crate) async fn open_as(
         endpoint: &Endpoint,
         id: u32,
         start: &GtidSet,
