@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use modshift_mariadb::value::quote as identifier;
-use modshift_proto::plan::{AutoIncrement, Plan};
+use modshift_proto::plan::{AutoIncrement, Plan, key_step};
 
 use crate::error::CutoverError;
 use crate::holders::{self, Reach};
@@ -29,16 +29,31 @@ pub async fn interleave(plan: &Plan, shard: &mut Shard) -> Result<(), CutoverErr
     if !gives_out(plan, shard).await? {
         return Ok(());
     }
+    let (modulus, number) = (plan.new_modulus, shard.number);
+    let Some(peers) = &plan.new[usize::from(number)].peers else {
+        return set_step(&mut shard.primary, |_| key_step(modulus, number, None)).await;
+    };
+    // Whichever of a pair is to serve one day; its further servers never do.
+    for server in shard.servers() {
+        set_step(server, |id| key_step(modulus, number, peers.position(id))).await?;
+    }
+    Ok(())
+}
+
+/// `of`: step and offset of the server with this id.
+async fn set_step(server: &mut Server, of: impl Fn(u32) -> (u64, u64)) -> Result<(), CutoverError> {
     let doing = "setting the step of generated keys";
-    let step = u64::from(plan.new_modulus.get());
-    let offset = offset(step, shard.number);
-    let sql = "SELECT @@GLOBAL.auto_increment_increment, @@GLOBAL.auto_increment_offset";
-    let is: Vec<(u64, u64)> = shard.primary.ask(doing, sql).await?;
-    if is.first() != Some(&(step, offset)) {
+    let sql = "SELECT @@GLOBAL.server_id, @@GLOBAL.auto_increment_increment, \
+               @@GLOBAL.auto_increment_offset";
+    let is: Vec<(u32, u64, u64)> = server.ask(doing, sql).await?;
+    let (id, step, offset) = is.first().copied().unwrap_or_default();
+    let wanted = of(id);
+    if (step, offset) != wanted {
         let sql = format!(
-            "SET GLOBAL auto_increment_increment = {step}, GLOBAL auto_increment_offset = {offset}"
+            "SET GLOBAL auto_increment_increment = {}, GLOBAL auto_increment_offset = {}",
+            wanted.0, wanted.1
         );
-        shard.primary.run(doing, &sql).await?;
+        server.run(doing, &sql).await?;
     }
     Ok(())
 }
@@ -54,14 +69,6 @@ pub async fn gives_out(plan: &Plan, shard: &mut Shard) -> Result<bool, CutoverEr
     );
     let found: Vec<u8> = shard.primary.ask("looking for generated keys", &sql).await?;
     Ok(!found.is_empty())
-}
-
-/// The server knows no offset of 0; its own size as offset is the same residue.
-fn offset(step: u64, number: u16) -> u64 {
-    match number {
-        0 => step,
-        number => u64::from(number),
-    }
 }
 
 /// What is given out next, by table.
@@ -123,21 +130,4 @@ async fn next(shard: &mut Shard, tables: &[String]) -> Result<Next, CutoverError
     );
     let counters: Vec<(String, u64)> = shard.primary.ask("reading counters", &sql).await?;
     Ok(counters.into_iter().collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::offset;
-
-    #[test]
-    fn a_shard_gives_out_keys_that_are_at_home_there() {
-        for modulus in 1..=9u64 {
-            for number in 0..modulus as u16 {
-                let offset = offset(modulus, number);
-                // As the server counts: an offset above the step would not count.
-                assert!((1..=modulus).contains(&offset));
-                assert_eq!(offset % modulus, u64::from(number));
-            }
-        }
-    }
 }

@@ -69,6 +69,11 @@ impl Peers {
         &self.servers[1 - index.min(1)]
     }
 
+    /// Which of the two has this server id.
+    pub fn position(&self, server_id: u32) -> Option<usize> {
+        self.servers.iter().position(|peer| peer.server_id == server_id)
+    }
+
     /// Do both write under the same GTID domain?
     pub fn share_a_domain(&self) -> bool {
         self.servers[0].domain == self.servers[1].domain

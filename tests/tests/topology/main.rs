@@ -2,6 +2,7 @@
 //! and that fails over both ways under the application.
 
 mod pair;
+mod reshard;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 
 use modshift_mariadb::value::quote;
 use modshift_proto::TableSchema;
-use modshift_proto::plan::{Placement, Plan};
+use modshift_proto::plan::{Placement, Plan, key_step};
 use modshift_proto::schema::DataType;
 
 use super::foreign_keys;
@@ -11,7 +11,7 @@ use crate::check::ahead;
 use crate::check::fault::{Fault, Severity, Side, some_of};
 use crate::check::mend::{Mend, Way};
 use crate::check::rows::matrix::gcd;
-use crate::check::survey::Survey;
+use crate::check::survey::{Facts, Survey, Variables};
 
 const RULE: &str = "auto_increment";
 /// Share of a type's keys after which one should think of a wider type.
@@ -36,9 +36,17 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     faults
 }
 
-/// `auto_increment_offset` of a shard: keys at home there. 0 is written as the modulus.
-fn residue(number: u16, modulus: u16) -> u16 {
-    if number == 0 { modulus } else { number }
+/// `auto_increment_increment` and `_offset` by which this server of a shard gives out keys that are at
+/// home there; a master of a pair gives out every other one of them.
+fn wanted(survey: &Survey, side: Side, facts: &Facts) -> (u64, u64) {
+    let plan = &survey.plan;
+    let (number, modulus, shard) = match side {
+        Side::Old(shard) => (shard.0, plan.old_modulus, &plan.old[usize::from(shard.0)]),
+        Side::New(shard) => (shard.0, plan.new_modulus, &plan.new[usize::from(shard.0)]),
+    };
+    let id = facts.variables.text("server_id").parse();
+    let peer = shard.peers.as_ref().zip(id.ok());
+    key_step(modulus, number, peer.and_then(|(peers, id)| peers.position(id)))
 }
 
 /// Tables whose shard key is what AUTO_INCREMENT gives out.
@@ -65,7 +73,7 @@ fn strays(survey: &Survey) -> Vec<Fault> {
             Side::Old(shard) => (shard.0, plan.old_modulus.get()),
             Side::New(shard) => (shard.0, plan.new_modulus.get()),
         };
-        let (step, offset) = step_of(facts);
+        let (step, offset) = step_of(&facts.variables);
         let (own, all) = (u64::from(number), u64::from(modulus));
         // The cutover sets it on the others.
         let counts =
@@ -85,7 +93,8 @@ fn strays(survey: &Survey) -> Vec<Fault> {
                     "SET GLOBAL auto_increment_increment = {modulus}, GLOBAL auto_increment_offset = \
                      {offset}, and under [mariadbd] in my.cnf, or a restart forgets it: \
                      auto_increment_increment = {modulus}, auto_increment_offset = {offset}",
-                    offset = residue(number, modulus)
+                    modulus = wanted(survey, server.side, facts).0,
+                    offset = wanted(survey, server.side, facts).1,
                 )),
         );
     }
@@ -112,8 +121,8 @@ fn counted(survey: &Survey) -> impl Iterator<Item = &str> {
 }
 
 /// `(step, offset)` as the server takes them: an offset above the step does not count.
-fn step_of(facts: &crate::check::survey::Facts) -> (u64, u64) {
-    let number = |name| (facts.number(name) as u64).max(1);
+pub fn step_of(variables: &Variables) -> (u64, u64) {
+    let number = |name| (variables.number(name) as u64).max(1);
     let (step, offset) = (number("auto_increment_increment"), number("auto_increment_offset"));
     (step, if offset > step { 1 } else { offset })
 }
@@ -127,9 +136,9 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (server, facts) in survey.news() {
         let own = number(server.side);
-        let (step, offset) = step_of(facts);
+        let (step, offset) = step_of(&facts.variables);
         let meets = survey.news().find(|(other, theirs)| {
-            let (their_step, their_offset) = step_of(theirs);
+            let (their_step, their_offset) = step_of(&theirs.variables);
             let common = gcd(step, their_step);
             meet_on_the_way_back(plan, own, number(other.side))
                 && offset % common == their_offset % common
@@ -139,8 +148,7 @@ fn steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
         let shares = survey
             .reached()
             .any(|(other, facts)| other.side != server.side && facts.variables.identity() == id);
-        let scale = plan.new_modulus.get();
-        let first = residue(own, scale);
+        let (scale, first) = wanted(survey, server.side, facts);
         let actual = format!(
             "gives out the same keys as {} (auto_increment_increment {step}, offset {offset}) for {}",
             other.side,
@@ -183,11 +191,12 @@ fn old_steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
     if !ahead::way_back(plan) {
         return faults;
     }
-    let scale = plan.old_modulus.get();
     for (server, facts) in survey.olds() {
-        let (Side::Old(own), (step, offset)) = (server.side, step_of(facts)) else { continue };
+        let (Side::Old(_), (step, offset)) = (server.side, step_of(&facts.variables)) else {
+            continue;
+        };
         let meets = survey.olds().find(|(other, theirs)| {
-            let (their_step, their_offset) = step_of(theirs);
+            let (their_step, their_offset) = step_of(&theirs.variables);
             let common = gcd(step, their_step);
             other.side != server.side && offset % common == their_offset % common
         });
@@ -196,7 +205,7 @@ fn old_steps(survey: &Survey, tables: &[&str]) -> Vec<Fault> {
         let shares = survey
             .reached()
             .any(|(other, facts)| other.side != server.side && facts.variables.identity() == id);
-        let first = residue(own.0, scale);
+        let (scale, first) = wanted(survey, server.side, facts);
         let actual = format!(
             "would give out the same keys as {} after a rollback (auto_increment_increment {step}, \
              offset {offset}) for {}: both counters then stand behind the keys of the new shards",

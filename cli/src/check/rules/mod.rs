@@ -26,6 +26,7 @@ pub mod needs;
 pub mod others;
 pub mod owner;
 pub mod packet;
+pub mod peers;
 pub mod promotion;
 pub mod reach;
 pub mod read_as;
@@ -57,7 +58,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 52] = [
+pub const ALL: [Rule; 53] = [
     reach::check,
     reach::check_further,
     same_place::check,
@@ -72,6 +73,7 @@ pub const ALL: [Rule; 52] = [
     replica_grants::check,
     rehearsal_grants::check,
     replica::check,
+    peers::check,
     tailed::check,
     binlog::check,
     whole_log::check,

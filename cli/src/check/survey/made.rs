@@ -11,7 +11,7 @@ use modshift_proto::{NewShard, OldShard};
 use super::further::{self, Schema, Source};
 use super::{
     Binlog, Both, End, Facts, Further, Kind, Pair, Role, RoomUnknown, Server, Standing, Survey,
-    Table, Unreached, Variables, all_sides, endpoint,
+    Table, Unreached, Upstream, Variables, all_sides, endpoint,
 };
 use crate::check::fault::{Fault, Side};
 
@@ -32,6 +32,32 @@ pub fn survey_further(
         tail += &format!("[[rehearse.{kind}]]\nhost = \"trial\"\nschema = \"trial_{which}\"\n");
     }
     make(replicas, &tail, change, change_further)
+}
+
+/// The same; old shard 0 is a pair of masters, `h:3306` and `q:3306`, with nothing wrong.
+pub fn survey_peers(change: impl Fn(&mut Facts, &mut Standing)) -> Survey {
+    let peers = "[old.peers]\nservers = [\"h:3306\", \"q:3306\"]\nserver_ids = [1, 2]\n";
+    let mut made = make(
+        peers,
+        "",
+        |which, facts| {
+            if which == 0 {
+                facts.variables.set("gtid_domain_id", "1");
+                facts.variables.set("log_slave_updates", "ON");
+                let (at, server_id) = ("q:3306".to_owned(), 2);
+                facts.beside.upstream = vec![Upstream { at, server_id, stands: None }];
+            }
+        },
+        |_, standing| {
+            standing.variables.set("gtid_domain_id", "2");
+            standing.variables.set("server_id", "2");
+        },
+    );
+    let Survey { servers, further, .. } = &mut made;
+    if let (Ok(facts), Ok(standing)) = (&mut servers[0].facts, &mut further[0].facts) {
+        change(facts, standing);
+    }
+    made
 }
 
 fn make(

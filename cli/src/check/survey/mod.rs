@@ -358,9 +358,22 @@ impl Survey {
         })
     }
 
-    /// Replicas of shards, the one that is tailed among them.
+    /// Replicas of shards, the one that is tailed among them; and of a pair of masters the one that
+    /// the shard's host does not lead to.
     pub fn replicas(&self) -> impl Iterator<Item = Part<'_>> {
-        self.parts().filter(|part| !part.role.kind.is_rehearsal())
+        self.parts()
+            .filter(|part| !part.role.kind.is_rehearsal() && !self.is_primary_by_pair(*part))
+    }
+
+    /// Where a virtual address is the shard's host, the plan lists both of its servers beside it.
+    fn is_primary_by_pair(&self, part: Part<'_>) -> bool {
+        let (at, side) = (part.further.at(), part.role.side);
+        let Some(peers) = &endpoint(&self.plan, side).peers else { return false };
+        part.role.kind == Kind::Replica
+            && peers.servers.iter().any(|peer| peer.at == at)
+            && self.primary(side).is_some_and(|(_, facts)| {
+                facts.variables.identity() == part.facts.variables.identity()
+            })
     }
 
     /// The replica that is read in the place of a shard's primary.
