@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use modshift_proto::plan::{
-    EtcdTarget, HttpMethod, Plan, PlanErrors, ProxySqlMatch, RoutingKind, RoutingTarget, Secret,
-    default,
+    EtcdTarget, HttpMethod, Jdbc, Plan, PlanErrors, ProxySqlMatch, RoutingKind, RoutingTarget,
+    Secret, default,
 };
 
 fn parse(routing: &str) -> Result<Plan, PlanErrors> {
@@ -71,17 +71,18 @@ fn each_kind_is_read_with_its_defaults() {
 
     let sphere = "kind = \"shardingsphere\"\ndistsql = \"d\"\nuser = \"a\"\npassword = \"b\"";
     let RoutingKind::ShardingSphere(sphere) = one(sphere).kind else { panic!("another kind") };
-    assert_eq!((sphere.yaml, sphere.crc32_class), (None, None));
+    assert_eq!((sphere.yaml, sphere.units.crc32_class), (None, None));
 }
 
 #[test]
 fn every_fault_of_a_target_is_named() {
-    let kinds = "missing, expected file, http, command, etcd, proxysql or shardingsphere";
+    let kinds =
+        "missing, expected file, http, command, etcd, proxysql, shardingsphere or zookeeper";
     check("path = \"x\"", &[&format!("routing[0].kind: {kinds}")]);
     check(
-        "kind = \"zookeeper\"",
+        "kind = \"consul\"",
         &["routing[0].kind: expected one of file, http, command, etcd, proxysql, shardingsphere, \
-           found \"zookeeper\""],
+           zookeeper, found \"consul\""],
     );
     check(
         "kind = \"file\"\nname = \"A\"\ntimeout = \"0s\"\nurl = \"x\"",
@@ -150,6 +151,26 @@ fn every_fault_of_a_target_is_named() {
             "routing[0].crc32_class: expected the name of a Java class, found \"a b\"",
         ],
     );
+    let here = "kind = \"zookeeper\"\nservers = [\"127.0.0.1:2181\"]\nnamespace = \"gov\"\n\
+                database = \"shop\"\nuser = \"a\"\npassword = \"b\"\n";
+    let RoutingKind::ZooKeeper(keeper) = one(here).kind else { panic!("another kind") };
+    assert_eq!((keeper.digest, keeper.units.jdbc), (None, Jdbc::MariaDb));
+    check(
+        &here.replace("127.0.0.1", "zk-1"),
+        &["routing[0].password: would go to zk-1:2181 in clear text, and be kept there so: say \
+           plaintext = true if the network and ZooKeeper's ACLs keep it from others"],
+    );
+    check(
+        &(here.replace("gov", "a/b").replace("[\"127.0.0.1:2181\"]", "[\"zk\"]")
+            + "digest = \"s3cret\"\njdbc = \"oracle\"\nurl_parameters = \"password=s3cret\""),
+        &[
+            "routing[0].servers[0]: expected host:port, found \"zk\"",
+            "routing[0].namespace: expected letters, digits, _ and -, found \"a/b\"",
+            "routing[0].digest: expected user:password",
+            "routing[0].jdbc: expected one of mariadb, mysql, found \"oracle\"",
+            "routing[0].url_parameters: expected name=value&name=value, and no password in it",
+        ],
+    );
     check(
         "kind = \"file\"\npath = \"a\"\nname = \"x\"\n[[routing]]\nkind = \"file\"\npath = \"b\"\n\
          name = \"x\"",
@@ -168,7 +189,11 @@ fn the_rendered_targets_read_back_without_their_secrets() {
          [[routing]]\nkind = \"proxysql\"\nadmin = \"p:6032\"\nuser = \"u\"\n\
          password = \"${TOKEN}\"\nhostgroup_base = 1\nrule_base = 2\nmatch = \"hint\"\n\
          [[routing]]\nkind = \"shardingsphere\"\nyaml = \"/y\"\nuser = \"u\"\n\
-         password = \"${TOKEN}\"\ncrc32_class = \"a.B\"\n";
+         password = \"${TOKEN}\"\ncrc32_class = \"a.B\"\njdbc = \"mysql\"\n\
+         url_parameters = \"connectTimeout=2000&tcpKeepAlive=true\"\n\
+         [[routing]]\nkind = \"zookeeper\"\nservers = [\"zk:2181\", \"[fd00::1]:2181\"]\n\
+         namespace = \"gov\"\ndatabase = \"shop\"\ndigest = \"zk:${TOKEN}\"\nplaintext = true\n\
+         user = \"u\"\npassword = \"${TOKEN}\"\n";
     let plan = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
     let shown = plan.render_redacted();
     assert!(!shown.contains("s3cret") && !format!("{plan:?}").contains("s3cret"), "{shown}");
@@ -181,7 +206,11 @@ fn the_rendered_targets_read_back_without_their_secrets() {
             RoutingKind::ProxySql(proxysql) => {
                 proxysql.admin.as_mut().unwrap().password = hidden();
             }
-            RoutingKind::ShardingSphere(sphere) => sphere.password = hidden(),
+            RoutingKind::ShardingSphere(sphere) => sphere.units.password = hidden(),
+            RoutingKind::ZooKeeper(keeper) => {
+                keeper.units.password = hidden();
+                keeper.digest = Some(Secret::new("<redacted>:<redacted>".to_owned()));
+            }
             _ => {}
         }
     }

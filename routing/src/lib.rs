@@ -20,6 +20,10 @@ mod etcd;
 mod http;
 #[cfg(feature = "publish")]
 pub mod publish;
+// Not for applications: tests prepare with it what ShardingSphere would.
+#[cfg(feature = "publish")]
+#[doc(hidden)]
+pub mod zookeeper;
 
 #[cfg(feature = "client")]
 pub use client::{ClientError, EtcdSource, Health, HttpSource, Intervals, Route, Router, Source};

@@ -102,7 +102,7 @@ pub fn target_elsewhere(plan: &Plan) -> Option<String> {
                 .into_iter()
                 .flatten()
                 .find_map(|path| no_folder(path)),
-            RoutingKind::Http { .. } | RoutingKind::Etcd(_) => None,
+            RoutingKind::Http { .. } | RoutingKind::Etcd(_) | RoutingKind::ZooKeeper(_) => None,
         };
         if let Some(lacks) = lacks {
             return Some(format!("routing target {}: {lacks} on this host", target.name));

@@ -22,6 +22,7 @@ mod routing;
 mod scheme;
 mod section;
 mod server;
+mod sphere;
 mod table;
 mod throttle;
 mod topology;
@@ -41,10 +42,11 @@ pub use self::rehearse::{Rehearse, SUFFIX as REHEARSAL_SUFFIX};
 pub use self::reverse::{Direction, LOST_BACK};
 pub use self::routing::{
     EtcdTarget, HttpMethod, ProxySqlAdmin, ProxySqlMatch, ProxySqlTarget, RoutingKind,
-    RoutingTarget, ShardingSphereTarget,
+    RoutingTarget,
 };
 pub use self::scheme::{Guard, Scheme};
 pub use self::server::{Address, Login};
+pub use self::sphere::{Jdbc, Place, ShardingSphereTarget, StorageUnits, ZooKeeperTarget};
 pub use self::topology::{Account as TopologyAccount, Topology};
 use crate::rule::ShardRule;
 use crate::shard::{Modulus, NewShard, OldShard};

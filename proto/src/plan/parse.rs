@@ -98,7 +98,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
     scheme::check_accounts(&root, scheme, &cutover);
     let http = policy::http(&root);
     let back = policy::back(&root);
-    let routing = routing::read(&root);
+    let beside = routing::Beside { old: &old, new: &new, cutover: &cutover };
+    let routing = routing::read(&root, &beside);
     let throttle = throttle::read(&root);
     let control = control::read(&root);
     let rehearsed = (shards.rehearsed_old, shards.rehearsed_new);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::render::{REDACTED, Rendered};
 use super::section::{Item, Section};
-use super::{Secret, default};
+use super::sphere::{self, ShardingSphereTarget, ZooKeeperTarget};
+use super::{Cutover, Endpoint, Secret, default};
 
 /// One target. The cutover publishes to all of them, in the plan's order, and goes on only when
 /// each has acknowledged.
@@ -45,6 +46,7 @@ pub enum RoutingKind {
     Etcd(EtcdTarget),
     ProxySql(ProxySqlTarget),
     ShardingSphere(ShardingSphereTarget),
+    ZooKeeper(ZooKeeperTarget),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,19 +97,6 @@ pub enum ProxySqlMatch {
     Schema,
 }
 
-/// Apache ShardingSphere's configuration. At least one of `yaml` and `distsql`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ShardingSphereTarget {
-    pub yaml: Option<PathBuf>,
-    pub distsql: Option<PathBuf>,
-    /// The application's account on the shards.
-    pub user: String,
-    pub password: Secret,
-    /// A `StandardShardingAlgorithm` of the application's own for tables of rule crc32, which
-    /// ShardingSphere has none for.
-    pub crc32_class: Option<String>,
-}
-
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     File,
@@ -116,26 +105,35 @@ enum Kind {
     Etcd,
     ProxySql,
     ShardingSphere,
+    ZooKeeper,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("file", Kind::File),
     ("http", Kind::Http),
     ("command", Kind::Command),
     ("etcd", Kind::Etcd),
     ("proxysql", Kind::ProxySql),
     ("shardingsphere", Kind::ShardingSphere),
+    ("zookeeper", Kind::ZooKeeper),
 ];
 const METHODS: [(&str, HttpMethod); 2] = [("PUT", HttpMethod::Put), ("POST", HttpMethod::Post)];
 const MATCHES: [(&str, ProxySqlMatch); 2] =
     [("hint", ProxySqlMatch::Hint), ("schema", ProxySqlMatch::Schema)];
 
-pub(super) fn read(root: &Section<'_>) -> Vec<RoutingTarget> {
+/// What a target may have to know of the plan beside it.
+pub(super) struct Beside<'a> {
+    pub old: &'a [Endpoint],
+    pub new: &'a [Endpoint],
+    pub cutover: &'a Cutover,
+}
+
+pub(super) fn read(root: &Section<'_>, beside: &Beside<'_>) -> Vec<RoutingTarget> {
     let mut names: HashMap<String, String> = HashMap::new();
     let mut targets = Vec::new();
     for (index, section) in root.sections("routing").into_iter().enumerate() {
         let kind = section
-            .required("kind", "file, http, command, etcd, proxysql or shardingsphere")
+            .required("kind", "file, http, command, etcd, proxysql, shardingsphere or zookeeper")
             .and_then(|item| item.word(&KINDS));
         let word = kind.map_or("routing", |kind| super::render::word(&KINDS, kind));
         let name = section
@@ -150,7 +148,7 @@ pub(super) fn read(root: &Section<'_>) -> Vec<RoutingTarget> {
         let is_file =
             |kind: &Kind| matches!(kind, Kind::File | Kind::ProxySql | Kind::ShardingSphere);
         let follow_symlinks = kind.as_ref().is_some_and(is_file) && section.flag("follow_symlinks");
-        if let Some(kind) = kind.and_then(|kind| read_kind(&section, kind)) {
+        if let Some(kind) = kind.and_then(|kind| read_kind(&section, kind, beside)) {
             targets.push(RoutingTarget { name, timeout, follow_symlinks, kind });
         }
         // Without a kind no key can be called unknown.
@@ -161,7 +159,7 @@ pub(super) fn read(root: &Section<'_>) -> Vec<RoutingTarget> {
     targets
 }
 
-fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
+fn read_kind(section: &Section<'_>, kind: Kind, beside: &Beside<'_>) -> Option<RoutingKind> {
     match kind {
         Kind::File => {
             let path = section.required("path", "the file that applications read")?.file()?;
@@ -169,7 +167,7 @@ fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
         }
         Kind::Http => {
             let method = section.get("method").and_then(|item| item.word(&METHODS));
-            let token = secret(section, "token");
+            let token = section.get("token").and_then(|item| secret(&item));
             let tls_ca = section.get("tls_ca").and_then(|item| item.file());
             let url = section.required("url", "http:// or https:// and an address")?;
             let url = read_url(&url, "http:// or https:// and an address", is_url)?;
@@ -190,7 +188,8 @@ fn read_kind(section: &Section<'_>, kind: Kind) -> Option<RoutingKind> {
         }
         Kind::Etcd => read_etcd(section).map(RoutingKind::Etcd),
         Kind::ProxySql => read_proxysql(section).map(RoutingKind::ProxySql),
-        Kind::ShardingSphere => read_shardingsphere(section).map(RoutingKind::ShardingSphere),
+        Kind::ShardingSphere => sphere::read_files(section).map(RoutingKind::ShardingSphere),
+        Kind::ZooKeeper => sphere::read_zookeeper(section, beside).map(RoutingKind::ZooKeeper),
     }
 }
 
@@ -233,14 +232,19 @@ fn is_open(url: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
+    !is_here(host)
+}
+
+/// On loopback nobody can listen.
+pub(super) fn is_here(host: &str) -> bool {
     let address = host.parse::<std::net::IpAddr>();
-    host != "localhost" && !address.is_ok_and(|address| address.is_loopback())
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Both of user and password, or neither.
 fn read_login(section: &Section<'_>) -> Option<(String, Secret)> {
     let user = section.get("user").and_then(|item| item.text_that("a name", |u| !u.is_empty()));
-    let password = secret(section, "password");
+    let password = section.get("password").and_then(|item| secret(&item));
     match (section.has("user"), section.has("password")) {
         (true, false) => section.missing("password", "one, as there is a user"),
         (false, true) => section.missing("user", "one, as there is a password"),
@@ -285,28 +289,8 @@ fn read_proxysql(section: &Section<'_>) -> Option<ProxySqlTarget> {
     })
 }
 
-fn read_shardingsphere(section: &Section<'_>) -> Option<ShardingSphereTarget> {
-    let yaml = section.get("yaml").and_then(|item| item.file());
-    let distsql = section.get("distsql").and_then(|item| item.file());
-    if !section.has("yaml") && !section.has("distsql") {
-        section.missing("yaml", "a file, here or in distsql or in both");
-    }
-    let crc32_class = section
-        .get("crc32_class")
-        .and_then(|item| item.text_that("the name of a Java class", is_class));
-    let user = section.required("user", "the application's account on the shards");
-    let password = section.required("password", "the password of that account");
-    Some(ShardingSphereTarget {
-        yaml,
-        distsql,
-        user: user?.text_that("a name", |user| !user.is_empty())?,
-        password: password?.secret().map(Secret::new)?,
-        crc32_class,
-    })
-}
-
-fn secret(section: &Section<'_>, key: &'static str) -> Option<Secret> {
-    section.get(key).and_then(|item| item.secret()).map(Secret::new)
+pub(super) fn secret(item: &Item<'_>) -> Option<Secret> {
+    item.secret().map(Secret::new)
 }
 
 fn is_name(text: &str) -> bool {
@@ -331,14 +315,6 @@ fn is_url(text: &str) -> bool {
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         !host.is_empty() && !host.contains('@') && !rest.contains(char::is_whitespace)
     })
-}
-
-fn is_class(text: &str) -> bool {
-    let part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$')
-    };
-    text.split('.').all(part)
 }
 
 fn split_address(text: &str) -> Option<(&str, u16)> {
@@ -404,16 +380,8 @@ pub(super) fn render(targets: &[RoutingTarget], out: &mut Rendered) {
                 out.line("rule_base", proxysql.rule_base);
                 out.text("match", super::render::word(&MATCHES, proxysql.matching));
             }
-            RoutingKind::ShardingSphere(sphere) => {
-                out.text("kind", "shardingsphere");
-                out.file("yaml", sphere.yaml.as_deref());
-                out.file("distsql", sphere.distsql.as_deref());
-                out.text("user", &sphere.user);
-                out.text("password", REDACTED);
-                if let Some(class) = &sphere.crc32_class {
-                    out.text("crc32_class", class);
-                }
-            }
+            RoutingKind::ShardingSphere(sphere) => sphere::render_files(sphere, out),
+            RoutingKind::ZooKeeper(target) => sphere::render_zookeeper(target, out),
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum Failure {
     OtherPlan { found: String },
     #[error("{place} holds something else than a routing document: {detail}")]
     Foreign { place: String, detail: String },
+    /// What it needs first is somebody else's to do.
+    #[error("{place} is not ready: {detail}")]
+    Unready { place: String, detail: String },
     #[error("{place} is a symbolic link")]
     Symlink { place: String },
     /// The file in its place would be another's, or readable by others.
@@ -53,6 +56,7 @@ impl PublishError {
             | Failure::Differs { .. }
             | Failure::OtherPlan { .. }
             | Failure::Foreign { .. }
+            | Failure::Unready { .. }
             | Failure::Symlink { .. }
             | Failure::Kept { .. }
             | Failure::Unfit { .. }
@@ -74,6 +78,7 @@ impl PublishError {
             | Failure::Kept { .. }
             | Failure::Unfit { .. } => Class::Halt,
             Failure::Refused { .. }
+            | Failure::Unready { .. }
             | Failure::Unreachable { .. }
             | Failure::Unanswered { .. }
             | Failure::Timeout { .. } => Class::Retry,
@@ -96,6 +101,10 @@ impl PublishError {
             Failure::Foreign { .. } => {
                 "modshift replaces nothing that it has not written: move it away, or name another \
                  place in the plan"
+            }
+            Failure::Unready { .. } => {
+                "start one application in cluster mode with the published YAML, of a routing target of \
+                 kind shardingsphere: ShardingSphere then registers its tables there"
             }
             Failure::Symlink { .. } => {
                 "name the file itself in [[routing]], or set follow_symlinks = true there: the file \

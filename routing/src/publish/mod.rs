@@ -2,7 +2,7 @@
 //!
 //! Publishing the same document again is acknowledged again. A version lower than the one that a
 //! target holds is refused: by modshift where it can read what the target holds (file, etcd,
-//! ProxySQL, ShardingSphere, the table), by the target itself where it cannot (HTTP hooks answer
+//! ProxySQL, ShardingSphere, ZooKeeper, the table), by the target itself where it cannot (HTTP hooks answer
 //! 409, commands end with an exit code other than 0).
 
 mod command;
@@ -13,9 +13,11 @@ mod hook;
 mod proxysql;
 mod rights;
 mod shardingsphere;
+mod sphere_nodes;
 pub mod table;
 #[cfg(test)]
 mod test_documents;
+mod zookeeper;
 
 use std::time::Instant;
 
@@ -79,6 +81,9 @@ pub async fn publish_one(target: &Target, document: &Document) -> Result<Ack, Pu
             RoutingKind::ShardingSphere(sphere) => {
                 shardingsphere::publish(sphere, follow, document, deadline).await
             }
+            RoutingKind::ZooKeeper(keeper) => {
+                zookeeper::publish(keeper, target.timeout, document).await
+            }
         }
     };
     let answer = tokio::time::timeout(target.timeout, work).await;
@@ -102,6 +107,7 @@ pub fn preview(target: &Target, document: &Document) -> Result<String, PublishEr
         RoutingKind::Etcd(etcd) => Ok(format!("put {} in etcd:\n{}", etcd.key, document.to_json())),
         RoutingKind::ProxySql(proxysql) => proxysql::preview(proxysql, document),
         RoutingKind::ShardingSphere(sphere) => shardingsphere::preview(sphere, document),
+        RoutingKind::ZooKeeper(keeper) => zookeeper::preview(keeper, document),
     };
     text.map_err(|failure| PublishError { target: target.name.clone(), failure })
 }

@@ -1,28 +1,33 @@
-//! Apache ShardingSphere: its YAML configuration (5.5 and later: earlier ones know no `jdbc:mariadb:`),
-//! and the same as DistSQL for its proxy. Written to files; bringing them to where ShardingSphere reads
-//! them is the operator's.
+//! Apache ShardingSphere: its YAML configuration, and the same as DistSQL for its proxy. Written to
+//! files; bringing them to where ShardingSphere reads them is the operator's. `zookeeper` brings the
+//! same to the centre that its cluster mode follows.
 //!
 //! Each side has storage units of its own name, for ShardingSphere does not let one be pointed at
 //! another database; what switches is the rule of each table.
 //!
-//! The YAML is parsed back and the expressions are evaluated in tests. ShardingSphere-JDBC 5.5.2 has
-//! read it by hand, and refuses a data source without the class of its pool.
+//! Tests run an application on ShardingSphere-JDBC 5.5.2 by the YAML (which refuses a data source without
+//! the class of its pool), and one on 5.4.1, which knows no `jdbc:mariadb:`, with MySQL's driver.
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use modshift_proto::plan::ShardingSphereTarget;
+use modshift_proto::plan::{HostPort, ShardingSphereTarget, StorageUnits};
 
 use super::Ack;
 use super::error::Failure;
 use super::file::{self, Form, Place};
-use crate::document::{Document, TableRule};
+use crate::document::{Document, Side, TableRule};
 
 const YAML: Form = Form::Comment("#");
 const DISTSQL: Form = Form::Comment("--");
-const HIDDEN: &str = "<redacted>";
+pub(super) const HIDDEN: &str = "<redacted>";
+/// Names of algorithms that are ours begin so.
+pub(super) const ALGORITHM: &str = "modshift_";
+/// In milliseconds. A thread that waits for a connection of the side that was left learns only then that
+/// it has to ask again; HikariCP's own default is half a minute.
+pub(super) const CONNECTION_TIMEOUT_MS: u32 = 2000;
 /// HikariCP, which comes with ShardingSphere-JDBC.
-const POOL: &str = "com.zaxxer.hikari.HikariDataSource";
+pub(super) const POOL: &str = "com.zaxxer.hikari.HikariDataSource";
 
 pub async fn publish(
     target: &ShardingSphereTarget,
@@ -30,10 +35,10 @@ pub async fn publish(
     document: &Document,
     deadline: Instant,
 ) -> Result<Ack, Failure> {
-    let password = target.password.expose();
+    let password = target.units.password.expose();
     // Both are made before either is written.
     let (yaml_text, distsql_text) =
-        (yaml(target, password, document)?, distsql(target, password, document)?);
+        (yaml(&target.units, password, document)?, distsql_of(target, password, document)?);
     let files = [(&target.yaml, yaml_text, YAML), (&target.distsql, distsql_text, DISTSQL)];
     let mut ack = Ack::Held;
     for (path, text, form) in files {
@@ -49,23 +54,25 @@ pub async fn publish(
 pub fn preview(target: &ShardingSphereTarget, document: &Document) -> Result<String, Failure> {
     let mut text = String::new();
     if target.yaml.is_some() {
-        text.push_str(&yaml(target, HIDDEN, document)?);
+        text.push_str(&yaml(&target.units, HIDDEN, document)?);
     }
     if target.distsql.is_some() {
-        text.push_str(&distsql(target, HIDDEN, document)?);
+        text.push_str(&distsql(&target.units, HIDDEN, document)?);
     }
     Ok(text)
 }
 
 /// How one table is placed: the column, and the algorithm with its properties.
-struct Strategy<'a> {
-    table: &'a str,
-    column: &'a str,
-    algorithm: &'static str,
-    properties: Vec<(&'static str, String)>,
+pub(super) struct Strategy<'a> {
+    pub table: &'a str,
+    pub column: &'a str,
+    /// Of each side its own, so that a table's rule can name nodes and algorithm of one side only.
+    pub name: String,
+    pub algorithm: &'static str,
+    pub properties: Vec<(&'static str, String)>,
 }
 
-fn unfit(detail: String) -> Failure {
+pub(super) fn unfit(detail: String) -> Failure {
     Failure::Unfit { detail }
 }
 
@@ -80,11 +87,15 @@ fn plain(what: &str, name: &str) -> Result<(), Failure> {
 
 /// Names of data sources, but for the number of the shard.
 fn stem(document: &Document) -> String {
-    format!("{}_{}_", document.plan.replace('-', "_"), document.side.name())
+    stem_of(document, document.side)
 }
 
-fn strategies<'a>(
-    target: &ShardingSphereTarget,
+pub(super) fn stem_of(document: &Document, side: Side) -> String {
+    format!("{}_{}_", document.plan.replace('-', "_"), side.name())
+}
+
+pub(super) fn strategies<'a>(
+    units: &StorageUnits,
     document: &'a Document,
 ) -> Result<Vec<Strategy<'a>>, Failure> {
     let (stem, modulus) = (stem(document), document.modulus);
@@ -102,7 +113,7 @@ fn strategies<'a>(
             }
             TableRule::AbsMod { key } => (key, inline(format!("({key} % {modulus}).abs()"))),
             TableRule::Crc32 { key, charset } => {
-                let class = target.crc32_class.clone().ok_or_else(|| {
+                let class = units.crc32_class.clone().ok_or_else(|| {
                     unfit(format!(
                         "ShardingSphere has no crc32 for table {table}: name a class of yours in \
                          crc32_class"
@@ -120,50 +131,57 @@ fn strategies<'a>(
             }
         };
         plain("key", column)?;
-        strategies.push(Strategy { table, column, algorithm, properties });
+        let name = format!("{ALGORITHM}{}_{table}", document.side.name());
+        strategies.push(Strategy { table, column, name, algorithm, properties });
     }
     Ok(strategies)
 }
 
-fn broadcasts(document: &Document) -> impl Iterator<Item = &String> {
+pub(super) fn broadcasts(document: &Document) -> impl Iterator<Item = &String> {
     document.tables.iter().filter(|(_, rule)| **rule == TableRule::Broadcast).map(|(name, _)| name)
 }
 
-fn nodes(document: &Document, table: &str) -> String {
+pub(super) fn nodes(document: &Document, table: &str) -> String {
     format!("{}$->{{0..{}}}.{table}", stem(document), document.modulus - 1)
 }
 
-fn urls(document: &Document) -> impl Iterator<Item = (String, String)> + '_ {
+/// The name of each storage unit, and its address.
+pub(super) fn urls<'a>(
+    units: &'a StorageUnits,
+    document: &'a Document,
+) -> impl Iterator<Item = (String, String)> + 'a {
     let stem = stem(document);
     document.shards.iter().map(move |shard| {
-        let (index, host, port, schema) = (shard.index, &shard.host, shard.port, &shard.schema);
-        (format!("{stem}{index}"), format!("jdbc:mariadb://{host}:{port}/{schema}"))
+        let at = HostPort { host: shard.host.clone(), port: shard.port };
+        (format!("{stem}{}", shard.index), url(units, &at, &shard.schema))
     })
 }
 
+pub(super) fn url(units: &StorageUnits, server: &HostPort, schema: &str) -> String {
+    let parameters = units.url_parameters.iter().map(|text| format!("?{text}")).collect::<String>();
+    format!("jdbc:{}://{server}/{schema}{parameters}", units.jdbc.name())
+}
+
 /// A JSON string is a YAML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn yaml(
-    target: &ShardingSphereTarget,
-    password: &str,
-    document: &Document,
-) -> Result<String, Failure> {
-    let strategies = strategies(target, document)?;
+fn yaml(units: &StorageUnits, password: &str, document: &Document) -> Result<String, Failure> {
+    let strategies = strategies(units, document)?;
     let mut text = YAML.head(document);
     // Writing to a String cannot fail.
     let mut line = |depth: usize, line: &str| {
         let _ = writeln!(text, "{:indent$}{line}", "", indent = 2 * depth);
     };
     line(0, "dataSources:");
-    for (name, url) in urls(document) {
+    for (name, url) in urls(units, document) {
         line(1, &format!("{name}:"));
         line(2, &format!("dataSourceClassName: {POOL}"));
         line(2, &format!("url: {}", quoted(&url)));
-        line(2, &format!("username: {}", quoted(&target.user)));
+        line(2, &format!("username: {}", quoted(&units.user)));
         line(2, &format!("password: {}", quoted(password)));
+        line(2, &format!("connectionTimeoutMilliseconds: {CONNECTION_TIMEOUT_MS}"));
     }
     line(0, "rules:");
     line(0, "- !SHARDING");
@@ -174,11 +192,11 @@ fn yaml(
         line(3, "databaseStrategy:");
         line(4, "standard:");
         line(5, &format!("shardingColumn: {}", strategy.column));
-        line(5, &format!("shardingAlgorithmName: modshift_{}", strategy.table));
+        line(5, &format!("shardingAlgorithmName: {}", strategy.name));
     }
     line(1, "shardingAlgorithms:");
     for strategy in &strategies {
-        line(2, &format!("modshift_{}:", strategy.table));
+        line(2, &format!("{}:", strategy.name));
         line(3, &format!("type: {}", strategy.algorithm));
         line(3, "props:");
         for (name, value) in &strategy.properties {
@@ -201,28 +219,33 @@ fn distsql_string(text: &str) -> Result<String, Failure> {
     }
 }
 
-fn distsql(
+/// Nothing where none is asked for, which may be because it cannot be said.
+fn distsql_of(
     target: &ShardingSphereTarget,
     password: &str,
     document: &Document,
 ) -> Result<String, Failure> {
-    if target.distsql.is_none() {
-        return Ok(String::new());
+    match target.distsql {
+        Some(_) => distsql(&target.units, password, document),
+        None => Ok(String::new()),
     }
+}
+
+fn distsql(units: &StorageUnits, password: &str, document: &Document) -> Result<String, Failure> {
     let mut text = DISTSQL.head(document);
-    let (user, password) = (distsql_string(&target.user)?, distsql_string(password)?);
+    let (user, password) = (distsql_string(&units.user)?, distsql_string(password)?);
     let mut statement = |statement: String| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{statement};");
     };
-    for (name, url) in urls(document) {
+    for (name, url) in urls(units, document) {
         let url = distsql_string(&url)?;
         statement(format!(
             "REGISTER STORAGE UNIT IF NOT EXISTS {name} (URL={url}, USER={user}, \
              PASSWORD={password})"
         ));
     }
-    for strategy in strategies(target, document)? {
+    for strategy in strategies(units, document)? {
         let mut properties = Vec::new();
         for (name, value) in &strategy.properties {
             properties.push(format!("\"{name}\"={}", distsql_string(value)?));

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use modshift_proto::plan::Secret;
+use modshift_proto::plan::{Jdbc, Secret};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use super::*;
@@ -16,9 +16,13 @@ fn target(crc32_class: Option<&str>, folder: &Folder) -> ShardingSphereTarget {
     ShardingSphereTarget {
         yaml: Some(folder.join("sharding.yaml")),
         distsql: None,
-        user: "shop".to_owned(),
-        password: Secret::new(PASSWORD.to_owned()),
-        crc32_class: crc32_class.map(str::to_owned),
+        units: StorageUnits {
+            user: "shop".to_owned(),
+            password: Secret::new(PASSWORD.to_owned()),
+            jdbc: Jdbc::MariaDb,
+            url_parameters: None,
+            crc32_class: crc32_class.map(str::to_owned),
+        },
     }
 }
 
@@ -49,7 +53,7 @@ fn evaluate(expression: &str, column: &str, key: i64) -> String {
 fn the_yaml_reads_back_and_places_keys_where_the_document_does() {
     let folder = Folder::create();
     let document = shop(7, Side::New);
-    let text = yaml(&target(None, &folder), PASSWORD, &document).unwrap();
+    let text = yaml(&target(None, &folder).units, PASSWORD, &document).unwrap();
     let yaml = parsed(&text);
     let source = &yaml["dataSources"]["my_shop_new_2"];
     assert_eq!(source["url"].as_str(), Some("jdbc:mariadb://db-new-2.internal:3308/shop_2"));
@@ -57,6 +61,16 @@ fn the_yaml_reads_back_and_places_keys_where_the_document_does() {
     assert_eq!(source["username"].as_str(), Some("shop"));
     assert_eq!(source["password"].as_str(), Some(PASSWORD));
     assert_eq!(yaml["dataSources"].as_hash().unwrap().len(), 4);
+    let mut by_mysql = target(None, &folder).units;
+    by_mysql.jdbc = Jdbc::MySql;
+    by_mysql.url_parameters = Some("connectTimeout=2000&tcpKeepAlive=true".to_owned());
+    let mut on_six = document.clone();
+    on_six.shards[2].host = "fd00::2".to_owned();
+    let url = parsed(&self::yaml(&by_mysql, PASSWORD, &on_six).unwrap());
+    assert_eq!(
+        url["dataSources"]["my_shop_new_2"]["url"].as_str(),
+        Some("jdbc:mysql://[fd00::2]:3308/shop_2?connectTimeout=2000&tcpKeepAlive=true")
+    );
     let (sharding, broadcast) = (&yaml["rules"][0], &yaml["rules"][1]);
     assert!(text.contains("\n- !SHARDING\n") && text.contains("\n- !BROADCAST\n"));
     assert_eq!(broadcast["tables"][0].as_str(), Some("currency"));
@@ -91,7 +105,7 @@ fn what_shardingsphere_cannot_do_is_refused_before_anything_is_written() {
     assert!(unfit.to_string().contains("name a class of yours in crc32_class"), "{unfit}");
     let text = preview(&target(Some("a.B"), &folder), &document).unwrap();
     assert!(!text.contains("secret"), "{text}");
-    let algorithm = &parsed(&text)["rules"][0]["shardingAlgorithms"]["modshift_t_user"];
+    let algorithm = &parsed(&text)["rules"][0]["shardingAlgorithms"]["modshift_new_t_user"];
     assert_eq!(algorithm["type"].as_str(), Some("CLASS_BASED"));
     assert_eq!(algorithm["props"]["algorithmClassName"].as_str(), Some("a.B"));
     assert_eq!(algorithm["props"]["charset"].as_str(), Some("latin1"));
@@ -109,9 +123,9 @@ fn the_distsql_has_every_unit_and_rule_in_whole_statements() {
     let folder = Folder::create();
     let mut target = target(None, &folder);
     target.distsql = Some(folder.join("sharding.distsql"));
-    let quotes = distsql(&target, PASSWORD, &shop(7, Side::New)).unwrap_err();
+    let quotes = distsql(&target.units, PASSWORD, &shop(7, Side::New)).unwrap_err();
     assert!(quotes.to_string().contains("cannot quote") && !quotes.to_string().contains("secret"));
-    let text = distsql(&target, "plain", &shop(7, Side::New)).unwrap();
+    let text = distsql(&target.units, "plain", &shop(7, Side::New)).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
     assert!(first.starts_with("-- modshift routing {"), "{first}");
     let statements: Vec<&str> = rest.trim_end().split(";\n").collect();
@@ -137,7 +151,7 @@ fn the_distsql_has_every_unit_and_rule_in_whole_statements() {
 async fn the_files_hold_their_version() {
     let folder = Folder::create();
     let mut target = target(None, &folder);
-    target.password = Secret::new("plain".to_owned());
+    target.units.password = Secret::new("plain".to_owned());
     target.distsql = Some(folder.join("sharding.distsql"));
     let deadline = || Instant::now() + Duration::from_secs(60);
     let (first, second) = (shop(1, Side::Old), shop(2, Side::New));

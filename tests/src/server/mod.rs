@@ -13,6 +13,7 @@ mod options;
 mod program;
 mod proxy;
 mod topic;
+mod zookeeper;
 
 pub use address::{ADMIN, Address, PASSWORD};
 pub use etcd::EtcdServer;
@@ -23,3 +24,4 @@ pub use mariadb::MariaDbServer;
 pub use options::{MariaDbOptions, Place};
 pub use proxy::{Delay, Proxy};
 pub use topic::{RawMessage, Topics};
+pub use zookeeper::{JARS as CLUSTER_JARS, ZooKeeperServer, quiet};

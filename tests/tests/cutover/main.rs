@@ -19,6 +19,7 @@ mod next;
 mod obstacles;
 mod others;
 mod peers;
+mod products;
 mod proven;
 mod released;
 mod round_trip;

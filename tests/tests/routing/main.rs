@@ -6,6 +6,7 @@ mod follow;
 mod proxysql;
 mod targets;
 mod writer;
+mod zookeeper;
 
 use std::{collections::BTreeMap, time::Duration};
 

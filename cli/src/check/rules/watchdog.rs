@@ -41,7 +41,7 @@ fn is_local(target: &RoutingTarget) -> bool {
         RoutingKind::File { .. } | RoutingKind::Command { .. } => true,
         RoutingKind::ProxySql(sql) => sql.file.is_some(),
         RoutingKind::ShardingSphere(_) => true,
-        RoutingKind::Http { .. } | RoutingKind::Etcd(_) => false,
+        RoutingKind::Http { .. } | RoutingKind::Etcd(_) | RoutingKind::ZooKeeper(_) => false,
     }
 }
 
