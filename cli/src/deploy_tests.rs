@@ -127,12 +127,15 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
     }
     let unshown: Vec<_> =
         known.difference(&metrics_in(&read("grafana/modshift.json"))).cloned().collect();
-    const NOT_SHOWN: [&str; 5] = [
+    const NOT_SHOWN: [&str; 7] = [
         "modshift_build_info",
         "modshift_reader_epoch",
         "modshift_snapshot_done",
         "modshift_applied_changes_total",
         "modshift_kafka_queue_full_total",
+        // Of a watch that no daemon runs yet.
+        "modshift_misroute_gaps_total",
+        "modshift_misrouted_rows_total",
     ];
     let unshown: Vec<_> =
         unshown.iter().filter(|name| !NOT_SHOWN.contains(&name.as_str())).collect();
