@@ -186,10 +186,14 @@ impl CutoverError {
             CutoverError::BothServe { .. } => {
                 "stop the application; modshift_token of every shard says its phase"
             }
-            CutoverError::Publish(text) | CutoverError::CannotTell { detail: text, .. }
-                if silence_hint(text).is_some() =>
-            {
-                return silence_hint(text).map(|hint| format!("{hint}; then repeat the command"));
+            CutoverError::CannotTell { detail, .. } if silence_hint(detail).is_some() => {
+                return silence_hint(detail).map(|hint| format!("{hint}; then repeat the command"));
+            }
+            // Clients may be kept waiting by now.
+            CutoverError::Publish(text) if silence_hint(text).is_some() => {
+                let then =
+                    "then modshift status says who serves, and whether --resume or --abort is due";
+                return silence_hint(text).map(|hint| format!("{hint}; {then}"));
             }
             CutoverError::Publish(_) => {
                 "bring it back; modshift status says who serves, and whether --resume or --abort is due"

@@ -23,7 +23,9 @@ static LOOKING: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
 
 /// `Waiting for backup lock` is that of FLUSH TABLES WITH READ LOCK and of BACKUP STAGE, in each version
 /// from 10.4 on. While a disk is full the server waits within the write, and asks again each minute.
-/// Sessions of other accounts show to those alone that have PROCESS; of ours one waits just now.
+/// Of those who wait for such a lock only sessions of the same login count: one of them waits just now, and
+/// what keeps others waiting may be something else. To close a server is to wait for those that write,
+/// which looks the same.
 const STATES: [(&str, &str); 3] = [
     ("Waiting for backup lock", GLOBAL_LOCK),
     ("Waiting for global read lock", GLOBAL_LOCK),
@@ -76,10 +78,16 @@ pub async fn why(endpoint: &Endpoint) -> Option<&'static str> {
 
 async fn asked(endpoint: &Endpoint) -> Option<&'static str> {
     let mut conn = connect(endpoint, Session::Plain).await.ok()?;
-    let states: Vec<String> = STATES.iter().map(|(state, _)| format!("'{state}'")).collect();
+    let of = |why: &str| {
+        let states = STATES.iter().filter(|(_, of)| *of == why);
+        states.map(|(state, _)| format!("'{state}'")).collect::<Vec<_>>().join(", ")
+    };
     let sql = format!(
-        "SELECT STATE FROM information_schema.PROCESSLIST WHERE STATE IN ({}) LIMIT 1",
-        states.join(", ")
+        "SELECT STATE FROM information_schema.PROCESSLIST WHERE STATE IN ({}) OR (STATE IN ({}) AND INFO \
+         NOT LIKE 'SET GLOBAL%' AND BINARY USER = LEFT(USER(), CHAR_LENGTH(USER()) - \
+         CHAR_LENGTH(SUBSTRING_INDEX(USER(), '@', -1)) - 1)) LIMIT 1",
+        of(FULL_DISK),
+        of(GLOBAL_LOCK)
     );
     let state: Option<String> = conn.query_first(sql).await.ok()?;
     let _ = conn.disconnect().await;
