@@ -55,6 +55,11 @@ pub enum CutoverError {
     #[error("{server} is the server of {other} too, so read_only would stop both")]
     SharedServer { server: String, other: String },
     #[error(
+        "{server} is the server of {other} too, so that the fence can only lock accounts, and {user}, by \
+         which ShardingSphere follows routing target {target}, is none that it locks: it would write on"
+    )]
+    SharedUnits { server: String, other: String, user: String, target: String },
+    #[error(
         "{server} is the server of {other} too: auto_increment_offset can be that of one of them"
     )]
     SharedOffset { server: String, other: String },
@@ -171,6 +176,9 @@ impl CutoverError {
                 "give each side accounts of its own: cutover.old_accounts and \
                  cutover.new_accounts, no user name in both"
             }
+            CutoverError::SharedUnits { .. } => {
+                "give each side servers of its own, or take that target out of the plan"
+            }
             CutoverError::SharedOffset { .. } => {
                 "set cutover.auto_increment = \"keep\", and see to it that the application gives \
                  out keys of its own"
@@ -232,6 +240,7 @@ impl CutoverError {
                 | CutoverError::Barred { .. }
                 | CutoverError::JournalDamaged { .. }
                 | CutoverError::SharedServer { .. }
+                | CutoverError::SharedUnits { .. }
                 | CutoverError::SharedOffset { .. }
         )
     }

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use modshift_changelog::stage;
 use modshift_mariadb::Conn;
 use modshift_mariadb::control::{self, AUDIT, FINISHED, FINISHED_TABLE, HANDOVER, Owner, PLAN};
-use modshift_proto::plan::Plan;
+use modshift_proto::plan::{Plan, ZooKeeperTarget};
 
 use crate::decide::{Ask, Entry};
 use crate::error::CutoverError;
@@ -54,6 +54,7 @@ pub async fn finish(
             tell(&advice);
         }
     }
+    units_left(plan).iter().for_each(|advice| tell(advice));
     register.release().await;
     CutoverError::all(dropped.into_iter().filter_map(Result::err).collect())
 }
@@ -192,6 +193,27 @@ async fn keeps_itself(shard: &mut Shard) -> Option<String> {
     Some(advice)
 }
 
+/// The account by which ShardingSphere follows a centre is none that a fence locks, and it knows the old
+/// shards until somebody unregisters them.
+fn units_left(plan: &Plan) -> Vec<String> {
+    let of_centre = |(target, centre): (&str, &ZooKeeperTarget)| {
+        format!(
+            "note: routing target {target}: read_only alone keeps {} out of the old shards. Unregister \
+             their units in ShardingSphere (UNREGISTER STORAGE UNIT {}), then lock that account on their \
+             servers, before anything there is restarted or switched off",
+            centre.units.user,
+            units(plan).join(", ")
+        )
+    };
+    plan.centres().map(of_centre).collect()
+}
+
+/// Of the old shards, as they are published.
+fn units(plan: &Plan) -> Vec<String> {
+    let name = plan.name.replace('-', "_");
+    plan.old_shards().map(|shard| format!("{name}_old_{}", shard.0)).collect()
+}
+
 fn lines(replicates: bool) -> Vec<&'static str> {
     let all = [
         (true, "read_only = 1"),
@@ -260,5 +282,26 @@ fn say(register: &mut Register, shards: &mut [Shard], tell: &mut dyn FnMut(&str)
         for sql in server.take_script() {
             tell(&format!("{}: {sql};", server.name));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_the_old_shards_are_named_as_they_were_published() {
+        let text = "name = \"my-shop\"\nmodulus = { old = 2, new = 1 }\nlog = { kind = \"direct\" }\n\
+            [defaults]\nuser = \"u\"\npassword = \"p\"\nhost = \"h\"\n[[old]]\nschema = \"o0\"\n\
+            [[old]]\nschema = \"o1\"\n[[new]]\nschema = \"n0\"\n[[table]]\nname = \"t\"\n\
+            key = \"k\"\nrule = \"floor_mod\"\n";
+        let parse = |text: &str| Plan::parse(text, &|_| None).map_err(|errors| errors.to_string());
+        assert_eq!(parse(text).map(|plan| units_left(&plan)), Ok(Vec::new()));
+        let centre = "[[routing]]\nkind = \"zookeeper\"\nservers = [\"127.0.0.1:2181\"]\n\
+            namespace = \"gov\"\ndatabase = \"shop\"\nuser = \"sphere\"\npassword = \"p\"\n";
+        let said = parse(&format!("{text}{centre}")).map(|plan| units_left(&plan).concat());
+        let said = said.unwrap_or_default();
+        assert!(said.contains("UNREGISTER STORAGE UNIT my_shop_old_0, my_shop_old_1)"), "{said}");
+        assert!(said.contains("keeps sphere out"), "{said}");
     }
 }

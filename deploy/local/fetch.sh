@@ -21,7 +21,7 @@ want=$(sha256sum <"$pom")
 have() { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; }
 have && exit 0
 
-for tool in java mvn flock; do
+for tool in java mvn flock timeout; do
     command -v "$tool" >/dev/null 2>&1 || {
         echo "fetch.sh: $tool is not installed; run deploy/local/install.sh" >&2
         exit 1
@@ -38,9 +38,11 @@ echo "fetching the jars of $name to $target/lib (once)" >&2
 rm -rf "$target/lib.new" "$stamp"
 log=$target/maven.log
 # Maven keeps what it has, so that each attempt goes on where the last one broke off. A file whose
-# checksum is wrong is no file. -U: what was missing a moment ago is asked for again.
+# checksum is wrong is no file. -U: what was missing a moment ago is asked for again. A repository that
+# falls silent would hold Maven, and whoever waits for the lock, for half an hour.
 attempt=1
-until mvn -q -B -U -C -f "$pom" dependency:copy-dependencies \
+until timeout --foreground 900 mvn -q -B -U -C -f "$pom" dependency:copy-dependencies \
+    -Daether.connector.connectTimeout=10000 -Daether.connector.requestTimeout=60000 \
     -DoutputDirectory="$target/lib.new" >"$log" 2>&1; do
     if [ "$attempt" -ge 4 ]; then
         tail -n 20 "$log" >&2

@@ -11,13 +11,20 @@ use modshift_proto::plan::{
 };
 
 fn parse(routing: &str) -> Result<Plan, PlanErrors> {
-    let text = format!(
+    read(&text(routing))
+}
+
+fn read(text: &str) -> Result<Plan, PlanErrors> {
+    Plan::parse(text, &|name| (name == "TOKEN").then(|| "s3cret".to_owned()))
+}
+
+fn text(routing: &str) -> String {
+    format!(
         "name = \"shop\"\nmodulus = {{ old = 1, new = 2 }}\nlog = {{ kind = \"direct\" }}\n\
          [defaults]\nuser = \"u\"\npassword = \"p\"\nhost = \"h\"\n\
          [[old]]\nschema = \"o\"\n[[new]]\nschema = \"n0\"\n[[new]]\nschema = \"n1\"\n\
          [[table]]\nname = \"t\"\nkey = \"k\"\nrule = \"abs_mod\"\n{routing}"
-    );
-    Plan::parse(&text, &|name| (name == "TOKEN").then(|| "s3cret".to_owned()))
+    )
 }
 
 fn one(routing: &str) -> RoutingTarget {
@@ -28,10 +35,14 @@ fn one(routing: &str) -> RoutingTarget {
 
 /// Every fault, its path and message.
 fn check(routing: &str, expected: &[&str]) {
-    let errors = parse(&format!("[[routing]]\n{routing}")).expect_err(routing);
+    check_plan(&text(&format!("[[routing]]\n{routing}")), expected);
+}
+
+fn check_plan(text: &str, expected: &[&str]) {
+    let errors = read(text).expect_err(text);
     let found: Vec<String> =
         errors.faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect();
-    assert_eq!(found, expected, "of {routing}");
+    assert_eq!(found, expected, "of {text}");
     assert!(!errors.to_string().contains("s3cret"), "{errors}");
 }
 
@@ -215,4 +226,70 @@ fn the_rendered_targets_read_back_without_their_secrets() {
         }
     }
     assert_eq!(Plan::parse(&shown, &|_| None).unwrap().routing, expected);
+}
+
+const CENTRE: &str = "[[routing]]\nkind = \"zookeeper\"\nservers = [\"127.0.0.1:2181\"]\n\
+                      namespace = \"gov\"\ndatabase = \"shop\"\nuser = \"a\"\npassword = \"b\"\n";
+
+#[test]
+fn a_centre_stands_behind_the_file_that_its_first_application_is_started_with() {
+    let yaml =
+        "[[routing]]\nkind = \"shardingsphere\"\nyaml = \"y\"\nuser = \"a\"\npassword = \"b\"\n";
+    assert_eq!(parse(&format!("{yaml}{yaml}{CENTRE}")).unwrap().centres().count(), 1);
+    // DistSQL is nothing that an application starts with; and what is there already needs no file.
+    parse(&format!("{CENTRE}{}", yaml.replace("yaml", "distsql"))).unwrap();
+    parse(CENTRE).unwrap();
+    let behind = "stands behind routing[1], of kind zookeeper, which takes nothing before an application \
+                  has been started with the published YAML: put it before that one";
+    check_plan(&text(&format!("{yaml}{CENTRE}{yaml}")), &[&format!("routing[2].kind: {behind}")]);
+}
+
+#[test]
+fn a_centre_is_told_of_no_table_that_is_on_every_shard() {
+    let table = "[[table]]\nname = \"currency\"\nbroadcast = 0\n";
+    check_plan(
+        &text(&format!("{table}{CENTRE}")),
+        &["routing[0].kind: zookeeper cannot be told of table currency, which is on every shard: \
+           ShardingSphere would write it to all units that it knows, those of the side that does not \
+           serve too"],
+    );
+}
+
+#[test]
+fn where_a_centre_is_followed_no_guard_is_of_accounts() {
+    let promoted = |guard: &str| {
+        format!(
+            "name = \"shop\"\nscheme = \"promote\"\nguard = \"{guard}\"\nmodulus = {{ old = 1, new = 2 }}\n\
+             [defaults]\nuser = \"u\"\npassword = \"p\"\n[[old]]\nhost = \"h\"\nschema = \"s\"\n\
+             replicas = [\"r:3306\"]\n[[table]]\nname = \"t\"\nkey = \"k\"\nrule = \"floor_mod\"\n\
+             [cutover]\nold_accounts = [\"x@%\"]\nnew_accounts = [\"y@%\"]\n{CENTRE}"
+        )
+    };
+    read(&promoted("triggers")).unwrap_or_else(|errors| panic!("{errors}"));
+    check_plan(
+        &promoted("accounts"),
+        &[
+            "routing[0].kind: zookeeper needs guard = \"triggers\": the account of its units is none that \
+           is locked, so nothing else refuses it a row that is another shard's",
+        ],
+    );
+}
+
+#[test]
+fn proxysql_is_not_told_to_connect_to_itself() {
+    let proxysql = "[[routing]]\nkind = \"proxysql\"\nadmin = \"Proxy-1:6032\"\nuser = \"u\"\n\
+                    password = \"p\"\nhostgroup_base = 1\nrule_base = 1\nmatch = \"hint\"\n";
+    let behind = |application: &str| {
+        let shard = format!("schema = \"n1\"\napplication_host = \"{application}\"");
+        text(proxysql).replace("schema = \"n1\"", &shard)
+    };
+    read(&behind("vip-1")).unwrap_or_else(|errors| panic!("{errors}"));
+    check_plan(
+        &behind("proxy-1"),
+        &[
+            "routing[0].admin: is on the host of proxy-1:3306, where the plan says that applications reach \
+           a shard: ProxySQL would be told to connect to itself; name what is behind it in \
+           application_host, or leave that out",
+        ],
+    );
 }

@@ -73,6 +73,19 @@ fn nothing_of_a_rehearsal_reaches_the_real_ones() {
 }
 
 #[test]
+fn where_applications_go_is_nothing_that_a_rehearsal_takes_over() {
+    // One address for every shard, of which a proxy or the schema tells them apart.
+    let vip = "host = \"db\", application_host = \"vip\", application_port = 6033";
+    let text = plan(&rehearse(2, 3, "")).replace("host = \"db\"", vip);
+    let text = text.replace("[[rehearse.old]]\n", "[[rehearse.old]]\nhost = \"trial\"\n");
+    let text = text.replace("[[rehearse.new]]\n", "[[rehearse.new]]\nhost = \"trial\"\n");
+    let plan = parse(&text).unwrap();
+    assert!(plan.old.iter().chain(&plan.new).all(|shard| shard.application().host == "vip"));
+    let rehearse = plan.rehearse.unwrap();
+    assert!(rehearse.old.iter().chain(&rehearse.new).all(|shard| shard.application.is_none()));
+}
+
+#[test]
 fn server_ids_stay_apart_wherever_the_base_lies() {
     let text = plan(&rehearse(2, 3, "r_"));
     let first = parse(&text).unwrap().rehearse.unwrap().old[0].replica_server_id;

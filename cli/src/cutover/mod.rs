@@ -232,6 +232,7 @@ fn exit_of(error: &CutoverError) -> Exit {
         | CutoverError::JournalThere { .. } => Exit::No,
         CutoverError::NoAccount { .. }
         | CutoverError::SharedServer { .. }
+        | CutoverError::SharedUnits { .. }
         | CutoverError::SharedOffset { .. } => Exit::BadPlan,
         CutoverError::BothServe { .. } | CutoverError::JournalDamaged { .. } => Exit::Halted,
         _ => Exit::CannotTell,

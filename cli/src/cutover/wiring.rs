@@ -11,7 +11,7 @@ use modshift_mariadb::connect::{Session, connect, label};
 use modshift_mariadb::{Conn, error, silence};
 use modshift_proto::plan::{Endpoint, Plan};
 use modshift_routing::publish::{self, table};
-use modshift_routing::{Document, document};
+use modshift_routing::{Document, PublishError, document};
 use modshift_verify::AtFence;
 use mysql_async::prelude::Queryable;
 use serde_json::{Value, json};
@@ -177,7 +177,7 @@ impl Wiring {
                 self.say(format_args!("{at}: store routing version {version} ({side} shards)"));
             }
             for target in &self.plan.routing {
-                let text = publish::preview(target, &document).map_err(|e| e.to_string())?;
+                let text = publish::preview(target, &document).map_err(|error| said(&error))?;
                 self.say(format_args!("{}: {text}", target.name));
             }
             return Ok(());
@@ -246,8 +246,8 @@ impl Wiring {
     async fn in_order(&self, document: &Document) -> Result<(), String> {
         for (target, outcome) in publish::publish(&self.plan.routing, document).await {
             if let Err(error) = outcome {
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
-                return Err(format!("{target}: {error}"));
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(target);
+                return Err(said(&error));
             }
         }
         Ok(())
@@ -268,7 +268,15 @@ impl Wiring {
         let missed: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
             missed.iter().map(|(name, _)| name.clone()).collect();
-        missed.into_iter().map(|(name, error)| format!("{name}: {error}")).collect()
+        missed.iter().map(|(_, error)| said(error)).collect()
+    }
+}
+
+/// Which target, why, and what next: only the target's own error knows that.
+fn said(error: &PublishError) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error} ({hint})"),
+        None => error.to_string(),
     }
 }
 

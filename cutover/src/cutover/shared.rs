@@ -57,6 +57,14 @@ impl<O: Outside> Cutover<O> {
                 if !apart || !shard.replicas.is_empty() {
                     return Err(CutoverError::SharedServer { server, other: names[other].clone() });
                 }
+                // A run that opens already has to come to its end.
+                if let Some((target, centre)) =
+                    self.plan.centres().next().filter(|_| away == Away::Missed)
+                {
+                    let (user, target) = (centre.units.user.clone(), target.to_owned());
+                    let other = names[other].clone();
+                    return Err(CutoverError::SharedUnits { server, other, user, target });
+                }
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ pub(super) const TLS_WORDS: [(&str, TlsMode); 4] = [
 ];
 
 /// What a shard may say, and `[defaults]` for all of them.
+#[derive(Clone)]
 pub(super) struct Login {
     pub host: Option<String>,
     pub port: Option<u16>,
@@ -46,6 +47,8 @@ pub(super) fn read(
 ) -> Shards {
     let defaults = root.section("defaults");
     let login = read_login(&defaults);
+    let without_applications =
+        Login { application_host: None, application_port: None, ..login.clone() };
     let base = defaults.get("server_id_base").and_then(|item| {
         // Room for every shard of either side above it.
         item.number(1..=u64::from(u32::MAX - 2 * SIDE)).and_then(|base| u32::try_from(base).ok())
@@ -55,6 +58,9 @@ pub(super) fn read(
     let mut places = Places::default();
     let side =
         |places: &mut Places, above: &Section<'_>, key: &'static str, first: u32, modulus| {
+            // No routing names the shards of a rehearsal: what leads applications to the others, which
+            // may be one address for all, is not for them.
+            let login = if above.path.is_empty() { &login } else { &without_applications };
             let sections = above.sections(key);
             let found = sections.len();
             if let Some(expected) =
@@ -73,7 +79,7 @@ pub(super) fn read(
                 if key == "old" && scheme.is_promotion() {
                     check_promoted(&section, times);
                 }
-                read_shard(section, (&defaults, &login), id, places, &mut applications)
+                read_shard(section, (&defaults, login), id, places, &mut applications)
             };
             sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
         };

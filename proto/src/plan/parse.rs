@@ -98,7 +98,8 @@ fn read(root: Section<'_>) -> Option<Plan> {
     scheme::check_accounts(&root, scheme, &cutover);
     let http = policy::http(&root);
     let back = policy::back(&root);
-    let beside = routing::Beside { old: &old, new: &new, cutover: &cutover };
+    let beside =
+        routing::Beside { old: &old, new: &new, tables: &tables, scheme, cutover: &cutover };
     let routing = routing::read(&root, &beside);
     let throttle = throttle::read(&root);
     let control = control::read(&root);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::render::{REDACTED, Rendered};
 use super::section::{Item, Section};
 use super::sphere::{self, ShardingSphereTarget, ZooKeeperTarget};
-use super::{Cutover, Endpoint, Secret, default};
+use super::{Cutover, Endpoint, Plan, Scheme, Secret, Table, default};
 
 /// One target. The cutover publishes to all of them, in the plan's order, and goes on only when
 /// each has acknowledged.
@@ -125,17 +125,45 @@ const MATCHES: [(&str, ProxySqlMatch); 2] =
 pub(super) struct Beside<'a> {
     pub old: &'a [Endpoint],
     pub new: &'a [Endpoint],
+    pub tables: &'a [Table],
+    pub scheme: Scheme,
     pub cutover: &'a Cutover,
+}
+
+impl Plan {
+    /// The centres of ShardingSphere's that applications follow, each with the name of its target.
+    pub fn centres(&self) -> impl Iterator<Item = (&str, &ZooKeeperTarget)> {
+        self.routing.iter().filter_map(|target| match &target.kind {
+            RoutingKind::ZooKeeper(centre) => Some((target.name.as_str(), centre)),
+            _ => None,
+        })
+    }
 }
 
 pub(super) fn read(root: &Section<'_>, beside: &Beside<'_>) -> Vec<RoutingTarget> {
     let mut names: HashMap<String, String> = HashMap::new();
     let mut targets = Vec::new();
+    // The last centre so far.
+    let mut centre: Option<String> = None;
     for (index, section) in root.sections("routing").into_iter().enumerate() {
         let kind = section
             .required("kind", "file, http, command, etcd, proxysql, shardingsphere or zookeeper")
             .and_then(|item| item.word(&KINDS));
         let word = kind.map_or("routing", |kind| super::render::word(&KINDS, kind));
+        match (kind, &centre) {
+            (Some(Kind::ZooKeeper), _) => centre = Some(section.path.clone()),
+            // The centre waits for an application that was started with this file.
+            (Some(Kind::ShardingSphere), Some(centre)) if section.has("yaml") => {
+                section.fault_at(
+                    "kind",
+                    format!(
+                        "stands behind {centre}, of kind zookeeper, which takes nothing before an \
+                         application has been started with the published YAML: put it before that one"
+                    ),
+                );
+            }
+            _ => {}
+        }
         let name = section
             .get("name")
             .and_then(|item| item.text_that("1 to 64 characters of a-z, 0-9, _ and -", is_name))
@@ -187,7 +215,7 @@ fn read_kind(section: &Section<'_>, kind: Kind, beside: &Beside<'_>) -> Option<R
             Some(RoutingKind::Command { argv, env })
         }
         Kind::Etcd => read_etcd(section).map(RoutingKind::Etcd),
-        Kind::ProxySql => read_proxysql(section).map(RoutingKind::ProxySql),
+        Kind::ProxySql => read_proxysql(section, beside).map(RoutingKind::ProxySql),
         Kind::ShardingSphere => sphere::read_files(section).map(RoutingKind::ShardingSphere),
         Kind::ZooKeeper => sphere::read_zookeeper(section, beside).map(RoutingKind::ZooKeeper),
     }
@@ -253,7 +281,7 @@ fn read_login(section: &Section<'_>) -> Option<(String, Secret)> {
     Some((user?, password?))
 }
 
-fn read_proxysql(section: &Section<'_>) -> Option<ProxySqlTarget> {
+fn read_proxysql(section: &Section<'_>, beside: &Beside<'_>) -> Option<ProxySqlTarget> {
     let file = section.get("file").and_then(|item| item.file());
     let login = read_login(section);
     let address = section
@@ -269,6 +297,21 @@ fn read_proxysql(section: &Section<'_>) -> Option<ProxySqlTarget> {
         }
         _ => None,
     };
+    let own = |admin: &ProxySqlAdmin| {
+        let all = beside.old.iter().chain(beside.new);
+        let mut named = all.filter_map(|shard| shard.application.clone());
+        named.find(|application| application.host.eq_ignore_ascii_case(&admin.host))
+    };
+    if let Some(application) = admin.as_ref().and_then(own) {
+        section.fault_at(
+            "admin",
+            format!(
+                "is on the host of {application}, where the plan says that applications reach a shard: \
+                 ProxySQL would be told to connect to itself; name what is behind it in application_host, \
+                 or leave that out"
+            ),
+        );
+    }
     if !section.has("file") && !section.has("admin") {
         section.missing("file", "file, admin (host:port) or both");
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::render::{REDACTED, Rendered};
 use super::routing::{Beside, is_here, secret};
 use super::section::{Item, Section};
-use super::{Endpoint, FenceScope, HostPort, Secret};
+use super::{Endpoint, FenceScope, Guard, HostPort, Placement, Scheme, Secret, Table};
 
 /// Apache ShardingSphere's configuration. At least one of `yaml` and `distsql`.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,6 +113,24 @@ pub(super) fn read_zookeeper(
         section.fault_at(
             "kind",
             "zookeeper needs cutover.fence = \"server\": it cannot follow where accounts are locked",
+        );
+    }
+    if beside.scheme == (Scheme::Promote { guard: Guard::Accounts }) {
+        section.fault_at(
+            "kind",
+            "zookeeper needs guard = \"triggers\": the account of its units is none that is locked, so \
+             nothing else refuses it a row that is another shard's",
+        );
+    }
+    let everywhere = |table: &&Table| matches!(table.placement, Placement::Broadcast { .. });
+    if let Some(table) = beside.tables.iter().find(everywhere) {
+        section.fault_at(
+            "kind",
+            format!(
+                "zookeeper cannot be told of table {}, which is on every shard: ShardingSphere would \
+                 write it to all units that it knows, those of the side that does not serve too",
+                table.name
+            ),
         );
     }
     let servers = section.required("servers", "[\"host:2181\", …]").map(|item| {

@@ -21,6 +21,9 @@ pub enum Failure {
     Differs { version: u64 },
     #[error("holds the routing of plan {found}")]
     OtherPlan { found: String },
+    /// What follows it there cannot be given another place.
+    #[error("node {place} holds the routing of plan {found}")]
+    EarlierPlan { place: String, found: String },
     #[error("{place} holds something else than a routing document: {detail}")]
     Foreign { place: String, detail: String },
     /// What it needs first is somebody else's to do.
@@ -55,6 +58,7 @@ impl PublishError {
             Failure::Newer { .. }
             | Failure::Differs { .. }
             | Failure::OtherPlan { .. }
+            | Failure::EarlierPlan { .. }
             | Failure::Foreign { .. }
             | Failure::Unready { .. }
             | Failure::Symlink { .. }
@@ -73,6 +77,7 @@ impl PublishError {
             Failure::Newer { .. }
             | Failure::Differs { .. }
             | Failure::OtherPlan { .. }
+            | Failure::EarlierPlan { .. }
             | Failure::Foreign { .. }
             | Failure::Symlink { .. }
             | Failure::Kept { .. }
@@ -98,6 +103,14 @@ impl PublishError {
                  version"
             }
             Failure::OtherPlan { .. } => "give each plan a target of its own",
+            Failure::EarlierPlan { place, found } => {
+                return Some(format!(
+                    "once plan {found} is finished and its new shards are the old ones of this plan: in \
+                     zkCli.sh (after addauth, where [[routing]] has a digest) delete {place}, that node \
+                     alone; modshift then takes the rules beside it over. Until then leave it: \
+                     ShardingSphere follows {found}"
+                ));
+            }
             Failure::Foreign { .. } => {
                 "modshift replaces nothing that it has not written: move it away, or name another \
                  place in the plan"

@@ -302,6 +302,12 @@ impl Versions {
     }
 }
 
+/// What tells an application of a storage unit.
+pub fn is_of_unit(changes: &[Change]) -> bool {
+    let below = format!("/{UNITS}/");
+    changes.iter().any(|change| change.path().contains(&below))
+}
+
 fn numbers(names: &[String]) -> Vec<u64> {
     names.iter().filter_map(|name| name.parse().ok()).collect()
 }

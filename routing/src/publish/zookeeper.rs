@@ -21,13 +21,16 @@ use modshift_proto::plan::ZooKeeperTarget;
 use serde::{Deserialize, Serialize};
 
 use super::error::Failure;
-use super::sphere_nodes::{Found, Wanted};
+use super::sphere_nodes::{Found, Wanted, is_of_unit};
 use super::{Ack, judge};
 use crate::document::Document;
 use crate::zookeeper::{Change, Kind, Session, ZooKeeperError};
 
 /// Far below what a server takes at once (`jute.maxbuffer`, 1 MiB).
 const BATCH_BYTES: usize = 400 << 10;
+/// Between the units of one publication: ShardingSphere 5.4.1 now and then loses one of several that it
+/// hears of at once.
+const UNIT_PAUSE: Duration = Duration::from_millis(100);
 /// After a change by somebody else, or a server that went away.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -66,7 +69,7 @@ fn put(
     deadline: Instant,
 ) -> Result<Ack, Failure> {
     let digest = target.digest.as_ref().map(|digest| digest.expose());
-    let mut publication = Publication { target, wanted, document, began: false };
+    let mut publication = Publication { target, wanted, document, deadline, began: false };
     let mut last: Option<ZooKeeperError> = None;
     loop {
         if let Some(error) = last.take() {
@@ -78,8 +81,14 @@ fn put(
         let opened = Session::open(&target.servers, digest, deadline);
         let mut session = match opened {
             Ok(session) => session,
-            // Every server was tried, each for its share of the time.
-            Err(error) => return Err(publication.failure(error, None)),
+            Err(error) if error.kind == Kind::Refused => {
+                return Err(publication.failure(error, None));
+            }
+            // Every server was tried; amid an election none of them takes a session, for a moment.
+            Err(error) => {
+                last = Some(error);
+                continue;
+            }
         };
         match publication.attempt(&mut session) {
             Ok(ack) => {
@@ -103,6 +112,7 @@ struct Publication<'a> {
     target: &'a ZooKeeperTarget,
     wanted: &'a Wanted,
     document: &'a Document,
+    deadline: Instant,
     /// Whether something of it may have been written.
     began: bool,
 }
@@ -135,7 +145,14 @@ impl Publication<'_> {
         session.sync("/")?;
         let held = session.get(&own)?;
         let state = held.as_ref().map(|node| read_state(&own, &node.data)).transpose()?;
-        let same = judge(state.as_ref().map(|state| &state.document), self.document)?.is_some();
+        let judged = judge(state.as_ref().map(|state| &state.document), self.document);
+        // The rules of an earlier plan are what the next one goes on from, so it cannot have a centre of
+        // its own.
+        let judged = judged.map_err(|failure| match failure {
+            Failure::OtherPlan { found } => Failure::EarlierPlan { place: own.clone(), found },
+            other => other,
+        });
+        let same = judged?.is_some();
         let found = Found::look(session, self.wanted)?;
         found.refuse(self.target, self.wanted, state.is_none())?;
         let changes = found.changes(self.wanted);
@@ -151,13 +168,26 @@ impl Publication<'_> {
             (claim, _) => self.say(session, claim, false)?,
         };
         self.began = true;
-        for batch in batches(changes) {
+        let batches = batches(changes);
+        let mut units = batches.iter().filter(|batch| is_of_unit(batch)).count();
+        for batch in batches {
+            let of_unit = is_of_unit(&batch);
             let check = Change::Check { path: own.clone(), version: claim };
             let writes: Vec<Change> = std::iter::once(check).chain(batch).collect();
             session.write(&writes)?;
+            if of_unit {
+                sleep(self.pause(units));
+                units -= 1;
+            }
         }
         self.say(session, Some(claim), true)?;
         Ok(Ack::Stored)
+    }
+
+    /// Of many units all together take no more than half of the time that is left.
+    fn pause(&self, units: usize) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        UNIT_PAUSE.min(left / 2 / u32::try_from(units.max(1)).unwrap_or(u32::MAX))
     }
 
     /// Writes our own node in the place of the one of this version; the version that it has now.
@@ -216,15 +246,18 @@ fn read_state(path: &str, data: &[u8]) -> Result<State, Failure> {
     Ok(State { document, ..state })
 }
 
-/// In their order, each small enough for one request.
+/// In their order, each small enough for one request, and each unit by itself.
 fn batches(changes: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
     let mut batches: Vec<Vec<Change>> = Vec::new();
     let mut bytes = 0;
     // What belongs together (the versions of one node and which is active) is never torn apart.
     for together in changes {
         let size: usize = together.iter().map(Change::bytes).sum();
+        let alone = is_of_unit(&together);
         match batches.last_mut() {
-            Some(batch) if bytes + size <= BATCH_BYTES => batch.extend(together),
+            Some(batch) if !alone && !is_of_unit(batch) && bytes + size <= BATCH_BYTES => {
+                batch.extend(together);
+            }
             _ => {
                 bytes = 0;
                 batches.push(together);
@@ -256,6 +289,12 @@ mod tests {
             [&["/a", "/a", "/b", "/b"], &["/c", "/c"], &["/d", "/d"], &["/e", "/e"]];
         assert_eq!(names, expected);
         assert!(self::batches(Vec::new()).is_empty());
+        let units = "gov/metadata/shop/data_sources/units";
+        let (first, second) = (format!("{units}/a_0"), format!("{units}/a_1"));
+        let all = [units, first.as_str(), second.as_str(), "rule", "another"];
+        let batches = self::batches(all.map(|name| change(name, 1)).into());
+        let sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 2, 2, 4], "{batches:?}");
     }
 
     #[test]

@@ -168,25 +168,26 @@ impl Shop {
     }
 }
 
-fn tail_of_plan(centre: &ZooKeeperServer, with_centre: bool) -> String {
-    let units = |user: &str| {
-        format!(
-            "user = \"{user}\"\npassword = \"{user}\"\ncrc32_class = \"Crc32Sharding\"\n\
-             timeout = \"20s\"\n"
-        )
-    };
+fn units(user: &str) -> String {
+    format!(
+        "user = \"{user}\"\npassword = \"{user}\"\ncrc32_class = \"Crc32Sharding\"\n\
+         timeout = \"20s\"\n"
+    )
+}
+
+fn files() -> String {
     let files = |name: &str, more: &str, user: &str| {
         let units = units(user);
         format!("\n[[routing]]\nkind = \"shardingsphere\"\nyaml = \"{name}.yaml\"\n{more}{units}")
     };
     let reload = files("reload", "distsql = \"reload.distsql\"\n", APP);
-    let first = files("centre", "jdbc = \"mysql\"\n", FREE);
-    if !with_centre {
-        return reload + &first;
-    }
+    reload + &files("centre", "jdbc = \"mysql\"\n", FREE)
+}
+
+fn target(centre: &ZooKeeperServer) -> String {
     format!(
-        "{reload}{first}\n[[routing]]\nkind = \"zookeeper\"\nservers = [\"{}\"]\n\
-         namespace = \"{NAMESPACE}\"\ndatabase = \"{DATABASE}\"\njdbc = \"mysql\"\n{}",
+        "\n[[routing]]\nkind = \"zookeeper\"\nservers = [\"{}\"]\nnamespace = \"{NAMESPACE}\"\n\
+         database = \"{DATABASE}\"\njdbc = \"mysql\"\n{}",
         centre.address(),
         units(FREE)
     )
@@ -209,14 +210,14 @@ async fn create_free_account(site: &Site) -> Result<()> {
 
 /// ShardingSphere 5.4 does not start where a column is of a type that MySQL does not have, and its centre
 /// cannot be told of a table that is on every shard.
-async fn without_what_it_cannot_do(site: &mut Site) -> Result<()> {
+async fn without_what_it_cannot_do(site: &mut Site, more: &str) -> Result<()> {
     const TABLES: [&str; 3] = ["t_all_types", "t_device", "t_currency"];
     let estate = &mut site.estate;
     for shard in estate.old.iter().chain(&estate.new) {
         shard.run(&format!("DROP TABLE {}", TABLES.join(", "))).await?;
     }
     estate.rules.retain(|rule| !TABLES.contains(&rule.table.as_str()));
-    std::fs::write(estate.plan_path(), estate.plan())?;
+    std::fs::write(estate.plan_path(), estate.plan() + more)?;
     // Of the plan with that table.
     std::fs::remove_file(&site.routing).context("removing the first document")
 }
@@ -260,12 +261,16 @@ async fn applications_with_a_centre_are_taken_there_and_back() -> Result<()> {
 }
 
 async fn there_and_back(with_centre: bool) -> Result<()> {
-    let centre = ZooKeeperServer::start().await?;
+    let centre = match with_centre {
+        true => Some(ZooKeeperServer::start().await?),
+        false => None,
+    };
     let usual = options(Log::Direct, 71, "60s", &format!("\"{APP_ACCOUNT}\""));
-    let plan_tail = usual.plan_tail.clone() + &tail_of_plan(&centre, with_centre);
+    let plan_tail = usual.plan_tail.clone() + &files();
     let usual = EstateOptions { one_server_a_side: true, neighbours: false, plan_tail, ..usual };
     let mut site = Site::open(OLD, NEW, usual).await?;
-    without_what_it_cannot_do(&mut site).await?;
+    let more = centre.as_ref().map(target).unwrap_or_default();
+    without_what_it_cannot_do(&mut site, &more).await?;
     for shard in [&site.estate.old[0], &site.estate.new[0]] {
         // What its sessions are like is an application's own affair.
         shard.server.run(hostile::ordinary()).await?;
@@ -283,25 +288,25 @@ async fn there_and_back(with_centre: bool) -> Result<()> {
     .await
     .with_context(|| says(&daemons))?;
 
-    // What the operator adds for the cluster mode. The centre is empty: this application fills it, and
-    // only then is it taken over.
-    let text = std::fs::read_to_string(&configurations[1])?;
-    let following = dir.join("following.yaml");
-    let mode = format!(
-        "databaseName: {DATABASE}\nmode:\n  type: Cluster\n  repository:\n    type: ZooKeeper\n    props:\n      \
-         namespace: {NAMESPACE}\n      server-lists: {}\n",
-        centre.address()
-    );
-    std::fs::write(&following, text + &mode)?;
     let mut shops = vec![Shop::start(&site, "reload", JARS, &configurations[0], 1 << 50)?];
-    if with_centre {
+    if let Some(centre) = &centre {
+        // What the operator adds for the cluster mode. The centre is empty: this application fills it,
+        // and only then is it taken over.
+        let text = std::fs::read_to_string(&configurations[1])?;
+        let following = dir.join("following.yaml");
+        let mode = format!(
+            "databaseName: {DATABASE}\nmode:\n  type: Cluster\n  repository:\n    type: ZooKeeper\n    \
+             props:\n      namespace: {NAMESPACE}\n      server-lists: {}\n",
+            centre.address()
+        );
+        std::fs::write(&following, text + &mode)?;
         shops.push(Shop::start(&site, "follow", CLUSTER_JARS, &following, 1 << 51)?);
     }
     for shop in &shops {
         shop.more(50).await?;
     }
-    if with_centre {
-        taken_up(&centre).await.with_context(|| says(&daemons))?;
+    if let Some(centre) = &centre {
+        taken_up(centre).await.with_context(|| says(&daemons))?;
     }
     // The later release's parsers of rules are not to be had, so it says no to those.
     for (jars, rules) in [(CLUSTER_JARS, site.estate.rules.len()), (JARS, 0)] {

@@ -40,6 +40,20 @@ fn write_plan(site: &Site, accounts: &str) -> Result<()> {
     std::fs::write(site.estate.plan_path(), plan).context("writing the plan")
 }
 
+/// To the plan as it stands, but for the table that a centre cannot be told of.
+fn add_centre(site: &Site) -> Result<()> {
+    let mut plan = std::fs::read_to_string(site.estate.plan_path())?;
+    for rule in &site.estate.rules {
+        let table = rule.rule.plan_toml(&rule.table);
+        if table.contains("broadcast") {
+            plan = plan.replace(&table, "");
+        }
+    }
+    plan += "\n[[routing]]\nkind = \"zookeeper\"\nservers = [\"127.0.0.1:1\"]\nnamespace = \"n\"\n\
+             database = \"shop\"\nuser = \"sphere\"\npassword = \"p\"\ncrc32_class = \"a.B\"\n";
+    std::fs::write(site.estate.plan_path(), plan).context("writing the plan")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<()> {
     let site = Site::start(2, 1, Log::Direct, 61, "60s").await?;
@@ -59,6 +73,12 @@ async fn a_server_of_both_sides_is_fenced_by_accounts_of_each_side() -> Result<(
     new.run("ALTER TABLE t_wallet MODIFY id BIGINT UNSIGNED NOT NULL").await?;
     let checked = site.command(&["check", "--quick"], &[0, 1]).await?;
     ensure!(!checked.contains("auto_increment_offset"), "{checked}");
+    // ShardingSphere follows its centre by an account that no fence may lock.
+    add_centre(&site)?;
+    let refused = site.command(&["cutover", "--dry-run"], &[1, 3]).await?;
+    ensure!(refused.contains("sphere, by which ShardingSphere follows"), "{refused}");
+    let checked = site.command(&["check", "--quick"], &[1]).await?;
+    ensure!(checked.contains("is no account that the fence locks"), "{checked}");
     write_plan(&site, &format!("accounts = [\"{APP_ACCOUNT}\"]"))?;
     let checked = site.command(&["check", "--quick"], &[1]).await?;
     ensure!(checked.contains("so that the fence can only lock accounts"), "{checked}");

@@ -22,7 +22,7 @@ use modshift_tests::{
     Address, MariaDbOptions, MariaDbServer,
     child::{Child, mortal},
     place::RunDir,
-    server::{PASSWORD, hostile},
+    server::{PASSWORD, class_path, hostile},
     wait_until,
 };
 
@@ -147,6 +147,7 @@ fn the_clients_place_every_key_as_the_daemons_do() -> Result<()> {
         cases.extend(texts.map(|key| (table, key, placed(table, Key::Text(key)))));
     }
     ensure!(cases.iter().filter(|case| case.2.is_none()).count() > 20, "some are refused");
+    place_by_crc32(&dir, document.modulus, &cases)?;
     for language in LANGUAGES {
         let mut client = Client::start(language, &path)?;
         for (table, key, shard) in &cases {
@@ -176,6 +177,42 @@ fn the_clients_place_every_key_as_the_daemons_do() -> Result<()> {
         );
         std::fs::write(&path, document.to_json())?;
     }
+    Ok(())
+}
+
+/// The class for ShardingSphere, asked for the keys of rule crc32 as ShardingSphere would.
+fn place_by_crc32(dir: &RunDir, modulus: u16, cases: &[(&str, &str, Option<u16>)]) -> Result<()> {
+    let jars = class_path("shardingsphere")?;
+    let output = Command::new("javac")
+        .args(["-nowarn", "-encoding", "UTF-8", "-cp", &jars, "-d"])
+        .arg(dir.path())
+        .arg(docs().join("clients/Crc32Sharding.java"))
+        .arg(docs().join("../tests/java/PlaceByCrc32.java"))
+        .output()
+        .context("running javac")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let charsets = ["binary", "ascii", "latin1", "utf8mb3", "utf8mb4"];
+    // The tables are called as their character sets.
+    let of_crc32: Vec<_> = cases.iter().filter(|(table, ..)| charsets.contains(table)).collect();
+    ensure!(of_crc32.iter().filter(|(_, _, shard)| shard.is_some()).count() > 10, "{of_crc32:?}");
+    let lines: Vec<String> =
+        of_crc32.iter().map(|(table, key, _)| format!("{table}\t{key}\n")).collect();
+    let keys = dir.join("keys");
+    std::fs::write(&keys, lines.concat())?;
+    let output = mortal("java")
+        .args(["-cp", &format!("{}:{jars}", dir.path().display()), "PlaceByCrc32", "shop_new_"])
+        .arg(modulus.to_string())
+        .stdin(std::fs::File::open(&keys)?)
+        .output()
+        .context("running java")?;
+    let said = String::from_utf8(output.stdout)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}{errors}");
+    let expected = of_crc32.iter().map(|(_, _, shard)| match shard {
+        Some(shard) => format!("shop_new_{shard}"),
+        None => "refused".to_owned(),
+    });
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{lines:?}");
     Ok(())
 }
 

@@ -141,7 +141,25 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         }
     }
     faults.extend(of_shared(survey));
+    faults.extend(of_units(survey));
     faults
+}
+
+/// There the account by which ShardingSphere follows its centre is stopped by nothing.
+fn of_units(survey: &Survey) -> Option<Fault> {
+    let sides = shared(survey).into_iter().next()?;
+    let (target, centre) = survey.plan.centres().next()?;
+    let subject = sides_of(sides.iter().copied());
+    let actual = format!(
+        "share a server, and {}, by which ShardingSphere follows routing target {target}, is no account \
+         that the fence locks",
+        centre.units.user
+    );
+    Some(
+        Fault::new(Severity::Fault, RULE, subject, actual)
+            .expected("servers of its own for each side: read_only alone stops that account")
+            .mend("move the shards of one side, or take that target out of the plan"),
+    )
 }
 
 /// Where old and new shards share a server, only their accounts tell them apart.
@@ -173,7 +191,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::check::survey::made::{lines, survey};
+    use crate::check::survey::made::{lines, survey, with_centre};
     use crate::check::survey::{administrator, plain_account, replication_account};
 
     fn with_plan(mut survey: Survey, old: &[(&str, &str)], new: &[(&str, &str)]) -> Survey {
@@ -266,5 +284,17 @@ mod tests {
         assert!(same[0].contains("both sides have accounts of the user name app"), "{same:?}");
         let none = of(&[], &[("app", "%")]);
         assert!(none[0].contains("does not name the accounts of both sides"), "{none:?}");
+
+        let centred = |survey| {
+            let mut survey = with_plan(survey, &[("app", "%")], &[("app_new", "%")]);
+            with_centre(&mut survey);
+            lines(&check(&survey))
+        };
+        let found = centred(made());
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with("fault  old shards 0, 1, new shard 0: share a"), "{found:?}");
+        assert!(found[0].contains("shop_sphere, by which ShardingSphere"), "{found:?}");
+        let apart = centred(survey(|_, _| {}));
+        assert!(apart.is_empty(), "{apart:?}");
     }
 }

@@ -6,6 +6,7 @@ pub mod alike;
 pub mod auto_increment;
 pub mod back;
 pub mod binlog;
+pub mod centre;
 pub mod clock;
 pub mod collisions;
 pub mod connections;
@@ -58,7 +59,7 @@ use super::survey::Survey;
 pub type Rule = fn(&Survey) -> Vec<Fault>;
 
 /// In the order of the report.
-pub const ALL: [Rule; 53] = [
+pub const ALL: [Rule; 54] = [
     reach::check,
     reach::check_further,
     same_place::check,
@@ -92,6 +93,7 @@ pub const ALL: [Rule; 53] = [
     locked::check,
     replica_fence::check,
     watchdog::check,
+    centre::check,
     others::check,
     tables::check,
     drift::check,

@@ -22,7 +22,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
         }
         if by_server {
             faults.extend(of_other_plans(survey, server, facts));
-            faults.extend(of_restarts(server, facts));
+            faults.extend(of_restarts(survey, server, facts));
             faults.extend(of_standing(server, facts));
         }
         faults.extend(of_upstream(survey, server, facts, by_server));
@@ -79,15 +79,23 @@ fn of_other_plans(survey: &Survey, server: &Server, facts: &Facts) -> Option<Fau
 }
 
 /// Locked accounts stay locked; `read_only` is what the server's file says.
-fn of_restarts(server: &Server, facts: &Facts) -> Option<Fault> {
+fn of_restarts(survey: &Survey, server: &Server, facts: &Facts) -> Option<Fault> {
     let fenced = facts.beside.left && facts.is_on("read_only");
     if !fenced || facts.variables.is_configured("read_only") {
         return None;
     }
     let actual = "is fenced by a statement: a restart forgets read_only unless the server's file says \
                   it, which shows after its next start";
+    let (severity, actual) = match survey.plan.centres().next() {
+        // Nothing else keeps that account out until a daemon closes the server again.
+        Some((_, centre)) => {
+            let user = &centre.units.user;
+            (Severity::Warning, format!("{actual}; {user} of ShardingSphere's units is not locked"))
+        }
+        None => (Severity::Note, actual.to_owned()),
+    };
     Some(
-        Fault::new(Severity::Note, RULE, server.side, actual)
+        Fault::new(severity, RULE, server.side, actual)
             .expected(
                 "read_only out of the server's own configuration, for as long as it is fenced",
             )
@@ -153,7 +161,7 @@ fn of_upstream(survey: &Survey, server: &Server, facts: &Facts, by_server: bool)
 mod tests {
     use super::*;
     use crate::check::survey::Upstream;
-    use crate::check::survey::made::{lines, survey, survey_further};
+    use crate::check::survey::made::{lines, survey, survey_further, with_centre};
 
     #[test]
     fn whoever_else_is_on_the_server_is_named_once() {
@@ -195,6 +203,14 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:#?}");
         assert!(found[0].contains("kept closed for old shard 0 of plan other"), "{found:?}");
         assert!(found[1].starts_with("note  old shard 1: is fenced by a statement"), "{found:?}");
+        let mut made = made;
+        with_centre(&mut made);
+        let found = lines(&check(&made));
+        assert!(
+            found[1].starts_with("warning  old shard 1: is fenced by a statement"),
+            "{found:?}"
+        );
+        assert!(found[1].contains("shop_sphere of ShardingSphere's units is not"), "{found:?}");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modshift_mariadb::Grants;
-use modshift_proto::plan::{HostPort, Plan};
+use modshift_proto::plan::{
+    HostPort, Jdbc, Plan, RoutingKind, RoutingTarget, Secret, StorageUnits, ZooKeeperTarget,
+};
 use modshift_proto::{NewShard, OldShard};
 
 use super::further::{self, Schema, Source};
@@ -224,6 +226,29 @@ pub fn facts() -> Facts {
         token: None,
         beside: super::Beside::default(),
     }
+}
+
+/// Its plan publishes to a centre of ShardingSphere's, whose units have the account `shop_sphere`.
+pub fn with_centre(survey: &mut Survey) {
+    let units = StorageUnits {
+        user: "shop_sphere".to_owned(),
+        password: Secret::new("p".to_owned()),
+        jdbc: Jdbc::MySql,
+        url_parameters: None,
+        crc32_class: None,
+    };
+    let kind = RoutingKind::ZooKeeper(ZooKeeperTarget {
+        servers: vec![HostPort { host: "zk".to_owned(), port: 2181 }],
+        namespace: "gov".to_owned(),
+        database: "shop".to_owned(),
+        digest: None,
+        units,
+        old: Vec::new(),
+        new: Vec::new(),
+    });
+    let (name, timeout) = ("centre".to_owned(), Duration::from_secs(1));
+    let target = RoutingTarget { name, timeout, follow_symlinks: false, kind };
+    Arc::make_mut(&mut survey.plan).routing.push(target);
 }
 
 /// As the report has them.

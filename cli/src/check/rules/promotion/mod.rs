@@ -13,13 +13,13 @@ pub mod settings;
 pub mod source;
 
 use super::{
-    Rule, alike, binlog, clock, drift, durability, finished, foreign_keys, owner, packet, reach,
-    read_as, replica, restart, server_id, tables, version, whole_log, xa,
+    Rule, alike, binlog, centre, clock, drift, durability, finished, foreign_keys, owner, packet,
+    reach, read_as, replica, restart, server_id, tables, version, whole_log, xa,
 };
 use crate::check::survey::{Both, Pair, Survey};
 
 /// In the order of the report.
-pub const ALL: [Rule; 26] = [
+pub const ALL: [Rule; 27] = [
     reach::check,
     reach::check_further,
     source::reach,
@@ -41,6 +41,7 @@ pub const ALL: [Rule; 26] = [
     replica::check,
     accounts::check,
     application::check,
+    centre::check,
     tables::check,
     drift::check,
     objects::check,
