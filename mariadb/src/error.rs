@@ -134,9 +134,10 @@ impl ServerError {
                  = 0); it is tried again all the time"
             }
             ServerError::Unpromoted { .. } => {
-                "promote it once its relay log is applied (STOP SLAVE; RESET SLAVE ALL; and, if modshift \
-                 status does not say that the shard is fenced, SET GLOBAL read_only = 0), or point the plan \
-                 at the primary; it is asked again all the time"
+                "of a pair of masters leave both as they are, and let host in the plan be the virtual \
+                 address. Else promote it once its relay log is applied (STOP SLAVE; RESET SLAVE ALL; and, \
+                 if modshift status does not say that the shard is fenced, SET GLOBAL read_only = 0), or \
+                 point the plan at the primary; it is asked again all the time"
             }
             ServerError::Full { .. } => {
                 "make room on its disk, or in the tablespace or quota that it names; it is tried again \

@@ -140,9 +140,11 @@ impl BinlogError {
                 ));
             }
             BinlogError::UnknownDomain { .. } | BinlogError::BehindStart { .. } => {
-                "this is not the server that was read before, or it lost the end of its binlog; \
-                 point the plan at a server of this shard that has the resume point, or start \
-                 over with `modshift restart-copy`"
+                "this is not the server that was read before, or it lost the end of its binlog. \
+                 Where the server that has it is only away, as the peer that served before a failover \
+                 is, bring that one back, wait until this one has applied what it sends, and start the \
+                 daemons again; or point the plan at a server of this shard that has the resume point. \
+                 Where it is lost start over with `modshift restart-copy`"
             }
             BinlogError::Checksum { .. } | BinlogError::NotAnEvent { .. } => {
                 "start the replicator again; if it stops at the same place, the binlog file is \

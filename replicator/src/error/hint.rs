@@ -166,8 +166,14 @@ impl ReadError {
             ReadError::ProgressLost { .. } | ReadError::ProgressUnreadable { .. } => {
                 "the resume point is gone: start over with `modshift restart-copy`"
             }
+            ReadError::HistoryMissing { .. } => {
+                "another server of the shard may have it, such as the peer that served before a \
+                 failover: bring that one back, wait until this one has applied what it sends, and start \
+                 the daemons again. Where it is lost (crash without sync_binlog=1, a server that is gone \
+                 for good) new shards may hold rows that no longer exist: start over with `modshift \
+                 restart-copy`"
+            }
             ReadError::HistoryChanged { .. }
-            | ReadError::HistoryMissing { .. }
             | ReadError::GroupChanged { .. }
             | ReadError::GroupCut { .. } => {
                 "the server lost the end of its binlog (crash without sync_binlog=1, or failover \

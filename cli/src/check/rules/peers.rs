@@ -4,7 +4,7 @@
 //! That the second follows the first is what `replica` asks of every further server. Pairs of shards that
 //! are to be made by a promotion are set up behind it, and are not asked.
 
-use modshift_proto::plan::{Peer, Peers};
+use modshift_proto::plan::{Endpoint, Peer, Peers};
 
 use super::auto_increment::step_of;
 use crate::check::fault::{Fault, Severity, Side};
@@ -47,6 +47,7 @@ fn of_pair(survey: &Survey, side: Side, facts: &Facts, peers: &Peers) -> Vec<Fau
     };
     let own = Master { peer: &peers.servers[first], variables: &facts.variables };
     let mut faults = of_master(side, &own);
+    faults.extend(host(survey, side, peers));
     let peer = peers.other(first);
     let parts =
         survey.replicas().find(|part| part.role.side == side && part.further.at() == peer.at);
@@ -54,7 +55,10 @@ fn of_pair(survey: &Survey, side: Side, facts: &Facts, peers: &Peers) -> Vec<Fau
     let Some(part) = parts else { return faults };
     let other = Master { peer, variables: &part.facts.variables };
     faults.extend(of_master(side, &other));
-    faults.extend(back(side, facts, &own, &other));
+    // The fence has ended it, and what comes next is another's pair perhaps.
+    if !survey.is_fenced(side) {
+        faults.extend(back(side, facts, &own, &other));
+    }
     faults.extend(who_serves(survey, side, &own, &other));
     if facts.tables.values().any(|table| table.counter.is_some()) {
         faults.extend(keys(side, &own, &other));
@@ -128,6 +132,24 @@ fn back(side: Side, facts: &Facts, own: &Master<'_>, other: &Master<'_>) -> Opti
     )
 }
 
+/// Who moves servers by a virtual address reads and writes by it, too.
+fn host(survey: &Survey, side: Side, peers: &Peers) -> Option<Fault> {
+    let vip = peers.vip.as_ref()?;
+    let Endpoint { host, port, .. } = endpoint(&survey.plan, side);
+    let own = peers.servers.iter().any(|peer| peer.at.host == *host && peer.at.port == *port);
+    // A promotion makes shards of single servers.
+    (own && !survey.plan.scheme.is_promotion()).then(|| {
+        let actual = format!("its host is {host}, one of its pair, and not the pair's address");
+        Fault::new(Severity::Warning, RULE, side, actual)
+            .expected(format!(
+                "{}, which leads to the one that takes writes: behind a failover streams wait at {host}, \
+                 and what is opened or closed there is not what serves",
+                vip.address
+            ))
+            .mend(format!("host = \"{}\" of the shard in the plan", vip.address))
+    })
+}
+
 fn who_serves(survey: &Survey, side: Side, own: &Master<'_>, other: &Master<'_>) -> Option<Fault> {
     let closed = [own, other].map(|master| master.variables.is_on("read_only"));
     // Whoever is fenced is closed on both, and so may be what does not serve yet.
@@ -176,8 +198,14 @@ fn keys(side: Side, own: &Master<'_>, other: &Master<'_>) -> Option<Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use modshift_proto::message::TokenPhase;
+    use modshift_proto::plan::Vip;
+
     use crate::check::survey::made::{lines, survey_peers};
-    use crate::check::survey::{Facts, Standing, Upstream};
+    use crate::check::survey::{Facts, Standing, Token, Upstream};
 
     fn check(change: impl Fn(&mut Facts, &mut Standing), expected: &[&str]) {
         let found = lines(&super::check(&survey_peers(change)));
@@ -252,6 +280,39 @@ mod tests {
             |facts, _| facts.variables.set("read_only", "ON"),
             &["warning  old shard 0: neither h:3306 nor q:3306 takes writes"],
         );
+    }
+
+    #[test]
+    fn what_a_fence_has_stopped_is_not_set_up_again() {
+        let phase = TokenPhase::Fenced;
+        let token = Token { epoch: 1, clock: Duration::ZERO, phase };
+        check(
+            |facts, _| {
+                facts.beside.upstream.clear();
+                facts.variables.set("read_only", "ON");
+                facts.token = Some(token);
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn who_has_an_address_is_reached_by_it() {
+        let mut survey = survey_peers(|_, _| {});
+        let mut plan = (*survey.plan).clone();
+        if let Some(peers) = &mut plan.old[0].peers {
+            let (address, interface) = ("10.0.0.100".parse().unwrap(), "eth0".to_owned());
+            peers.vip = Some(Vip { address, prefix: 24, interface, router_id: 1 });
+        }
+        survey.plan = Arc::new(plan.clone());
+        let found = lines(&super::check(&survey));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        let wanted = "warning  old shard 0: its host is h, one of its pair, and not the pair's address, \
+                      expected 10.0.0.100,";
+        assert!(found[0].starts_with(wanted), "{}", found[0]);
+        plan.old[0].host = "10.0.0.100".to_owned();
+        survey.plan = Arc::new(plan);
+        assert!(super::check(&survey).is_empty());
     }
 
     #[test]

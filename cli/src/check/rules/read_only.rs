@@ -36,7 +36,11 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
                         )],
                     )),
             );
-        } else if server.side.is_old() && !survey.is_fenced(server.side) {
+        } else if server.side.is_old()
+            && !survey.is_fenced(server.side)
+            // Of a pair the other may serve: `peers` says which, and what is wrong with it.
+            && server.endpoint.peers.is_none()
+        {
             faults.push(
                 Fault::new(Severity::Note, RULE, server.side, "is read-only for applications")
                     .expected("that they write here until the cutover")

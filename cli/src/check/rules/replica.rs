@@ -9,7 +9,7 @@ use crate::check::fault::{Fault, Severity, once_each, some_of};
 use crate::check::mend::{self, Mend, Way};
 use crate::check::report::span;
 use crate::check::survey::further::Source;
-use crate::check::survey::{Facts, Part, Server, Survey};
+use crate::check::survey::{Facts, Part, Server, Survey, endpoint};
 
 const RULE: &str = "replica";
 /// The server counts lag in whole seconds, and shows one for a moment where there is none.
@@ -44,7 +44,11 @@ fn of_part(survey: &Survey, part: Part<'_>) -> Vec<Fault> {
         );
     }
     faults.extend(follows(survey, part, primary));
-    if !part.facts.variables.is_on("read_only") {
+    // Of a pair it may be the one that serves: `peers` says so.
+    let at = part.further.at();
+    let peers = endpoint(&survey.plan, part.role.side).peers.as_ref();
+    let is_peer = peers.is_some_and(|peers| peers.servers.iter().any(|peer| peer.at == at));
+    if !is_peer && !part.facts.variables.is_on("read_only") {
         faults.push(
             Fault::new(Severity::Warning, RULE, part.name(), "read_only is off")
                 .expected("ON: what is written on a replica alone is on no other server")
