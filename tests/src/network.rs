@@ -63,6 +63,23 @@ impl Network {
         format!("{}.100", self.prefix)
     }
 
+    /// Neither host reaches the other any more, and this one reaches both: as where a switch between two
+    /// rooms fails, each of which has clients.
+    pub fn cut(&self) -> Result<()> {
+        self.isolate("on")
+    }
+
+    pub fn heal(&self) -> Result<()> {
+        self.isolate("off")
+    }
+
+    fn isolate(&self, state: &str) -> Result<()> {
+        for index in 0..self.spaces.len() {
+            ip(&format!("link set dev {}{index} type bridge_slave isolated {state}", self.bridge))?;
+        }
+        Ok(())
+    }
+
     pub fn holds(&self, index: usize, address: &str) -> Result<bool> {
         let output = ip(&format!("-n {} -o addr show dev {INTERFACE}", self.spaces[index]))?;
         Ok(String::from_utf8_lossy(&output.stdout).contains(&format!(" {address}/")))

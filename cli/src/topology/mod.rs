@@ -11,6 +11,7 @@ mod scripts;
 mod settings;
 mod sql;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use modshift_proto::plan::{Plan, Topology};
@@ -91,9 +92,16 @@ pub fn files(plan: &Plan) -> Result<Vec<File>, String> {
         );
     }
     let mut files = vec![guide::overview(plan, topology)?];
+    let movers = pairs::movers(plan)?;
+    let crowded = pairs::crowded(plan)?;
     for stage in [Stage::Before, Stage::After] {
         for pair in pairs::of(plan, stage)? {
-            files.extend(of_pair(&pair, topology));
+            let servers = [0, 1].map(|index| Placed {
+                dir: pairs::dir(topology, pair.server(index), &crowded),
+                moves: stage == Stage::After
+                    && movers.iter().any(|mover| mover.server().at == pair.server(index).at),
+            });
+            files.extend(of_pair(&pair, topology, &servers));
         }
     }
     files.extend(guide::during(plan)?);
@@ -101,24 +109,36 @@ pub fn files(plan: &Plan) -> Result<Vec<File>, String> {
     Ok(files)
 }
 
-fn of_pair(pair: &Pair, topology: &Topology) -> Vec<File> {
+/// What a server of a pair is beyond it.
+struct Placed {
+    /// Where its files lie on its host.
+    dir: PathBuf,
+    /// It comes from another pair with its rows: whatever would empty it is not written.
+    moves: bool,
+}
+
+fn of_pair(pair: &Pair, topology: &Topology, servers: &[Placed; 2]) -> Vec<File> {
     let mut files = Vec::new();
-    for index in 0..2 {
+    for (index, Placed { dir, moves }) in servers.iter().enumerate() {
         let mut add = |name: &str, mode, text| {
             files.push(File { path: format!("{}/{name}", pair.folder(index)), mode, text });
         };
         add("my.cnf", PUBLIC, settings::my_cnf(pair, index));
         add("accounts.sql", SECRET, sql::accounts(pair, index, topology));
-        add("replication.sql", SECRET, sql::replication(pair, index, topology));
-        // The first holds the rows, as far as the plan tells: the second is filled from it.
-        if index == 1 {
+        add(
+            "replication.sql",
+            SECRET,
+            sql::replication(pair, index, topology, (dir.as_path(), *moves)),
+        );
+        // Either may be the one that holds the rows, or the one that lost its disk.
+        if !moves {
             add("seed-from-backup.sh", PROGRAM, scripts::seed_from_backup(pair, index));
             add("seed-from-dump.sh", PROGRAM, scripts::seed_from_dump(pair, index));
         }
-        add("watch.cnf", SECRET, settings::watch_cnf(pair, topology));
-        add("check.sh", PROGRAM, scripts::check(pair, index, topology));
-        add("notify.sh", PROGRAM, scripts::notify(pair, index, topology));
-        if let Some(text) = settings::keepalived(pair, index, topology) {
+        add("watch.cnf", SECRET, settings::watch_cnf(pair, topology, dir));
+        add("check.sh", PROGRAM, scripts::check(pair, index, topology, dir));
+        add("notify.sh", PROGRAM, scripts::notify(pair, index, topology, dir));
+        if let Some(text) = settings::keepalived(pair, index, topology, dir) {
             add("keepalived.conf", PUBLIC, text);
         }
     }

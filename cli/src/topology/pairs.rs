@@ -1,6 +1,8 @@
 //! Which pairs of masters there are before a change of modulus and after it.
 
-use modshift_proto::plan::{Endpoint, Peer, Peers, Plan, TlsMode, key_step};
+use std::path::PathBuf;
+
+use modshift_proto::plan::{Endpoint, HostPort, Peer, Peers, Plan, TlsMode, Topology, key_step};
 
 /// When files are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,4 +151,31 @@ pub fn movers(plan: &Plan) -> Result<Vec<Mover>, String> {
         }
     }
     Ok(movers)
+}
+
+/// Hosts with several servers of pairs, before or after: what lies on one is told apart by its name.
+pub fn crowded(plan: &Plan) -> Result<Vec<String>, String> {
+    let (before, after) = (of(plan, Stage::Before)?, of(plan, Stage::After)?);
+    let mut servers: Vec<HostPort> = before
+        .iter()
+        .chain(&after)
+        .flat_map(|pair| pair.peers.servers.iter().map(|server| server.at.clone()))
+        .collect();
+    servers.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+    servers.dedup();
+    let mut hosts: Vec<String> = servers
+        .windows(2)
+        .filter(|two| two[0].host == two[1].host)
+        .map(|two| two[0].host.clone())
+        .collect();
+    hosts.dedup();
+    Ok(hosts)
+}
+
+/// Where the files of a server lie on its host.
+pub fn dir(topology: &Topology, server: &Peer, crowded: &[String]) -> PathBuf {
+    match crowded.contains(&server.at.host) {
+        true => topology.dir.join(name(server)),
+        false => topology.dir.clone(),
+    }
 }

@@ -1,5 +1,7 @@
 //! Scripts: the texts of `templates/` with the names of a pair filled in.
 
+use std::path::Path;
+
 use modshift_proto::plan::Topology;
 
 use super::pairs::{Pair, name};
@@ -9,12 +11,12 @@ const NOTIFY: &str = include_str!("templates/notify.sh");
 const SEED_FROM_BACKUP: &str = include_str!("templates/seed-from-backup.sh");
 const SEED_FROM_DUMP: &str = include_str!("templates/seed-from-dump.sh");
 
-pub fn check(pair: &Pair, index: usize, topology: &Topology) -> String {
-    with_accounts(CHECK, pair, index, topology)
+pub fn check(pair: &Pair, index: usize, topology: &Topology, dir: &Path) -> String {
+    with_accounts(CHECK, pair, index, topology, dir)
 }
 
-pub fn notify(pair: &Pair, index: usize, topology: &Topology) -> String {
-    with_accounts(NOTIFY, pair, index, topology)
+pub fn notify(pair: &Pair, index: usize, topology: &Topology, dir: &Path) -> String {
+    with_accounts(NOTIFY, pair, index, topology, dir)
 }
 
 pub fn seed_from_backup(pair: &Pair, index: usize) -> String {
@@ -25,9 +27,15 @@ pub fn seed_from_dump(pair: &Pair, index: usize) -> String {
     filled(SEED_FROM_DUMP, pair, index)
 }
 
-fn with_accounts(template: &str, pair: &Pair, index: usize, topology: &Topology) -> String {
+fn with_accounts(
+    template: &str,
+    pair: &Pair,
+    index: usize,
+    topology: &Topology,
+    dir: &Path,
+) -> String {
     filled(template, pair, index)
-        .replace("@DIR@", &topology.dir.to_string_lossy())
+        .replace("@DIR@", &dir.to_string_lossy())
         .replace("'@WATCH_USER@'", &in_sql_in_quotes(&topology.watch.user))
         .replace("'@REPLICATION_USER@'", &in_sql_in_quotes(&topology.replication.user))
 }

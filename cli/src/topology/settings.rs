@@ -1,5 +1,6 @@
 //! Configuration files: the server's, that of the scripts' client, keepalived's.
 
+use std::path::Path;
 use std::time::Duration;
 
 use modshift_proto::plan::{TlsMode, Topology};
@@ -37,8 +38,11 @@ pub fn my_cnf(pair: &Pair, index: usize) -> String {
     };
     format!(
         "# {at} as a master of {shard}; its peer is {peer}.\n\
-         # For /etc/mysql/mariadb.conf.d/90-modshift.cnf. To edit: nothing. What a machine decides\n\
+         # For /etc/mysql/mariadb.conf.d/90-modshift.cnf. What a machine decides\n\
          # (innodb_buffer_pool_size, datadir, bind_address) stands in a file of yours.\n\
+         # To edit: log_bin, where the server has one already. SELECT @@log_bin_basename says how its files\n\
+         # are called: under another name it begins anew, with GTIDs that it has given out before, and\n\
+         # whoever reads from it does not find its place.\n\
          {later}\
          [mariadbd]\n\
          server_id                       = {id}\n\
@@ -56,6 +60,8 @@ pub fn my_cnf(pair: &Pair, index: usize) -> String {
          sync_binlog                     = 1\n\
          innodb_flush_log_at_trx_commit  = 1\n\
          relay_log_recovery              = ON\n\
+         # A peer that a cut network hides is asked anew soon after it is there again.\n\
+         slave_net_timeout               = 5\n\
          # An error of replication stops it; none is passed over.\n\
          slave_skip_errors               = OFF\n\
          slave_exec_mode                 = STRICT\n\
@@ -71,10 +77,11 @@ pub fn my_cnf(pair: &Pair, index: usize) -> String {
     )
 }
 
-pub fn watch_cnf(pair: &Pair, topology: &Topology) -> String {
-    let dir = topology.dir.display();
+pub fn watch_cnf(pair: &Pair, topology: &Topology, dir: &Path) -> String {
+    let dir = dir.display();
     let (tls, edit) = match pair.tls {
-        TlsMode::Off => (String::new(), "nothing".to_owned()),
+        // Clients of 11.4 and later insist on TLS unless told.
+        TlsMode::Off => ("skip-ssl\n".to_owned(), "nothing".to_owned()),
         TlsMode::Required => {
             ("ssl\nskip-ssl-verify-server-cert\n".to_owned(), "nothing".to_owned())
         }
@@ -110,10 +117,10 @@ fn option(text: &str) -> String {
 }
 
 /// `None` without a virtual address.
-pub fn keepalived(pair: &Pair, index: usize, topology: &Topology) -> Option<String> {
+pub fn keepalived(pair: &Pair, index: usize, topology: &Topology, dir: &Path) -> Option<String> {
     let vip = pair.peers.vip.as_ref()?;
     let (own, peer) = (pair.server(index), pair.peers.other(index));
-    let dir = topology.dir.display();
+    let dir = dir.display();
     let numbers: Vec<String> = pair.shards.iter().map(u16::to_string).collect();
     Some(format!(
         "# keepalived of {at}: gives the virtual address {cidr} of {shard} to it or to its peer {peer}.\n\

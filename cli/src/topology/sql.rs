@@ -1,5 +1,7 @@
 //! Statements that set up replication between the two masters of a pair.
 
+use std::path::Path;
+
 use modshift_proto::plan::{TlsMode, Topology, TopologyAccount};
 
 use super::pairs::{Pair, Stage};
@@ -42,10 +44,16 @@ pub fn accounts(pair: &Pair, index: usize, topology: &Topology) -> String {
     )
 }
 
-pub fn replication(pair: &Pair, index: usize, topology: &Topology) -> String {
+/// `dir`: where its files lie on the server. `holds_rows`: it never was empty.
+pub fn replication(
+    pair: &Pair,
+    index: usize,
+    topology: &Topology,
+    (dir, holds_rows): (&Path, bool),
+) -> String {
     let (own, peer) = (pair.server(index), pair.peers.other(index));
     let ca = pair.tls_ca.as_ref().map(|ca| {
-        let path = topology.dir.join(ca);
+        let path = dir.join(ca);
         format!(",\n    MASTER_SSL_CA = {}", quote(&path.to_string_lossy()))
     });
     let ca = ca.unwrap_or_default();
@@ -59,10 +67,10 @@ pub fn replication(pair: &Pair, index: usize, topology: &Topology) -> String {
             format!(",\n    MASTER_SSL = 1, MASTER_SSL_VERIFY_SERVER_CERT = 1{ca}")
         }
     };
-    let when = match (pair.stage, index) {
-        (_, 1) => "after it was seeded",
-        (Stage::Before, _) => "once its peer was seeded",
-        (Stage::After, _) => {
+    let when = match (pair.stage, holds_rows) {
+        (_, false) => "after it was seeded, or, where it holds the rows, once its peer was",
+        (Stage::Before, true) => "once its peer was seeded",
+        (Stage::After, true) => {
             "once its peer was seeded, and not before the cutover or promotion is past: until then the\n\
              -- server may still replicate from another"
         }
@@ -77,7 +85,7 @@ pub fn replication(pair: &Pair, index: usize, topology: &Topology) -> String {
          \x20   MASTER_HOST = {host}, MASTER_PORT = {port},\n\
          \x20   MASTER_USER = {user},\n\
          \x20   MASTER_PASSWORD = {password},\n\
-         \x20   MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 2{tls};\n\
+         \x20   MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 2, MASTER_HEARTBEAT_PERIOD = 1{tls};\n\
          START SLAVE;\n",
         at = own.at,
         peer = peer.at,

@@ -84,6 +84,11 @@ fn every_server_has_its_files_at_each_stage() {
         let path = format!("after/10.0.0.{server}-3306/seed-from-backup.sh");
         assert_eq!(paths.contains(&path.as_str()), seeded, "{path}");
     }
+    // Of a pair as it is either may be the one that lost its disk.
+    for server in ["1", "2"] {
+        let path = format!("before/10.0.0.{server}-3306/seed-from-backup.sh");
+        assert!(paths.contains(&path.as_str()), "{path}");
+    }
     assert!(files.iter().all(|file| !file.text.contains('@') || !file.text.contains("_ID@")));
     assert_eq!(files, super::files(&plan("")).unwrap(), "the same plan gives the same files");
 }
@@ -109,6 +114,11 @@ fn generated_keys_are_those_of_the_shard_and_of_one_master_alone() {
     assert!(during.contains(
         "Stop keepalived on 10.0.0.2:3306: the addresses stay where 10.0.0.1:3306 serves"
     ));
+    // An address that applications are sent to is there before they are.
+    assert!(
+        during.contains("Before it, on 10.0.0.2:3306: ip address add 10.0.0.101/24 dev eth0."),
+        "{during}"
+    );
 }
 
 #[test]
@@ -142,6 +152,36 @@ fn a_plan_that_cannot_be_written_out_is_refused_by_name() {
         plan.new[0].peers = Some(peers);
     };
     assert!(without(&twice).contains("shares a server with new shard 0 but is another pair"));
+}
+
+#[test]
+fn nothing_that_empties_a_server_is_written_for_one_that_comes_with_its_rows() {
+    let mut plan = plan("");
+    plan.new[0].peers.as_mut().unwrap().servers.reverse();
+    let files = files(&plan).unwrap();
+    for (server, seeded) in [("1", false), ("3", true)] {
+        let path = format!("after/10.0.0.{server}-3306/seed-from-backup.sh");
+        assert_eq!(files.iter().any(|file| file.path == path), seeded, "{path}");
+    }
+}
+
+#[test]
+fn servers_of_one_host_do_not_share_a_file() {
+    let mut crowded = plan("");
+    crowded.new[1].peers.as_mut().unwrap().servers[1].at.host = "10.0.0.3".to_owned();
+    crowded.new[1].peers.as_mut().unwrap().servers[1].at.port = 3307;
+    let files = files(&crowded).unwrap();
+    for (server, dir) in [
+        ("10.0.0.3-3306", "/etc/modshift/10.0.0.3-3306"),
+        ("10.0.0.3-3307", "/etc/modshift/10.0.0.3-3307"),
+        ("10.0.0.1-3306", "/etc/modshift"),
+    ] {
+        let text = text_of(&files, &format!("after/{server}/notify.sh"));
+        assert!(text.contains(&format!("DIR='{dir}'\n")), "{server}");
+        let text = text_of(&files, &format!("after/{server}/keepalived.conf"));
+        assert!(text.contains(&format!("script \"{dir}/check.sh\"")), "{server}");
+    }
+    assert!(text_of(&files, "README").contains("Several servers of pairs are on 10.0.0.3:"));
 }
 
 #[test]

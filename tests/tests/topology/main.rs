@@ -49,6 +49,9 @@ async fn a_pair_fails_over_both_ways_and_loses_nothing() -> Result<()> {
         .await?;
     pair.start(1, None).await?;
     pair.seed_from_dump("before", 1, 0).await?;
+    let grants = format!("SHOW GRANTS FOR {APP}@'%'");
+    let of_second: String = pair.server(1).value(&grants).await?;
+    ensure!(of_second == first.value::<String>(&grants).await?, "not the accounts of the first");
     let at: String = first.value("SELECT @@gtid_binlog_pos").await?;
     let second = pair.server(1);
     ensure!(second.value::<String>("SELECT @@gtid_slave_pos").await? == at, "another position");
@@ -75,10 +78,20 @@ async fn a_pair_fails_over_both_ways_and_loses_nothing() -> Result<()> {
     pair.serves(0).await?;
     pair.keep(1).await?;
 
+    first.run("CREATE DATABASE cuts").await?;
+    first.run("CREATE TABLE cuts.t (id INT PRIMARY KEY, at INT)").await?;
     let follow =
         Follow { user: APP.to_owned(), password: APP.to_owned(), ..Follow::new(pair.routing()?) };
     let writer = Writer::follow(load(), follow).await?;
     writer.commits(60, LIMIT).await?;
+
+    // The network between the two is cut, while the one of the higher priority serves.
+    writer.pause().await?;
+    pair.catches_up(1).await?;
+    pair.cut_and_heal(0).await?;
+    writer.resume();
+    writer.commits(30, LIMIT).await.with_context(|| pair.says())?;
+    pair.serves(0).await?;
 
     // A split: what held the address is killed, and the address stays where it was.
     pair.kill_keeper(0)?;
@@ -109,6 +122,14 @@ async fn a_pair_fails_over_both_ways_and_loses_nothing() -> Result<()> {
     ensure!(pair.server(0).value::<bool>("SELECT @@read_only").await?, "it came back open");
     writer.commits(30, LIMIT).await.with_context(|| pair.says())?;
 
+    // The same cut, while the other serves: behind it the address goes to the one that lacks its writes.
+    writer.pause().await?;
+    pair.catches_up(0).await?;
+    let serving = usize::from(!pair.cut_and_heal(1).await?);
+    writer.resume();
+    writer.commits(30, LIMIT).await.with_context(|| pair.says())?;
+    pair.serves(serving).await?;
+
     let ledger = writer.stop().await.with_context(|| pair.says())?;
     ensure!(ledger.audited > 0 && ledger.retries > 0, "nothing failed over: {ledger:?}");
     pair.catches_up(0).await?;
@@ -117,15 +138,15 @@ async fn a_pair_fails_over_both_ways_and_loses_nothing() -> Result<()> {
     oracle.compare().await?.ensure_clean()?;
 
     // What modshift has fenced is opened by no failover.
-    let serving = pair.server(1);
-    serving.run("CREATE DATABASE modshift").await?;
-    serving.run(FENCES_TABLE).await?;
-    serving
+    let (server, other) = (pair.server(serving), 1 - serving);
+    server.run("CREATE DATABASE modshift").await?;
+    server.run(FENCES_TABLE).await?;
+    server
         .run("INSERT INTO modshift.fences VALUES ('p', 'old shard 0', 1, 1, '', UTC_TIMESTAMP(6))")
         .await?;
-    pair.stop_keeper(1).await?;
+    pair.stop_keeper(serving).await?;
     wait_until("the failover to be refused", LIMIT, || async {
-        let last = pair.last_words(0);
+        let last = pair.last_words(other);
         let refused = "MASTER: stays read-only: modshift keeps it closed for old shard 0 of plan p";
         Ok(last.contains(refused).then_some(()))
     })
@@ -135,6 +156,22 @@ async fn a_pair_fails_over_both_ways_and_loses_nothing() -> Result<()> {
         let closed: bool = pair.server(index).value("SELECT @@read_only").await?;
         ensure!(closed, "{index} was opened behind a fence");
     }
+
+    // Split into shards of their own: each is opened for itself, and neither closes the other.
+    for index in 0..2 {
+        pair.server(index).run("STOP SLAVE").await?;
+        pair.server(index).run("RESET SLAVE ALL").await?;
+    }
+    server.run("SET GLOBAL read_only = 0").await?;
+    pair.server(other).run("DELETE FROM modshift.fences").await?;
+    pair.serves(other).await?;
+    wait_until("the other to have been looked at", LIMIT, || async {
+        let last = pair.last_words(other);
+        Ok(last.contains("the peer is closed: none replicates from the other").then_some(()))
+    })
+    .await
+    .with_context(|| pair.says())?;
+    ensure!(!server.value::<bool>("SELECT @@read_only").await?, "a peer of former days was closed");
     println!(
         "{} transactions, {} retries, the longest took {:?}; {}",
         ledger.transactions,

@@ -110,7 +110,8 @@ impl Pair {
         let (vip, vip_port) = &self.vip;
         let installed = match &self.network {
             Some(_) => INSTALLED.to_owned(),
-            None => self.folder("before", 0).display().to_string(),
+            // Several servers of one host: below it each has its own.
+            None => self.dir.join("out/before").display().to_string(),
         };
         let pair = |b: &str, b_port: u16, b_id: u32| {
             format!(
@@ -356,7 +357,8 @@ impl Pair {
             return self.notify(1 - index, "MASTER");
         }
         // Neither may learn of the other's end: one would start the other again, the other end in peace.
-        let mut pids = descendants(keeper.pid());
+        // Scripts of theirs live on, and have to find out.
+        let mut pids = keepalived_below(keeper.pid());
         ensure!(!pids.is_empty(), "keepalived has no process for VRRP");
         pids.push(keeper.pid());
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
@@ -418,6 +420,35 @@ impl Pair {
         .await
     }
 
+    /// The two cannot reach each other, and both take writes; then they can again. Whatever was written
+    /// on either must be on both, one of them must take writes, and it alone. `false`: without VRRP.
+    pub async fn cut_and_heal(&self, round: u32) -> Result<bool> {
+        let Some(network) = &self.network else { return Ok(false) };
+        network.cut()?;
+        for (index, id) in (0..2).zip(2 * round..) {
+            self.serves(index).await?;
+            let sql = format!("INSERT INTO cuts.t VALUES ({id}, {index})");
+            self.server(index).run(sql).await?;
+        }
+        network.heal()?;
+        let wanted = 2 * (u64::from(round) + 1);
+        wait_until("a pair to be one again", LIMIT, || async {
+            let mut open = 0;
+            for index in 0..2 {
+                let server = self.server(index);
+                let rows: u64 = server.value("SELECT COUNT(*) FROM cuts.t").await?;
+                if rows != wanted {
+                    return Ok(None);
+                }
+                open += u32::from(!server.value::<bool>("SELECT @@read_only").await?);
+            }
+            Ok((open == 1).then_some(()))
+        })
+        .await
+        .with_context(|| self.says())?;
+        Ok(true)
+    }
+
     /// Both servers have the address.
     pub fn is_split(&self) -> Result<()> {
         let Some(network) = &self.network else { return Ok(()) };
@@ -443,11 +474,18 @@ impl Pair {
     }
 }
 
-fn descendants(pid: u32) -> Vec<u32> {
+fn keepalived_below(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let children = text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
-    children.flat_map(|pid| std::iter::once(pid).chain(descendants(pid))).collect()
+    let is_one = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.trim().starts_with("keepalived")
+    };
+    children
+        .filter(is_one)
+        .flat_map(|pid| std::iter::once(pid).chain(keepalived_below(pid)))
+        .collect()
 }
 
 async fn passes(mut command: Command) -> Result<()> {

@@ -39,4 +39,6 @@ cat >"$here/seeded.sql" <<END
 RESET MASTER;
 SET GLOBAL gtid_slave_pos = '$position';
 END
+# Copied as it is, an event would run on both.
+echo "events are ENABLED here as on the source: event_scheduler = OFF on the one that does not serve (README)"
 echo "seeded up to $position. Now: install my.cnf, start the server, run seeded.sql, then replication.sql"

@@ -44,10 +44,15 @@ trap 'rm -f "$dump"' EXIT
     # None of it is a change of this server's own.
     echo 'SET SESSION sql_log_bin = 0; RESET MASTER;'
     # shellcheck disable=SC2086  # words
+    # And the accounts: whom the source knows is known here behind a failover, by the same password. But
+    # for who may stand in for others (PROXY), which root alone may grant, and has on every server.
     $SOURCE mariadb-dump $SOURCE_OPTIONS --lock-all-tables --master-data=1 --gtid --hex-blob \
-        --routines --triggers --events --databases $schemas
+        --routines --triggers --events --system=users --insert-ignore --databases $schemas \
+        | sed '/^GRANT PROXY ON /d'
 } >"$dump"
 grep -q '^SET GLOBAL gtid_slave_pos=' "$dump" || fail "the dump does not say its position: has the source log_bin?"
 tail -n 1 "$dump" | grep -q '^-- Dump completed' || fail "the dump is not complete"
 own <"$dump"
+# Copied as it is, an event would run on both.
+echo "events are ENABLED here as on the source: event_scheduler = OFF on the one that does not serve (README)"
 echo "seeded up to $(own -e 'SELECT @@GLOBAL.gtid_slave_pos'). Now: run replication.sql"
