@@ -76,10 +76,8 @@ pub(super) fn read(
             // The sides may have the same: a virtual address stays where its shard stays.
             let mut applications = HashMap::new();
             let read = |(section, id): (Section<'_>, u32)| {
-                if key == "old" && scheme.is_promotion() {
-                    check_promoted(&section, times);
-                }
-                read_shard(section, (&defaults, login), id, places, &mut applications)
+                let times = (key == "old" && scheme.is_promotion()).then_some(times);
+                read_shard(section, (&defaults, login), (id, times), places, &mut applications)
             };
             sections.into_iter().zip(ids).map(read).collect::<Vec<_>>()
         };
@@ -220,6 +218,10 @@ pub(super) fn reach(
     path: &str,
     (application, schema): (&HostPort, &str),
 ) {
+    // A host that is missing is a fault already.
+    if application.host.is_empty() {
+        return;
+    }
     let key = (application.host.to_ascii_lowercase(), application.port, schema.to_owned());
     if let Some(first) = applications.insert(key, path.to_owned()) {
         let message = format!("applications reach schema {schema} of {first} at {application} too");
@@ -227,11 +229,10 @@ pub(super) fn reach(
     }
 }
 
-/// What an old shard must be of which servers are promoted.
-fn check_promoted(section: &Section<'_>, times: usize) {
-    let listed = section.get("replicas").map_or(0, |item| item.count());
-    // The other master of a pair is one of them, listed or not.
-    let found = listed.max(usize::from(section.has("peers")));
+/// What an old shard must be of which servers are promoted. `unlisted`: further servers that are no
+/// replicas by the plan, such as the other master of a pair.
+fn check_promoted(section: &Section<'_>, times: usize, unlisted: usize) {
+    let found = section.get("replicas").map_or(0, |item| item.count()) + unlisted;
     if found + 1 < times {
         section.fault_at(
             "replicas",
@@ -247,10 +248,11 @@ fn check_promoted(section: &Section<'_>, times: usize) {
     }
 }
 
+/// `times`: of an old shard of which servers are promoted.
 fn read_shard(
     section: Section<'_>,
     (defaults, login): (&Section<'_>, &Login),
-    id: u32,
+    (id, times): (u32, Option<usize>),
     places: &mut Places,
     applications: &mut Applications,
 ) -> Endpoint {
@@ -282,7 +284,18 @@ fn read_shard(
         port: own.application_port.or(login.application_port).unwrap_or(port),
     };
     let peers = places.pair(&section);
-    let replicas = peers::further(read_replicas(&section, &primary), &primary, peers.as_ref());
+    let listed = read_replicas(&section, &primary);
+    let unlisted = peers::unlisted(&listed, &primary, peers.as_ref());
+    let replicas = match times {
+        None => [listed, unlisted].concat(),
+        Some(times) => {
+            // A pair that is faulty is one all the same.
+            let broken = usize::from(section.has("peers") && peers.is_none());
+            check_promoted(&section, times, unlisted.len() + broken);
+            // The other master first: each half of a pair becomes a shard.
+            [unlisted, listed].concat()
+        }
+    };
     let shard = Endpoint {
         schema: schema.unwrap_or_default(),
         user: user.unwrap_or_default(),

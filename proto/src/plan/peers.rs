@@ -194,18 +194,14 @@ fn cidr(text: &str) -> Option<(IpAddr, u8)> {
     Some((address, prefix))
 }
 
-/// The further servers of a shard whose own is `primary`: the listed ones, and those of its pair.
-pub(super) fn further(
-    mut replicas: Vec<HostPort>,
+/// Further servers of a shard whose own is `primary`: those of its pair that are not listed.
+pub(super) fn unlisted(
+    listed: &[HostPort],
     primary: &HostPort,
     peers: Option<&Peers>,
 ) -> Vec<HostPort> {
-    for peer in peers.iter().flat_map(|peers| &peers.servers) {
-        if peer.at != *primary && !replicas.contains(&peer.at) {
-            replicas.push(peer.at.clone());
-        }
-    }
-    replicas
+    let servers = peers.into_iter().flat_map(|peers| &peers.servers).map(|peer| &peer.at);
+    servers.filter(|&at| at != primary && !listed.contains(at)).cloned().collect()
 }
 
 /// What one pair says against those before it: a server is the same in all of them, a server id is one

@@ -26,7 +26,8 @@ pub enum Guard {
     Triggers,
     /// Clients of the old and of the new mapping have accounts of their own, and the fence locks.
     Accounts,
-    /// Nothing: a client with the old mapping writes where it likes, and is only reported.
+    /// Nothing: a client with the old mapping writes where it likes, and is only reported. No plan has it
+    /// as long as nothing reports it.
     None,
 }
 
@@ -124,7 +125,17 @@ pub(super) fn read(root: &Section<'_>) -> Scheme {
             }
             Scheme::Copy
         }
-        Word::Promote => Scheme::Promote { guard: guard.unwrap_or(super::default::GUARD) },
+        Word::Promote => {
+            if guard == Some(Guard::None) {
+                root.fault_at(
+                    "guard",
+                    "expected triggers or accounts: with none, rows that a client writes by the old \
+                     mapping would stay on a shard that is not theirs, and so far nothing watches the \
+                     binlogs for them",
+                );
+            }
+            Scheme::Promote { guard: guard.unwrap_or(super::default::GUARD) }
+        }
     }
 }
 

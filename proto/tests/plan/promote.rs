@@ -58,8 +58,7 @@ fn the_new_shards_follow_from_the_old_ones() {
 
     // One pair becomes two, and three servers a shard become three.
     assert_eq!(places(&read(&pairs((1, 2), 1, "", ""))), ["db-0:3306/s0", "db-0-1:3301/s0"]);
-    let plan = read(&pairs((3, 9), 2, "guard = \"none\"", ""));
-    assert_eq!(plan.scheme, Scheme::Promote { guard: Guard::None });
+    let plan = read(&pairs((3, 9), 2, "guard = \"triggers\"", ""));
     assert_eq!(place(&plan.new[5]), "db-2-1:3301/s2");
     assert_eq!(place(&plan.new[7]), "db-1-2:3302/s1");
 }
@@ -158,6 +157,64 @@ fn the_application_may_call_a_shard_otherwise() {
             "tls = \"off\"\napplication_host = \"vip-1\"\napplication_port = 3306",
         ),
         &["new[1]: applications reach schema s0 of new[0] at vip-1:3306 too"],
+    );
+}
+
+#[test]
+fn rows_of_the_old_mapping_are_refused_by_something() {
+    let why = "with none, rows that a client writes by the old mapping would stay on a shard that is not \
+               theirs, and so far nothing watches the binlogs for them";
+    refused(
+        &pairs((1, 2), 1, "guard = \"none\"", ""),
+        &[&format!("guard: expected triggers or accounts: {why}")],
+    );
+}
+
+#[test]
+fn a_shard_without_a_host_is_one_fault() {
+    let text =
+        pairs((2, 4), 1, "", "").replace("host = \"db-0\"\n", "").replace("host = \"db-1\"\n", "");
+    let missing = "missing, expected a host name, here or in [defaults]";
+    let same = text.replace("\"s1\"", "\"s0\"");
+    for text in [text, same] {
+        refused(&text, &[&format!("old[0].host: {missing}"), &format!("old[1].host: {missing}")]);
+    }
+    // What is known of them still counts: one schema for two shards at one address.
+    refused(
+        &pairs((2, 4), 1, "", "").replace("\"s1\"", "\"s0\"").replace(
+            "schema = \"s0\"",
+            "schema = \"s0\"\napplication_host = \"vip\"\napplication_port = 3306",
+        ),
+        &[
+            "new[1]: applications reach schema s0 of new[0] at vip:3306 too",
+            "old[1]: applications reach schema s0 of old[0] at vip:3306 too",
+        ],
+    );
+}
+
+#[test]
+fn the_other_master_of_a_pair_is_promoted_before_any_replica() {
+    let pair = |replicas: &str, times: u16| {
+        let text = pairs((1, times), 0, "", "");
+        let peers = "[old.peers]\nservers = [\"db-0:3306\", \"q:3306\"]\nserver_ids = [1, 2]\n";
+        text.replace("replicas = []\n", &format!("replicas = [{replicas}]\n{peers}"))
+    };
+    let hosts = |text: &str| -> Vec<String> {
+        read(text).new.iter().map(|shard| shard.host.clone()).collect()
+    };
+    assert_eq!(hosts(&pair("", 2)), ["db-0", "q"]);
+    assert_eq!(hosts(&pair("\"x:3306\"", 2)), ["db-0", "q"]);
+    assert_eq!(hosts(&pair("\"x:3306\"", 3)), ["db-0", "q", "x"]);
+    // Where it is listed, the order of the plan counts.
+    assert_eq!(hosts(&pair("\"x:3306\", \"q:3306\"", 2)), ["db-0", "x"]);
+    assert_eq!(hosts(&pair("\"x:3306\", \"q:3306\"", 3)), ["db-0", "x", "q"]);
+    // Two are not three, however they are named.
+    refused(
+        &pair("\"q:3306\"", 3),
+        &[
+            "old[0].replicas: expected at least 2, found 1: with scheme = \"promote\" and this modulus the \
+           primary and as many replicas become a new shard each",
+        ],
     );
 }
 
