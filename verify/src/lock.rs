@@ -20,8 +20,14 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Old shards of a promotion are verified each by itself, several on one server maybe, where their
+    /// schemas tell them apart.
     pub fn new(plan: &Plan) -> Lock {
-        Lock::named(plan, format!("modshift_verify {}", plan.name))
+        let name = match (plan.scheme.is_promotion(), plan.new.first()) {
+            (true, Some(shard)) => format!("modshift_verify {} {}", plan.name, shard.schema),
+            _ => format!("modshift_verify {}", plan.name),
+        };
+        Lock::named(plan, name)
     }
 
     /// One resync of a table at a time: two would take each other's requests for their own.
@@ -72,5 +78,36 @@ impl Lock {
             // A connection that is gone holds nothing.
             let _ = conn.disconnect().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use modshift_proto::OldShard;
+
+    #[test]
+    fn old_shards_on_one_server_are_verified_beside_each_other() {
+        let text = |scheme: &str, old: &str| {
+            format!(
+                "name = \"p\"\n{scheme}\n[defaults]\nuser = \"u\"\npassword = \"p\"\n[[table]]\n\
+                 name = \"t\"\nkey = \"id\"\nrule = \"floor_mod\"\n{old}"
+            )
+        };
+        let old = |schema: u16| {
+            format!("[[old]]\nhost = \"a\"\nschema = \"s{schema}\"\nreplicas = [\"b:3306\"]\n")
+        };
+        let promote = "scheme = \"promote\"\nmodulus = { old = 2, new = 4 }";
+        let plan = Plan::parse(&text(promote, &(old(0) + &old(1))), &|_| None).unwrap();
+        let lock = |shard| Lock::new(&plan.pair(OldShard(shard)).unwrap());
+        let (first, second) = (lock(0), lock(1));
+        assert_eq!((&*first.endpoint.host, &*second.endpoint.host), ("b", "b"));
+        assert_ne!(first.name, second.name);
+        assert_eq!(first.name, lock(0).name);
+        // Daemons of another version know it by this name.
+        let new = |schema: u16| format!("[[new]]\nhost = \"c\"\nschema = \"n{schema}\"\n");
+        let copy = "modulus = { old = 1, new = 2 }\nlog = { kind = \"direct\" }";
+        let plan = Plan::parse(&text(copy, &(old(0) + &new(0) + &new(1))), &|_| None).unwrap();
+        assert_eq!(Lock::new(&plan).name, "modshift_verify p");
     }
 }
