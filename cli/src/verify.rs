@@ -260,7 +260,7 @@ pub fn chosen(plan: &Plan, names: &[String]) -> anyhow::Result<Vec<usize>> {
 fn exit(report: &Report) -> Exit {
     match (report.has_damage(), report.unsettled()) {
         (true, _) => Exit::No,
-        (false, 0) => Exit::Done,
+        (false, 0) if report.failed.is_empty() => Exit::Done,
         (false, _) => Exit::CannotTell,
     }
 }
@@ -301,9 +301,13 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
              daemons again, and verify again"
         ));
     }
+    for text in &report.failed {
+        answer::line(format_args!("not compared: {}", words(text)));
+    }
     let state = match exit(report) {
         Exit::Done => "equal",
         Exit::No => "different",
+        _ if !report.failed.is_empty() => "not settled: what stands above was not compared",
         _ if !report.halts.is_empty() => "not settled: a stream has halted",
         _ => "not settled: some rows kept changing, or their streams were too far behind",
     };

@@ -124,6 +124,9 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Because of which keys were left unsettled.
     pub halts: Vec<Halt>,
+    /// Shards of which nothing could be said, each with why: no word above is about them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
 }
 
 impl Report {

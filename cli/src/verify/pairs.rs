@@ -41,19 +41,15 @@ pub async fn run(plan: Arc<Plan>, args: &args::Verify) -> anyhow::Result<Exit> {
         let (plan, options, tables, cancel) = (&plan, &options, &tables, &cancel);
         Box::pin(async move {
             let report = compare(&Arc::new(pair), tables, options, limit, cancel).await;
-            let report = report.with_context(|| shard.to_string())?;
-            anyhow::Ok(report.map(|report| numbered(plan, shard, report)))
+            let report = report.with_context(|| shard.to_string());
+            report.map(|report| report.map(|report| numbered(plan, shard, report)))
         })
     });
     let reports = tokio::select! {
         reports = join_all(all) => reports,
         () = quit => return Ok(Exit::CannotTell),
     };
-    let reports: Vec<Option<Report>> = reports.into_iter().collect::<anyhow::Result<_>>()?;
-    let Some(reports) = reports.into_iter().collect::<Option<Vec<Report>>>() else {
-        return Ok(interrupted(args.json));
-    };
-    let report = joined(reports);
+    let Some(report) = gathered(reports)? else { return Ok(interrupted(args.json)) };
     print(&report, args.json)?;
     Ok(exit(&report))
 }
@@ -102,6 +98,26 @@ fn numbered(plan: &Plan, shard: OldShard, mut report: Report) -> Report {
     report
 }
 
+/// What came of all old shards. One that could not be compared hides nothing of the others; an error
+/// where none could. `None`: cancelled.
+fn gathered(all: Vec<anyhow::Result<Option<Report>>>) -> anyhow::Result<Option<Report>> {
+    let (mut reports, mut errors) = (Vec::new(), Vec::new());
+    for outcome in all {
+        match outcome {
+            Ok(Some(report)) => reports.push(report),
+            Ok(None) => return Ok(None),
+            Err(error) => errors.push(error),
+        }
+    }
+    if reports.is_empty() && !errors.is_empty() {
+        return Err(errors.swap_remove(0));
+    }
+    let mut report = joined(reports);
+    report.clean &= errors.is_empty();
+    report.failed.extend(errors.iter().map(|error| format!("{error:#}")));
+    Ok(Some(report))
+}
+
 /// Of several old shards.
 fn joined(reports: Vec<Report>) -> Report {
     let mut all = Report::new(Direction::Forward, Vec::new());
@@ -133,4 +149,40 @@ fn add(known: &mut TableReport, more: &TableReport) {
     known.mismatches += more.mismatches;
     known.strays += more.strays;
     known.proof &= more.proof;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use modshift_verify::report::{Kind, Mismatch};
+
+    #[test]
+    fn a_shard_that_cannot_be_compared_hides_nothing_of_the_others() {
+        let failed = || Err(anyhow::anyhow!("b:3306 does not answer").context("old shard 1"));
+        let equal = || Report { clean: true, ..Report::default() };
+        let mismatch = Mismatch {
+            table: "t".to_owned(),
+            old: 0,
+            new: 2,
+            kind: Kind::Missing,
+            key: "id=7".to_owned(),
+            columns: Vec::new(),
+            pk: Vec::new(),
+        };
+        let differs = Report { mismatches: vec![mismatch], ..Report::default() };
+        let told = |all| {
+            let report = gathered(all).unwrap().unwrap();
+            (exit(&report), report.clean, report.mismatches.len(), report.failed)
+        };
+        let why = vec!["old shard 1: b:3306 does not answer".to_owned()];
+        let whole = told(vec![Ok(Some(equal())), Ok(Some(equal()))]);
+        assert_eq!(whole, (Exit::Done, true, 0, Vec::new()));
+        let one = told(vec![Ok(Some(equal())), failed()]);
+        assert_eq!(one, (Exit::CannotTell, false, 0, why.clone()));
+        let both = told(vec![failed(), Ok(Some(differs))]);
+        assert_eq!(both, (Exit::No, false, 1, why));
+        let none = gathered(vec![failed(), failed()]).unwrap_err();
+        assert_eq!(format!("{none:#}"), "old shard 1: b:3306 does not answer");
+        assert!(gathered(vec![Ok(None), Ok(Some(equal()))]).unwrap().is_none());
+    }
 }
