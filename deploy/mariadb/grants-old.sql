@@ -4,7 +4,7 @@
 --           < deploy/mariadb/grants-old.sql
 --
 -- Sessions that write in statement format to another schema of the server: see the end; once more with
--- @other = 'percona' for each such schema.
+-- @other = 'percona' for each such schema. A plan with scheme = "promote": with @promote = 1.
 --
 -- Without @user it is modshift. Without @password the account is left as it is and must exist.
 -- `modshift check` names whatever is missing. Replication takes the grants to the replicas; one that
@@ -33,6 +33,12 @@ EXECUTE IMMEDIATE CONCAT('GRANT READ_ONLY ADMIN ON *.* TO ', @account);
 -- It may be left out: the lag is then unknown, as /status says, and slows nothing down. Of a replica
 -- that is read it also shows what replication leaves out, and may not be left out.
 EXECUTE IMMEDIATE CONCAT('GRANT SLAVE MONITOR ON *.* TO ', @account);
+
+-- Of a plan that promotes replicas: see on each of them what replicates from it, which would be cut off with
+-- it. It may be left out: `modshift check` then says that it cannot see it, unless the account has PROCESS
+-- (grants-cutover.sql) and nothing does.
+EXECUTE IMMEDIATE IF(COALESCE(@promote, 0),
+    CONCAT('GRANT REPLICATION MASTER ADMIN ON *.* TO ', @account), 'DO 0');
 
 -- Copy rows and read definitions. TRIGGER only because the server shows triggers to nobody else:
 -- `modshift check` compares them. The daemons create none; the cutover hands them over.

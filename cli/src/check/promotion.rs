@@ -1,11 +1,12 @@
 //! `modshift check` of a promotion: its own rules, and where each residue lives now and then, with the
 //! rows that become redundant there.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use modshift_mariadb::error::ServerError;
-use modshift_proto::plan::{HostPort, Plan};
+use modshift_proto::plan::{Endpoint, HostPort, Plan};
 use modshift_proto::{NewShard, OldShard};
 use serde::Serialize;
 
@@ -92,14 +93,26 @@ pub async fn faults(plan: Arc<Plan>) -> Vec<String> {
 
 /// Mends of rules that know nothing of replicas: what is run on one to be promoted stays out of its
 /// binlog, or it would have a transaction that its primary lacks; and no command of ours creates tables
-/// there.
+/// there. It goes by where a mend is run, which is not always the subject of the finding.
 fn fit(plan: &Plan, fault: &mut Fault) {
     const UNLOGGED: &str = "SET SESSION sql_log_bin = 0";
-    let is_of = |shard: NewShard| {
-        let rest = fault.subject.strip_prefix(&shard.to_string());
-        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    let is_promoted = |place: &str| {
+        plan.promoted().any(|shard| {
+            let rest = place.strip_prefix(&shard.to_string());
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
     };
-    if !plan.promoted().any(is_of) {
+    if let Some(Mend::Run { at, .. }) = &mut fault.mend {
+        // Replication brings there what is run on primaries, and the next check names what is left.
+        if at.iter().any(|place| !is_promoted(place)) {
+            at.retain(|place| !is_promoted(place));
+        }
+    }
+    let on_replicas = match &fault.mend {
+        Some(Mend::Run { at, .. }) if !at.is_empty() => at.iter().all(|place| is_promoted(place)),
+        _ => is_promoted(&fault.subject),
+    };
+    if !on_replicas {
         return;
     }
     let logged = |statement: &String| {
@@ -108,8 +121,7 @@ fn fit(plan: &Plan, fault: &mut Fault) {
     };
     fault.mend = match fault.mend.take() {
         Some(Mend::Run { way, statements, at, note })
-            if at.is_empty()
-                && statements.iter().any(logged)
+            if statements.iter().any(logged)
                 && statements.first().is_none_or(|first| first != UNLOGGED) =>
         {
             Some(Mend::Run { way, statements, at, note }.first(UNLOGGED))
@@ -142,8 +154,8 @@ fn mapping(plan: &Plan) -> Mapping {
     Mapping { shards: plan.new_shards().filter_map(place).collect(), sampled: None }
 }
 
-/// Before the split all servers of an old shard hold the same rows, and only primaries are read. After
-/// it each server is read by itself.
+/// Before the split all servers of an old shard hold the same rows, and only primaries are read. A
+/// server that is split off already is read by itself, whatever the others are.
 async fn count(
     plan: &Plan,
     survey: &Survey,
@@ -153,30 +165,54 @@ async fn count(
     let tables = matrix::sharded(plan, survey);
     let of_old = plan.old.len();
     let mut faults = Vec::new();
-    let generations = match survey.is_split() {
-        true => plan.new.chunks(of_old).map(<[_]>::to_vec).collect(),
-        false => vec![plan.old.clone()],
-    };
+    let split: BTreeSet<NewShard> =
+        survey.pairs.iter().filter(|pair| pair.is_split()).map(|pair| pair.shard).collect();
     let mut read = Vec::new();
-    for old in generations {
+    for old in generations(plan, &split) {
+        let Some(old) = old else {
+            read.push(None);
+            continue;
+        };
         let there = Plan { old, ..plan.clone() };
         let (counted, strays) = matrix::count(&there, survey, &tables, sample).await?;
+        // A primary that was read once more says the same.
+        let strays: Vec<Fault> =
+            strays.into_iter().filter(|stray| !faults.contains(stray)).collect();
         faults.extend(strays);
         if let Some(rows) = counted.sampled {
             *mapping.sampled.get_or_insert(0) += rows;
         }
-        read.push(counted);
+        read.push(Some(counted));
     }
     for place in &mut mapping.shards {
         let (generation, home) =
             (usize::from(place.residue) / of_old, usize::from(OldShard(place.old_shard).0));
-        let Some(counted) = read.get(generation).or(read.first()) else { continue };
+        let own = read.get(generation).and_then(Option::as_ref);
+        let Some(counted) = own.or_else(|| read.first()?.as_ref()) else { continue };
         let row = &counted.rows[home];
         let own = row[usize::from(place.residue)];
         place.rows = Some(own);
         place.rows_redundant = Some(row.iter().sum::<u64>() - own);
     }
     Ok(faults)
+}
+
+/// Which servers are read for the new shards 0 to N - 1, N to 2N - 1, and so on; `None`: what the
+/// primaries showed holds for all of these. The primary stands in for a server that still follows it.
+fn generations(plan: &Plan, split: &BTreeSet<NewShard>) -> Vec<Option<Vec<Endpoint>>> {
+    let shards: Vec<NewShard> = plan.new_shards().collect();
+    let generation = |shards: &[NewShard]| {
+        let is_read = |shard: &NewShard| plan.is_in_place(*shard) || split.contains(shard);
+        let server = |(shard, primary): (&NewShard, &Endpoint)| match split.contains(shard) {
+            true => plan.new[usize::from(shard.0)].clone(),
+            false => primary.clone(),
+        };
+        shards
+            .iter()
+            .any(is_read)
+            .then(|| shards.iter().zip(&plan.old).map(server).collect::<Vec<_>>())
+    };
+    shards.chunks(plan.old.len()).map(generation).collect()
 }
 
 /// One line for each new shard.
@@ -244,10 +280,44 @@ mod tests {
         assert_eq!(mended(of_table, alter().first("SET SESSION sql_log_bin = 0")), unlogged);
         assert_eq!(mended("old shard 0: table t", alter()), "ALTER TABLE t ADD c INT;");
         assert_eq!(mended("new shard 10: table t", alter()), "ALTER TABLE t ADD c INT;");
+        // It goes by where it is run.
+        let rebuilt = alter().at(["new shard 1"]);
+        let there = format!("{unlogged} -- on new shard 1");
+        assert_eq!(mended("old shard 0: table t", rebuilt.clone()), there);
+        assert_eq!(mended(of_table, rebuilt), there);
+        let primary = "ALTER TABLE t ADD c INT; -- on old shard 0";
+        assert_eq!(mended(of_table, alter().at(["old shard 0"])), primary);
+        let everywhere = alter().at(["old shard 0", "new shard 1"]);
+        assert_eq!(mended("table t", everywhere), primary);
         let start = Mend::run(Way::RemoveDelay, ["START SLAVE"]);
         assert_eq!(mended("new shard 1 (b:1)", start), "START SLAVE;");
         let words = mended(of_table, "modshift schema --apply".into());
         assert!(words.starts_with("build the replica anew"), "{words}");
+    }
+
+    #[test]
+    fn each_server_that_is_split_off_is_read_by_itself() {
+        let old =
+            |n: u8| format!("[[old]]\nhost = \"a{n}\"\nreplicas = [\"b{n}:1\", \"c{n}:1\"]\n");
+        let text = format!(
+            "name = \"p\"\nscheme = \"promote\"\nmodulus = {{ old = 2, new = 6 }}\n[defaults]\n\
+             user = \"u\"\npassword = \"p\"\nschema = \"s\"\n{}{}[[table]]\nname = \"t\"\n\
+             key = \"id\"\nrule = \"floor_mod\"\n",
+            old(0),
+            old(1)
+        );
+        let plan = Plan::parse(&text, &|_| None).unwrap();
+        let read = |split: &[u16]| -> Vec<String> {
+            let split = split.iter().copied().map(NewShard).collect();
+            let hosts = |old: Vec<Endpoint>| {
+                old.iter().map(|server| server.host.clone()).collect::<Vec<_>>().join(" ")
+            };
+            let generations = generations(&plan, &split).into_iter();
+            generations.map(|old| old.map_or_else(|| "-".to_owned(), hosts)).collect()
+        };
+        assert_eq!(read(&[]), ["a0 a1", "-", "-"]);
+        assert_eq!(read(&[2, 3, 4, 5]), ["a0 a1", "b0 b1", "c0 c1"]);
+        assert_eq!(read(&[3]), ["a0 a1", "a0 b1", "-"]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! way back, where their keys must not meet; and there must be keys left.
 
 use modshift_mariadb::value::quote;
-use modshift_proto::TableSchema;
 use modshift_proto::plan::{Placement, Plan, key_step};
 use modshift_proto::schema::DataType;
+use modshift_proto::{NewShard, OldShard, TableSchema};
 
 use super::foreign_keys;
 use crate::check::ahead;
@@ -41,12 +41,21 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 fn wanted(survey: &Survey, side: Side, facts: &Facts) -> (u64, u64) {
     let plan = &survey.plan;
     let (number, modulus, shard) = match side {
+        Side::Old(shard) if stays(plan) => {
+            (shard.0, plan.new_modulus, &plan.new[usize::from(shard.0)])
+        }
         Side::Old(shard) => (shard.0, plan.old_modulus, &plan.old[usize::from(shard.0)]),
         Side::New(shard) => (shard.0, plan.new_modulus, &plan.new[usize::from(shard.0)]),
     };
     let id = facts.variables.text("server_id").parse();
     let peer = shard.peers.as_ref().zip(id.ok());
     key_step(modulus, number, peer.and_then(|(peers, id)| peers.position(id)))
+}
+
+/// Of a promotion whose plan leaves the steps alone: the primaries go on with those that they have, as
+/// shards of the new modulus. What is at home there is so by the old one, too.
+fn stays(plan: &Plan) -> bool {
+    plan.scheme.is_promotion() && !ahead::interleaves(plan)
 }
 
 /// Tables whose shard key is what AUTO_INCREMENT gives out.
@@ -61,7 +70,7 @@ fn keyed_by_counter(survey: &Survey) -> Vec<&str> {
 }
 
 /// There a row without a key gets one from its server, and must be at home on it.
-fn strays(survey: &Survey) -> Vec<Fault> {
+pub fn strays(survey: &Survey) -> Vec<Fault> {
     let tables = keyed_by_counter(survey);
     if tables.is_empty() {
         return Vec::new();
@@ -70,8 +79,10 @@ fn strays(survey: &Survey) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (server, facts) in survey.reached() {
         let (number, modulus) = match server.side {
-            Side::Old(shard) => (shard.0, plan.old_modulus.get()),
-            Side::New(shard) => (shard.0, plan.new_modulus.get()),
+            Side::Old(shard) if !stays(plan) => (shard.0, plan.old_modulus.get()),
+            Side::Old(OldShard(number)) | Side::New(NewShard(number)) => {
+                (number, plan.new_modulus.get())
+            }
         };
         let (step, offset) = step_of(&facts.variables);
         let (own, all) = (u64::from(number), u64::from(modulus));
@@ -81,6 +92,7 @@ fn strays(survey: &Survey) -> Vec<Fault> {
         if !counts || step.is_multiple_of(all) && offset % all == own {
             continue;
         }
+        let (scale, first) = wanted(survey, server.side, facts);
         let actual = format!(
             "gives out keys of {} that belong to other shards (auto_increment_increment {step}, \
              offset {offset})",
@@ -89,12 +101,12 @@ fn strays(survey: &Survey) -> Vec<Fault> {
         faults.push(
             Fault::new(Severity::Warning, RULE, server.side, actual)
                 .expected("keys that are at home there, or rows that bring their key with them")
-                .mend(format!(
-                    "SET GLOBAL auto_increment_increment = {modulus}, GLOBAL auto_increment_offset = \
-                     {offset}, and under [mariadbd] in my.cnf, or a restart forgets it: \
-                     auto_increment_increment = {modulus}, auto_increment_offset = {offset}",
-                    modulus = wanted(survey, server.side, facts).0,
-                    offset = wanted(survey, server.side, facts).1,
+                .mend(Mend::run(
+                    Way::SetStep,
+                    [format!(
+                        "SET GLOBAL auto_increment_increment = {scale}, GLOBAL auto_increment_offset = \
+                         {first}"
+                    )],
                 )),
         );
     }

@@ -2,14 +2,15 @@
 //! what they write can be told apart?
 //!
 //! That the second follows the first is what `replica` asks of every further server. Pairs of shards that
-//! are to be made by a promotion are set up behind it, and are not asked.
+//! are to be made by a promotion are set up behind it, and are not asked; nor is one whose other half is a
+//! shard of its own by now.
 
 use modshift_proto::plan::{Endpoint, Peer, Peers};
 
 use super::auto_increment::step_of;
 use crate::check::fault::{Fault, Severity, Side};
 use crate::check::rows::matrix::gcd;
-use crate::check::survey::{Facts, Survey, Variables, endpoint};
+use crate::check::survey::{Facts, Pair, Survey, Variables, endpoint};
 
 const RULE: &str = "peers";
 
@@ -24,12 +25,18 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
     for (server, facts) in survey.reached() {
         let side = server.side;
         let Some(peers) = &endpoint(&survey.plan, side).peers else { continue };
-        if survey.plan.scheme.is_promotion() && !side.is_old() {
+        if survey.plan.scheme.is_promotion() && !side.is_old() || is_over(survey, peers) {
             continue;
         }
         faults.extend(of_pair(survey, side, facts, peers));
     }
     faults
+}
+
+/// Was one half of it promoted already?
+fn is_over(survey: &Survey, peers: &Peers) -> bool {
+    let half = |pair: &Pair| pair.is_split() && peers.servers.iter().any(|peer| peer.at == pair.at);
+    survey.pairs.iter().any(half)
 }
 
 fn of_pair(survey: &Survey, side: Side, facts: &Facts, peers: &Peers) -> Vec<Fault> {
@@ -152,28 +159,40 @@ fn host(survey: &Survey, side: Side, peers: &Peers) -> Option<Fault> {
 
 fn who_serves(survey: &Survey, side: Side, own: &Master<'_>, other: &Master<'_>) -> Option<Fault> {
     let closed = [own, other].map(|master| master.variables.is_on("read_only"));
+    let promotes = survey.plan.scheme.is_promotion();
     // Whoever is fenced is closed on both, and so may be what does not serve yet.
-    let (actual, mend) = match closed {
+    let (severity, actual, mend) = match closed {
         [true, true] if survey.takes_writes(side) && !survey.is_fenced(side) => (
+            Severity::Warning,
             format!("neither {} nor {} takes writes", own.peer.at, other.peer.at),
             format!("see what keepalived says on {}, or end read_only there", own.peer.at),
         ),
         [false, false] => (
+            Severity::Warning,
             format!("both {} and {} take writes", own.peer.at, other.peer.at),
             format!("make {} read-only (SET GLOBAL read_only = 1)", other.peer.at),
         ),
+        // A promotion would take the one that serves for a replica, and never close it.
         [true, false] => (
+            if promotes { Severity::Fault } else { Severity::Warning },
             format!(
                 "its host leads to {}, which is read-only, and {} takes writes",
                 own.peer.at, other.peer.at
             ),
-            "host of the shard in the plan: the virtual address, or the one that takes writes"
-                .to_owned(),
+            if promotes {
+                format!(
+                    "host of [[old]] in the plan: {}, by that very address; its peer is promoted then",
+                    other.peer.at
+                )
+            } else {
+                "host of the shard in the plan: the virtual address, or the one that takes writes"
+                    .to_owned()
+            },
         ),
         _ => return None,
     };
     Some(
-        Fault::new(Severity::Warning, RULE, side, actual)
+        Fault::new(severity, RULE, side, actual)
             .expected("that the one to which the shard's host leads takes writes, and it alone")
             .mend(mend),
     )
@@ -204,7 +223,7 @@ mod tests {
     use modshift_proto::message::TokenPhase;
     use modshift_proto::plan::Vip;
 
-    use crate::check::survey::made::{lines, survey_peers};
+    use crate::check::survey::made::{lines, pair_peers, survey_peers};
     use crate::check::survey::{Facts, Standing, Token, Upstream};
 
     fn check(change: impl Fn(&mut Facts, &mut Standing), expected: &[&str]) {
@@ -313,6 +332,27 @@ mod tests {
         plan.old[0].host = "10.0.0.100".to_owned();
         survey.plan = Arc::new(plan);
         assert!(super::check(&survey).is_empty());
+    }
+
+    #[test]
+    fn a_promotion_starts_at_the_master_that_takes_writes() {
+        let found = |split: bool| {
+            let mut survey = pair_peers(|facts, peer| {
+                facts.variables.set("read_only", "ON");
+                peer.variables.set("read_only", "OFF");
+            });
+            if split && let Ok(both) = &mut survey.pairs[0].facts {
+                both.sources = Some(Vec::new());
+                both.replica.variables.set("gtid_binlog_state", "1-2-500");
+            }
+            lines(&super::check(&survey))
+        };
+        let one = found(false);
+        let expected = "fault  old shard 0: its host leads to a:3306, which is read-only, and b:3306 takes writes";
+        assert!(one.len() == 1 && one[0].starts_with(expected), "{one:#?}");
+        assert!(one[0].contains("mend: host of [[old]] in the plan: b:3306"), "{one:#?}");
+        // What was promoted years ago is no peer any more.
+        assert_eq!(found(true), Vec::<String>::new());
     }
 
     #[test]

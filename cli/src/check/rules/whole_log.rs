@@ -7,7 +7,7 @@ use modshift_mariadb::Grants;
 use modshift_mariadb::whole_log::{Gap, IN_CNF_TOO, LogFacts, Part, gaps};
 
 use crate::check::ahead;
-use crate::check::fault::{Fault, Severity};
+use crate::check::fault::{Fault, Severity, Side};
 use crate::check::mend::{self, Mend, Way};
 use crate::check::survey::{self, Survey};
 
@@ -15,8 +15,8 @@ const RULE: &str = "whole_log";
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     // A server that is promoted must have had everything, way back or not.
-    let joined = survey.plan.scheme.is_promotion() && !survey.is_split();
-    let read = |side: crate::check::Side| side.is_old() || joined || ahead::way_back(&survey.plan);
+    let back = ahead::way_back(&survey.plan);
+    let read = |side: Side| side.is_old() || survey.is_joined(side) || back;
     let mut faults = Vec::new();
     for (server, facts) in survey.reached().filter(|(server, _)| read(server.side)) {
         let grants = &facts.grants;
@@ -26,7 +26,7 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
             sources: facts.sources.clone(),
         };
         let login = (grants, server.endpoint.user.as_str());
-        let part = match joined && !server.side.is_old() {
+        let part = match survey.is_joined(server.side) {
             true => Part::Replica,
             false => Part::Primary,
         };

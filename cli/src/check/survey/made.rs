@@ -278,6 +278,7 @@ pub fn pair(tail: &str, change: impl Fn(&mut Both)) -> Survey {
         followers: Some(Vec::new()),
     };
     both.primary.variables.set("gtid_binlog_state", "1-1-100");
+    both.primary.variables.set("read_only", "OFF");
     change(&mut both);
     let pair = Pair {
         shard: NewShard(1),
@@ -296,6 +297,30 @@ pub fn pair(tail: &str, change: impl Fn(&mut Both)) -> Survey {
         |side| Server { side, endpoint: endpoint(&plan, side).clone(), facts: Ok(counted()) };
     let servers = [Side::Old(OldShard(0)), Side::New(NewShard(1))].map(server).into();
     Survey { plan: plan.clone(), servers, further: Vec::new(), pairs: vec![pair] }
+}
+
+/// The same of a pair of masters: `a:3306`, which serves, and `b:3306`, which is promoted.
+pub fn pair_peers(change: impl Fn(&mut Facts, &mut Standing)) -> Survey {
+    let peers = "[old.peers]\nservers = [\"a:3306\", \"b:3306\"]\nserver_ids = [1, 2]\n";
+    let mut made = pair(peers, |_| {});
+    let named = further::named(&made.plan).into_iter().map(|(endpoint, roles)| {
+        let mut standing = standing(&roles);
+        identify(&mut standing.variables, &endpoint.host, 3306, 2);
+        standing.variables.set("gtid_domain_id", "2");
+        Further { endpoint, roles, facts: Ok(standing) }
+    });
+    made.further = named.filter(|further| further.endpoint.host == "b").collect();
+    let Survey { servers, further, .. } = &mut made;
+    if let (Ok(facts), Ok(standing)) = (&mut servers[0].facts, &mut further[0].facts) {
+        identify(&mut facts.variables, "a", 3306, 1);
+        facts.variables.set("gtid_domain_id", "1");
+        facts.variables.set("log_slave_updates", "ON");
+        facts.tables.clear();
+        let (at, server_id) = ("b:3306".to_owned(), 2);
+        facts.beside.upstream = vec![Upstream { at, server_id, stands: None }];
+        change(facts, standing);
+    }
+    made
 }
 
 fn replica() -> Role {

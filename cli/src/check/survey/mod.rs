@@ -283,9 +283,16 @@ impl Survey {
         Survey { plan, servers, further, pairs }
     }
 
-    /// Every server that was to be promoted serves on its own by now, whoever did it.
+    /// Every server that was to be promoted and answered goes on by itself by now, whoever did it.
     pub fn is_split(&self) -> bool {
-        !self.pairs.is_empty() && self.pairs.iter().all(Pair::is_split)
+        let mut reached = self.pairs.iter().filter(|pair| pair.facts.is_ok()).peekable();
+        reached.peek().is_some() && reached.all(Pair::is_split)
+    }
+
+    /// Of a promotion: the server of that new shard still holds what its primary does, or should.
+    pub fn is_joined(&self, side: Side) -> bool {
+        let split = self.pairs.iter().any(|pair| Side::New(pair.shard) == side && pair.is_split());
+        self.plan.scheme.is_promotion() && !side.is_old() && !split
     }
 
     /// Servers that answered, in order, old ones first.

@@ -74,11 +74,23 @@ impl Pair {
         format!("{} ({}, replica of {})", self.shard, self.at, self.home)
     }
 
-    /// Replication has ended there, and applications may write: it was promoted already.
+    /// It goes on by itself: nothing comes from a primary any more, and it has written what that one
+    /// lacks. It was promoted already, by whoever it was, and its rows may be on no other server: open
+    /// for writes or not, nothing is to be built anew there. One that was only never joined, or is
+    /// stopped, has no transaction of its own.
     pub fn is_split(&self) -> bool {
         let Ok(both) = &self.facts else { return false };
-        let alone = both.sources.as_ref().is_some_and(Vec::is_empty);
-        alone && !both.replica.variables.is_on("read_only")
+        let alone = both.sources.as_ref().is_some_and(|all| !all.iter().any(Source::is_started));
+        let id = both.replica.server_id();
+        alone && both.errant().iter().any(|gtid| gtid.server == id)
+    }
+}
+
+impl Both {
+    /// What the replica has in its binlog, and the primary, asked after it, has not.
+    pub fn errant(&self) -> Vec<Gtid> {
+        let own = self.replica.variables.gtids("gtid_binlog_state");
+        own.into_iter().filter(|gtid| !self.primary.has(gtid)).collect()
     }
 }
 
@@ -115,8 +127,19 @@ async fn both(plan: &Plan, replica: &Endpoint, primary: &Endpoint) -> Result<Bot
     let sources = sources(&mut conn).await.map_err(of(SOURCES))?;
     let rows: Option<Vec<Row>> =
         if_allowed(conn.query("SHOW SLAVE HOSTS").await).map_err(of(REPLICAS))?;
-    let followers = rows.map(|rows| rows.iter().map(follower).collect());
-    let replica = end(plan, replica, &mut conn).await?;
+    let registered: Option<Vec<Follower>> = rows.map(|rows| rows.iter().map(follower).collect());
+    let end_of_replica = end(plan, replica, &mut conn).await?;
+    let followers = match registered {
+        None if end_of_replica.grants.has_global("PROCESS") => {
+            let sql = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
+                       WHERE COMMAND LIKE 'Binlog Dump%'";
+            let sent: Option<u64> = conn.query_first(sql).await.map_err(of(REPLICAS))?;
+            // Who they are it does not say.
+            (sent == Some(0)).then(Vec::new)
+        }
+        registered => registered,
+    };
+    let replica = end_of_replica;
     let mut conn = connect(primary, Session::Plain).await?;
     let primary = end(plan, primary, &mut conn).await?;
     Ok(Both { replica, primary, sources, followers })

@@ -75,7 +75,18 @@ fn of_pair(survey: &Survey, pair: &Pair, both: &Both) -> Vec<Fault> {
                     }
                 }
             }
-            _ => {}
+            // What is not to be seen was passed over above.
+            (Rights::Hidden, _) | (_, Rights::Hidden) => {}
+            (Rights::Absent, Rights::Absent) => faults.push(
+                fault(
+                    Severity::Fault,
+                    format!("account {name} is named in the plan, and neither here nor on {}", pair.home),
+                )
+                .mend(
+                    "correct its name under [cutover] in the plan (as in CREATE USER, with its host), or \
+                     create it on the primary",
+                ),
+            ),
         }
     }
     if !hidden.is_empty() {

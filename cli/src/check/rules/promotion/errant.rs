@@ -7,9 +7,7 @@ use crate::check::survey::Survey;
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
     let found = joined(survey).filter_map(|(pair, both)| {
-        let own = both.replica.variables.gtids("gtid_binlog_state");
-        let errant: Vec<String> =
-            own.iter().filter(|gtid| !both.primary.has(gtid)).map(ToString::to_string).collect();
+        let errant = both.errant();
         if errant.is_empty() {
             return None;
         }

@@ -1,8 +1,8 @@
 //! Rules over servers that are to be promoted: what has to be right so that each can be cut off its
 //! primary and serve at once.
 //!
-//! An estate that is split already (its servers replicate from nobody and take writes) has
-//! nothing left to promote; there only what a shard needs in any case is asked.
+//! A server that is split off already (it replicates from nobody, and has written what its primary
+//! lacks) is left alone; of it only what a shard needs in any case is asked.
 
 pub mod accounts;
 pub mod application;
@@ -13,13 +13,14 @@ pub mod settings;
 pub mod source;
 
 use super::{
-    Rule, alike, binlog, centre, clock, drift, durability, finished, foreign_keys, owner, packet,
-    reach, read_as, replica, restart, server_id, tables, version, whole_log, xa,
+    Rule, alike, auto_increment, binlog, centre, clock, drift, durability, finished, foreign_keys,
+    owner, packet, peers, reach, read_as, replica, restart, server_id, tables, version, whole_log,
+    xa,
 };
 use crate::check::survey::{Both, Pair, Survey};
 
 /// In the order of the report.
-pub const ALL: [Rule; 27] = [
+pub const ALL: [Rule; 29] = [
     reach::check,
     reach::check_further,
     source::reach,
@@ -31,6 +32,8 @@ pub const ALL: [Rule; 27] = [
     errant::check,
     followers::check,
     settings::check,
+    auto_increment::strays,
+    peers::check,
     binlog::check,
     whole_log::check,
     packet::check,
@@ -52,10 +55,9 @@ pub const ALL: [Rule; 27] = [
 /// What is worth knowing whatever else is found.
 pub const BESIDE: [Rule; 2] = [xa::check, clock::check];
 
-/// Pairs that answered and are to be split.
+/// Pairs that answered and are to be split; each is judged by itself.
 fn joined(survey: &Survey) -> impl Iterator<Item = (&Pair, &Both)> {
-    let over = survey.is_split();
-    survey.pairs.iter().filter(move |_| !over).filter_map(|pair| {
+    survey.pairs.iter().filter(|pair| !pair.is_split()).filter_map(|pair| {
         let both = pair.facts.as_ref().ok()?;
         Some((pair, both))
     })
@@ -63,17 +65,20 @@ fn joined(survey: &Survey) -> impl Iterator<Item = (&Pair, &Both)> {
 
 #[cfg(test)]
 mod tests {
+    use modshift_proto::plan::HostPort;
+    use modshift_proto::{NewShard, OldShard};
+
     use super::*;
+    use crate::check::fault::{Fault, Side};
     use crate::check::survey::made::{lines, pair};
-    use crate::check::survey::{Follower, Rights};
+    use crate::check::survey::{Follower, Rights, Unreached};
 
     const OWN: [Rule; 5] =
         [source::check, errant::check, followers::check, settings::check, accounts::check];
     const NAMED: &str = "[cutover]\naccounts = [\"app@%\"]\n";
 
     fn found(tail: &str, change: impl Fn(&mut Both)) -> Vec<String> {
-        let survey = pair(tail, change);
-        OWN.iter().flat_map(|rule| lines(&rule(&survey))).collect()
+        found_of(&pair(tail, change))
     }
 
     /// The one finding begins so.
@@ -130,6 +135,27 @@ mod tests {
             source(both).behind = Some(std::time::Duration::from_secs(5))
         });
         check("replicates from nobody", |both| both.sources = Some(Vec::new()));
+        // Filled, and never told to follow.
+        let open = found(NAMED, |both| {
+            both.sources = Some(Vec::new());
+            both.replica.variables.set("read_only", "OFF");
+        });
+        let said =
+            "fault  new shard 1 (b:3306, replica of old shard 0): replicates from nobody and takes";
+        assert!(open.iter().any(|line| line.starts_with(said)), "{open:#?}");
+        assert!(!open.concat().contains("split already"), "{open:#?}");
+    }
+
+    #[test]
+    fn the_server_that_takes_writes_is_the_primary_of_the_plan() {
+        check("takes writes, and old shard 0, its primary by the plan, is read-only", |both| {
+            both.replica.variables.set("read_only", "OFF");
+            both.primary.variables.set("read_only", "ON");
+        });
+        check("read_only is OFF", |both| {
+            both.replica.variables.set("read_only", "OFF");
+            both.primary.variables.set("read_only", "OFF");
+        });
     }
 
     #[test]
@@ -149,6 +175,7 @@ mod tests {
             both.followers =
                 Some(vec![Follower { server_id: 7, host: "z".to_owned(), port: 3306 }]);
         });
+        check("u may not see what replicates from it", |both| both.followers = None);
     }
 
     #[test]
@@ -171,6 +198,97 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_are_given_out_are_at_home_under_the_new_modulus() {
+        let found = |there: (&str, &str), here: (&str, &str), tail: &str| {
+            let mut survey = pair(&format!("{NAMED}{tail}"), |_| {});
+            for (server, (step, offset)) in survey.servers.iter_mut().zip([there, here]) {
+                let Ok(facts) = &mut server.facts else { continue };
+                facts.tables.get_mut("t").unwrap().counter = Some(("uid".to_owned(), 7));
+                facts.variables.set("auto_increment_increment", step);
+                facts.variables.set("auto_increment_offset", offset);
+            }
+            lines(&auto_increment::strays(&survey))
+        };
+        let keep = "auto_increment = \"keep\"\n";
+        assert_eq!(found(("2", "2"), ("2", "1"), keep), Vec::<String>::new());
+        // Apart, and each the other's.
+        let swapped = found(("2", "1"), ("2", "2"), keep);
+        let said =
+            ["warning  old shard 0: gives out keys of t", "warning  new shard 1: gives out keys"];
+        assert!(swapped.len() == 2, "{swapped:#?}");
+        assert!(
+            swapped.iter().zip(said).all(|(line, said)| line.starts_with(said)),
+            "{swapped:#?}"
+        );
+        assert!(swapped[0].contains("auto_increment_offset = 2"), "{swapped:#?}");
+        assert_eq!(found(("1", "1"), ("1", "1"), keep).len(), 2);
+        // The promotion sets them.
+        assert_eq!(found(("1", "1"), ("1", "1"), ""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_pair_is_judged_by_itself_and_one_that_serves_is_left_alone() {
+        let split = |both: &mut Both| {
+            both.sources = Some(Vec::new());
+            both.replica.variables.set("read_only", "OFF");
+            both.replica.variables.set("gtid_binlog_state", "1-1-90,1-2-500");
+        };
+        // One is split already, as the others will be: of two old shards the first.
+        let mixed = |change: &dyn Fn(&mut Both)| {
+            let mut survey = pair(NAMED, split);
+            let other = pair(NAMED, change).pairs.remove(0);
+            let at = HostPort { host: "d".to_owned(), port: 3306 };
+            survey.pairs.push(Pair { shard: NewShard(3), home: OldShard(1), at, ..other });
+            let found: Vec<Fault> = OWN.iter().flat_map(|rule| rule(&survey)).collect();
+            (survey.is_split(), lines(&found))
+        };
+        let leave = "fault  new shard 1 (b:3306, replica of old shard 0): serves by itself already";
+        let (all, found) = mixed(&|_| {});
+        assert!(!all && found.len() == 1 && found[0].starts_with(leave), "{found:#?}");
+        assert!(found[0].contains("mend: leave it as it is"), "{found:#?}");
+        // The other's faults are told as ever.
+        let (_, found) = mixed(&|both: &mut Both| both.sources = Some(Vec::new()));
+        let nobody =
+            "fault  new shard 3 (d:3306, replica of old shard 1): replicates from nobody, expected";
+        assert!(found.iter().any(|line| line.starts_with(nobody)), "{found:#?}");
+        // A restart has made it read-only: still nothing is built anew.
+        let (all, found) = mixed(&|both: &mut Both| {
+            split(both);
+            both.replica.variables.set("read_only", "ON");
+        });
+        assert!(all && found.len() == 2, "{found:#?}");
+        assert!(
+            found[1].contains("has transactions of its own, and read_only is ON"),
+            "{found:#?}"
+        );
+        // One that is away says nothing of the others.
+        let mut survey = pair(NAMED, split);
+        let away =
+            Unreached { message: "away".into(), hint: None, passing: true, disturbed: false };
+        let (shard, home) = (NewShard(3), OldShard(1));
+        let at = HostPort { host: "d".to_owned(), port: 3306 };
+        survey.pairs.push(Pair { shard, home, at, user: "u".to_owned(), facts: Err(away) });
+        assert!(survey.is_split() && survey.is_joined(Side::New(shard)));
+        assert!(!survey.is_joined(Side::New(NewShard(1))) && !survey.is_joined(Side::Old(home)));
+        // It is only stopped: what starts it again would change its rows.
+        let stopped = found_of(&pair(NAMED, |both| {
+            split(both);
+            let sources = [crate::check::survey::further::Source::default()].into_iter();
+            let no = |source| crate::check::survey::further::Source {
+                io: "No".to_owned(),
+                sql: "No".to_owned(),
+                ..source
+            };
+            both.sources = Some(sources.map(no).collect());
+        }));
+        assert!(stopped.len() == 2 && stopped[1].contains("is only stopped"), "{stopped:#?}");
+    }
+
+    fn found_of(survey: &Survey) -> Vec<String> {
+        OWN.iter().flat_map(|rule| lines(&rule(survey))).collect()
+    }
+
+    #[test]
     fn accounts_differ_without_a_hash_in_sight() {
         let rights = |hash: &str, limit: &str| Rights::Known {
             created: format!("CREATE USER `app`@`%` IDENTIFIED BY PASSWORD '{hash}'{limit}"),
@@ -187,6 +305,11 @@ mod tests {
         check("app@% has another password than on old shard 0", with(rights("*0000", "")));
         check("app@% is created otherwise", with(rights("*94BD", " ACCOUNT LOCK")));
         check("account app@% is missing", with(Rights::Absent));
+        check("account app@% is named in the plan, and neither here nor on old shard 0", |both| {
+            for end in [&mut both.replica, &mut both.primary] {
+                end.accounts.insert("app@%".to_owned(), Rights::Absent);
+            }
+        });
         check("cannot compare app@%: u may not see them", with(Rights::Hidden));
         let shown = found(NAMED, with(rights("*0000", ""))).concat();
         assert!(!shown.contains("*0000") && !shown.contains("*94BD"), "{shown}");

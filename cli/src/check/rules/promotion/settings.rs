@@ -26,7 +26,6 @@ pub fn check(survey: &Survey) -> Vec<Fault> {
 }
 
 fn of_replication(pair: &Pair, both: &Both) -> Vec<Fault> {
-    let variables = &both.replica.variables;
     let fault = |severity, actual: String| Fault::new(severity, RULE, pair.name(), actual);
     let mut faults = Vec::new();
     if both.replica.server_id() == both.primary.server_id() {
@@ -37,7 +36,19 @@ fn of_replication(pair: &Pair, both: &Both) -> Vec<Fault> {
                 .mend("server_id = another number under [mariadbd] in my.cnf, and SET GLOBAL server_id"),
         );
     }
-    if !variables.is_on("read_only") {
+    let closed = [&both.replica, &both.primary].map(|end| end.variables.is_on("read_only"));
+    if closed == [false, true] {
+        let actual =
+            format!("takes writes, and {}, its primary by the plan, is read-only", pair.home);
+        faults.push(
+            fault(Severity::Fault, actual)
+                .expected("writes on the primary alone: the fence closes that one, and reads it")
+                .mend(
+                    "see which of the two the application writes to: host of [[old]] is that one, and the \
+                     other is in its replicas",
+                ),
+        );
+    } else if !closed[0] {
         faults.push(
             fault(Severity::Warning, "read_only is OFF".to_owned())
                 .expected(

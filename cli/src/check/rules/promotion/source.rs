@@ -31,20 +31,80 @@ pub fn reach(survey: &Survey) -> Vec<Fault> {
 }
 
 pub fn check(survey: &Survey) -> Vec<Fault> {
+    let mut faults = split(survey);
+    faults.extend(joined(survey).flat_map(|(pair, both)| of_pair(survey, pair, both)));
+    faults
+}
+
+/// Servers that go on by themselves. Whatever is wrong with one, it is left alone: its rows may be on no
+/// other server.
+fn split(survey: &Survey) -> Vec<Fault> {
+    let split: Vec<(&Pair, &Both)> = survey
+        .pairs
+        .iter()
+        .filter(|pair| pair.is_split())
+        .filter_map(|pair| Some((pair, pair.facts.as_ref().ok()?)))
+        .collect();
+    let mut faults = Vec::new();
     if survey.is_split() {
-        let list = some_of(survey.pairs.iter().map(|pair| pair.at.to_string()));
+        let list = some_of(split.iter().map(|(pair, _)| &pair.at));
         let actual = format!(
-            "the estate is split already: at {list} replication has ended and writes are taken; there is \
-             nothing left to promote"
+            "the estate is split already: at {list} replication has ended, and transactions of their own \
+             followed; there is nothing left to promote"
         );
         let subject = format!("plan {}", survey.plan.name);
-        return vec![
+        faults.push(
             Fault::new(Severity::Note, RULE, subject, actual)
                 .expected("rows that live elsewhere by now on each of them, until they are deleted")
-                .mend("none: such a plan is checked, and nothing is promoted"),
-        ];
+                .mend(
+                    "none: such a plan is checked, and nothing is promoted. A server that was only filled \
+                     from a dump, with its binlog on, and never served looks the same: CHANGE MASTER TO \
+                     the primary is for that one alone",
+                ),
+        );
     }
-    joined(survey).flat_map(|(pair, both)| of_pair(survey, pair, both)).collect()
+    for (pair, both) in split {
+        let fault = |severity, actual: &str| Fault::new(severity, RULE, pair.name(), actual);
+        if !survey.is_split() {
+            faults.push(
+                fault(
+                    Severity::Fault,
+                    "serves by itself already: its replication has ended, and it has transactions that \
+                     its primary lacks, while others still replicate",
+                )
+                .expected("all servers of the plan to be split, or none")
+                .mend(
+                    "leave it as it is: its rows may be on no other server. The others are split in the \
+                     way in which this one was; only one that has never served is built anew",
+                ),
+            );
+        }
+        if both.replica.variables.is_on("read_only") {
+            faults.push(
+                fault(
+                    Severity::Fault,
+                    "replicates from nobody and has transactions of its own, and read_only is ON",
+                )
+                .expected("OFF on a server that serves by itself, or replication from its primary")
+                .mend(
+                    "see whether it served before a restart: then end read_only there (and take it out of \
+                     my.cnf). Where it never did, and what it wrote is known, build it anew from the \
+                     primary",
+                ),
+            );
+        }
+        if both.sources.as_ref().is_some_and(|sources| !sources.is_empty()) {
+            faults.push(
+                fault(
+                    Severity::Warning,
+                    "serves by itself, and its replication is only stopped: a restart may begin it again",
+                )
+                .expected("no source: what comes from it changes rows of a shard that serves")
+                .mend("if it serves as a shard, RESET SLAVE ALL there (for each connection by its name)"),
+            );
+        }
+    }
+    faults
 }
 
 fn of_pair(survey: &Survey, pair: &Pair, both: &Both) -> Vec<Fault> {
@@ -84,14 +144,22 @@ fn of_pair(survey: &Survey, pair: &Pair, both: &Both) -> Vec<Fault> {
         })
         .collect();
     match straight.first() {
-        None if others.is_empty() => faults.push(
-            fault("replicates from nobody".to_owned())
-                .expected(format!("replication from {}", pair.home))
-                .mend(
-                    "if it was stopped by mistake, CHANGE MASTER TO the primary with MASTER_USE_GTID = \
-                     slave_pos, and START SLAVE; if it has taken writes of its own, build it anew",
-                ),
-        ),
+        None if others.is_empty() => {
+            let open = match both.replica.variables.is_on("read_only") {
+                true => "",
+                false => " and takes writes (read_only is OFF)",
+            };
+            faults.push(
+                fault(format!("replicates from nobody{open}"))
+                    .expected(format!("replication from {}", pair.home))
+                    .mend(
+                        "see first whether applications write there: a server that serves as a shard \
+                         already has rows that are on no other, and is left alone. One that was never \
+                         joined, or was stopped by mistake, is made read-only and told to follow: CHANGE \
+                         MASTER TO the primary with MASTER_USE_GTID = slave_pos, START SLAVE",
+                    ),
+            );
+        }
         None => {}
         Some(source) => faults.extend(of_source(survey, pair, both, source)),
     }
