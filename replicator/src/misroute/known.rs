@@ -109,12 +109,14 @@ impl Known {
         }
     }
 
+    /// Only the last group is shown twice. Any other that is covered, by its number, was never read: the
+    /// log has gone back, and another server gave out that number again.
     pub(crate) fn take(&mut self, closed: &Closed) -> Taken {
         let gtid = closed.digest.gtid;
         if self.done.covers(gtid) {
             return match self.last {
-                Some(last) if last.gtid == gtid && last != closed.digest => Taken::Other,
-                _ => Taken::Same,
+                Some(last) if last == closed.digest => Taken::Same,
+                _ => Taken::Other,
             };
         }
         for found in &closed.found {
@@ -242,6 +244,10 @@ mod tests {
         assert_eq!(known.take(&closed(12, 2, &[b"a"], &[])), Taken::Same);
         assert_eq!(known.seen, 0);
         assert_eq!(known.take(&closed(12, 3, &[], &[])), Taken::Other);
+        // A server that lacked the last group has given out an earlier number again.
+        let mut earlier = closed(11, 4, &[b"a"], &[]);
+        earlier.digest.gtid.server = 2;
+        assert_eq!(known.take(&earlier), Taken::Other);
     }
 
     #[test]
